@@ -1,0 +1,245 @@
+"""Experiments as frozen dataclasses: a YAML file over the defaults, dotted overrides over the file."""
+
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
+
+import yaml
+
+
+class UserError(ValueError):
+    """What a user can mend: a path, a file, a config. The message is one line that names the thing and the fix."""
+
+
+class ConfigError(UserError):
+    """A mistake in a config file or an override."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges of the training augmentation; each is drawn anew for every sample."""
+
+    rotation_deg: float = 0.0  # in-plane rotation, uniform in ± this
+    scale: float = 0.0  # the crop's side times uniform(1 - this, 1 + this)
+    shift: float = 0.0  # the crop's centre, uniform in ± this part of its side
+    color: float = 0.2  # gain of every channel, brightness and contrast, uniform in ± this
+    noise: float = 0.0  # standard deviation of pixel noise, 1.0 is the full range
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which hands are read and how they become crops."""
+
+    train: str = "synthetic"  # "synthetic", or "folder:PATH"
+    test: str = "synthetic"
+    test_split: str = "test"  # "val" tests on a split of its own, for choosing recipes
+    view: str = "front"  # built-in world: "front" (palm or back, ±35°) or "all" directions
+    train_samples: int = 20480  # of the built-in world; a folder is read whole
+    test_samples: int = 2000
+    image_size: int = 64  # side of the square crop, px
+    crop_scale: float = 1.4  # side of the crop over the longer side of the hand's box
+    depth_dropout: float = 0.3  # share of training samples whose depth is hidden
+    threads: int = 2  # that read and crop ahead of the training
+    cache: str = ""  # folder of rendered sets; empty: the user's cache folder
+    augment: AugmentConfig = AugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "dense"
+    width: int = 128  # channels
+    blocks: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weight of every term of the training loss; 0 leaves a term out."""
+
+    joints_3d: float = 1.0  # wrist-relative distance
+    joints_2d: float = 1.0  # distance in the crop
+    depth: float = 1.0  # wrist-relative depth of every joint
+    root_depth: float = 1.0  # distance of the hand from the camera, where depth is not measured
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    name: str = "adamw"
+    learning_rate: float = 3e-3  # at the top of the schedule
+    weight_decay: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.99
+    clip_norm: float = 1.0  # global gradient norm; 0 does not clip
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerConfig:
+    name: str = "cosine"  # or "constant", after the same warm-up
+    warmup_steps: int = 100
+    eta_min: float = 0.0  # learning rate at the end of the cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    num_epochs: int = 10
+    batch_size: int = 64  # over all devices and hosts
+    save_freq: int = 10  # every so many epochs a checkpoint is kept for good
+    test_freq: int = 1  # accepted for old configs; every epoch is tested
+    init_from: str = ""  # run folder whose best parameters are the start
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a config: the defaults, then the YAML file, then `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown (its nearest neighbour is named), or a
+            value is of another type than the field.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"override {override!r} is not of the form key=value, such as training.num_epochs=5")
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            value = text
+        _put(tree, key.strip().split("."), value)
+    config = from_dict(tree, source=str(path) if path is not None else "config")
+    _check(config)
+    return config
+
+
+def from_dict(tree: dict, source: str = "config") -> Config:
+    """Build a `Config` from nested dicts such as `to_dict` gives; `source` names them in errors."""
+    return _build(Config, tree, (), source)
+
+
+def to_dict(config: Config) -> dict:
+    """The config as nested dicts of plain values."""
+    return dataclasses.asdict(config)
+
+
+def dump(config: Config) -> str:
+    """The config as YAML text, every field written out."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys that differ, one line each: `training.batch_size: 64 -> 32`."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    return [f"{key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config {path} holds {type(tree).__name__}, not keys and values")
+    return tree
+
+
+def _put(tree: dict, keys: list[str], value) -> None:
+    for key in keys[:-1]:
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def _build(cls, tree, path: tuple, source: str):
+    name = ".".join(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: {name!r} is a section, give it keys and not {tree!r}")
+    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in tree.items():
+        here = ".".join((*path, str(key)))
+        if key not in fields:
+            raise ConfigError(f"{source}: unknown key {here!r}.{_nearest(here, str(key), path, fields)}")
+        kind = fields[key]
+        values[key] = (
+            _build(kind, value, (*path, key), source)
+            if dataclasses.is_dataclass(kind)
+            else _coerce(value, kind, here, source)
+        )
+    return cls(**values)
+
+
+def _nearest(here: str, key: str, path: tuple, fields: dict) -> str:
+    """A hint for a mistyped key: a sibling first, then the same name in another section."""
+    siblings = difflib.get_close_matches(key, fields, n=1)
+    if siblings:
+        return f" Did you mean {'.'.join((*path, siblings[0]))!r}?"
+    known = list(_flat(to_dict(Config())))
+    ends = [name for name in known if name.rsplit(".")[-1] == key]
+    close = ends or difflib.get_close_matches(here, known, n=1, cutoff=0.4)
+    return f" Did you mean {close[0]!r}?" if close else f" Known here: {', '.join(fields)}."
+
+
+def _coerce(value, kind: type, here: str, source: str):
+    """PyYAML reads 1e-3 as a string and 1 as an int: bring the value to the field's type."""
+    try:
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is int and not isinstance(value, bool) and int(float(value)) == float(value):
+            return int(float(value))
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is str and not isinstance(value, (dict, list)):
+            return "" if value is None else str(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{source}: {here} must be {kind.__name__}, got {value!r}")
+
+
+def _check(config: Config) -> None:
+    """Refuse values that no run could use."""
+    at_least_one = {
+        "training.num_epochs": config.training.num_epochs,
+        "training.batch_size": config.training.batch_size,
+        "training.save_freq": config.training.save_freq,
+        "data.train_samples": config.data.train_samples,
+        "data.test_samples": config.data.test_samples,
+        "data.threads": config.data.threads,
+    }
+    for key, value in at_least_one.items():
+        if value < 1:
+            raise ConfigError(f"{key} must be at least 1, got {value}")
+    if not 0 <= config.data.depth_dropout <= 1:
+        raise ConfigError(f"data.depth_dropout must lie in 0..1, got {config.data.depth_dropout}")
+    choices = {
+        "data.view": (config.data.view, ("front", "all")),
+        "data.test_split": (config.data.test_split, ("test", "val")),
+        "optimizer.name": (config.optimizer.name, ("adamw",)),
+        "scheduler.name": (config.scheduler.name, ("cosine", "constant")),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}")
