@@ -1,0 +1,25 @@
+"""What one labelled hand is, whatever it was read from.
+
+A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One labelled hand: millimetres in the OpenCV camera frame, RGB, integer pixel coordinates are pixel centres."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    K: np.ndarray  # (3, 3)
+    keypoints_3d: np.ndarray  # (21, 3) mm
+    joint_valid: np.ndarray  # (21,) 1 where the joint is labelled
+    hand: str  # "right" or "left"
+    depth: np.ndarray | None = None  # (H, W) mm, 0 where unknown
+    bbox: np.ndarray | None = None  # (4,) x0, y0, x1, y1 px
+    vertices: np.ndarray | None = None  # (V, 3) mm
+    mano_pose: np.ndarray | None = None  # (48,) axis-angle
+    mano_shape: np.ndarray | None = None  # (10,)
+    name: str = ""

@@ -1,0 +1,28 @@
+"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; an integer pixel coordinate is a pixel's centre.
+
+Every function takes NumPy or JAX arrays and gives back the same kind.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def project(points, K):
+    """Points (..., N, 3) mm seen by K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
+    uvw = points @ _module(points, K).swapaxes(K, -1, -2)  # (..., N, 3)
+    return uvw[..., :2] / uvw[..., 2:]
+
+
+def unproject(uv, z, K):
+    """Pixels (..., N, 2) at depths z (..., N) mm → points (..., N, 3); exact for any K whose last row is 0 0 1."""
+    xp = _module(uv, z, K)
+    offset = uv - K[..., None, :2, 2]  # (..., N, 2)
+    a, b, c, d = (K[..., None, i, j] for i in (0, 1) for j in (0, 1))  # (..., 1): the 2x2 of focal lengths and skew
+    x = (d * offset[..., 0] - b * offset[..., 1]) / (a * d - b * c)
+    y = (a * offset[..., 1] - c * offset[..., 0]) / (a * d - b * c)
+    return xp.stack([x * z, y * z, z + xp.zeros_like(x)], axis=-1)
+
+
+def _module(*arrays):
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
