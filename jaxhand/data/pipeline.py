@@ -1,0 +1,113 @@
+"""Sources of records as endless training batches (shuffled, sharded, resumable to the sample) and as test batches.
+
+One Grain element is one whole batch: per-record elements would cost more Python than reading a small crop does.
+Every random choice is a function of (seed, step), and a process takes its rows of the global batch, so the global
+batch is the same on however many processes.
+"""
+
+import functools
+import math
+
+import grain
+import numpy as np
+
+from jaxhand.config import Config, UserError
+from jaxhand.data.augment import draw
+from jaxhand.data.crop import crop
+
+ENDLESS = 2**40  # steps
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Full batches in an epoch. Raises UserError where not even one can be filled."""
+    if samples < batch_size:
+        raise UserError(f"training.batch_size is {batch_size}, but the training set holds {samples} samples: lower it")
+    return samples // batch_size
+
+
+def train_iterator(source, config: Config, *, process_index: int = 0, process_count: int = 1):
+    """Endless host batches, shuffled anew every epoch, each sample at most once an epoch.
+
+    Args:
+        source: `__len__` and `__getitem__(i) -> Record`.
+        config: seed, `data` and `training.batch_size` (over all processes) are used.
+        process_index, process_count: which rows of every global batch are read.
+
+    Returns:
+        An iterator of dicts: what `crop` gives with a leading axis batch_size / process_count, and `valid`, `index`.
+        `get_state()` is a JSON-able dict, the same on every process; `set_state` goes on with the very next batch.
+    """
+    batches = _TrainBatches(source, config, process_index, process_count)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(_ahead(config)))
+
+
+def test_batches(source, config: Config, batch_size: int, *, process_index: int = 0, process_count: int = 1):
+    """Host batches in the source's order, as an iterable that may be walked again.
+
+    Every sample comes once over all processes, which all see the same number of batches: `batch_size` (over all
+    processes) is filled with copies of the last sample, `valid` 0.
+    """
+    batches = _TestBatches(source, config, batch_size, process_index, process_count)
+    return grain.MapDataset.source(batches).to_iter_dataset(_ahead(config))
+
+
+def _ahead(config: Config) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
+
+
+class _TrainBatches:
+    """Step → this process's rows of the global batch."""
+
+    def __init__(self, source, config: Config, process_index: int, process_count: int):
+        self.source, self.config = source, config
+        self.rows = _rows(config.training.batch_size, process_index, process_count)
+        self.steps = steps_per_epoch(len(source), config.training.batch_size)
+        self.order = functools.lru_cache(maxsize=2)(self._order)
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.config.seed, 0, epoch)).permutation(len(self.source))
+
+    def __getitem__(self, step: int) -> dict:
+        data, batch_size = self.config.data, self.config.training.batch_size
+        epoch, position = divmod(int(step), self.steps)
+        index = self.order(epoch)[position * batch_size :][self.rows]
+        rng = np.random.default_rng((self.config.seed, 1, step))
+        changes = draw(rng, data.augment, batch_size)[self.rows]
+        hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
+        samples = [crop(self.source[int(i)], data.image_size, data.crop_scale, **c) for i, c in zip(index, changes)]
+        batch = _stack(samples, index, np.ones(len(index)))
+        for key in ("depth", "has_depth", "depth_center"):
+            batch[key][hidden] = 0
+        return batch
+
+
+class _TestBatches:
+    """Batch number → this process's rows of the global batch."""
+
+    def __init__(self, source, config: Config, batch_size: int, process_index: int, process_count: int):
+        self.source, self.config, self.batch_size = source, config, batch_size
+        self.rows = _rows(batch_size, process_index, process_count)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.source) / self.batch_size)
+
+    def __getitem__(self, number: int) -> dict:
+        data, last = self.config.data, len(self.source) - 1
+        index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
+        samples = [crop(self.source[int(min(i, last))], data.image_size, data.crop_scale) for i in index]
+        return _stack(samples, np.minimum(index, last), index <= last)
+
+
+def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size % process_count:
+        raise UserError(f"a batch of {batch_size} cannot be shared evenly by {process_count} processes")
+    local = batch_size // process_count
+    return slice(process_index * local, (process_index + 1) * local)
+
+
+def _stack(samples: list[dict], index, valid) -> dict:
+    batch = {key: np.array([sample[key] for sample in samples]) for key in samples[0]}
+    return batch | {"index": np.asarray(index, np.int32), "valid": np.asarray(valid, np.float32)}
