@@ -1,0 +1,182 @@
+"""A user's own labelled photographs: `images/` and a JSON object a line in `train.jsonl` and `test.jsonl`.
+
+A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, of the whole image) and `joints_3d` (21x3
+mm, OpenCV camera frame, wrist first); it may have `joint_valid` (21), `bbox` (x0, y0, x1, y1 px) and `depth` (path of a
+16-bit PNG in mm, 0 where unknown, pixel for pixel with the image).
+"""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.record import Record
+from jaxhand.hand.camera import project
+
+CACHE_BYTES = 2**29  # decoded images kept in memory
+VAL_EVERY = 5  # every fifth line of train.jsonl can be held out
+
+
+def load(path: str | Path, split: str, *, without_val: bool = False) -> "FolderSet":
+    """Read and check the labels of a folder; images are only looked for, not opened.
+
+    Args:
+        path: the folder.
+        split: "train" or "test" for the file of that name, "val" for every fifth line of train.jsonl.
+        without_val: leave the lines of "val" out of "train".
+
+    Raises:
+        UserError: naming file, line and fault. Reading a record raises it for an image that cannot be decoded.
+    """
+    folder = Path(path).expanduser()
+    file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; it holds the labels, one JSON object a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as text ({error})") from None
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                entries.append(_Entry(folder, line, f"{file}:{number}"))
+            except UserError as error:
+                raise UserError(f"{file}:{number}: {error}") from None
+    if not entries:
+        raise UserError(f"{file}: empty; it holds the labels, one JSON object a line")
+    if split == "val" or without_val and split == "train":
+        entries = [e for i, e in enumerate(entries) if (i % VAL_EVERY == VAL_EVERY - 1) == (split == "val")]
+        if not entries:
+            raise UserError(f"{file}: too few lines to hold every fifth out, {VAL_EVERY} are needed")
+    return FolderSet(entries)
+
+
+class FolderSet:
+    """A source of records; the first `CACHE_BYTES` of decoded images stay in memory."""
+
+    def __init__(self, entries: list["_Entry"]):
+        self._entries = entries
+        self._cache, self._room = {}, CACHE_BYTES
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._cache.get(index)
+        if record is None:
+            record = self._entries[index].read()
+            size = record.image.nbytes + (0 if record.depth is None else record.depth.nbytes)
+            if size <= self._room:  # two threads may count one record twice: the bound still holds
+                self._room -= size
+                self._cache[index] = record
+        return record
+
+
+class _Entry:
+    """One checked line. Errors raised while it is made do not name the line, `load` puts that in front."""
+
+    def __init__(self, folder: Path, line: str, where: str):
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"not valid JSON ({error})") from None
+        if not isinstance(fields, dict):
+            raise UserError("not a JSON object")
+        for key in ("image", "hand", "K", "joints_3d"):
+            if key not in fields:
+                raise UserError(f"missing key {key!r}")
+        if fields["hand"] not in ("right", "left"):
+            raise UserError(f"hand must be \"right\" or \"left\", got {fields['hand']!r}")
+        self.where = where
+        self.image = _file(folder, fields["image"], "image")
+        self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
+        joint_valid = np.ones(21) if fields.get("joint_valid") is None else _array(fields, "joint_valid", (21,))
+        self.labels = {
+            "hand": fields["hand"],
+            "K": _checked_K(_array(fields, "K", (3, 3))),
+            "joint_valid": (joint_valid > 0).astype(np.float32),
+            "keypoints_3d": _checked_joints(_array(fields, "joints_3d", (21, 3)), joint_valid > 0),
+            "bbox": None if fields.get("bbox") is None else _checked_bbox(_array(fields, "bbox", (4,))),
+            "name": fields["image"],
+        }
+
+    def read(self) -> Record:
+        """Decode the image, as RGB whatever it was, and the depth."""
+        image = _decode(self.image, cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise UserError(f"{self.where}: image {self.image} is not an image or is cut off")
+        height, width = image.shape[:2]
+        depth = None
+        if self.depth is not None:
+            depth = _decode(self.depth, cv2.IMREAD_UNCHANGED)
+            if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
+                need = f"a 16-bit grey PNG of the image's {width}x{height} px"
+                raise UserError(f"{self.where}: depth {self.depth} is not {need}")
+            depth = depth.astype(np.float32)
+        valid = self.labels["joint_valid"] > 0
+        pixels = project(self.labels["keypoints_3d"][valid], self.labels["K"])  # (n, 2)
+        if valid.any() and not ((pixels >= 0) & (pixels < (width, height))).all(-1).any():
+            raise UserError(f"{self.where}: no joint lies in the {width}x{height} px image; K must be of this image")
+        return Record(image=image, depth=depth, **self.labels)
+
+
+def _decode(path: str, flags: int):
+    """The decoded image, or None. OpenCV drops alpha, spreads grey, turns by EXIF and brings 16 bits to 8."""
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(content, flags) if content.size else None
+
+
+def _file(folder: Path, name, key: str) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"{key} must be a path, got {name!r}")
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        raise UserError(f"{key} {path} does not exist")
+    return path
+
+
+def _array(fields: dict, key: str, shape: tuple) -> np.ndarray:
+    """A field as float64; null is NaN."""
+    try:
+        array = np.array(fields[key], np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.shape != shape:
+        found = f"shape {'x'.join(map(str, array.shape))}" if array.size else "something else"
+        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {found}")
+    return array
+
+
+def _checked_K(K: np.ndarray) -> np.ndarray:
+    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
+        raise UserError(f"K must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in px, got {K.tolist()}")
+    return K
+
+
+def _checked_bbox(bbox: np.ndarray) -> np.ndarray:
+    if not np.isfinite(bbox).all() or not (bbox[:2] < bbox[2:]).all():
+        raise UserError(f"bbox must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {bbox.tolist()}")
+    return bbox
+
+
+def _checked_joints(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Joints (21, 3) mm, 0 where not valid."""
+    seen = joints[valid]
+    if not len(seen):
+        raise UserError("no joint is valid")
+    if not np.isfinite(seen).all():
+        raise UserError("joints_3d is not finite; joints without a label need joint_valid 0")
+    if (seen[:, 2] <= 0).any():
+        raise UserError("a joint is behind the camera (z <= 0); joints_3d is in the OpenCV camera frame, z forward")
+    if np.median(seen[:, 2]) < 10 or len(seen) > 1 and np.ptp(seen, axis=0).max() < 1:
+        raise UserError("joints_3d looks like metres, millimetres are needed: multiply by 1000")
+    return np.where(valid[:, None], joints, 0)
