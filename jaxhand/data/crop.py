@@ -8,9 +8,7 @@ import cv2
 import numpy as np
 
 from jaxhand.data.record import Record
-from jaxhand.hand.camera import project
-
-DEPTH_RANGE_MM = 150.0  # of the normalised depth, to either side of the hand
+from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 
 
 def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.0, shift=(0.0, 0.0)) -> dict:
@@ -121,13 +119,14 @@ def _mirrored(depth):
 
 
 def _warp(image, A, size, zoom):
-    """Resample (H, W, 3) through A. Shrinking averages areas first: bilinear samples alone would alias."""
-    if zoom < 1:
-        height, width = image.shape[:2]
-        small = max(round(width * zoom), 1), max(round(height * zoom), 1)
-        image = cv2.resize(np.ascontiguousarray(image), small, interpolation=cv2.INTER_AREA)
-        x, y = width / small[0], height / small[1]
-        A = A @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])  # from the small image's pixels
+    """Resample (H, W, 3) through A. Whole blocks of pixels are averaged first: bilinear samples alone would alias."""
+    height, width = image.shape[:2]
+    block = min(round(1 / zoom), height, width)  # a whole number: OpenCV averages those several times faster
+    if block > 1:
+        rows, columns = height // block, width // block
+        image = image[: rows * block, : columns * block]
+        image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+        A = A @ np.array([[block, 0, (block - 1) / 2], [0, block, (block - 1) / 2], [0, 0, 1]])  # from its pixels
     return cv2.warpAffine(image, A[:2], (size, size), flags=cv2.INTER_LINEAR)
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance to either side of the hand
+
 
 def project(points, K):
     """Points (..., N, 3) mm seen by K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
