@@ -1,0 +1,167 @@
+"""What a run writes down: TensorBoard curves, a line of JSON an epoch, the console and its progress bar.
+
+Events are written by the calling thread: tensorboardX's SummaryWriter hands them to another one, and its flush
+returns before they are on disk.
+"""
+
+import contextlib
+import json
+import math
+import os
+import struct
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+from tqdm import tqdm
+
+from jaxhand.config import UserError
+
+
+class Logger:
+    """Writes `tensorboard/` and `metrics.jsonl` of a run folder and prints; does nothing where not `is_main`.
+
+    Curves and lines of an earlier start that lie beyond `resume_step` are removed from the files (all of them where
+    it is None: that start left no checkpoint), so the run goes on without doubles, whatever reads them.
+    The methods are not for signal handlers; a handler sets a flag, and the loop then calls `close`.
+
+    Raises:
+        UserError: the folder cannot be written to, here and in every method that writes.
+    """
+
+    def __init__(self, workdir: str | Path, *, is_main: bool, resume_step: int | None = None):
+        self._workdir, self._is_main, self._closed = Path(workdir), is_main, False
+        if not is_main:
+            return
+        last_step = -1 if resume_step is None else resume_step
+        events, lines = self._workdir / "tensorboard", self._workdir / "metrics.jsonl"
+        with self._writing():
+            events.mkdir(parents=True, exist_ok=True)
+            for path in sorted(events.glob("events.out.tfevents.*")):
+                _trim_events(path, last_step)
+            _trim_lines(lines, last_step)
+            self._lines = lines.open("a")
+            self._events = EventsWriter(str(events / "events"), filename_suffix=f".{time.time_ns()}")
+            # A TensorBoard that is already open has read what was removed: this makes it forget that too.
+            self._events.write_event(Event(step=last_step + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._events.flush()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to the curve of every tag, such as `loss/train`."""
+        if self._is_main:
+            self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
+
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
+        """Add an RGB picture, (H, W, 3) uint8."""
+        if self._is_main:
+            (height, width, _), png = image.shape, cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+            self._add(step, [Summary.Value(tag=tag, image=picture)])
+
+    def epoch(self, line: dict) -> None:
+        """Append a line to `metrics.jsonl` and bring everything to disk.
+
+        The line must have `step`. NaN and infinity, which JSON has no word for, become null.
+        """
+        if self._is_main:
+            text = json.dumps({"step": line["step"]} | line, default=lambda value: value.tolist())
+            text = json.dumps(json.loads(text, parse_constant=lambda _: None))
+            with self._writing():
+                self._lines.write(text + "\n")
+            self.flush()
+
+    def print(self, line: str) -> None:
+        """Print to stdout, above a progress bar that is being shown."""
+        if self._is_main:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def progress(self, total: int, *, initial: int = 0, desc: str = "") -> "Progress":
+        """A progress bar that counts images, on stderr where that is a terminal; a context manager."""
+        hidden = None if self._is_main else True  # None: hidden where stderr is no terminal
+        return Progress(
+            total=total, initial=initial, desc=desc, unit="img", mininterval=0.5, leave=False, disable=hidden
+        )
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        if self._is_main and not self._closed:
+            with self._writing():
+                self._events.flush()
+                self._lines.flush()
+                os.fsync(self._lines.fileno())
+
+    def close(self) -> None:
+        """Bring everything to disk and close the files; a second call does nothing."""
+        if self._is_main and not self._closed:
+            self.flush()
+            self._closed = True
+            self._events.close()
+            self._lines.close()
+
+    def _add(self, step: int, values: list) -> None:
+        with self._writing():
+            self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=Summary(value=values)))
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write the logs of {self._workdir}: {error.strerror}") from error
+
+
+class Progress(tqdm):
+    """tqdm with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
+
+    def step(self, images: int, loss) -> None:
+        """Count `images` more; a `loss` on the device is fetched, and waited for, only when it is shown."""
+        if self.update(images):
+            self.set_postfix_str(f"loss={float(loss):.4f}", refresh=False)
+
+
+def _trim_events(path: Path, last_step: int) -> None:
+    """Keep the records of an event file up to a step; what follows a damaged record is lost to every reader."""
+    kept = path.with_name("trimmed.tmp")  # TensorBoard reads names with `tfevents` in them
+    with path.open("rb") as source, kept.open("wb") as target:
+        while record := _read_record(source):
+            with contextlib.suppress(DecodeError):
+                if Event.FromString(record[12:-4]).step <= last_step:
+                    target.write(record)
+    if kept.stat().st_size:
+        kept.replace(path)
+    else:
+        kept.unlink()
+        path.unlink()
+
+
+def _read_record(file) -> bytes:
+    """The next whole TFRecord: length (8 bytes), its CRC (4), data, CRC of the data (4); empty at the end."""
+    header = file.read(12)
+    if len(header) < 12 or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
+        return b""
+    length = struct.unpack("<Q", header[:8])[0] + 4
+    rest = file.read(length)
+    return header + rest if len(rest) == length else b""
+
+
+def _trim_lines(path: Path, last_step: int) -> None:
+    """Keep the lines of a JSON-lines file up to a step; a line that was cut off by a crash goes."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = path.with_name("metrics.jsonl.tmp")
+    kept.write_text("".join(line + "\n" for line in lines if _step(line) <= last_step))
+    kept.replace(path)
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
