@@ -1,0 +1,50 @@
+"""Augmentation: what is drawn on the host, and colour on the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxhand.config import AugmentConfig
+from jaxhand.data.augment import color, draw
+
+
+def test_drawn_changes_fill_their_ranges():
+    config = AugmentConfig(rotation_deg=30, scale=0.2, shift=0.1)
+    changes = draw(np.random.default_rng(0), config, 2000)
+    for values, low, high in (
+        ([c["rotation"] for c in changes], -np.pi / 6, np.pi / 6),
+        ([c["scale"] for c in changes], 0.8, 1.2),
+        ([c["shift"][0] for c in changes], -0.1, 0.1),
+        ([c["shift"][1] for c in changes], -0.1, 0.1),
+    ):
+        assert low <= min(values) < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < max(values) <= high
+
+
+def test_nothing_is_drawn_by_default():
+    for change in draw(np.random.default_rng(0), AugmentConfig(), 5):
+        assert change["rotation"] == 0 and change["scale"] == 1 and not change["shift"].any()
+
+
+def test_color_changes_every_image_in_its_own_way():
+    image = jnp.full((3, 4, 4, 3), 0.5)
+    jitted = jax.jit(color, static_argnums=2)
+    changed = jitted(jax.random.key(0), image, AugmentConfig(color=0.2))
+    assert changed.shape == image.shape and changed.dtype == image.dtype
+    assert np.ptp(changed, axis=(1, 2)).max() < 1e-6  # no noise: the same change everywhere in an image
+    assert np.ptp(changed[:, 0, 0], axis=0).min() > 0 and np.ptp(changed[:, 0, 0], axis=1).min() > 0
+    assert np.abs(changed - 0.5).max() <= 0.1 * 1.2 + 0.2 + 1e-6
+    np.testing.assert_array_equal(changed, jitted(jax.random.key(0), image, AugmentConfig(color=0.2)))
+
+
+def test_color_off_leaves_the_image():
+    image = jax.random.uniform(jax.random.key(1), (2, 4, 4, 3))
+    np.testing.assert_array_equal(color(jax.random.key(0), image, AugmentConfig(color=0)), image)
+
+
+def test_noise_has_its_deviation_and_stays_in_range():
+    image = jnp.full((4, 16, 16, 3), 0.5)
+    noisy = color(jax.random.key(0), image, AugmentConfig(color=0, noise=0.1))
+    assert abs(float(jnp.std(noisy)) - 0.1) < 0.01
+    extreme = color(jax.random.key(0), image, AugmentConfig(color=1, noise=1))
+    assert extreme.min() >= 0 and extreme.max() <= 1
