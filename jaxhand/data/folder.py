@@ -36,7 +36,7 @@ def load(path: str | Path, split: str, *, without_val: bool = False) -> "FolderS
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; it holds the labels, one JSON object a line") from None
     except (OSError, UnicodeDecodeError) as error:
