@@ -1,0 +1,296 @@
+"""The built-in right hand: 24 angles and 10 shape numbers → joints, bone frames and a body of round cones; a pose prior.
+
+Hand frame in mm: origin at the wrist, +y towards the fingers, +z out of the back of the hand, the thumb towards -x.
+Angles in radians. Every function takes one hand; `jax.vmap` makes it many.
+"""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxhand.hand.skeleton import JOINT_NAMES
+
+NUM_DOF, NUM_SHAPE, NUM_CONES = 24, 10, 27
+_LONG = ("index", "middle", "ring", "little")
+DOF_NAMES = (
+    *(f"thumb_{name}" for name in ("base_flexion", "base_abduction", "base_twist", "flexion", "abduction", "tip_flexion")),
+    *(f"{finger}_{name}" for finger in _LONG for name in ("abduction", "flexion", "middle_flexion", "tip_flexion")),
+    "ring_arch",
+    "little_arch",
+)
+# (24, 2) lowest and highest angle a living hand reaches, close to the active ranges of motion of hand surgery's tables
+LIMITS = np.deg2rad(
+    [[-20, 40], [-18, 32], [-15, 40], [-10, 55], [-8, 8], [-15, 75]]
+    + [[-15, 15], [-20, 92], [0, 108], [0, 75]] * 4
+    + [[0, 8], [0, 18]]
+).astype(np.float32)
+
+# The mean hand, thumb to little. A base is where the first bone starts to turn: the thumb's carpal joint, the knuckles.
+_BASE = np.array([[-20, 20, -9], [-25, 88, 2], [-4, 91, 4.5], [15, 85, 2], [32, 75, -3]], np.float32)
+_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # where the palm's long bones start
+_LENGTH = np.array([[46, 34, 29], [42, 26, 23], [47, 30, 25], [43, 28, 25], [34, 21, 21]], np.float32)
+_RADIUS = np.array(  # at the base, the two joints and the tip
+    [[13, 11.2, 10, 7.4], [9.8, 8.6, 7.6, 6.3], [10, 8.8, 7.8, 6.4], [9.4, 8.2, 7.2, 6], [8.4, 7.2, 6.3, 5.3]], np.float32
+)
+# (3, 5) offsets at the digits' three joints: the spread of straight fingers about z, and about y what makes flexed
+# fingers meet at the base of the thumb
+_SPREAD = np.deg2rad([[0, 6, 0.5, -5, -12], [0] * 5, [0] * 5]).astype(np.float32)
+_CONVERGE = np.deg2rad([[0, -4, 0, 6, 10], [0] * 5, [0] * 5]).astype(np.float32)
+
+
+def _thumb_frame() -> np.ndarray:
+    along, back = np.array([-0.62, 0.70, -0.34]), np.array([-0.72, -0.2, 0.62])
+    along /= np.linalg.norm(along)
+    back -= along * (back @ along)
+    back /= np.linalg.norm(back)
+    return np.stack([np.cross(along, back), along, back], axis=1)
+
+
+_REST = np.stack([_thumb_frame(), *[np.eye(3)] * 4]).astype(np.float32)  # (5, 3, 3)
+# Which angle turns each of the five digits about x, y, z at its three joints; 24 stands for an angle of zero.
+_TURN_X = np.array([[0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
+_TURN_Y = np.array([[2, 24, 24, 24, 24], [24] * 5, [24] * 5])
+_TURN_Z = np.array([[1, 6, 10, 14, 18], [4, 24, 24, 24, 24], [24] * 5])
+
+
+class Hand(typing.NamedTuple):
+    """A posed hand in the hand frame, mm."""
+
+    joints: jax.Array  # (21, 3)
+    frames: jax.Array  # (16, 3, 3) columns x, y (along the bone), z (out of its back): wrist, then thumb 1-3, index 1-3 …
+    carpals: jax.Array  # (4, 3) where the long bones of the palm start, index to little
+    scale: jax.Array  # (3,) of the palm along x, y, z
+    thickness: jax.Array  # () of every radius
+
+
+class Cones(typing.NamedTuple):
+    """Round cones: the hull of a ball at `start` and a ball at `end`; together they are the hand's flesh."""
+
+    start: jax.Array  # (27, 3) mm
+    end: jax.Array  # (27, 3)
+    start_radius: jax.Array  # (27,)
+    end_radius: jax.Array  # (27,)
+
+
+def forward(pose: jax.Array, shape: jax.Array) -> Hand:
+    """Pose a hand.
+
+    Args:
+        pose: (24,) angles in the order of `DOF_NAMES`, radians; `LIMITS` are not enforced.
+        shape: (10,) about standard normal: size, palm width, palm length, thickness, finger length, five digits' lengths.
+    """
+    size = 1 + 0.07 * shape[0]
+    scale = size * jnp.stack([1 + 0.05 * shape[1], 1 + 0.04 * shape[2], jnp.ones_like(size)])
+    length = _LENGTH * (size * (1 + 0.04 * shape[4]) * (1 + 0.03 * shape[5:10]))[:, None]  # (5, 3)
+    carpals = _CARPAL * scale
+    angles = jnp.append(pose, 0.0)
+    arch = -angles[np.array([24, 24, 24, 22, 23])]  # ring and little knuckle sink into the palm
+    knuckles = carpals + _turn_x(_BASE[1:] * scale - carpals, arch[1:])
+    base = jnp.concatenate([(_BASE[:1] * scale), knuckles])  # (5, 3)
+
+    def bend(carry, level):  # a loop and not three copies: XLA compiles it three times as fast
+        frame, joint = carry
+        z, y, x, bone = level  # (5,) each
+        frame = frame @ euler(z, y, -x)
+        tip = joint + frame[:, :, 1] * bone[:, None]
+        return (frame, tip), (frame, tip)
+
+    turn_z, turn_y = angles[_TURN_Z] + _SPREAD, angles[_TURN_Y] + _CONVERGE  # (3, 5)
+    start = _REST @ euler(jnp.zeros(5), jnp.zeros(5), arch)
+    _, (frames, ends) = jax.lax.scan(bend, (start, base), (turn_z, turn_y, angles[_TURN_X], length.T))
+    joints = jnp.concatenate([base[None], ends]).swapaxes(0, 1).reshape(20, 3)
+    frames = frames.swapaxes(0, 1).reshape(15, 3, 3)
+    joints, frames = jnp.concatenate([jnp.zeros((1, 3)), joints]), jnp.concatenate([jnp.eye(3)[None], frames])
+    return Hand(joints, frames, carpals, scale, size * (1 + 0.08 * shape[3]))
+
+
+def euler(z, y, x):
+    """Rz(z) @ Ry(y) @ Rx(x), (n,) each → (n, 3, 3)."""
+    cz, sz, cy, sy, cx, sx = jnp.cos(z), jnp.sin(z), jnp.cos(y), jnp.sin(y), jnp.cos(x), jnp.sin(x)
+    entries = (
+        *(cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx),
+        *(sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx),
+        *(-sy, cy * sx, cy * cx),
+    )
+    return jnp.stack(entries, -1).reshape(*z.shape, 3, 3)
+
+
+def _turn_x(points, angle):
+    """Points (n, 3), each turned about x by its angle (n,)."""
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return jnp.stack([points[:, 0], c * points[:, 1] - s * points[:, 2], s * points[:, 1] + c * points[:, 2]], -1)
+
+
+# ---- flesh -------------------------------------------------------------------------------------------------------
+# A cone's ends are weighted anchors plus an offset in mm: joints by name, and `index0` … `little0`, the carpal starts.
+_PALM_CONES = (  # start anchors, start offset, end anchors, end offset, radii
+    ({"index0": 1}, (0, -8, 0), {"index1": 1}, (0, 0, -2), 13, 11.5),
+    ({"middle0": 1}, (0, -8, 0), {"middle1": 1}, (0, 0, -2), 14, 11.8),
+    ({"ring0": 1}, (0, -8, 0), {"ring1": 1}, (0, 0, -2), 13.5, 11.2),
+    ({"little0": 1}, (0, -8, 0), {"little1": 1}, (0, 0, -2), 12.5, 10.2),
+    ({"index0": 0.5, "middle0": 0.5}, (0, 0, 0), {"index1": 0.5, "middle1": 0.5}, (0, -4, -2), 13, 10.2),
+    ({"middle0": 0.5, "ring0": 0.5}, (0, 0, 0), {"middle1": 0.5, "ring1": 0.5}, (0, -4, -2), 13, 10.2),
+    ({"ring0": 0.5, "little0": 0.5}, (0, 0, 0), {"ring1": 0.5, "little1": 0.5}, (0, -4, -2), 13, 10.2),
+    ({}, (-13, 16, -9), {"thumb1": 0.3, "thumb2": 0.7}, (0, 0, 0), 15.5, 12.5),  # ball of the thumb
+    ({}, (17, 14, -9), {"little1": 1}, (-1, -14, -6), 14, 11),  # ball of the little finger
+    ({"thumb1": 0.45, "thumb2": 0.55}, (0, 0, 0), {"index1": 0.75, "thumb1": 0.25}, (0, 0, 0), 9.5, 9),  # first web
+    ({}, (-8, 4, 0), {}, (-14, -150, 0), 16, 23),  # forearm, two bones side by side
+    ({}, (10, 2, 0), {}, (13, -150, 0), 15, 22),
+)
+IS_DIGIT = np.arange(NUM_CONES) < 15
+IS_TIP = IS_DIGIT & (np.arange(NUM_CONES) % 3 == 2)
+IS_FOREARM = np.arange(NUM_CONES) >= 25
+BONE_OF_CONE = np.where(IS_DIGIT, np.arange(NUM_CONES) + 1, 0)  # into `Hand.frames`
+
+
+def _cone_table():
+    """The cones as linear maps: ends = weights @ (joints, carpals, bone directions) + offset, and mean radii."""
+    anchors = (*JOINT_NAMES, *(f"{finger}0" for finger in _LONG))
+    weights, offset = np.zeros((2, NUM_CONES, 41), np.float32), np.zeros((2, NUM_CONES, 3), np.float32)
+    radius = np.zeros((2, NUM_CONES), np.float32)
+    for digit in range(5):
+        for level in range(3):
+            cone, joint = 3 * digit + level, 1 + 4 * digit + level
+            weights[0, cone, joint] = weights[1, cone, joint + 1] = 1
+            radius[:, cone] = _RADIUS[digit, level : level + 2] * ((1, 0.98)[level > 0], 1)
+        weights[1, cone, 25 + cone + 1] = -0.75 * _RADIUS[digit, 3]  # the last ball ends near the tip
+    for cone, (start, start_offset, end, end_offset, *radii) in enumerate(_PALM_CONES, 15):
+        for side, (named, shift) in enumerate(((start, start_offset), (end, end_offset))):
+            for name, weight in named.items():
+                weights[side, cone, anchors.index(name)] = weight
+            offset[side, cone] = shift
+        radius[:, cone] = radii
+    return weights, offset, radius
+
+
+_WEIGHTS, _OFFSET, _RADII = _cone_table()
+
+
+def flesh(hand: Hand) -> Cones:
+    """The body of a posed hand with its forearm: 15 cones of the digits (thumb to little, base to tip), then the palm."""
+    anchors = jnp.concatenate([hand.joints, hand.carpals, hand.frames[:, :, 1] * hand.thickness])  # (41, 3)
+    start, end = (jnp.matmul(_WEIGHTS[s], anchors, precision="highest") + _OFFSET[s] * hand.scale for s in (0, 1))
+    return Cones(start, end, _RADII[0] * hand.thickness, _RADII[1] * hand.thickness)
+
+
+# Balls along the cones stand for the flesh where overlap is measured: three a finger bone, three a bone of the palm.
+_BALL_CONE = np.repeat(np.r_[np.arange(15), 15:19, 22], 3)
+_BALL_AT = np.tile(np.array([0.17, 0.5, 0.83], np.float32), 20)
+
+
+def _touching_pairs():
+    """Pairs of balls that may not overlap: of two digits, or of a digit's outer bones and the palm."""
+    digit = np.where(_BALL_CONE < 15, _BALL_CONE // 3, -1)
+    level = np.where(_BALL_CONE < 15, _BALL_CONE % 3, -1)
+    first, second = np.triu_indices(len(_BALL_CONE), 1)
+    free = (level > 0) | (digit > 0)  # the thumb's first bone lies in the palm
+    digits = (digit[first] >= 0) & (digit[second] >= 0) & (digit[first] != digit[second]) & free[first] & free[second]
+    palm = (level[first] > 0) & (digit[second] < 0) & ~((digit[first] == 0) & (_BALL_CONE[second] == 22))
+    keep = digits | palm
+    return first[keep], second[keep]
+
+
+_FIRST, _SECOND = _touching_pairs()
+
+
+def overlap(cones: Cones) -> jax.Array:
+    """How far the digits stand in each other and in the palm: the deepest overlap of two balls in them, mm, () ≥ 0."""
+    center = cones.start + 0  # (27, 3)
+    center = center[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_AT[:, None]  # (60, 3)
+    radius = cones.start_radius[_BALL_CONE] * (1 - _BALL_AT) + cones.end_radius[_BALL_CONE] * _BALL_AT
+    square = jnp.sum(center**2, -1)
+    distance = jnp.sqrt(jnp.maximum(square[:, None] + square - 2 * jnp.matmul(center, center.T, precision="highest"), 1e-6))
+    depth = radius[:, None] + radius - distance
+    allowed = np.zeros(depth.shape, bool)
+    allowed[_FIRST, _SECOND] = True
+    return jnp.max(jnp.where(allowed, depth, 0.0))
+
+
+# ---- prior -------------------------------------------------------------------------------------------------------
+def _preset(thumb, index, middle, ring, little, arch=(2, 5)):
+    return np.deg2rad([*thumb, *index, *middle, *ring, *little, *arch])
+
+
+_OPEN, _FIST, _HALF, _SOFT = (0, 0, 4, 3), (0, 80, 98, 62), (0, 45, 50, 32), (0, 20, 25, 15)
+_THUMB_OPEN, _THUMB_OVER, _THUMB_SOFT = (-10, 15, 0, 0, 0, 0), (28, -5, 32, 35, 0, 40), (5, 8, 12, 12, 0, 12)
+POSES = {
+    "spread": _preset(_THUMB_OPEN, (8, -4, 3, 2), (1, -4, 3, 2), (-5, -4, 3, 2), (-10, -4, 3, 2)),
+    "flat": _preset((0, -8, 0, 5, 0, 5), (-5, 2, 4, 2), (0, 2, 4, 2), (3, 2, 4, 2), (8, 2, 4, 2)),
+    "fist": _preset(_THUMB_OVER, _FIST, _FIST, _FIST, _FIST, (6, 15)),
+    "point": _preset(_THUMB_OVER, _OPEN, _FIST, _FIST, _FIST, (6, 15)),
+    "pinch": _preset((22, 18, 32, 25, 0, 30), (0, 52, 55, 32), _SOFT, _SOFT, _SOFT),
+    "tripod": _preset((24, 18, 34, 22, 0, 25), (0, 55, 55, 32), (0, 52, 55, 32), _FIST, _FIST, (6, 14)),
+    "victory": _preset(_THUMB_OVER, (8, 0, 4, 2), (-6, 0, 4, 2), _FIST, _FIST, (6, 14)),
+    "thumbs_up": _preset((-18, 20, -10, -5, 0, -8), _FIST, _FIST, _FIST, _FIST, (6, 15)),
+    "relaxed": _preset(_THUMB_SOFT, _SOFT, (0, 24, 30, 18), (0, 28, 33, 20), (0, 32, 35, 20)),
+    "cylinder": _preset((15, 25, 28, 12, 0, 20), _HALF, _HALF, _HALF, _HALF, (6, 14)),
+    "ball": _preset((5, 25, 10, 0, 0, 10), (10, 25, 30, 18), (2, 25, 30, 18), (-6, 25, 30, 18), (-12, 25, 30, 18)),
+    "hook": _preset((10, -5, 10, 20, 0, 30), (0, 5, 95, 60), (0, 5, 100, 62), (0, 5, 98, 60), (0, 5, 95, 60)),
+    "four": _preset((30, -8, 30, 40, 0, 45), _OPEN, _OPEN, _OPEN, _OPEN),
+    "shaka": _preset(_THUMB_OPEN, _FIST, _FIST, _FIST, (-6, 0, 5, 3), (6, 6)),
+    "beak": _preset((22, 20, 32, 20, 0, 15), (0, 60, 12, 8), (0, 62, 12, 8), (0, 62, 12, 8), (0, 60, 12, 8), (6, 14)),
+    "three": _preset(_THUMB_OVER, (4, 0, 4, 3), (0, 0, 4, 3), (-4, 0, 4, 3), _FIST, (3, 14)),
+}
+_POSES = np.stack(list(POSES.values())).astype(np.float32)  # (16, 24)
+_DIGIT_OF_DOF = np.array([0] * 6 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5, 5])  # 5: the arch, never curled alone
+
+
+class Draws:
+    """Hands out numbers of one sample: every call takes the next ones, so a sample is a pure function of its stream.
+
+    The numbers are a hash of (seed, index, position): the same on every machine and under every JAX setting.
+    """
+
+    def __init__(self, seed, index):
+        self.seed, self.index = jnp.asarray(seed, jnp.uint32), jnp.asarray(index, jnp.uint32)
+        self._taken = 0
+
+    def bits(self, count: int) -> jax.Array:
+        """(count,) uint32."""
+        position = jnp.asarray(np.arange(self._taken, self._taken + count, dtype=np.uint32))
+        self._taken += count
+        return mix(self.index ^ mix(self.seed ^ mix(position + np.uint32(0x9E3779B9))))
+
+    def uniform(self, *shape: int, low=0.0, high=1.0) -> jax.Array:
+        """Uniform in (low, high), float32."""
+        unit = (self.bits(int(np.prod(shape))) >> 8).astype(jnp.float32) * np.float32(2**-24) + np.float32(2**-25)
+        return low + (high - low) * unit.reshape(shape)
+
+    def normal(self, *shape: int) -> jax.Array:
+        """Standard normal, float32."""
+        return np.float32(np.sqrt(2)) * jax.lax.erf_inv(2 * self.uniform(*shape) - 1)
+
+
+def mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 that scatters its input: MurmurHash3's finalizer, with a spread of small inputs first."""
+    x = x * np.uint32(0x9E3779B1)
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def sample_shape(draws: Draws) -> jax.Array:
+    """A person's hand: (10,) standard normal within ±2."""
+    return jnp.clip(draws.normal(NUM_SHAPE), -2, 2)
+
+
+def sample_pose(draws: Draws, shape: jax.Array, *, tries: int = 3, tolerance: float = 3.0) -> jax.Array:
+    """A plausible pose (24,) within `LIMITS` for a hand of this shape.
+
+    A blend of two of `POSES`, a quarter of the digits curled on their own, and noise. Of `tries` such poses it takes the
+    first whose digits overlap by less than `tolerance` mm, or the one that overlaps least.
+    """
+    chosen = jnp.floor(draws.uniform(tries, 2) * len(_POSES)).astype(jnp.int32)
+    blend = jnp.sin(draws.uniform(tries, 1) * (np.pi / 2)) ** 2  # Beta(1/2, 1/2): mostly near one of the two
+    poses = jnp.asarray(_POSES)
+    mixed = poses[chosen[:, 0]] * blend + poses[chosen[:, 1]] * (1 - blend)  # (tries, 24)
+    curl = jnp.concatenate([draws.uniform(tries, 5), jnp.zeros((tries, 1))], 1)[:, _DIGIT_OF_DOF]
+    alone = (draws.uniform(tries, 5) < 0.25).astype(jnp.float32)
+    alone = jnp.concatenate([alone, jnp.zeros((tries, 1))], 1)[:, _DIGIT_OF_DOF] > 0
+    curled = POSES["spread"].astype(np.float32) * (1 - curl) + POSES["fist"].astype(np.float32) * curl
+    noise = draws.normal(tries, NUM_DOF) * (0.07 * (LIMITS[:, 1] - LIMITS[:, 0]))
+    candidates = jnp.clip(jnp.where(alone, curled, mixed) + noise, LIMITS[:, 0], LIMITS[:, 1])
+    depth = jax.lax.map(lambda pose: overlap(flesh(forward(pose, shape))), candidates)  # (tries,)
+    return candidates[jnp.argmin(jnp.maximum(depth, tolerance))]  # the first of equals
