@@ -51,17 +51,22 @@ class ModelConfig:
 
     name: str = "dense"
     width: int = 128  # channels
-    blocks: int = 8
+    fine_blocks: int = 2  # on cells of 4 px
+    blocks: int = 6  # on cells of 8 px
+    joint_width: int = 64  # channels a joint
+    joint_blocks: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Weight of every term of the training loss; 0 leaves a term out."""
 
-    joints_3d: float = 1.0  # wrist-relative distance
-    joints_2d: float = 1.0  # distance in the crop
-    depth: float = 1.0  # wrist-relative depth of every joint
-    root_depth: float = 1.0  # distance of the hand from the camera, where depth is not measured
+    joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
+    joints_2d: float = 1.0  # distance in the crop, in half its side
+    depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
+    distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
+    size: float = 1.0  # error of the hand's distance as judged by its size, relative
+    voted: float = 0.5  # the three joint terms again, for the joints before their last correction
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""Train a network: `python -m jaxhand.train [--config FILE] [--workdir DIR] [key=value …]`.
+
+The same command on a folder that holds a run goes on from its latest checkpoint.
+"""
+
+import argparse
+from pathlib import Path
+
+from jaxhand import config as configs
+from jaxhand.training import runtime
+from jaxhand.training.loop import train
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+
+
+def main() -> int:
+    """Parse the command line and train; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jaxhand.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML file (default: configs/quickstart.yaml)")
+    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/<name of the config>)")
+    parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")
+    parser.add_argument("--num-processes", type=int, help="how many processes train together")
+    parser.add_argument("--process-id", type=int, help="which of them this is, from 0")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.num_epochs=5")
+    arguments = parser.parse_intermixed_args()
+    config = configs.load(arguments.config, arguments.overrides)
+    runtime.use_compilation_cache()
+    runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    return train(config, arguments.workdir or Path("runs") / arguments.config.stem)
+
+
+if __name__ == "__main__":
+    runtime.run(main)

@@ -1,0 +1,35 @@
+"""The folder of a run: which config it belongs to."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from jaxhand import config as configs
+from jaxhand.config import Config, UserError
+
+FREE = ("data.threads", "data.cache", "training.test_freq")  # keys that change no result
+
+
+def prepare(workdir: Path, config: Config) -> None:
+    """Make the folder and write `config.yaml`, or see that the run in it has this config.
+
+    Raises:
+        UserError: it holds checkpoints of another config (the keys that differ are named), or cannot be written to.
+    """
+    path = workdir / "config.yaml"
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+        differing = [line for line in configs.differences(configs.load(path), config) if line.split(":")[0] not in FREE]
+        if differing:
+            raise UserError(
+                f"{workdir} holds a run of another config ({'; '.join(differing)}): "
+                "choose another --workdir, or go on with the config of that run"
+            )
+    if jax.process_index() == 0:
+        try:
+            (workdir / "samples").mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".tmp")
+            draft.write_text(configs.dump(config))
+            os.replace(draft, path)
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {workdir}: {error.strerror}") from error

@@ -1,0 +1,215 @@
+"""A run from its first step to its last: train an epoch, test it, log it, save it."""
+
+import collections
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxhand import data
+from jaxhand.config import Config, UserError, to_dict
+from jaxhand.data import pipeline
+from jaxhand.hand.draw import comparison_sheet, write_png
+from jaxhand.metrics import baselines
+from jaxhand.training import folder, trees
+from jaxhand.training.checkpoint import Checkpoints, restore_best
+from jaxhand.training.logger import Logger
+from jaxhand.training.runtime import TERMINATED, Interruption
+from jaxhand.training.sharding import check_batch_size, local_rows, make_mesh, replicated, to_global
+from jaxhand.training.step import Trainer
+from jaxhand.training.testing import run_test
+
+LOG_EVERY = 20  # steps between two points of the training curve
+BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
+SAMPLES = 8  # test images in the picture of an epoch
+
+
+def train(config: Config, workdir: str | Path) -> int:
+    """Train in a run folder, from its latest checkpoint where it has one.
+
+    Returns:
+        The exit code: 0, or 143 after a signal to stop, when all is saved.
+
+    Raises:
+        UserError: the folder belongs to another config or cannot be written to, the data hold a mistake, or the
+            loss is no longer finite.
+    """
+    run = Run(config, Path(workdir))
+    try:
+        return run.train()
+    finally:
+        run.logger.close()
+        run.checkpoints.close()
+
+
+class Run:
+    """Everything a run holds on to: data, compiled steps, state, checkpoints and logs."""
+
+    def __init__(self, config: Config, workdir: Path):
+        check_batch_size(config.training.batch_size)
+        folder.prepare(workdir, config)
+        self.config, self.workdir = config, workdir
+        self.train_set = data.load(config.data.train, "train", config.data, config.seed)
+        self.test_set = data.load(config.data.test, config.data.test_split, config.data, config.seed)
+        self.steps = pipeline.steps_per_epoch(len(self.train_set), config.training.batch_size)
+        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        self.batches = pipeline.train_iterator(self.train_set, config, **processes)
+        self.test_batches = pipeline.test_batches(self.test_set, config, config.training.batch_size, **processes)
+        self.mesh = make_mesh()
+        self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)
+        self.checkpoints = Checkpoints(workdir, keep_every_steps=self.steps * config.training.save_freq)
+        self.state, resumed_step = self._start()
+        self.logger = Logger(workdir, is_main=jax.process_index() == 0, resume_step=resumed_step)
+        self.interruption = Interruption()
+
+    def _start(self) -> tuple[dict, int | None]:
+        """The state to go on from and its step; None where the run is new."""
+        abstract = self.trainer.abstract_state()
+        saved = self.checkpoints.restore_latest({name: abstract[name] for name in ("params", "rest", "optimizer")})
+        if saved is not None:
+            self.batches.set_state(saved.data)
+            sums = {name: np.float32(saved.meta["sums"][name]) for name in abstract["sums"]}
+            counted = jax.device_put({"step": np.int32(saved.step), "sums": sums}, replicated(self.mesh))
+            return counted | {"params": saved.params, "rest": saved.rest, "optimizer": saved.optimizer}, saved.step
+        state = self.trainer.init()
+        if self.config.training.init_from:
+            start = restore_best(self.config.training.init_from, sharding=replicated(self.mesh))
+            difference = trees.mismatch("params", start.params, abstract["params"])
+            if difference:
+                raise UserError(f"training.init_from {self.config.training.init_from} does not fit: {difference}")
+            state |= {"params": start.params, "rest": start.rest}
+        return state, None
+
+    def train(self) -> int:
+        """All epochs that are left; see `train`."""
+        step = int(self.state["step"])
+        self._print_baselines()
+        if step:
+            self.logger.print(f"Going on from step {step} of {self.steps * self.config.training.num_epochs}")
+        for epoch in range(step // self.steps, self.config.training.num_epochs):
+            seconds = self._train_epoch(epoch)
+            if seconds is None:
+                return TERMINATED
+            self._finish_epoch(epoch, seconds)
+            if self.interruption.reached((epoch + 1) * self.steps):
+                self.logger.print(f"Stopped by a signal after epoch {epoch}; the same command goes on from there")
+                return TERMINATED
+        self.checkpoints.wait()
+        best = self.checkpoints.best()
+        if best is None:
+            self.logger.print("Best model: none, no epoch had finite metrics")
+        else:
+            self.logger.print(f"Best model: Epoch {best[2]['epoch']}, Avg Metric = {best[1]:.3f} mm")
+        return 0
+
+    def _train_epoch(self, epoch: int) -> float | None:
+        """Train to the end of an epoch, from wherever in it the state is: seconds a step, or None after a signal."""
+        batch_size, begin = self.config.training.batch_size, time.monotonic()
+        first, end = int(self.state["step"]), (epoch + 1) * self.steps
+        pending = collections.deque()  # (step, record indices, loss): looked at a step late, when it has been computed
+        done = (first - epoch * self.steps) * batch_size
+        with self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {epoch}") as progress:
+            for step in range(first + 1, end + 1):
+                batch = next(self.batches)
+                indices = batch.pop("index")
+                self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.mesh))
+                pending.append((step, indices, loss))
+                if len(pending) > 1:
+                    self._check_loss(*pending.popleft())
+                progress.step(batch_size, pending[0][2])
+                if self.interruption.reached(step) and step < end:
+                    break
+            for entry in pending:
+                self._check_loss(*entry)
+        if step < end:
+            self._save(step, {"epoch": epoch}, avg_metric=None)
+            self.checkpoints.wait()
+            self.logger.print(f"Stopped by a signal at step {step}, all is saved; the same command goes on from there")
+            return None
+        return (time.monotonic() - begin) / (end - first) if end > first else 0.0
+
+    def _check_loss(self, step: int, indices: np.ndarray, loss: jax.Array) -> None:
+        value = float(loss)
+        if not np.isfinite(value):
+            names = ", ".join(self.train_set[int(i)].name for i in indices)
+            raise UserError(
+                f"the loss or its gradient is not finite ({value}) at step {step}; nothing was saved since step "
+                f"{self.checkpoints.latest_step() or 0}. Lower optimizer.learning_rate, or look at the records: {names}"
+            )
+        if step % LOG_EVERY == 0:
+            rate = float(self.trainer.learning_rate(step - 1))
+            self.logger.scalars(step, {"loss/step": value, "learning_rate": rate})
+
+    def _finish_epoch(self, epoch: int, seconds: float) -> None:
+        """Test, log and save what an epoch has learned."""
+        step, batch_size = (epoch + 1) * self.steps, self.config.training.batch_size
+        begin = time.monotonic()
+        results, samples = run_test(self.trainer, self.state, self.test_batches, samples=SAMPLES)
+        tested = time.monotonic() - begin
+        means = {name: float(value) / self.steps for name, value in self.state["sums"].items()}
+        rate = float(self.trainer.learning_rate(step - 1))
+        metrics = {name: results[name] for name in ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric")}
+        summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
+
+        self.state["sums"] = jax.device_put(self.trainer.zero_sums(), replicated(self.mesh))
+        begin = time.monotonic()
+        is_best = self._save(step, summary, avg_metric=results["avg_metric"])
+        saving = time.monotonic() - begin
+
+        self._log_epoch(step, summary, means, results, {
+            "images_per_second": batch_size / seconds if seconds else 0.0,
+            "test_images_per_second": len(self.test_set) / tested,
+            "save_seconds": saving,
+        })
+        self._draw(epoch, step, samples)
+        self.logger.print(
+            f"Epoch {epoch}: Train Loss = {means['loss']:.4f}, Test Loss = {results['test_loss']:.4f}, LR = {rate:.2e}\n"
+            f"  MPJPE: {results['mpjpe']:.3f} mm, PA-MPJPE: {results['pa_mpjpe']:.3f} mm, "
+            f"Avg Metric: {results['avg_metric']:.3f} mm"
+        )
+        if results["nonfinite"]:
+            self.logger.print(f"  {results['nonfinite']} predictions are not finite, which makes the metrics infinite")
+        if results["invalid"]:
+            self.logger.print(f"  {results['invalid']} test hands have no usable ground truth and are left out")
+        if is_best:
+            place = self.workdir / "checkpoints" / str(step)
+            self.logger.print(f"  ✓ Saved best model (avg_metric={results['avg_metric']:.3f} mm) to {place}")
+
+    def _save(self, step: int, meta: dict, avg_metric: float | None) -> bool:
+        meta = meta | {
+            "sums": {name: float(value) for name, value in self.state["sums"].items()},
+            "schedule_step": step,
+            "config": to_dict(self.config),
+        }
+        trees_of_state = {name: self.state[name] for name in ("params", "rest", "optimizer")}
+        return self.checkpoints.save(
+            step, **trees_of_state, data=self.batches.get_state(), meta=meta, avg_metric=avg_metric
+        )
+
+    def _log_epoch(self, step: int, summary: dict, means: dict, results: dict, speed: dict) -> None:
+        curves = {f"loss_train/{name}": value for name, value in means.items()}
+        curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}
+        curves |= {f"metric/{name}": results[name] for name in ("mpjpe", "pa_mpjpe", "avg_metric")}
+        curves |= {f"speed/{name}": value for name, value in speed.items()}
+        self.logger.scalars(step, curves)
+        counts = {name: results[name] for name in ("count", "nonfinite", "invalid")}
+        self.logger.epoch({"step": step} | summary | counts | speed)
+
+    def _draw(self, epoch: int, step: int, samples: dict) -> None:
+        if jax.process_index() == 0:
+            sheet = comparison_sheet(
+                samples["image"], samples["predicted_2d"], samples["keypoints_2d"], columns=2,
+                scale=max(1, 192 // self.config.data.image_size), valid=samples["joint_valid"],
+            )
+            self.logger.image(step, "samples", sheet)
+            write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
+
+    def _print_baselines(self) -> None:
+        train, train_valid = pipeline.labels(self.train_set, BASELINE_HANDS)
+        test, test_valid = pipeline.labels(self.test_set, BASELINE_HANDS)
+        mean_pose = baselines.mean_pose(train, test, train_valid, test_valid)
+        rigid_hand = baselines.rigid_hand(train, test, train_valid, test_valid)
+        self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {mean_pose:.3f} mm")
+        self.logger.print(f"Baseline (one rigid hand, aligned): PA-MPJPE = {rigid_hand:.3f} mm")

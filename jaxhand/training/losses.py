@@ -1,0 +1,56 @@
+"""The training loss: terms that are pure functions of predictions and batch, one number a sample each."""
+
+import jax.numpy as jnp
+
+from jaxhand.config import LossConfig
+
+
+def terms(predictions: dict, batch: dict) -> dict:
+    """Every term of the loss, unweighted.
+
+    Args:
+        predictions: what a model returns; `voted_3d`, `voted_2d` (a first guess) and `root_depth` are optional.
+        batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` (B,21), `has_depth` (B,), `image`.
+
+    Returns:
+        name → (B,), the names of `LossConfig`'s fields.
+    """
+    true_3d, valid = batch["keypoints_3d"], batch["joint_valid"]
+    half_side = batch["image"].shape[1] / 2
+    losses = _joint_terms(predictions["keypoints_3d"], predictions["keypoints_2d"], batch, half_side)
+    true_depth = masked_mean(true_3d[..., 2], valid)  # (B,)
+    depth = masked_mean(predictions["keypoints_3d"][..., 2], valid)
+    losses["distance"] = jnp.abs(depth - true_depth) / 100 * batch["has_depth"]
+    if "root_depth" in predictions:
+        losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(true_depth, 1.0)))
+    if "voted_3d" in predictions:
+        voted = _joint_terms(predictions["voted_3d"], predictions["voted_2d"], batch, half_side)
+        losses["voted"] = sum(voted.values())
+    return losses
+
+
+def total(losses: dict, weights: LossConfig) -> jnp.ndarray:
+    """The weighted sum (B,) of the terms."""
+    return sum(getattr(weights, name) * value for name, value in losses.items())
+
+
+def masked_mean(values, mask):
+    """Mean over the last axis of what the mask lets through; 0 where it lets nothing."""
+    return (values * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
+
+
+def _joint_terms(joints, pixels, batch, half_side) -> dict:
+    true_3d, valid = batch["keypoints_3d"], batch["joint_valid"]
+    from_wrist = (joints - joints[:, :1]) - (true_3d - true_3d[:, :1])  # (B, 21, 3)
+    depth, true_depth = joints[..., 2], true_3d[..., 2]
+    depth_error = (depth - masked_mean(depth, valid)[:, None]) - (true_depth - masked_mean(true_depth, valid)[:, None])
+    return {
+        "joints_3d": masked_mean(length(from_wrist), valid * valid[:, :1]) / 100,
+        "joints_2d": masked_mean(jnp.abs(pixels - batch["keypoints_2d"]).mean(-1), valid) / half_side,
+        "depth": masked_mean(jnp.abs(depth_error), valid) / 100,
+    }
+
+
+def length(vectors):
+    """Euclidean length over the last axis, with a gradient at 0."""
+    return jnp.sqrt((vectors**2).sum(-1) + 1e-12)

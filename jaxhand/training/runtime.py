@@ -1,0 +1,79 @@
+"""The process a command runs in: compilation cache, many hosts, and errors as one line and an exit code."""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from jaxhand.config import UserError
+
+TERMINATED = 143  # exit code after SIGTERM, which schedulers take as "run me again"
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for jaxhand."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, the smallest included, unless JAX_COMPILATION_CACHE_DIR says where."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Join the other processes of a run: by the flags, or as the scheduler (SLURM, Open MPI, …) says, or stay alone.
+
+    Raises:
+        UserError: only some of the three flags are given.
+    """
+    flags = (coordinator, num_processes, process_id)
+    if any(flag is not None for flag in flags):
+        if any(flag is None for flag in flags):
+            raise UserError("--coordinator, --num-processes and --process-id go together: give all three or none")
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        jax.distributed.initialize()
+
+
+class Interruption:
+    """Whether the run was asked to stop (SIGTERM, SIGUSR1); all processes of a run learn of it at the same step."""
+
+    def __init__(self):
+        self._asked = False
+        if jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, self._ask)
+
+    def _ask(self, number, frame):
+        self._asked = True
+
+    def reached(self, step: int) -> bool:
+        """To be called after every step by every process."""
+        return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+
+def run(main, *arguments) -> None:
+    """Call a command and leave with its exit code; a user's error becomes one line on stderr and exit code 2."""
+    try:
+        code = main(*arguments) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code and jax.process_count() > 1:
+        os._exit(code)  # an ordinary exit would wait minutes for processes that wait for this one
+    sys.exit(code)
