@@ -69,7 +69,7 @@ def test_resume_has_no_doubles_and_no_gaps(tmp_path, resume_step, last):
     assert [step for step, tag in read_raw(tmp_path) if tag == "loss/train"] == list(range(1, 51))
     assert [step for step, tag in read_raw(tmp_path) if tag == "samples"] == [10, 20, 30, 40, 50]
     assert [line["step"] for line in read_lines(tmp_path)] == [10, 20, 30, 40, 50]
-    assert [line["mpjpe"] for line in read_lines(tmp_path)] == [1.0 if step <= last else 2.0 for step in range(10, 51, 10)]
+    assert [line["mpjpe"] for line in read_lines(tmp_path)] == [value for step, value in wanted if step % 10 == 0]
 
 
 def test_resume_of_a_resume(tmp_path):
@@ -104,9 +104,9 @@ def test_cut_off_files_are_mended(tmp_path):
 
 def test_lines_are_valid_json(tmp_path):
     logger = Logger(tmp_path, is_main=True)
-    line = {"step": np.int64(3), "a": np.float32(0.5), "b": jnp.float32(2), "c": float("inf"), "d": {"e": [np.float32("nan")]}}
-    logger.epoch(line)
-    assert read_lines(tmp_path) == [{"step": 3, "a": 0.5, "b": 2.0, "c": None, "d": {"e": [None]}}]
+    logger.epoch({"step": np.int64(3), "a": np.float32(0.5), "b": jnp.float32(2)})
+    logger.epoch({"step": 4, "c": float("inf"), "d": {"e": [np.float32("nan")]}})
+    assert read_lines(tmp_path) == [{"step": 3, "a": 0.5, "b": 2.0}, {"step": 4, "c": None, "d": {"e": [None]}}]
     with pytest.raises(KeyError, match="step"):
         logger.epoch({"epoch": 0})
 

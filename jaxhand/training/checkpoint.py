@@ -4,9 +4,9 @@ A step's folder `checkpoints/<step>/` holds the items `params`, `rest`, `optimiz
 `meta` (JSON). Its manifest of checksums is part of the same atomic rename, so no committed step is without one.
 """
 
+import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -25,8 +25,9 @@ from jax.experimental import multihost_utils
 
 import jaxhand
 from jaxhand.config import Config, UserError, from_dict
+from jaxhand.training import manifest, trees
 
-_MANIFEST = "sha256.json"
+_TREES, _JSON = ("params", "rest", "optimizer"), ("data", "meta")  # items of a step
 _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
 
 
@@ -52,7 +53,7 @@ class Restored:
     @property
     def config(self) -> Config:
         """The experiment that wrote the checkpoint."""
-        return from_dict(self.meta.get("config", {}), source=f"config of checkpoint {self.step}")
+        return from_dict(self.meta["config"], source=f"config of checkpoint {self.step}")
 
 
 def warn(line: str) -> None:
@@ -107,8 +108,8 @@ class Checkpoints:
         avg_metric = None if avg_metric is None else float(avg_metric)
         meta = _plain({**meta, "step": int(step), "avg_metric": avg_metric, "versions": versions})
         self._metas[step] = meta  # before the save: Orbax asks there what to keep
-        trees = {"params": params, "rest": rest, "optimizer": optimizer}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if jax.tree.leaves(tree)}
+        named = {"params": params, "rest": rest, "optimizer": optimizer}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in named.items() if jax.tree.leaves(tree)}
         items |= {"data": ocp.args.JsonSave(_plain(data)), "meta": ocp.args.JsonSave(meta)}
         self._saving = step
         try:
@@ -188,9 +189,9 @@ class Checkpoints:
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """Orbax's question, after each save: which of `checkpoints`, in order of their steps, stay."""
         del context
-        best, latest = _best(self._metas), [info.step for info in checkpoints[-2:]]
-        every = self._every or math.inf
-        return [info.step == best or info.step in latest or info.step % every == 0 for info in checkpoints]
+        steps = [info.step for info in checkpoints]
+        stay = {_best(self._metas), *steps[-2:], *(step for step in steps if self._every and step % self._every == 0)}
+        return [step in stay for step in steps]
 
     def _open(self) -> None:
         self._manager = _manager(
@@ -204,8 +205,7 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         """Runs in the background on the first process: all files are written, the step is not yet renamed."""
         path = next(self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self._folder / str(self._saving))
-        hashes = {str(f.relative_to(path)): _sha256(f) for f in sorted(path.glob("*/**/*")) if f.is_file()}
-        (path / _MANIFEST).write_text(json.dumps(hashes))
+        manifest.write(path)
 
     def _failure(self, error: Exception) -> CheckpointError:
         """Clear away a save that failed, so that the next can succeed, and say what happened."""
@@ -254,10 +254,10 @@ def restore_best(
     """
     folder = Path(workdir).absolute() / "checkpoints"
     if not folder.parent.is_dir():
-        raise CheckpointError(f"no run folder at {folder.parent}; train one: python -m jaxhand.train --workdir {workdir}")
+        raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
     metas = _metas(folder)
     if not _steps(folder):
-        raise CheckpointError(f"no checkpoint in {folder}; train first: python -m jaxhand.train --workdir {workdir}")
+        raise CheckpointError(f"no checkpoint in {folder}; train: python -m jaxhand.train --workdir {workdir}")
     if _best(metas) is None:
         raise CheckpointError(f"no checkpoint in {folder} has a finite avg_metric, so none is the best; train further")
     damaged = {}
@@ -289,8 +289,7 @@ def _manager(folder: Path, **options) -> ocp.CheckpointManager:
             lightweight_initialize=True,  # a damaged file must not stop the opening
             **options,
         ),
-        item_handlers={name: tree() for name in ("params", "rest", "optimizer")}
-        | {name: to_json(filename=f"{name}.json") for name in ("data", "meta")},
+        item_handlers={name: tree() for name in _TREES} | {name: to_json(filename=f"{name}.json") for name in _JSON},
     )
 
 
@@ -307,108 +306,51 @@ def _restore(
     sharding: jax.sharding.Sharding | None = None,
 ) -> Restored:
     """Read a step into the shapes of `abstract`, or `params` and `rest` as they were saved where it is None."""
-    _verify(folder / str(step))
-    error, trees = None, {}
-    try:
-        meta = _read_json(folder / str(step) / "meta" / "meta.json")
-        saved = manager.item_metadata(step)
-        saved = {name: saved.get(name) for name in abstract or ("params", "rest")}
-        saved = {name: metadata.tree if metadata is not None else {} for name, metadata in saved.items()}
-    except Exception as exception:
-        error = exception
-    if not _agree(error is None):
-        raise _Damaged(_line(error) if error else "unreadable on another process")
-    targets = {name: jax.tree.map(lambda leaf: _stored(leaf, sharding), tree) for name, tree in (abstract or saved).items()}
-    for name, tree in targets.items():
-        _check_fit(folder / str(step), name, saved[name], tree)
+    path, names = folder / str(step), tuple(abstract or ("params", "rest"))
+    _verify(path, (*names, *_JSON))
+    with _as_damage():
+        meta = _read_json(path / "meta" / "meta.json")
+        metadata = manager.item_metadata(step)
+        unread = [name for name in names if metadata.get(name) is None and (path / name).is_dir()]
+        if unread:
+            raise ValueError(f"{unread[0]}/_METADATA is missing")
+        saved = {name: {} if metadata.get(name) is None else metadata[name].tree for name in names}  # {}: no arrays
+    targets = jax.tree.map(lambda leaf: trees.stored(leaf, sharding), abstract or saved)
+    for name in names:
+        if difference := trees.mismatch(name, saved[name], targets[name]):
+            raise CheckpointError(f"checkpoint {path} does not fit the model: {difference}")
     args = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items() if jax.tree.leaves(tree)}
+    with _as_damage():
+        restored = targets | dict(manager.restore(step, args=ocp.args.Composite(**args)).items())
+    return Restored(step=step, meta=meta, **(trees.int_keys(restored) if abstract is None else restored))
+
+
+@contextlib.contextmanager
+def _as_damage():
+    """Turn whatever Orbax raises over a step's files, here or on another process, into `_Damaged`."""
+    error = None
     try:
-        trees = targets | dict(manager.restore(step, args=ocp.args.Composite(**args)).items())
+        yield
     except Exception as exception:
         error = exception
     if not _agree(error is None):
-        raise _Damaged(_line(error) if error else "unreadable on another process")
-    if abstract is None:
-        trees = {name: _int_keys(tree) for name, tree in trees.items()}
-    return Restored(step=step, meta=meta, **trees)
+        raise _Damaged(_line(error) if error else "unreadable on another process") from error
 
 
-def _stored(leaf, sharding: jax.sharding.Sharding | None) -> jax.ShapeDtypeStruct:
-    """How Orbax stores a leaf; it turns random keys into numbers, and back when it restores them."""
-    place = sharding or leaf.sharding
-    if not isinstance(place, jax.sharding.Sharding):
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+def _verify(path: Path, items: tuple[str, ...] = _TREES + _JSON) -> None:
+    """Raise `_Damaged` where a file of a step's items is not what was written; the first process reads for all.
 
-
-def _check_fit(path: Path, name: str, saved, wanted) -> None:
-    """Raise for the first parameter whose name, shape or dtype is not the saved one: Orbax would cast, or not say which."""
-    saved, wanted = _leaves(saved), _leaves(wanted)
-    faults = []
-    for key in wanted | saved:
-        have, want = saved.get(key), wanted.get(key)
-        if have is None:
-            faults.append(f"{name}/{key}: not saved, model wants {_shape(want)}")
-        elif want is None:
-            faults.append(f"{name}/{key}: saved {_shape(have)}, model has none")
-        elif have.shape != want.shape:
-            faults.append(f"{name}/{key}: saved {_shape(have)}, model wants {_shape(want)}")
-        elif have.dtype != want.dtype:
-            faults.append(f"{name}/{key}: saved {np.dtype(have.dtype).name}, model wants {np.dtype(want.dtype).name}")
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise CheckpointError(f"checkpoint {path} does not fit the model: {faults[0]}{more}")
-
-
-def _leaves(tree) -> dict:
-    return {jax.tree_util.keystr(key, simple=True, separator="/"): leaf for key, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _shape(leaf) -> str:
-    return str(tuple(leaf.shape)).replace(" ", "")
-
-
-def _int_keys(tree):
-    """Keys that are numbers as int: Orbax writes the int keys of `nnx.List` as text."""
-    if not isinstance(tree, dict):
-        return tree
-    return {int(key) if key.isdecimal() else key: _int_keys(value) for key, value in tree.items()}
-
-
-def _verify(path: Path) -> None:
-    """Raise `_Damaged` where a file of a step is missing or is not what was written.
-
-    A step without a manifest, written by plain Orbax, is taken as it is. The first process reads for all.
+    A step without a manifest, written by plain Orbax, is taken as it is.
     """
     damage = None
     if jax.process_index() == 0:
         try:
-            damage = _damage(path)
-        except (OSError, ValueError) as error:
+            whole = (path / "_CHECKPOINT_METADATA").is_file()
+            damage = manifest.damage(path, items) if whole else "it is not a whole checkpoint"
+        except OSError as error:
             damage = _line(error)
     if not _agree(damage is None):
         raise _Damaged(damage or "found by the first process")
-
-
-def _damage(path: Path) -> str | None:
-    if not (path / "_CHECKPOINT_METADATA").is_file():
-        return "it is not a whole checkpoint"
-    if not (path / _MANIFEST).exists():
-        return None
-    for name, sha256 in _read_json(path / _MANIFEST).items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if _sha256(path / name) != sha256:
-            return f"{name} is not what was written"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _agree(ok: bool) -> bool:

@@ -1,0 +1,51 @@
+"""Saved trees of arrays against the trees a model wants: how leaves are stored, and where the two differ."""
+
+import jax
+import numpy as np
+
+
+def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtypeStruct:
+    """What a leaf with `shape` and `dtype` is on disk: itself, but a random key is its numbers.
+
+    It gets `sharding`, else its own, else this process's first device.
+    """
+    places = (sharding, getattr(leaf, "sharding", None), jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    place = next(place for place in places if isinstance(place, jax.sharding.Sharding))
+    leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def mismatch(name: str, saved, wanted) -> str | None:
+    """The first leaf of the tree `name` that differs in name, shape or dtype, in words; None where all fit."""
+    saved, wanted = _by_path(saved), _by_path(wanted)
+    faults = []
+    for path in wanted | saved:
+        have, want = saved.get(path), wanted.get(path)
+        if have is None:
+            faults.append(f"{name}/{path}: not saved, model wants {_shape(want)}")
+        elif want is None:
+            faults.append(f"{name}/{path}: saved {_shape(have)}, model has none")
+        elif tuple(have.shape) != tuple(want.shape):
+            faults.append(f"{name}/{path}: saved {_shape(have)}, model wants {_shape(want)}")
+        elif have.dtype != want.dtype:
+            faults.append(f"{name}/{path}: saved {np.dtype(have.dtype)}, model wants {np.dtype(want.dtype)}")
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return faults[0] + more if faults else None
+
+
+def int_keys(tree):
+    """The nested dicts with keys that are numbers as int, as `nnx.List` has them; on disk they are text."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(key) if key.isdecimal() else key: int_keys(value) for key, value in tree.items()}
+
+
+def _by_path(tree) -> dict:
+    flat = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _shape(leaf) -> str:
+    return str(tuple(leaf.shape)).replace(" ", "")
