@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import DEPTH_RANGE_MM, crop, uncrop
+from jaxhand.data.crop import crop, uncrop
 from jaxhand.data.record import Record
-from jaxhand.hand.camera import project
+from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 
 K = np.array([[310.0, 4.0, 118.0], [0.0, 295.0, 107.0], [0.0, 0.0, 1.0]])  # skewed, fx != fy, off the middle
 CHANGES = [
@@ -157,9 +157,10 @@ def test_uncrop_is_the_inverse():
     records = [make_record("right"), make_record("left")]
     samples = [crop(record, 64, 1.4, scale=1.1, shift=(0.1, 0.0)) for record in records]
     batch = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-    pixels, joints = uncrop(batch["keypoints_2d"], batch["keypoints_3d"], batch["K"], np.stack([K, K]), batch["is_right"])
+    names = ("keypoints_2d", "keypoints_3d", "K")
+    pixels, joints = uncrop(*(batch[name] for name in names), np.stack([K, K]), batch["is_right"])
     for i, record in enumerate(records):
         np.testing.assert_allclose(joints[i], record.keypoints_3d, rtol=1e-5)
         np.testing.assert_allclose(pixels[i], project(record.keypoints_3d, K), atol=5e-3)
-    one, _ = uncrop(samples[1]["keypoints_2d"], samples[1]["keypoints_3d"], samples[1]["K"], K, samples[1]["is_right"])
+    one, _ = uncrop(*(samples[1][name] for name in names), K, samples[1]["is_right"])
     np.testing.assert_allclose(one, pixels[1], atol=1e-9)
