@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import json
 import logging
-import math
 import shutil
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from jax.experimental import multihost_utils
 
 import jaxhand
 from jaxhand.config import Config, UserError, from_dict
-from jaxhand.training import manifest, trees
+from jaxhand.training import step_files, trees
 
 _TREES, _JSON = ("params", "rest", "optimizer"), ("data", "meta")  # items of a step
 _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
@@ -116,13 +115,13 @@ class Checkpoints:
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(**items),
-                metrics={"avg_metric": avg_metric} if _finite(meta) else None,
+                metrics={"avg_metric": avg_metric} if step_files.is_finite(meta) else None,
             )
         except Exception as error:
             raise self._failure(error) from error
         if not saved:
             raise self._failure(RuntimeError("Orbax declined the save"))
-        return _best(self._metas) == step
+        return step_files.best(self._metas) == step
 
     def latest_step(self) -> int | None:
         """The latest step that is saved or being saved."""
@@ -130,7 +129,7 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float, dict] | None:
         """(step, avg_metric in mm, meta) of the best step that is saved or being saved."""
-        step = _best(self._metas)
+        step = step_files.best(self._metas)
         return None if step is None else (step, self._metas[step]["avg_metric"], self._metas[step])
 
     def restore_latest(self, abstract: dict) -> Restored | None:
@@ -143,8 +142,8 @@ class Checkpoints:
             abstract: {"params", "rest", "optimizer"}: trees of `jax.ShapeDtypeStruct` with shardings.
 
         Raises:
-            CheckpointError: shape, dtype or name of a parameter differs from the saved one (it is named), or every
-                step is damaged.
+            CheckpointError: shape, dtype or name of a parameter differs from the saved one (it is named), or no
+                step can be read.
         """
         self.wait()
         damaged = {}  # step: what is wrong
@@ -156,16 +155,18 @@ class Checkpoints:
                 damaged[step] = damage
         else:
             if damaged:
-                raise _all_damaged(self._folder, damaged)
+                raise _none_readable(self._folder, damaged)
             return None
-        while (best := _best({s: m for s, m in self._metas.items() if s not in damaged})) not in (None, restored.step):
+        sound = {step: meta for step, meta in self._metas.items() if step not in damaged}
+        while (best := step_files.best(sound)) not in (None, restored.step):  # the best has to be sound as well
             try:
                 _verify(self._folder / str(best))
                 break
             except _Damaged as damage:
                 damaged[best] = damage
+                del sound[best]
         self._set_aside(damaged, restored.step)
-        data = _read_json(self._folder / str(restored.step) / "data" / "data.json")
+        data = step_files.read_json(self._folder / str(restored.step), "data")
         return dataclasses.replace(restored, data=data)
 
     def wait(self) -> None:
@@ -190,8 +191,8 @@ class Checkpoints:
         """Orbax's question, after each save: which of `checkpoints`, in order of their steps, stay."""
         del context
         steps = [info.step for info in checkpoints]
-        stay = {_best(self._metas), *steps[-2:], *(step for step in steps if self._every and step % self._every == 0)}
-        return [step in stay for step in steps]
+        stay = {step_files.best(self._metas), *steps[-2:]}
+        return [step in stay or (self._every > 0 and step % self._every == 0) for step in steps]
 
     def _open(self) -> None:
         self._manager = _manager(
@@ -200,20 +201,21 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        self._metas = _metas(self._folder)
+        self._metas = step_files.metas(self._folder)
 
     def _write_manifest(self) -> None:
         """Runs in the background on the first process: all files are written, the step is not yet renamed."""
         path = next(self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self._folder / str(self._saving))
-        manifest.write(path)
+        step_files.write_manifest(path)
 
     def _failure(self, error: Exception) -> CheckpointError:
         """Clear away a save that failed, so that the next can succeed, and say what happened."""
         if jax.process_index() == 0:
             for leftover in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        self._manager.close()
-        self._open()
+        if jax.process_count() == 1:  # several would wait here for each other, and they stop anyway
+            self._manager.close()
+            self._open()
         full = getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL.values())
         latest = self.latest_step()
         stays = "" if latest is None else f"; step {latest} is still there"
@@ -250,20 +252,20 @@ def restore_best(
         sharding: of every array; by default each is whole on this process's first device.
 
     Raises:
-        CheckpointError: no such folder, no checkpoint in it, none with a finite avg_metric, or all of them damaged.
+        CheckpointError: no such folder, no checkpoint in it, none with a finite avg_metric, or none that can be read.
     """
     folder = Path(workdir).absolute() / "checkpoints"
     if not folder.parent.is_dir():
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
-    metas = _metas(folder)
-    if not _steps(folder):
+    metas = step_files.metas(folder)
+    if not step_files.steps(folder):
         raise CheckpointError(f"no checkpoint in {folder}; train: python -m jaxhand.train --workdir {workdir}")
-    if _best(metas) is None:
+    if step_files.best(metas) is None:
         raise CheckpointError(f"no checkpoint in {folder} has a finite avg_metric, so none is the best; train further")
     damaged = {}
     manager = _manager(folder, read_only=True)
     try:
-        while (step := _best(metas)) is not None:
+        while (step := step_files.best(metas)) is not None:
             try:
                 restored = _restore(manager, folder, step, sharding=sharding)
             except _Damaged as damage:
@@ -275,7 +277,7 @@ def restore_best(
             return restored
     finally:
         manager.close()
-    raise _all_damaged(folder, damaged)
+    raise _none_readable(folder, damaged)
 
 
 def _manager(folder: Path, **options) -> ocp.CheckpointManager:
@@ -309,7 +311,7 @@ def _restore(
     path, names = folder / str(step), tuple(abstract or ("params", "rest"))
     _verify(path, (*names, *_JSON))
     with _as_damage():
-        meta = _read_json(path / "meta" / "meta.json")
+        meta = step_files.read_json(path, "meta")
         metadata = manager.item_metadata(step)
         unread = [name for name in names if metadata.get(name) is None and (path / name).is_dir()]
         if unread:
@@ -338,17 +340,8 @@ def _as_damage():
 
 
 def _verify(path: Path, items: tuple[str, ...] = _TREES + _JSON) -> None:
-    """Raise `_Damaged` where a file of a step's items is not what was written; the first process reads for all.
-
-    A step without a manifest, written by plain Orbax, is taken as it is.
-    """
-    damage = None
-    if jax.process_index() == 0:
-        try:
-            whole = (path / "_CHECKPOINT_METADATA").is_file()
-            damage = manifest.damage(path, items) if whole else "it is not a whole checkpoint"
-        except OSError as error:
-            damage = _line(error)
+    """Raise `_Damaged` where a file of a step's items is not what was written; the first process reads for all."""
+    damage = step_files.damage(path, items) if jax.process_index() == 0 else None
     if not _agree(damage is None):
         raise _Damaged(damage or "found by the first process")
 
@@ -358,42 +351,14 @@ def _agree(ok: bool) -> bool:
     return ok if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
-def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
-
-
-def _metas(folder: Path) -> dict[int, dict]:
-    """{step: meta} of the steps whose meta can be read."""
-    metas = {}
-    for step in _steps(folder):
-        try:
-            metas[step] = _read_json(folder / str(step) / "meta" / "meta.json")
-        except (OSError, ValueError):
-            continue  # damaged; said when it is restored
-    return metas
-
-
-def _best(metas: dict[int, dict]) -> int | None:
-    """The step of the lowest finite avg_metric, of equals the earliest."""
-    return min((step for step in metas if _finite(metas[step])), key=lambda s: (metas[s]["avg_metric"], s), default=None)
-
-
-def _finite(meta: dict) -> bool:
-    return meta.get("avg_metric") is not None and math.isfinite(meta["avg_metric"])
-
-
-def _all_damaged(folder: Path, damaged: dict[int, Exception]) -> CheckpointError:
+def _none_readable(folder: Path, damaged: dict[int, Exception]) -> CheckpointError:
     listed = ", ".join(f"{step}: {damage}" for step, damage in damaged.items())
-    return CheckpointError(f"every checkpoint in {folder} is damaged ({listed}); move the folder away to start anew")
+    return CheckpointError(f"no checkpoint in {folder} can be read ({listed}); move the folder away to start anew")
 
 
 def _plain(tree: dict) -> dict:
     """JSON's types only: numbers of NumPy and JAX become Python's, tuples lists."""
     return json.loads(json.dumps(tree, default=lambda value: value.tolist()))
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,79 @@
+"""The files of a checkpoint folder without Orbax: its steps, their JSON, the best of them, and checksums.
+
+Orbax has no checksum of its own: most flipped bytes restore as other weights, without a word.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+MANIFEST = "sha256.json"
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps in a checkpoint folder; those that are being written do not count."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
+
+
+def read_json(step_folder: Path, item: str) -> dict:
+    """A JSON item of a step, `data` or `meta`."""
+    return json.loads((step_folder / item / f"{item}.json").read_text())
+
+
+def metas(folder: Path) -> dict[int, dict]:
+    """{step: meta} of the steps whose meta can be read."""
+    found = {}
+    for step in steps(folder):
+        try:
+            found[step] = read_json(folder / str(step), "meta")
+        except (OSError, ValueError):
+            continue  # damaged, which is said when it is restored
+    return found
+
+
+def best(metas: dict[int, dict]) -> int | None:
+    """The step of the lowest finite avg_metric, of equals the earliest."""
+    ranked = [(meta["avg_metric"], step) for step, meta in metas.items() if is_finite(meta)]
+    return min(ranked)[1] if ranked else None
+
+
+def is_finite(meta: dict) -> bool:
+    """Whether a step was tested, with a finite result."""
+    return meta.get("avg_metric") is not None and math.isfinite(meta["avg_metric"])
+
+
+def write_manifest(step_folder: Path) -> None:
+    """Write `sha256.json`, {path: sum}, of the files of all items."""
+    files = sorted(path for path in step_folder.glob("*/**/*") if path.is_file())
+    sums = {str(path.relative_to(step_folder)): _sha256(path) for path in files}
+    (step_folder / MANIFEST).write_text(json.dumps(sums))
+
+
+def damage(step_folder: Path, items: Iterable[str]) -> str | None:
+    """What is wrong with the files of these items, in words; None where all are what was written.
+
+    A step without a manifest, written by plain Orbax, is taken as it is.
+    """
+    try:
+        if not (step_folder / "_CHECKPOINT_METADATA").is_file():
+            return "it is not a whole checkpoint"
+        if not (step_folder / MANIFEST).exists():
+            return None
+        sums = json.loads((step_folder / MANIFEST).read_text())
+        for name, sha256 in sums.items():
+            if Path(name).parts[0] in items and _sha256(step_folder / name) != sha256:
+                return f"{name} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(step_folder)} is missing"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except ValueError:
+        return f"{MANIFEST} is cut off"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
