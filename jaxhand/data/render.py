@@ -5,6 +5,7 @@ tiles with sets of like size are traced together, looping as often as the larges
 an empty tile costs nothing.
 """
 
+import functools
 import math
 import typing
 
@@ -33,16 +34,20 @@ class Pictures(typing.NamedTuple):
 
 
 def render(scene: Scene, size: int, *, cull: bool = True) -> Pictures:
-    """Take the pictures of scenes (leading axis B), `size` px square. `cull=False` tries every cone on every ray."""
-    skin = _trace_hand(scene, size, cull)
-    return jax.vmap(_compose, in_axes=(0, 0, None))(scene, skin, size)
+    """Take the pictures of scenes (leading axis B), `size` px square. `cull=False` tries every cone on every ray.
+
+    Best called outside of `jax.jit`: compiled as one, XLA fuses the steps and repeats earlier ones for every pixel.
+    """
+    return _compose(scene, _trace_hand(scene, size, cull), size)
 
 
-def intrinsics(window: jax.Array, size: int) -> jax.Array:
-    """The K (3, 3) of an image `size` px wide that shows `window` (3,): centre x, y and side at z = 1."""
-    focal = size / window[2]
-    row = lambda i: focal * np.eye(3, dtype=np.float32)[i] + (size / 2 - 0.5 - window[i] * focal) * np.float32([0, 0, 1])  # noqa: E731
-    return jnp.stack([row(0), row(1), np.float32([0, 0, 1])])
+def intrinsics(window, size: int) -> np.ndarray:
+    """The K (B, 3, 3) of images `size` px wide that show `window` (B, 3): centre x, y and side at z = 1."""
+    window = np.asarray(window)
+    K = np.tile(np.eye(3, dtype=np.float32), (len(window), 1, 1))
+    K[:, 0, 0] = K[:, 1, 1] = focal = size / window[:, 2]
+    K[:, :2, 2] = (size - 1) / 2 - window[:, :2] * focal[:, None]
+    return K
 
 
 # ---- the hand ----------------------------------------------------------------------------------------------------
@@ -116,6 +121,7 @@ def _tile_sets(scene: Scene, size: int, tiles: int) -> jax.Array:
     return jnp.sum(jnp.where(meets, np.uint32(1) << np.arange(body.NUM_CONES, dtype=np.uint32), np.uint32(0)), -1, dtype=jnp.uint32)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _trace_hand(scene: Scene, size: int, cull: bool) -> _Skin:
     batch, tiles = scene.window.shape[0], -(-size // TILE)
     table = jax.vmap(_cone_table)(scene).reshape(batch * _ROWS, -1)
@@ -271,8 +277,10 @@ def _distance(point, cone: _Cone):
 
 
 # ---- everything else ---------------------------------------------------------------------------------------------
-def _compose(scene: Scene, skin: _Skin, size: int):
-    """One scene's pictures from its traced hand."""
+@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.vmap, in_axes=(0, 0, None))
+def _compose(scene: Scene, skin: _Skin, size: int) -> Pictures:
+    """The scenes' pictures from their traced hands."""
     skin = _Skin(*(field[:size, :size] for field in skin))
     unit = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size - 0.5
     u, v = jnp.broadcast_to(unit[None, :], (size, size)), jnp.broadcast_to(unit[:, None], (size, size))

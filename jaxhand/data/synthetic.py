@@ -145,23 +145,24 @@ def _render_chunk(seed: int, first: int, size: int, view: str) -> dict[str, np.n
     """CHUNK scenes from `first` on, on the processor: the same pictures whatever else the machine has."""
     index = ((first + np.arange(CHUNK)) % 2**32).astype(np.uint32)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return jax.tree.map(np.asarray, _render(np.uint32(seed % 2**32), index, size, view))
+        scenes = _sample(np.uint32(seed % 2**32), index, view)
+        pictures = render.render(scenes, size)
+        chunk = {
+            "image": pictures.image,
+            "depth": pictures.sensor,
+            "K": render.intrinsics(scenes.window, size),
+            "keypoints_3d": scenes.joints,
+            "pose": scenes.pose,
+            "shape": scenes.shape,
+            "exact_depth": pictures.depth,
+            "mask": pictures.mask,
+        }
+        return jax.tree.map(np.asarray, chunk)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _render(seed, index, size: int, view: str):
-    scenes = jax.vmap(scene.sample_scene, in_axes=(None, 0, None))(seed, index, view)
-    pictures = render.render(scenes, size)
-    return {
-        "image": pictures.image,
-        "depth": pictures.sensor,
-        "K": jax.vmap(render.intrinsics, in_axes=(0, None))(scenes.window, size),
-        "keypoints_3d": scenes.joints,
-        "pose": scenes.pose,
-        "shape": scenes.shape,
-        "exact_depth": pictures.depth,
-        "mask": pictures.mask,
-    }
+@functools.partial(jax.jit, static_argnums=2)
+def _sample(seed, index, view: str) -> scene.Scene:
+    return jax.vmap(scene.sample_scene, in_axes=(None, 0, None))(seed, index, view)
 
 
 def _check(split: str, count: int, size: int, view: str) -> None:
