@@ -1,0 +1,5 @@
+"""From predictions to numbers and pictures."""
+
+from jaxhand.evaluation.evaluator import Evaluator
+
+__all__ = ["Evaluator"]

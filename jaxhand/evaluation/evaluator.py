@@ -1,0 +1,136 @@
+"""Scores predictions batch by batch, whoever made them."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.metrics.epoch import ERRORS, sample_errors
+
+_sample_errors = jax.jit(sample_errors, static_argnames=("root", "keypoints", "metrics"))
+
+
+class Evaluator:
+    """Accumulates root-relative errors over a test set; every sample counts once.
+
+    A prediction that is not finite makes the metrics infinite and is counted as `nonfinite`. A sample whose label is not
+    finite or has all its joints in one place is left out and counted as `invalid`.
+
+        evaluator = Evaluator(len(test_set))
+        for batch in batches:
+            evaluator(predict(batch), batch["keypoints_3d"], batch["valid"], batch["joint_valid"])
+        evaluator.log()
+
+    Args:
+        dataset_length: samples expected; more of them is an error.
+        keypoint_list: joints to score, after the root is subtracted; None scores all.
+        root_joint_idx: joint subtracted from prediction and label, the wrist.
+        metrics: names out of `jaxhand.metrics.epoch.ERRORS`.
+        save_predictions: keep the predictions for `get_predictions_dict`.
+
+    Raises:
+        UserError: a metric is unknown.
+    """
+
+    def __init__(
+        self,
+        dataset_length: int,
+        keypoint_list: Sequence[int] | None = None,
+        root_joint_idx: int = 0,
+        metrics: Sequence[str] = ("mpjpe", "pa_mpjpe"),
+        save_predictions: bool = False,
+    ):
+        unknown = [name for name in metrics if name not in ERRORS]
+        if unknown:
+            raise UserError(f"unknown metric {unknown[0]!r}, known are {', '.join(ERRORS)}")
+        self.dataset_length = dataset_length
+        self.keypoint_list = None if keypoint_list is None else tuple(int(joint) for joint in keypoint_list)
+        self.root_joint_idx = root_joint_idx
+        self.metrics = tuple(metrics)
+        self.save_predictions = save_predictions
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.counter = 0  # samples seen, with those left out
+        self._errors = {name: np.zeros(self.dataset_length) for name in self.metrics}  # mm
+        self._labelled = np.zeros(self.dataset_length, bool)
+        self._finite = np.zeros(self.dataset_length, bool)
+        self._predictions = []
+
+    def __call__(self, pred, gt, valid=None, joint_valid=None) -> None:
+        """Add a batch.
+
+        Args:
+            pred: (B, J, 3) joints, mm.
+            gt: (B, J, 3) joints, mm.
+            valid: (B,) 0 for rows that only fill the batch; None counts all.
+            joint_valid: (B, J) mask of the labelled joints; None takes all.
+
+        Raises:
+            UserError: there are more samples than `dataset_length`.
+            ValueError: the shapes differ or are not (B, J, 3).
+        """
+        errors, labelled, finite = jax.device_get(
+            _sample_errors(
+                pred,
+                gt,
+                joint_valid,
+                root=self.root_joint_idx,
+                keypoints=self.keypoint_list,
+                metrics=self.metrics,
+            )
+        )
+        rows = slice(None) if valid is None else np.asarray(valid) > 0
+        end = self.counter + len(labelled[rows])
+        if end > self.dataset_length:
+            raise UserError(
+                f"evaluator got {end} samples but was made for {self.dataset_length}: "
+                "call reset() before another pass, or mask the rows that fill the last batch with valid=0"
+            )
+        here = slice(self.counter, end)
+        for name, values in errors.items():
+            self._errors[name][here] = values[rows]
+        self._labelled[here], self._finite[here] = labelled[rows], finite[rows]
+        if self.save_predictions:
+            self._predictions.append(np.asarray(pred)[rows])
+        self.counter = end
+
+    def get_metrics_dict(self) -> dict[str, float]:
+        """Means over the samples counted, mm, infinite if there is none, and what was counted.
+
+        Keys: the metrics; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are asked for; `count` samples in the means,
+        `nonfinite` predictions among them, `invalid` labels left out.
+        """
+        labelled, finite = self._labelled[: self.counter], self._finite[: self.counter]
+        count = int(labelled.sum())
+        means = {
+            name: float(errors[: self.counter].sum() / count) if count else float("inf")
+            for name, errors in self._errors.items()
+        }
+        if {"mpjpe", "pa_mpjpe"} <= means.keys():
+            means["avg_metric"] = (means["mpjpe"] + means["pa_mpjpe"]) / 2
+        counts = {"count": count, "nonfinite": int((labelled & ~finite).sum()), "invalid": self.counter - count}
+        return means | counts
+
+    def get_predictions_dict(self) -> dict[str, np.ndarray]:
+        """`keypoints_3d` (counter, J, 3) mm: all predictions in the order they came.
+
+        Raises:
+            UserError: they were not kept, or none came yet.
+        """
+        if not self._predictions:
+            raise UserError("no predictions are kept: use Evaluator(..., save_predictions=True) and feed it a batch first")
+        return {"keypoints_3d": np.concatenate(self._predictions)}
+
+    def log(self) -> None:
+        """Print one line: the metrics, the number of samples, and what was wrong with them."""
+        values = self.get_metrics_dict()
+        parts = [f"{name}: {values[name]:.3f} mm" for name in values if name not in ("count", "nonfinite", "invalid")]
+        line = f"{', '.join(parts)} over {values['count']} of {self.dataset_length} samples"
+        if values["nonfinite"]:
+            line += f", {values['nonfinite']} predictions NOT FINITE"
+        if values["invalid"]:
+            line += f", {values['invalid']} invalid labels left out"
+        print(line)
