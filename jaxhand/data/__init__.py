@@ -20,7 +20,7 @@ def load(name: str, split: str, config: DataConfig, seed: int):
     if kind == "folder" and path:
         return folder.load(path, split, without_val=config.test_split == "val")
     if name == "synthetic":
-        from jaxhand.data import synthetic
+        from jaxhand.data import synthetic  # not above: it is also a command, and Python warns of one imported before
         return synthetic.load(
             split,
             config.train_samples if split == "train" else config.test_samples,

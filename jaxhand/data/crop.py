@@ -133,7 +133,7 @@ def _warp(image, A, size, zoom):
 def _around_hand(depth, size):
     """Depth (h, w) mm → the same in [-1, 1] around the hand, and the hand's distance in mm (0 where not measured).
 
-    The distance is the 25 % quantile of what is known in the crop's central half: the hand is the nearest large
+    The distance is the 20 % quantile of what is known in the crop's central half: the hand is the nearest large
     thing there, so neither holes nor the background move it much, and no label is asked.
     """
     if depth is not None:
@@ -141,7 +141,7 @@ def _around_hand(depth, size):
         middle = depth[edge : size - edge, edge : size - edge]
         known = middle[middle > 0]
         if known.size:
-            nearer = known.size // 4
+            nearer = known.size // 5
             center = np.partition(known, nearer)[nearer]
             around = np.clip((depth - center) * np.float32(1 / DEPTH_RANGE_MM), -1, 1)
             around[~(depth > 0)] = 1

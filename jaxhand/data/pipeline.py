@@ -60,6 +60,7 @@ class _TrainBatches:
 
     def __init__(self, source, config: Config, process_index: int, process_count: int):
         self.source, self.config = source, config
+        self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(len(source), config.training.batch_size)
         self.order = functools.lru_cache(maxsize=2)(self._order)
@@ -68,13 +69,13 @@ class _TrainBatches:
         return ENDLESS
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.config.seed, 0, epoch)).permutation(len(self.source))
+        return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
 
     def __getitem__(self, step: int) -> dict:
         data, batch_size = self.config.data, self.config.training.batch_size
         epoch, position = divmod(int(step), self.steps)
         index = self.order(epoch)[position * batch_size :][self.rows]
-        rng = np.random.default_rng((self.config.seed, 1, step))
+        rng = np.random.default_rng((self.seed, 1, step))
         changes = draw(rng, data.augment, batch_size)[self.rows]
         hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
         samples = [crop(self.source[int(i)], data.image_size, data.crop_scale, **c) for i, c in zip(index, changes)]
