@@ -100,7 +100,8 @@ def _front_view(draws) -> jax.Array:
     roll, pitch, yaw = draws.uniform(3, low=-1.0, high=1.0) * _FRONT_TURN
     palm = jnp.where(draws.uniform() < 0.5, np.float32(np.pi), 0.0)
     zero = jnp.zeros(())
-    return body.euler(roll, zero, pitch) @ _FINGERS_UP @ body.euler(zero, yaw + palm, zero)
+    turns = body.euler(jnp.stack([roll, zero]), jnp.stack([zero, yaw + palm]), jnp.stack([pitch, zero]))
+    return turns[0] @ _FINGERS_UP @ turns[1]
 
 
 def _any_view(draws) -> jax.Array:

@@ -30,14 +30,17 @@ LIMITS = np.deg2rad(
 # The mean hand, thumb to little. A base is where the first bone starts to turn: the thumb's carpal joint, the knuckles.
 _BASE = np.array([[-20, 20, -9], [-25, 88, 2], [-4, 91, 4.5], [15, 85, 2], [32, 75, -3]], np.float32)
 _CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # where the palm's long bones start
-_LENGTH = np.array([[46, 34, 29], [42, 26, 23], [47, 30, 25], [43, 28, 25], [34, 21, 21]], np.float32)
+_LENGTH = np.array([[0, 0, 0, 0, 0], [46, 42, 47, 43, 34], [34, 26, 30, 28, 21], [29, 23, 25, 25, 21]], np.float32)
 _RADIUS = np.array(  # at the base, the two joints and the tip
     [[13, 11.2, 10, 7.4], [9.8, 8.6, 7.6, 6.3], [10, 8.8, 7.8, 6.4], [9.4, 8.2, 7.2, 6], [8.4, 7.2, 6.3, 5.3]], np.float32
 )
-# (3, 5) offsets at the digits' three joints: the spread of straight fingers about z, and about y what makes flexed
-# fingers meet at the base of the thumb
-_SPREAD = np.deg2rad([[0, 6, 0.5, -5, -12], [0] * 5, [0] * 5]).astype(np.float32)
-_CONVERGE = np.deg2rad([[0, -4, 0, 6, 10], [0] * 5, [0] * 5]).astype(np.float32)
+# The digits turn at four levels: with the palm's arch, then at their three joints. (4, 5) each; 24 is an angle of zero.
+_TURN_X = np.array([[24, 24, 24, 22, 23], [0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
+_TURN_Y = np.array([[24] * 5, [2, 24, 24, 24, 24], [24] * 5, [24] * 5])
+_TURN_Z = np.array([[24] * 5, [1, 6, 10, 14, 18], [4, 24, 24, 24, 24], [24] * 5])
+# Of the straight fingers: how they spread about z, and about y what makes them meet at the thumb's base when flexed.
+_SPREAD = np.deg2rad([[0] * 5, [0, 6, 0.5, -5, -12], [0] * 5, [0] * 5]).astype(np.float32)
+_CONVERGE = np.deg2rad([[0] * 5, [0, -4, 0, 6, 10], [0] * 5, [0] * 5]).astype(np.float32)
 
 
 def _thumb_frame() -> np.ndarray:
@@ -49,10 +52,6 @@ def _thumb_frame() -> np.ndarray:
 
 
 _REST = np.stack([_thumb_frame(), *[np.eye(3)] * 4]).astype(np.float32)  # (5, 3, 3)
-# Which angle turns each of the five digits about x, y, z at its three joints; 24 stands for an angle of zero.
-_TURN_X = np.array([[0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
-_TURN_Y = np.array([[2, 24, 24, 24, 24], [24] * 5, [24] * 5])
-_TURN_Z = np.array([[1, 6, 10, 14, 18], [4, 24, 24, 24, 24], [24] * 5])
 
 
 class Hand(typing.NamedTuple):
@@ -83,26 +82,23 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
     """
     size = 1 + 0.07 * shape[0]
     scale = size * jnp.stack([1 + 0.05 * shape[1], 1 + 0.04 * shape[2], jnp.ones_like(size)])
-    length = _LENGTH * (size * (1 + 0.04 * shape[4]) * (1 + 0.03 * shape[5:10]))[:, None]  # (5, 3)
+    length = _LENGTH * (size * (1 + 0.04 * shape[4]) * (1 + 0.03 * shape[5:10]))  # (4, 5)
     carpals = _CARPAL * scale
     angles = jnp.append(pose, 0.0)
-    arch = -angles[np.array([24, 24, 24, 22, 23])]  # ring and little knuckle sink into the palm
-    knuckles = carpals + _turn_x(_BASE[1:] * scale - carpals, arch[1:])
-    base = jnp.concatenate([(_BASE[:1] * scale), knuckles])  # (5, 3)
+    sink = carpals + _turn_x(_BASE[1:] * scale - carpals, -angles[_TURN_X[0, 1:]])  # knuckles, as the palm arches
+    base = jnp.concatenate([_BASE[:1] * scale, sink])  # (5, 3)
 
-    def bend(carry, level):  # a loop and not three copies: XLA compiles it three times as fast
+    def bend(carry, level):  # a loop and not four copies: XLA compiles it much faster
         frame, joint = carry
         z, y, x, bone = level  # (5,) each
         frame = frame @ euler(z, y, -x)
-        tip = joint + frame[:, :, 1] * bone[:, None]
-        return (frame, tip), (frame, tip)
+        joint = joint + frame[:, :, 1] * bone[:, None]
+        return (frame, joint), (frame, joint)
 
-    turn_z, turn_y = angles[_TURN_Z] + _SPREAD, angles[_TURN_Y] + _CONVERGE  # (3, 5)
-    start = _REST @ euler(jnp.zeros(5), jnp.zeros(5), arch)
-    _, (frames, ends) = jax.lax.scan(bend, (start, base), (turn_z, turn_y, angles[_TURN_X], length.T))
-    joints = jnp.concatenate([base[None], ends]).swapaxes(0, 1).reshape(20, 3)
-    frames = frames.swapaxes(0, 1).reshape(15, 3, 3)
-    joints, frames = jnp.concatenate([jnp.zeros((1, 3)), joints]), jnp.concatenate([jnp.eye(3)[None], frames])
+    turns = angles[_TURN_Z] + _SPREAD, angles[_TURN_Y] + _CONVERGE, angles[_TURN_X]  # (4, 5) each
+    _, (frames, joints) = jax.lax.scan(bend, (jnp.asarray(_REST), base), (*turns, length))
+    joints = jnp.concatenate([jnp.zeros((1, 3)), joints.swapaxes(0, 1).reshape(20, 3)])
+    frames = jnp.concatenate([jnp.eye(3)[None], frames[1:].swapaxes(0, 1).reshape(15, 3, 3)])
     return Hand(joints, frames, carpals, scale, size * (1 + 0.08 * shape[3]))
 
 
@@ -197,8 +193,7 @@ _FIRST, _SECOND = _touching_pairs()
 
 def overlap(cones: Cones) -> jax.Array:
     """How far the digits stand in each other and in the palm: the deepest overlap of two balls in them, mm, () ≥ 0."""
-    center = cones.start + 0  # (27, 3)
-    center = center[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_AT[:, None]  # (60, 3)
+    center = cones.start[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_AT[:, None]  # (60, 3)
     radius = cones.start_radius[_BALL_CONE] * (1 - _BALL_AT) + cones.end_radius[_BALL_CONE] * _BALL_AT
     square = jnp.sum(center**2, -1)
     distance = jnp.sqrt(jnp.maximum(square[:, None] + square - 2 * jnp.matmul(center, center.T, precision="highest"), 1e-6))
