@@ -1,0 +1,86 @@
+"""The built-in hand: rigid bones, limits, a prior of plausible poses, and random numbers that depend on nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhand.hand import body
+from jaxhand.hand.skeleton import PARENTS
+
+
+@pytest.fixture(scope="module")
+def people():
+    """(pose, shape, hand, overlap) of 256 sampled hands."""
+
+    @jax.jit
+    @jax.vmap
+    def sample(index):
+        draws = body.Draws(7, index)
+        shape = body.sample_shape(draws)
+        pose = body.sample_pose(draws, shape)
+        hand = body.forward(pose, shape)
+        return pose, shape, hand, body.overlap(body.flesh(hand)), body.forward(jnp.zeros(24), shape).joints
+
+    return jax.tree.map(np.asarray, sample(jnp.arange(256, dtype=jnp.uint32)))
+
+
+def _bone_lengths(joints):
+    return np.linalg.norm(joints[:, 1:] - joints[:, PARENTS[1:]], axis=-1)
+
+
+def test_there_are_as_many_names_as_degrees_of_freedom():
+    assert len(body.DOF_NAMES) == len(set(body.DOF_NAMES)) == body.NUM_DOF == len(body.LIMITS) == 24
+    assert (body.LIMITS[:, 0] < body.LIMITS[:, 1]).all()
+    for name, preset in body.POSES.items():
+        assert ((body.LIMITS[:, 0] <= preset + 1e-6) & (preset <= body.LIMITS[:, 1] + 1e-6)).all(), name
+
+
+def test_finger_bones_keep_their_length_in_every_pose(people):
+    pose, shape, hand, _, straight = people
+    inner = (PARENTS[1:] != 0) | (np.arange(1, 21) == 1)  # the palm arches, so the way to a knuckle may change a little
+    np.testing.assert_allclose(_bone_lengths(hand.joints)[:, inner], _bone_lengths(straight)[:, inner], rtol=1e-4)
+    np.testing.assert_allclose(_bone_lengths(hand.joints), _bone_lengths(straight), rtol=0.1)
+
+
+def test_frames_are_rotations_that_point_along_their_bones(people):
+    hand = people[2]
+    identity = hand.frames @ hand.frames.swapaxes(-1, -2)
+    np.testing.assert_allclose(identity, np.broadcast_to(np.eye(3), identity.shape), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.det(hand.frames), 1, atol=1e-5)
+    tip = hand.joints[:, 8] - hand.joints[:, 7]  # the last bone of the index
+    np.testing.assert_allclose(hand.frames[:, 6, :, 1], tip / np.linalg.norm(tip, axis=-1, keepdims=True), atol=1e-4)
+
+
+def test_sampled_poses_are_within_limits_varied_and_seldom_cross(people):
+    pose, shape, _, overlap, _ = people
+    assert (pose >= body.LIMITS[:, 0]).all() and (pose <= body.LIMITS[:, 1]).all()
+    assert np.abs(shape).max() <= 2
+    curl = pose[:, [7, 11, 15, 19]] + pose[:, [8, 12, 16, 20]]  # two flexions of the four fingers
+    assert (curl < np.deg2rad(40)).mean() > 0.2 and (curl > np.deg2rad(130)).mean() > 0.2  # open and closed ones
+    assert (overlap > 3).mean() < 0.03 and overlap.max() < 12
+
+
+def test_hands_have_a_grown_persons_size(people):
+    straight = people[4]
+    length = np.linalg.norm(straight[:, 12] - straight[:, 0], axis=-1)  # wrist to the tip of the middle finger
+    assert 170 < length.mean() < 210 and 8 < length.std() < 25
+
+
+def test_draws_depend_on_seed_and_index_alone():
+    first = body.Draws(3, 5).uniform(100)
+    np.testing.assert_array_equal(first, body.Draws(3, 5).uniform(100))
+    for other in (body.Draws(4, 5), body.Draws(3, 6), body.Draws(5, 3)):
+        assert (np.asarray(other.uniform(100)) != np.asarray(first)).all()
+    draws = body.Draws(3, 5)
+    assert np.asarray(draws.uniform(4)).tolist() == np.asarray(first[:4]).tolist()  # a stream, however it is cut
+    assert np.asarray(draws.uniform(2, 3)).reshape(-1).tolist() == np.asarray(first[4:10]).tolist()
+
+
+def test_draws_are_uniform_and_normal():
+    uniform = np.asarray(body.Draws(0, 0).uniform(20000))
+    assert 0 < uniform.min() and uniform.max() < 1
+    np.testing.assert_allclose(np.histogram(uniform, 10, (0, 1))[0] / 2000, 1, atol=0.12)
+    normal = np.asarray(jax.vmap(lambda i: body.Draws(1, i).normal(20))(jnp.arange(1000, dtype=jnp.uint32)))
+    assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03
+    assert np.abs(np.corrcoef(normal.T) - np.eye(20)).max() < 0.15
