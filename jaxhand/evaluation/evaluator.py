@@ -14,8 +14,8 @@ _sample_errors = jax.jit(sample_errors, static_argnames=("root", "keypoints", "m
 class Evaluator:
     """Accumulates root-relative errors over a test set; every sample counts once.
 
-    A prediction that is not finite makes the metrics infinite and is counted as `nonfinite`. A sample whose label is not
-    finite or has all its joints in one place is left out and counted as `invalid`.
+    A prediction that is not finite makes the metrics infinite and is counted as `nonfinite`. A sample whose label is
+    not finite or has all its joints in one place is left out and counted as `invalid`.
 
         evaluator = Evaluator(len(test_set))
         for batch in batches:
@@ -121,7 +121,7 @@ class Evaluator:
             UserError: they were not kept, or none came yet.
         """
         if not self._predictions:
-            raise UserError("no predictions are kept: use Evaluator(..., save_predictions=True) and feed it a batch first")
+            raise UserError("no predictions were kept: use Evaluator(..., save_predictions=True) and call it on a batch")
         return {"keypoints_3d": np.concatenate(self._predictions)}
 
     def log(self) -> None:

@@ -29,7 +29,7 @@ def mpjpe(pred, gt, *, root: int | None = None, valid=None):
 
 @partial(jax.jit, static_argnames="reflection")
 def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
-    """Mean per-joint position error after `procrustes_align`: Procrustes-aligned, in some papers "reconstruction error".
+    """Mean per-joint position error after `procrustes_align`; some papers call it reconstruction error.
 
     Args:
         pred: (..., N, 3) joints, mm.

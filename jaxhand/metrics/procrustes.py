@@ -73,9 +73,9 @@ def nearest_rotation(matrix, reflection: bool = False):
     """The R of `argmax tr(R^T M)` with det R = +1, or with any sign of the determinant, for (3, 3, ...) matrices M.
 
     One-sided Jacobi turns M into columns b = sigma u with right vectors v. `sigma_1 b_k + b_i x b_j` then points along
-    the wanted u_k for each k: its length is sigma_1 sigma_k + det(UV) sigma_i sigma_j, positive for the two larger
-    singular values and of the determinant's sign for the smallest. So flat, straight and mirrored hands need no sort, no
-    sign test and no branch. The sweeps are a loop because XLA:CPU compiles them for minutes when they are unrolled.
+    the wanted u_k for each k: its coefficient sigma_1 sigma_k + det(UV) sigma_i sigma_j is positive for the two larger
+    singular values and has the determinant's sign for the smallest. So flat, straight and mirrored hands need no sort,
+    no sign test and no branch. The sweeps are a loop because XLA:CPU compiles them for minutes when they are unrolled.
     """
     eps, tiny = jnp.finfo(matrix.dtype).eps, jnp.finfo(matrix.dtype).tiny
     batch = (1,) * (matrix.ndim - 2)
@@ -108,7 +108,7 @@ def nearest_rotation(matrix, reflection: bool = False):
 
 
 def _centre(points, valid):
-    """Points about the centroid of the valid ones, and that centroid; the second pass mends the rounding of the first."""
+    """Points about the centroid of the valid ones, and that centroid; a second pass mends the rounding of the first."""
     keep = None if valid is None else (valid > 0)[..., None]
     first = points.mean(-2, keepdims=True, where=keep)
     second = (points - first).mean(-2, keepdims=True, where=keep)

@@ -1,0 +1,157 @@
+"""The house: who may import whom, and what every file of the package keeps to."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "jaxhand"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LEVELS = {  # a room imports from rooms of a lower level only; every other module at the top is a command
+    "training": 3,
+    "evaluation": 3,
+    "interop": 3,
+    "models": 2,
+    "data": 2,
+    "metrics": 1,
+    "hand": 1,
+    "config": 0,
+    "": 0,  # jaxhand/__init__.py
+}
+COMMAND = 4
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def forbidden(importer: str, imported: str) -> bool:
+    """Whether module `importer` may not import module `imported`, both such as "jaxhand.metrics.pose"."""
+    left, right = room(importer), room(imported)
+    return left != right and LEVELS.get(right, COMMAND) >= LEVELS.get(left, COMMAND) and right != ""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.Module, package: str) -> set[str]:
+    """All modules that a file imports anywhere in it; `package` is what its relative imports start from."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(filter(None, [*package.split(".")[: len(package.split(".")) - node.level + 1], base]))
+            names |= {f"{base}.{alias.name}" for alias in node.names} if base == "jaxhand" else {base}
+    return names
+
+
+def run_at_import(body: list[ast.stmt]):
+    """The statements that an import executes: no function bodies, nothing under `if __name__ == "__main__"`."""
+    for statement in body:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from (ast.Expr(value) for value in statement.args.defaults + statement.args.kw_defaults if value)
+        elif isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):
+            yield from run_at_import(statement.orelse)
+        elif isinstance(statement, (ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try)):
+            for field in ("body", "orelse", "finalbody"):
+                yield from run_at_import(getattr(statement, field, []))
+            for handler in getattr(statement, "handlers", []):
+                yield from run_at_import(handler.body)
+        else:
+            yield statement
+
+
+def side_effects(tree: ast.Module) -> list[str]:
+    """What an import would change beyond the module itself, or compute on a device."""
+    found = []
+    for statement in run_at_import(tree.body):
+        text = ast.unparse(statement)
+        calls = [ast.unparse(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)]
+        targets = [ast.unparse(target) for target in getattr(statement, "targets", [])]
+        if (
+            any(target.startswith(("os.environ", "jax.config")) for target in targets)
+            or any(call.startswith(("jax.config.", "jax.random.", "jax.device", "jnp.")) for call in calls)
+            or any(call.startswith(("os.environ.set", "os.environ.up", "os.putenv", "warnings.")) for call in calls)
+        ):
+            found.append(text)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "bad"),
+    [
+        ("jaxhand.train", "jaxhand.training.loop", False),
+        ("jaxhand.training.loop", "jaxhand.metrics", False),
+        ("jaxhand.data.crop", "jaxhand.data.record", False),
+        ("jaxhand.data.crop", "jaxhand.hand.camera", False),
+        ("jaxhand.hand.body", "jaxhand.config", False),
+        ("jaxhand.training.checkpoint", "jaxhand.__version__", False),
+        ("jaxhand.training.loop", "jaxhand.train", True),
+        ("jaxhand.training.loop", "jaxhand.evaluation.evaluator", True),
+        ("jaxhand.evaluation.report", "jaxhand.interop", True),
+        ("jaxhand.models.dense", "jaxhand.data.record", True),
+        ("jaxhand.metrics.pose", "jaxhand.hand.skeleton", True),
+        ("jaxhand.config", "jaxhand.hand.skeleton", True),
+        ("jaxhand.train", "jaxhand.evaluate", True),
+    ],
+)
+def test_the_rule_of_the_house(importer, imported, bad):
+    imported = imported.removesuffix(".__version__")
+    assert forbidden(importer, imported) == bad
+
+
+def test_imports_and_side_effects_are_seen():
+    source = "from . import pose\nfrom ..hand import draw\nfrom jaxhand import config\ndef f(): import orbax.checkpoint"
+    assert imports(ast.parse(source), "jaxhand.metrics") == {
+        "jaxhand.metrics",
+        "jaxhand.hand",
+        "jaxhand.config",
+        "orbax.checkpoint",
+    }
+    bad = ["os.environ['A'] = '1'", "jax.config.update('a', 1)", "try:\n    X = jnp.eye(3)\nexcept OSError: pass"]
+    bad += ["def f(x=jnp.zeros(3)): pass", "class A:\n    x = jnp.ones(2)", "os.environ.setdefault('A', '1')"]
+    assert all(side_effects(ast.parse(source)) for source in bad)
+    good = "X = np.eye(3)\nf = jax.jit(g)\n@partial(jax.jit, static_argnames='a')\ndef h(): os.environ['A'] = '1'\n"
+    assert not side_effects(ast.parse(good + "if __name__ == '__main__':\n    jax.config.update('a', 1)\n"))
+
+
+@each_file
+def test_rooms_import_only_rightwards(path):
+    name = module_name(path)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    ours = {target for target in imports(ast.parse(path.read_text()), package) if target.split(".")[0] == "jaxhand"}
+    assert [target for target in sorted(ours) if forbidden(name, target)] == []
+
+
+@each_file
+def test_only_checkpoint_knows_orbax(path):
+    names = imports(ast.parse(path.read_text()), module_name(path))
+    knows = any(name.split(".")[0] == "orbax" for name in names)
+    assert not knows or path.relative_to(PACKAGE) == Path("training/checkpoint.py")
+
+
+@each_file
+def test_import_has_no_side_effects(path):
+    assert side_effects(ast.parse(path.read_text())) == []
+
+
+@each_file
+def test_public_functions_have_docstrings(path):
+    tree = ast.parse(path.read_text())
+    bare = ["the module"] if tree.body and not ast.get_docstring(tree) else []
+    public = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]
+    for function in (node for owner in public for node in owner.body if isinstance(node, ast.FunctionDef)):
+        if function.name[0] != "_" and not ast.get_docstring(function):
+            bare.append(function.name)
+    assert bare == []
+
+
+@each_file
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 400
