@@ -39,7 +39,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
             file.write(_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header)
             for array in arrays.values():
                 file.write(bytes(-file.tell() % _ALIGN))
-                file.write(memoryview(array).cast("B"))
+                file.write(array)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -82,4 +82,4 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def _checksums(arrays) -> list[int]:
     """The CRC-32 of every array's bytes, side by side: zlib lets other threads run."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda array: zlib.crc32(memoryview(array).cast("B")), arrays))
+        return list(pool.map(zlib.crc32, arrays))

@@ -96,7 +96,7 @@ def load(
     arrays = None
     try:
         arrays = cache_file.read(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, cache_file.DamagedError) as error:
         say(f"cannot use cached hands {file}: {error}; rendering them again")
