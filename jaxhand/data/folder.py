@@ -78,6 +78,20 @@ class FolderSet:
         return record
 
 
+def read_image(path: str | Path) -> np.ndarray:
+    """A photograph as RGB (H, W, 3) uint8, whatever it was: grey, with alpha, 16 bits, turned by EXIF.
+
+    Raises:
+        UserError: there is no such file, or it is not a whole image.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"image {path} does not exist")
+    image = _decode(path, cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(f"image {path} is not an image or is cut off")
+    return image
+
+
 class _Entry:
     """One checked line. Errors raised while it is made do not name the line, `load` puts that in front."""
 
@@ -108,9 +122,10 @@ class _Entry:
 
     def read(self) -> Record:
         """Decode the image, as RGB whatever it was, and the depth."""
-        image = _decode(self.image, cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise UserError(f"{self.where}: image {self.image} is not an image or is cut off")
+        try:
+            image = read_image(self.image)
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from None
         height, width = image.shape[:2]
         depth = None
         if self.depth is not None:
@@ -126,7 +141,7 @@ class _Entry:
         return Record(image=image, depth=depth, **self.labels)
 
 
-def _decode(path: str, flags: int):
+def _decode(path: str | Path, flags: int):
     """The decoded image, or None. OpenCV drops alpha, spreads grey, turns by EXIF and brings 16 bits to 8."""
     try:
         content = np.fromfile(path, np.uint8)

@@ -23,3 +23,25 @@ class Record:
     mano_pose: np.ndarray | None = None  # (48,) axis-angle
     mano_shape: np.ndarray | None = None  # (10,)
     name: str = ""
+
+
+class WithoutDepth:
+    """A source whose depth is hidden."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return dataclasses.replace(self._source[index], depth=None)
+
+
+def labels(source, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of at most `most` records, evenly spread over a source, left hands mirrored: (N,21,3) mm, (N,21) valid."""
+    indices = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
+    records = [source[int(i)] for i in indices]
+    mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records])  # (N, 3)
+    joints = np.stack([record.keypoints_3d for record in records]).astype(np.float32) * mirror[:, None]
+    return joints, np.stack([record.joint_valid for record in records]).astype(np.float32)

@@ -5,21 +5,20 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxhand import data
 from jaxhand.config import Config, UserError, to_dict
-from jaxhand.data import pipeline
+from jaxhand.data import pipeline, record
 from jaxhand.hand.draw import comparison_sheet, write_png
 from jaxhand.metrics import baselines
 from jaxhand.training import folder, trees
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.logger import Logger
 from jaxhand.training.runtime import TERMINATED, Interruption
-from jaxhand.training.sharding import check_batch_size, local_rows, make_mesh, replicated, to_global
+from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
-from jaxhand.training.testing import run_test
+from jaxhand.training.testing import batches_of, run_test
 
 LOG_EVERY = 20  # steps between two points of the training curve
 BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
@@ -54,11 +53,12 @@ class Run:
         self.train_set = data.load(config.data.train, "train", config.data, config.seed)
         self.test_set = data.load(config.data.test, config.data.test_split, config.data, config.seed)
         self.steps = pipeline.steps_per_epoch(len(self.train_set), config.training.batch_size)
-        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        self.batches = pipeline.train_iterator(self.train_set, config, **processes)
-        self.test_batches = pipeline.test_batches(self.test_set, config, config.training.batch_size, **processes)
+        self.batches = pipeline.train_iterator(
+            self.train_set, config, process_index=jax.process_index(), process_count=jax.process_count()
+        )
         self.mesh = make_mesh()
         self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)
+        self.test_batches = batches_of(self.test_set, self.trainer)
         self.checkpoints = Checkpoints(workdir, keep_every_steps=self.steps * config.training.save_freq)
         self.state, resumed_step = self._start()
         self.logger = Logger(workdir, is_main=jax.process_index() == 0, resume_step=resumed_step)
@@ -146,7 +146,9 @@ class Run:
         """Test, log and save what an epoch has learned."""
         step, batch_size = (epoch + 1) * self.steps, self.config.training.batch_size
         begin = time.monotonic()
-        results, samples = run_test(self.trainer, self.state, self.test_batches, samples=SAMPLES)
+        results, samples = run_test(
+            self.trainer, self.state["params"], self.state["rest"], self.test_batches, samples=SAMPLES
+        )
         tested = time.monotonic() - begin
         means = {name: float(value) / self.steps for name, value in self.state["sums"].items()}
         rate = float(self.trainer.learning_rate(step - 1))
@@ -207,8 +209,8 @@ class Run:
             write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
 
     def _print_baselines(self) -> None:
-        train, train_valid = pipeline.labels(self.train_set, BASELINE_HANDS)
-        test, test_valid = pipeline.labels(self.test_set, BASELINE_HANDS)
+        train, train_valid = record.labels(self.train_set, BASELINE_HANDS)
+        test, test_valid = record.labels(self.test_set, BASELINE_HANDS)
         mean_pose = baselines.mean_pose(train, test, train_valid, test_valid)
         rigid_hand = baselines.rigid_hand(train, test, train_valid, test_valid)
         self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {mean_pose:.3f} mm")

@@ -1,15 +1,43 @@
-"""The test of an epoch: a whole set through the test step on all devices, every sample exactly once."""
+"""A whole set through the test step on all devices, every sample exactly once: in training and after it."""
+
+import math
 
 import jax
-import numpy as np
 
+from jaxhand.config import UserError
+from jaxhand.data import pipeline
 from jaxhand.metrics import epoch_means
-from jaxhand.training.sharding import local_rows, to_global
+from jaxhand.training import trees
+from jaxhand.training.checkpoint import Restored, restore_best
+from jaxhand.training.sharding import local_rows, make_mesh, replicated, to_global
 from jaxhand.training.step import Tester
 
 
-def run_test(tester: Tester, state: dict, batches, *, samples: int = 0, collect=None) -> tuple[dict, dict]:
-    """Test `params` and `rest` of a state on host batches (`data.pipeline.test_batches`).
+def load_best(workdir) -> tuple[Tester, Restored]:
+    """The best parameters of a run on all devices, and the compiled test step of their model; no optimizer is built.
+
+    Raises:
+        UserError: the folder holds no run, or its parameters do not fit the model of its config.
+    """
+    mesh = make_mesh()
+    restored = restore_best(workdir, sharding=replicated(mesh))
+    tester = Tester(restored.config, mesh)
+    difference = trees.mismatch("params", restored.params, tester.abstract_model()["params"])
+    if difference:
+        raise UserError(f"the best checkpoint of {workdir} does not fit its model: {difference}")
+    return tester, restored
+
+
+def batches_of(source, tester: Tester):
+    """A source as this process's test batches, of a size that all devices can share."""
+    config, devices = tester.config, jax.device_count()
+    size = -(-config.training.batch_size // devices) * devices
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return pipeline.test_batches(source, config, size, **processes)
+
+
+def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int = 0, collect=None) -> tuple[dict, dict]:
+    """Test parameters on host batches (`batches_of`).
 
     Args:
         samples: how many images of the first batch to return with their joints.
@@ -19,18 +47,18 @@ def run_test(tester: Tester, state: dict, batches, *, samples: int = 0, collect=
         `test_loss`, `losses` (every term), `mpjpe`, `pa_mpjpe`, `avg_metric` in mm, `count`, `nonfinite`, `invalid`;
         and `image`, `keypoints_2d`, `joint_valid`, `predicted_2d` of the samples.
     """
-    sums, shown = None, {}
+    sums, shown = [], {}
     for batch in batches:
         on_device = to_global({key: value for key, value in batch.items() if key != "index"}, tester.mesh)
-        of_batch, predictions = tester.test_step(state["params"], state["rest"], on_device)
-        sums = of_batch if sums is None else jax.tree.map(lambda a, b: a + b, sums, of_batch)
+        of_batch, predictions = tester.test_step(params, rest, on_device)
+        sums.append(of_batch)
         if samples and not shown:
             few = slice(min(samples, int(batch["valid"].sum())))
             shown = {key: batch[key][few] for key in ("image", "keypoints_2d", "joint_valid")}
             shown["predicted_2d"] = local_rows(predictions["keypoints_2d"])[few]
         if collect is not None:
             collect(batch, {key: local_rows(value) for key, value in predictions.items()})
-    sums = jax.tree.map(float, sums)
+    sums = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
     names = [name for name in sums if name in ("loss", *vars(tester.config.loss))]
     losses = {name: sums[name] / max(sums["rows"], 1) for name in names}
     counts = {name: int(sums[name]) for name in ("count", "nonfinite", "invalid")}
