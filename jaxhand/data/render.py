@@ -21,7 +21,7 @@ BLEND_MM = 2.6  # width of the smooth minimum that joins the cones
 SHADE_MM = 7.0  # how far over the skin other flesh darkens it
 _MARGIN_MM = 9.0  # around a cone, where it still blends or darkens
 _FAR_MM = 1e5
-_ROWS = 32  # of the table of cones: the 27, then rows that are never met
+_ROWS = 32  # of the table of cones: the 28, then rows that are never met
 
 
 class Pictures(typing.NamedTuple):
@@ -84,13 +84,13 @@ def _cone_table(scene: Scene) -> jax.Array:
     """(_ROWS, columns) of one scene; the columns are the fields of `_Cone`."""
     a, b, ra, rb = scene.cones
     e = b - a
-    frame = scene.frames[body.BONE_OF_CONE]  # (27, 3, 3)
+    frame = scene.frames[body.BONE_OF_CONE]  # (28, 3, 3)
     dot = lambda u, v: jnp.sum(u * v, -1, keepdims=True)  # noqa: E731
     level = np.where(body.IS_DIGIT, np.arange(body.NUM_CONES) % 3, 0)
     marks = np.stack([body.IS_TIP, level > 0, body.IS_FOREARM, body.IS_TIP], 1).astype(np.float32)
     columns = [a, e, ra[:, None], (rb - ra)[:, None], dot(e, e), dot(e, a), dot(a, a), dot(b, b)]
     columns += [frame[:, :, 0], frame[:, :, 1], frame[:, :, 2], marks]
-    table = jnp.concatenate(columns, 1)  # (27, 25)
+    table = jnp.concatenate(columns, 1)  # (28, 25)
     never = np.zeros(table.shape[1], np.float32)
     never[[2, 5, 6]], never[8], never[10:12] = (_FAR_MM, 1, 1e-3), 1, _FAR_MM**2  # a grain far behind everything
     return jnp.concatenate([table, jnp.tile(never, (_ROWS - body.NUM_CONES, 1))])
@@ -107,13 +107,13 @@ def _read_cone(row: jax.Array) -> _Cone:
 def _tile_sets(scene: Scene, size: int, tiles: int) -> jax.Array:
     """(tiles * tiles,) uint32 of one scene: bit c is set where cone c, its margin included, may meet the tile's rays."""
     a, b, ra, rb = scene.cones
-    start, end = a[:, :2] / a[:, 2:], b[:, :2] / b[:, 2:]  # (27, 2) at z = 1
+    start, end = a[:, :2] / a[:, 2:], b[:, :2] / b[:, 2:]  # (28, 2) at z = 1
     # A ball of radius r at depth z covers a disc of r / z, up to a tenth more towards the image's corners.
     radius = 1.1 * jnp.maximum((ra + _MARGIN_MM) / a[:, 2], (rb + _MARGIN_MM) / b[:, 2])
     along = end - start
     x, y, side = scene.window
     center = ((np.arange(tiles, dtype=np.float32) + 0.5) * TILE / size - 0.5) * side
-    dx = (x + jnp.tile(center, tiles))[:, None] - start[:, 0]  # (tiles², 27)
+    dx = (x + jnp.tile(center, tiles))[:, None] - start[:, 0]  # (tiles², 28)
     dy = (y + jnp.repeat(center, tiles))[:, None] - start[:, 1]
     at = jnp.clip((dx * along[:, 0] + dy * along[:, 1]) / (jnp.sum(along**2, -1) + 1e-9), 0, 1)
     square = (dx - at * along[:, 0]) ** 2 + (dy - at * along[:, 1]) ** 2
@@ -233,7 +233,7 @@ def _shade(ray, over_cones, look):
     sky = 0.75 - 0.25 * normal[1]  # more light comes from above
     shade = ambient * open_sky * sky + (1 - ambient) * 1.6 * diffuse * (0.4 + 0.6 * open_sky)
     shade = shade * (1 - 0.25 * rim**3) * jnp.where(is_sleeve, 1.0, 1 - 0.35 * jnp.clip(crease, 0, 1))
-    mottled = 1 + 0.05 * wave(0.056 * point[0] + 0.09 * point[1]) * wave(0.07 * point[1] - 0.056 * point[2])
+    mottled = 1 + 0.025 * wave(0.056 * point[0] + 0.09 * point[1]) * wave(0.07 * point[1] - 0.056 * point[2])
     colors = []
     for channel, (paler, redder) in enumerate(((0.22, 0.10), (0.16, -0.06), (0.15, -0.05))):
         tone = skin[channel] * mottled * (1 + redder * rosy)
@@ -308,7 +308,7 @@ def _background(scene: Scene, ray, u, v):
     across = jnp.maximum(nx * ray[0] + ny * ray[1] + nz * ray[2], 0.05)
     wall = distance / across * ray[2]  # depth
     fx, fy, gx, gy, coarse, fine, slope_x, slope_y = scene.wall_pattern
-    pattern = 1 + coarse * wave(fx * u + fy * v + 0.4 * wave(0.7 * fy * u)) + fine * wave(gx * u + gy * v + coarse)
+    pattern = 1 + coarse * wave(fx * u + fy * v + 0.2 * wave(0.3 * gx * u)) + fine * wave(gx * u + gy * v + coarse)
     color = tuple(jnp.broadcast_to(c * pattern, u.shape) for c in scene.wall_color)
     near = jnp.max(scene.cones.start @ scene.wall[:3] + scene.cones.start_radius)
     gap = jnp.maximum(distance - near, 0.0)

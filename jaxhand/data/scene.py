@@ -146,7 +146,7 @@ def _surface_colors(draws, count: int, saturation: float) -> jax.Array:
     value, hue, colorful, warm = draws.uniform(4, count, 1)
     turn = hue * np.float32(2 * np.pi) + np.float32(2 * np.pi / 3) * np.arange(3, dtype=np.float32)
     tint = jnp.where(warm < 0.5, np.float32([0.25, 0.02, -0.27]), jnp.cos(turn) * 0.7)
-    return jnp.clip((0.1 + 0.85 * value) * (1 + saturation * colorful * colorful * 1.6 * tint), 0.02, 1) ** 2.2
+    return jnp.clip((0.1 + 0.85 * value) * (1 + saturation * colorful**3 * 1.5 * tint), 0.02, 1) ** 2.2
 
 
 def _wall(draws, cones: body.Cones) -> jax.Array:
@@ -160,8 +160,8 @@ def _wall(draws, cones: body.Cones) -> jax.Array:
 
 
 def _pattern(draws) -> jax.Array:
-    frequency = draws.normal(4) * np.repeat(np.float32([3, 9]), 2)
-    strength = 0.22 * draws.uniform(2) ** 2
+    frequency = draws.normal(4) * np.repeat(np.float32([2, 8]), 2)
+    strength = np.float32([0.2, 0.12]) * draws.uniform(2) ** 3
     return jnp.concatenate([frequency, strength, draws.uniform(2, low=-0.5, high=0.5)])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhand.hand.skeleton import JOINT_NAMES
 
-NUM_DOF, NUM_SHAPE, NUM_CONES = 24, 10, 27
+NUM_DOF, NUM_SHAPE, NUM_CONES = 24, 10, 28
 _LONG = ("index", "middle", "ring", "little")
 DOF_NAMES = (
     *(f"thumb_{name}" for name in ("base_flexion", "base_abduction", "base_twist", "flexion", "abduction", "tip_flexion")),
@@ -67,10 +67,10 @@ class Hand(typing.NamedTuple):
 class Cones(typing.NamedTuple):
     """Round cones: the hull of a ball at `start` and a ball at `end`; together they are the hand's flesh."""
 
-    start: jax.Array  # (27, 3) mm
-    end: jax.Array  # (27, 3)
-    start_radius: jax.Array  # (27,)
-    end_radius: jax.Array  # (27,)
+    start: jax.Array  # (28, 3) mm
+    end: jax.Array  # (28, 3)
+    start_radius: jax.Array  # (28,)
+    end_radius: jax.Array  # (28,)
 
 
 def forward(pose: jax.Array, shape: jax.Array) -> Hand:
@@ -131,13 +131,14 @@ _PALM_CONES = (  # start anchors, start offset, end anchors, end offset, radii
     ({"ring0": 0.5, "little0": 0.5}, (0, 0, 0), {"ring1": 0.5, "little1": 0.5}, (0, -4, -2), 13, 10.2),
     ({}, (-13, 16, -9), {"thumb1": 0.3, "thumb2": 0.7}, (0, 0, 0), 15.5, 12.5),  # ball of the thumb
     ({}, (17, 14, -9), {"little1": 1}, (-1, -14, -6), 14, 11),  # ball of the little finger
-    ({"thumb1": 0.45, "thumb2": 0.55}, (0, 0, 0), {"index1": 0.75, "thumb1": 0.25}, (0, 0, 0), 9.5, 9),  # first web
+    ({"thumb1": 0.45, "thumb2": 0.55}, (0, 0, 0), {"index1": 0.75, "thumb1": 0.25}, (0, 0, 0), 10, 9.5),  # first web
+    ({"thumb1": 0.75, "thumb2": 0.25}, (0, 0, 0), {"index1": 0.6, "index0": 0.4}, (0, 0, -4), 13, 10.5),
     ({}, (-8, 4, 0), {}, (-14, -150, 0), 16, 23),  # forearm, two bones side by side
     ({}, (10, 2, 0), {}, (13, -150, 0), 15, 22),
 )
 IS_DIGIT = np.arange(NUM_CONES) < 15
 IS_TIP = IS_DIGIT & (np.arange(NUM_CONES) % 3 == 2)
-IS_FOREARM = np.arange(NUM_CONES) >= 25
+IS_FOREARM = np.arange(NUM_CONES) >= NUM_CONES - 2
 BONE_OF_CONE = np.where(IS_DIGIT, np.arange(NUM_CONES) + 1, 0)  # into `Hand.frames`
 
 
