@@ -90,7 +90,7 @@ def test_every_case_agrees_with_an_svd(cases, reflection, x64, tolerance):
     assert {name: value for name, value in zip(CASES, wrong) if not value < tolerance} == {}
 
 
-@pytest.mark.parametrize("joints", [1, 2, 14, 21, 25, 100, 778])
+@pytest.mark.parametrize("joints", [1, 2, 25, 778])
 def test_any_number_of_points(joints):
     pred, gt = hands(8, joints)
     np.testing.assert_allclose(pa_mpjpe(pred, gt), reference_pa(pred, gt), atol=1e-4)
@@ -219,7 +219,7 @@ FEELS_EPSILON = ("pred_scale_1e-6", "both_scale_1e-6", "pred_scale_1e-12", "both
 def test_degenerate_cases_of_the_fields_codes(shared, x64, tolerance):
     """Where mmpose gives a number, the rotation-only error is that; where FreiHAND does, the mirroring one is that.
 
-    On purpose different: a prediction whose joints all are zero is NaN in mmpose and HaMeR, and here the distance to the
+    On purpose different: a prediction of zeros is NaN in mmpose and HaMeR, and here the distance to the
     centroid, as in FreiHAND; NaN and inf raise there, and stay NaN here; UTNet makes finite numbers of them.
     """
     expected = json.loads((shared / "golden" / "metrics_degenerate.json").read_text())

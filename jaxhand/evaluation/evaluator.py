@@ -121,7 +121,7 @@ class Evaluator:
             UserError: they were not kept, or none came yet.
         """
         if not self._predictions:
-            raise UserError("no predictions were kept: use Evaluator(..., save_predictions=True) and call it on a batch")
+            raise UserError("no predictions kept: use Evaluator(..., save_predictions=True) and call it on a batch")
         return {"keypoints_3d": np.concatenate(self._predictions)}
 
     def log(self) -> None:

@@ -75,7 +75,7 @@ def epoch_sums(pred, gt, joint_valid, valid) -> dict:
 
 
 def epoch_means(sums: dict) -> dict[str, float]:
-    """Means of summed `epoch_sums`, mm: `mpjpe`, `pa_mpjpe` and their mean `avg_metric`; infinite if nothing counted."""
+    """Means of `epoch_sums`, mm: `mpjpe`, `pa_mpjpe` and their mean `avg_metric`; infinite if nothing counted."""
     count = int(sums["count"])
     means = {name: float(sums[name]) / count if count else math.inf for name in ("mpjpe", "pa_mpjpe")}
     return means | {"avg_metric": (means["mpjpe"] + means["pa_mpjpe"]) / 2}
