@@ -87,7 +87,7 @@ def test_exact_depth_unprojects_to_the_hands_place(world):
 
 @pytest.mark.parametrize("view", ["front", "all"])
 def test_culling_leaves_out_nothing_that_shows(view):
-    scenes = synthetic._sample(np.uint32(0), np.arange(16, dtype=np.uint32), view)
+    scenes = synthetic.sample_scenes(0, np.arange(16), view)
     culled, whole = (jax.tree.map(np.asarray, render.render(scenes, SIZE, cull=cull)) for cull in (True, False))
     wrong = (culled.mask != whole.mask).sum() / (whole.mask == 1).sum()
     assert wrong < 1e-4

@@ -16,7 +16,7 @@ def people():
     @jax.jit
     @jax.vmap
     def sample(index):
-        draws = body.Draws(7, index)
+        draws = body.Draws(body.numbers(7, index))
         shape = body.sample_shape(draws)
         pose = body.sample_pose(draws, shape)
         hand = body.forward(pose, shape)
@@ -67,20 +67,26 @@ def test_hands_have_a_grown_persons_size(people):
     assert 170 < length.mean() < 210 and 8 < length.std() < 25
 
 
-def test_draws_depend_on_seed_and_index_alone():
-    first = body.Draws(3, 5).uniform(100)
-    np.testing.assert_array_equal(first, body.Draws(3, 5).uniform(100))
-    for other in (body.Draws(4, 5), body.Draws(3, 6), body.Draws(5, 3)):
-        assert (np.asarray(other.uniform(100)) != np.asarray(first)).all()
-    draws = body.Draws(3, 5)
-    assert np.asarray(draws.uniform(4)).tolist() == np.asarray(first[:4]).tolist()  # a stream, however it is cut
-    assert np.asarray(draws.uniform(2, 3)).reshape(-1).tolist() == np.asarray(first[4:10]).tolist()
+def test_numbers_depend_on_seed_and_index_alone():
+    first, normal = body.numbers(3, 5)
+    np.testing.assert_array_equal(first, body.numbers(3, 5)[0])
+    for other in (body.numbers(4, 5), body.numbers(3, 6), body.numbers(5, 3)):
+        assert (np.asarray(other[0]) != np.asarray(first)).all()
+    draws = body.Draws((first, normal))
+    np.testing.assert_array_equal(draws.uniform(4), first[:4])  # a stream, however it is cut
+    np.testing.assert_array_equal(draws.normal(2, 3).reshape(-1), normal[4:10])
+    np.testing.assert_allclose(draws.uniform(2, low=5, high=7), 5 + 2 * first[10:12])
+    with pytest.raises(ValueError, match="only 384"):
+        draws.uniform(400)
 
 
-def test_draws_are_uniform_and_normal():
-    uniform = np.asarray(body.Draws(0, 0).uniform(20000))
+def test_numbers_are_the_same_for_ever():
+    assert np.asarray(body.numbers(0, 0)[0][:3] * 2**24).astype(int).tolist() == [765198, 7100619, 3926846]
+
+
+def test_numbers_are_uniform_and_normal_and_unrelated():
+    uniform, normal = (np.asarray(n) for n in jax.vmap(lambda i: body.numbers(1, i, 20))(jnp.arange(1000, dtype=jnp.uint32)))
     assert 0 < uniform.min() and uniform.max() < 1
     np.testing.assert_allclose(np.histogram(uniform, 10, (0, 1))[0] / 2000, 1, atol=0.12)
-    normal = np.asarray(jax.vmap(lambda i: body.Draws(1, i).normal(20))(jnp.arange(1000, dtype=jnp.uint32)))
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03
     assert np.abs(np.corrcoef(normal.T) - np.eye(20)).max() < 0.15

@@ -53,9 +53,9 @@ class Scene(typing.NamedTuple):
     salt: jax.Array  # () uint32, for the noise of every pixel
 
 
-def sample_scene(seed, index, view: str) -> Scene:
-    """Draw scene `index` (uint32) of world `seed` (uint32); `view` is one of `VIEWS`."""
-    draws = body.Draws(seed, index)
+def sample_scene(numbers, view: str) -> Scene:
+    """The scene that `numbers`, those of `body.numbers(seed, index)`, make; `view` is one of `VIEWS`."""
+    draws = body.Draws(numbers)
     shape = body.sample_shape(draws)
     pose = body.sample_pose(draws, shape)
     hand = body.forward(pose, shape)
@@ -92,7 +92,7 @@ def sample_scene(seed, index, view: str) -> Scene:
         wall=_wall(draws, cones), wall_color=_surface_colors(draws, 1, 0.35)[0], wall_pattern=_pattern(draws),
         clutter=clutter, clutter_color=clutter_color,
         blur=draws.uniform(low=0.0, high=0.22), grain=draws.uniform(low=0.002, high=0.03),
-        sensor=_sensor(draws), blobs=_blobs(draws), salt=draws.bits(1)[0],
+        sensor=_sensor(draws), blobs=_blobs(draws), salt=(draws.uniform() * 2**24).astype(jnp.uint32),
     )  # fmt: skip
 
 
@@ -100,7 +100,8 @@ def _front_view(draws) -> jax.Array:
     roll, pitch, yaw = draws.uniform(3, low=-1.0, high=1.0) * _FRONT_TURN
     palm = jnp.where(draws.uniform() < 0.5, np.float32(np.pi), 0.0)
     zero = jnp.zeros(())
-    turns = body.euler(jnp.stack([roll, zero]), jnp.stack([zero, yaw + palm]), jnp.stack([pitch, zero]))
+    turns = jnp.stack([roll, zero, pitch, zero, yaw + palm, zero]).reshape(2, 3)
+    turns = body.euler(jnp.sin(turns), jnp.cos(turns))
     return turns[0] @ _FINGERS_UP @ turns[1]
 
 

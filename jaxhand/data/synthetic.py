@@ -145,7 +145,7 @@ def _render_chunk(seed: int, first: int, size: int, view: str) -> dict[str, np.n
     """CHUNK scenes from `first` on, on the processor: the same pictures whatever else the machine has."""
     index = ((first + np.arange(CHUNK)) % 2**32).astype(np.uint32)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        scenes = _sample(np.uint32(seed % 2**32), index, view)
+        scenes = sample_scenes(seed, index, view)
         pictures = render.render(scenes, size)
         chunk = {
             "image": pictures.image,
@@ -160,9 +160,14 @@ def _render_chunk(seed: int, first: int, size: int, view: str) -> dict[str, np.n
         return jax.tree.map(np.asarray, chunk)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _sample(seed, index, view: str) -> scene.Scene:
-    return jax.vmap(scene.sample_scene, in_axes=(None, 0, None))(seed, index, view)
+def sample_scenes(seed: int, index, view: str) -> scene.Scene:
+    """The scenes `index` (B,) of world `seed`, leading axis B."""
+    return _scenes(_numbers(np.uint32(seed % 2**32), np.asarray(index, np.uint32)), view)
+
+
+# Two programs and not one: fused, XLA would draw the same numbers again wherever they are used.
+_numbers = jax.jit(jax.vmap(body.numbers, in_axes=(None, 0)))
+_scenes = jax.jit(jax.vmap(scene.sample_scene, in_axes=(0, None)), static_argnums=1)
 
 
 def _check(split: str, count: int, size: int, view: str) -> None:

@@ -90,27 +90,28 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
 
     def bend(carry, level):  # a loop and not four copies: XLA compiles it much faster
         frame, joint = carry
-        z, y, x, bone = level  # (5,) each
-        frame = frame @ euler(z, y, -x)
+        sine, cosine, bone = level  # (5, 3), (5, 3), (5,)
+        frame = frame @ euler(sine, cosine)
         joint = joint + frame[:, :, 1] * bone[:, None]
         return (frame, joint), (frame, joint)
 
-    turns = angles[_TURN_Z] + _SPREAD, angles[_TURN_Y] + _CONVERGE, angles[_TURN_X]  # (4, 5) each
-    _, (frames, joints) = jax.lax.scan(bend, (jnp.asarray(_REST), base), (*turns, length))
+    turns = jnp.stack([angles[_TURN_Z] + _SPREAD, angles[_TURN_Y] + _CONVERGE, -angles[_TURN_X]], -1)  # (4, 5, 3)
+    _, (frames, joints) = jax.lax.scan(bend, (jnp.asarray(_REST), base), (jnp.sin(turns), jnp.cos(turns), length))
     joints = jnp.concatenate([jnp.zeros((1, 3)), joints.swapaxes(0, 1).reshape(20, 3)])
     frames = jnp.concatenate([jnp.eye(3)[None], frames[1:].swapaxes(0, 1).reshape(15, 3, 3)])
     return Hand(joints, frames, carpals, scale, size * (1 + 0.08 * shape[3]))
 
 
-def euler(z, y, x):
-    """Rz(z) @ Ry(y) @ Rx(x), (n,) each → (n, 3, 3)."""
-    cz, sz, cy, sy, cx, sx = jnp.cos(z), jnp.sin(z), jnp.cos(y), jnp.sin(y), jnp.cos(x), jnp.sin(x)
+def euler(sine, cosine):
+    """Rz(z) @ Ry(y) @ Rx(x), given the sines and cosines (n, 3) of the angles z, y, x → (n, 3, 3)."""
+    sz, sy, sx = sine[:, 0], sine[:, 1], sine[:, 2]
+    cz, cy, cx = cosine[:, 0], cosine[:, 1], cosine[:, 2]
     entries = (
         *(cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx),
         *(sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx),
         *(-sy, cy * sx, cy * cx),
     )
-    return jnp.stack(entries, -1).reshape(*z.shape, 3, 3)
+    return jnp.stack(entries, -1).reshape(-1, 3, 3)
 
 
 def _turn_x(points, angle):
@@ -233,30 +234,38 @@ _POSES = np.stack(list(POSES.values())).astype(np.float32)  # (16, 24)
 _DIGIT_OF_DOF = np.array([0] * 6 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5, 5])  # 5: the arch, never curled alone
 
 
-class Draws:
-    """Hands out numbers of one sample: every call takes the next ones, so a sample is a pure function of its stream.
+def numbers(seed, index, count: int = 384) -> tuple[jax.Array, jax.Array]:
+    """The random numbers of one sample: (count,) uniform in (0, 1), and the same as standard normal, float32.
 
-    The numbers are a hash of (seed, index, position): the same on every machine and under every JAX setting.
+    They are a hash of (seed, index, place): the same on every machine and under every JAX setting.
     """
+    place = jnp.arange(1, count + 1, dtype=jnp.uint32)
+    bits = mix(jnp.asarray(index, jnp.uint32) ^ mix(jnp.asarray(seed, jnp.uint32) ^ mix(place)))
+    uniform = (bits >> 8).astype(jnp.float32) * np.float32(2**-24) + np.float32(2**-25)
+    return uniform, np.float32(np.sqrt(2)) * jax.lax.erf_inv(2 * uniform - 1)
 
-    def __init__(self, seed, index):
-        self.seed, self.index = jnp.asarray(seed, jnp.uint32), jnp.asarray(index, jnp.uint32)
+
+class Draws:
+    """Hands out the `numbers` of one sample: every call takes the next ones."""
+
+    def __init__(self, numbers: tuple[jax.Array, jax.Array]):
+        self._uniform, self._normal = numbers
         self._taken = 0
 
-    def bits(self, count: int) -> jax.Array:
-        """(count,) uint32."""
-        position = jnp.asarray(np.arange(self._taken, self._taken + count, dtype=np.uint32))
+    def _take(self, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        count = int(np.prod(shape))
         self._taken += count
-        return mix(self.index ^ mix(self.seed ^ mix(position + np.uint32(0x9E3779B9))))
+        if self._taken > numbers.shape[0]:
+            raise ValueError(f"only {numbers.shape[0]} numbers were drawn: ask `numbers` for more")
+        return numbers[self._taken - count : self._taken].reshape(shape)
 
     def uniform(self, *shape: int, low=0.0, high=1.0) -> jax.Array:
-        """Uniform in (low, high), float32."""
-        unit = (self.bits(int(np.prod(shape))) >> 8).astype(jnp.float32) * np.float32(2**-24) + np.float32(2**-25)
-        return low + (high - low) * unit.reshape(shape)
+        """Uniform in (low, high)."""
+        return low + (high - low) * self._take(self._uniform, shape)
 
     def normal(self, *shape: int) -> jax.Array:
-        """Standard normal, float32."""
-        return np.float32(np.sqrt(2)) * jax.lax.erf_inv(2 * self.uniform(*shape) - 1)
+        """Standard normal."""
+        return self._take(self._normal, shape)
 
 
 def mix(x: jax.Array) -> jax.Array:
