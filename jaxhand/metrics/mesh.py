@@ -43,7 +43,7 @@ def f_score(pred, gt, threshold):
     def score(meshes):  # one sample at a time: V x V distances of a batch would not fit in a cache
         pred, gt = meshes
         squared = sum(jnp.square(pred[:, None, k] - gt[None, :, k]) for k in range(3))  # (V pred, V gt)
-        precision, recall = ((jnp.sqrt(squared.min(axis)) < threshold).mean() for axis in (1, 0))
+        precision, recall = ((jnp.sqrt(squared.min(axis)) < threshold).mean(dtype=squared.dtype) for axis in (1, 0))
         value = 2 * precision * recall / jnp.maximum(precision + recall, jnp.finfo(squared.dtype).tiny)
         return jnp.where(jnp.isfinite(squared).all(), value, jnp.nan)
 
