@@ -169,6 +169,10 @@ class Checkpoints:
         data = step_files.read_json(self._folder / str(restored.step), "data")
         return dataclasses.replace(restored, data=data)
 
+    def saving(self) -> bool:
+        """Whether a save is going on in the background."""
+        return self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Wait for the save in the background.
 

@@ -23,6 +23,7 @@ from jaxhand.training.testing import batches_of, run_test
 LOG_EVERY = 20  # steps between two points of the training curve
 BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
 SAMPLES = 8  # test images in the picture of an epoch
+NAMES = 8  # at most, of records in an error
 
 
 def train(config: Config, workdir: str | Path) -> int:
@@ -37,10 +38,10 @@ def train(config: Config, workdir: str | Path) -> int:
     """
     run = Run(config, Path(workdir))
     try:
-        return run.train()
+        with Interruption() as interruption:
+            return run.train(interruption)
     finally:
-        run.logger.close()
-        run.checkpoints.close()
+        run.close()
 
 
 class Run:
@@ -62,7 +63,7 @@ class Run:
         self.checkpoints = Checkpoints(workdir, keep_every_steps=self.steps * config.training.save_freq)
         self.state, resumed_step = self._start()
         self.logger = Logger(workdir, is_main=jax.process_index() == 0, resume_step=resumed_step)
-        self.interruption = Interruption()
+        self.best_line = ""  # to be printed as soon as the best checkpoint is on disk
 
     def _start(self) -> tuple[dict, int | None]:
         """The state to go on from and its step; None where the run is new."""
@@ -82,21 +83,32 @@ class Run:
             state |= {"params": start.params, "rest": start.rest}
         return state, None
 
-    def train(self) -> int:
+    def close(self) -> None:
+        """Close the logs, and the checkpoints where that cannot mean to wait for a process that is gone."""
+        try:
+            self.logger.close()
+        finally:
+            if jax.process_count() == 1:
+                self.checkpoints.close()
+
+    def train(self, interruption: Interruption) -> int:
         """All epochs that are left; see `train`."""
         step = int(self.state["step"])
         self._print_baselines()
         if step:
             self.logger.print(f"Going on from step {step} of {self.steps * self.config.training.num_epochs}")
         for epoch in range(step // self.steps, self.config.training.num_epochs):
-            seconds = self._train_epoch(epoch)
-            if seconds is None:
+            end = (epoch + 1) * self.steps
+            step, seconds = self._train_to(end, epoch, interruption)
+            if step < end:
+                self._save(step, {"epoch": epoch}, avg_metric=None)
+            else:
+                self._finish_epoch(epoch, seconds)
+            if step < end or interruption.reached(step):
+                self._announce_best()
+                self.logger.print(f"Stopped by a signal at step {step}, all is saved; the same command goes on from there")
                 return TERMINATED
-            self._finish_epoch(epoch, seconds)
-            if self.interruption.reached((epoch + 1) * self.steps):
-                self.logger.print(f"Stopped by a signal after epoch {epoch}; the same command goes on from there")
-                return TERMINATED
-        self.checkpoints.wait()
+        self._announce_best()
         best = self.checkpoints.best()
         if best is None:
             self.logger.print("Best model: none, no epoch had finite metrics")
@@ -104,12 +116,12 @@ class Run:
             self.logger.print(f"Best model: Epoch {best[2]['epoch']}, Avg Metric = {best[1]:.3f} mm")
         return 0
 
-    def _train_epoch(self, epoch: int) -> float | None:
-        """Train to the end of an epoch, from wherever in it the state is: seconds a step, or None after a signal."""
+    def _train_to(self, end: int, epoch: int, interruption: Interruption) -> tuple[int, float]:
+        """Train to step `end`, or until a signal comes: the step reached, and seconds a step."""
         batch_size, begin = self.config.training.batch_size, time.monotonic()
-        first, end = int(self.state["step"]), (epoch + 1) * self.steps
+        first = int(self.state["step"])
         pending = collections.deque()  # (step, record indices, loss): looked at a step late, when it has been computed
-        done = (first - epoch * self.steps) * batch_size
+        done = (first % self.steps) * batch_size
         with self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {epoch}") as progress:
             for step in range(first + 1, end + 1):
                 batch = next(self.batches)
@@ -119,24 +131,22 @@ class Run:
                 if len(pending) > 1:
                     self._check_loss(*pending.popleft())
                 progress.step(batch_size, pending[0][2])
-                if self.interruption.reached(step) and step < end:
+                if self.best_line and not self.checkpoints.saving():
+                    self._announce_best()
+                if interruption.reached(step):
                     break
             for entry in pending:
                 self._check_loss(*entry)
-        if step < end:
-            self._save(step, {"epoch": epoch}, avg_metric=None)
-            self.checkpoints.wait()
-            self.logger.print(f"Stopped by a signal at step {step}, all is saved; the same command goes on from there")
-            return None
-        return (time.monotonic() - begin) / (end - first) if end > first else 0.0
+        return step, (time.monotonic() - begin) / (step - first)
 
     def _check_loss(self, step: int, indices: np.ndarray, loss: jax.Array) -> None:
         value = float(loss)
         if not np.isfinite(value):
-            names = ", ".join(self.train_set[int(i)].name for i in indices)
+            records = [self.train_set[int(i)] for i in indices]
             raise UserError(
                 f"the loss or its gradient is not finite ({value}) at step {step}; nothing was saved since step "
-                f"{self.checkpoints.latest_step() or 0}. Lower optimizer.learning_rate, or look at the records: {names}"
+                f"{self.checkpoints.latest_step() or 0}. Lower optimizer.learning_rate, or look at the records: "
+                f"{_suspects(records)}"
             )
         if step % LOG_EVERY == 0:
             rate = float(self.trainer.learning_rate(step - 1))
@@ -155,15 +165,11 @@ class Run:
         metrics = {name: results[name] for name in ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric")}
         summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
 
-        self.state["sums"] = jax.device_put(self.trainer.zero_sums(), replicated(self.mesh))
-        begin = time.monotonic()
-        is_best = self._save(step, summary, avg_metric=results["avg_metric"])
-        saving = time.monotonic() - begin
-
+        self._announce_best()  # of the epoch before; the next save waits for it anyway
+        # Before the save: a run that dies between the two does this epoch again, and its lines with it.
         self._log_epoch(step, summary, means, results, {
-            "images_per_second": batch_size / seconds if seconds else 0.0,
+            "images_per_second": batch_size / seconds,
             "test_images_per_second": len(self.test_set) / tested,
-            "save_seconds": saving,
         })
         self._draw(epoch, step, samples)
         self.logger.print(
@@ -175,9 +181,18 @@ class Run:
             self.logger.print(f"  {results['nonfinite']} predictions are not finite, which makes the metrics infinite")
         if results["invalid"]:
             self.logger.print(f"  {results['invalid']} test hands have no usable ground truth and are left out")
-        if is_best:
+
+        self.state["sums"] = jax.device_put(self.trainer.zero_sums(), replicated(self.mesh))
+        if self._save(step, summary, avg_metric=results["avg_metric"]):
             place = self.workdir / "checkpoints" / str(step)
-            self.logger.print(f"  ✓ Saved best model (avg_metric={results['avg_metric']:.3f} mm) to {place}")
+            self.best_line = f"  ✓ Saved best model (avg_metric={results['avg_metric']:.3f} mm) to {place}"
+
+    def _announce_best(self) -> None:
+        """Say that the best checkpoint is on disk, once it is. Raises CheckpointError where it could not be written."""
+        self.checkpoints.wait()
+        if self.best_line:
+            self.logger.print(self.best_line)
+            self.best_line = ""
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> bool:
         meta = meta | {
@@ -215,3 +230,12 @@ class Run:
         rigid_hand = baselines.rigid_hand(train, test, train_valid, test_valid)
         self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {mean_pose:.3f} mm")
         self.logger.print(f"Baseline (one rigid hand, aligned): PA-MPJPE = {rigid_hand:.3f} mm")
+
+
+def _suspects(records: list[record.Record]) -> str:
+    """Names of the records with a number that is not finite, or else of all."""
+    def is_finite(entry):
+        return all(np.isfinite(v).all() for v in (entry.K, entry.keypoints_3d, entry.depth) if v is not None)
+
+    names = [entry.name for entry in [entry for entry in records if not is_finite(entry)] or records]
+    return ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else "")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -43,16 +44,29 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 class Interruption:
-    """Whether the run was asked to stop (SIGTERM, SIGUSR1); all processes of a run learn of it at the same step."""
+    """Whether the run was asked to stop (SIGTERM, SIGUSR1), while in the context.
 
-    def __init__(self):
-        self._asked = False
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, self._ask)
+    All processes of a run learn of it at the same step, whichever was asked.
+    """
 
-    def _ask(self, number, frame):
+    def __enter__(self) -> "Interruption":
+        self._asked, self._before = False, {}
+        # JAX itself waits for SIGTERM in a run over many processes.
+        handlers = {signal.SIGTERM: self._ask} if jax.process_count() == 1 else {}
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in (handlers | {signal.SIGUSR1: self._terminate}).items():
+                self._before[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame) -> None:
         self._asked = True
+
+    def _terminate(self, number, frame) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
         """To be called after every step by every process."""
@@ -69,8 +83,11 @@ def run(main, *arguments) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            print(f"error: another process of the run is gone: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
