@@ -2,10 +2,27 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from pathlib import Path
 
 import yaml
+
+
+# What no run could do without; every other number may be 0, and none but the seed is negative.
+_AT_LEAST_1 = (
+    "data.train_samples",
+    "data.test_samples",
+    "data.image_size",
+    "data.threads",
+    "model.width",
+    "model.joint_width",
+    "training.num_epochs",
+    "training.batch_size",
+    "training.save_freq",
+)
+_POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
+_BELOW_1 = ("data.augment.scale", "data.augment.color", "optimizer.b1", "optimizer.b2")
 
 
 class UserError(ValueError):
@@ -187,7 +204,7 @@ def _build(cls, tree, path: tuple, source: str):
     for key, value in tree.items():
         here = ".".join((*path, str(key)))
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {here!r}.{_nearest(here, str(key), path, fields)}")
+            raise ConfigError(f"{source}: unknown key {here!r}.{_nearest(str(key), path, fields)}")
         kind = fields[key]
         values[key] = (
             _build(kind, value, (*path, key), source)
@@ -197,15 +214,16 @@ def _build(cls, tree, path: tuple, source: str):
     return cls(**values)
 
 
-def _nearest(here: str, key: str, path: tuple, fields: dict) -> str:
-    """A hint for a mistyped key: a sibling first, then the same name in another section."""
-    siblings = difflib.get_close_matches(key, fields, n=1)
-    if siblings:
-        return f" Did you mean {'.'.join((*path, siblings[0]))!r}?"
-    known = list(_flat(to_dict(Config())))
-    ends = [name for name in known if name.rsplit(".")[-1] == key]
-    close = ends or difflib.get_close_matches(here, known, n=1, cutoff=0.4)
-    return f" Did you mean {close[0]!r}?" if close else f" Known here: {', '.join(fields)}."
+def _nearest(key: str, path: tuple, fields: dict) -> str:
+    """A hint for a mistyped or abbreviated key: a sibling, else a field of another section."""
+    siblings = {name: ".".join((*path, name)) for name in fields}
+    elsewhere = {name.rpartition(".")[2]: name for name in _flat(to_dict(Config()))}
+    for known in (siblings, elsewhere):
+        initials = [name for name in known if "".join(word[0] for word in name.split("_")) == key]  # lr
+        close = initials or difflib.get_close_matches(key, known, n=1)
+        if close:
+            return f" Did you mean {known[close[0]]!r}?"
+    return f" Known here: {', '.join(fields)}."
 
 
 def _coerce(value, kind: type, here: str, source: str):
@@ -226,19 +244,21 @@ def _coerce(value, kind: type, here: str, source: str):
 
 def _check(config: Config) -> None:
     """Refuse values that no run could use."""
-    at_least_one = {
-        "training.num_epochs": config.training.num_epochs,
-        "training.batch_size": config.training.batch_size,
-        "training.save_freq": config.training.save_freq,
-        "data.train_samples": config.data.train_samples,
-        "data.test_samples": config.data.test_samples,
-        "data.threads": config.data.threads,
-    }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(f"{key} must be at least 1, got {value}")
-    if not 0 <= config.data.depth_dropout <= 1:
-        raise ConfigError(f"data.depth_dropout must lie in 0..1, got {config.data.depth_dropout}")
+    values = _flat(to_dict(config))
+    for key, value in values.items():
+        if isinstance(value, (int, float)) and key != "seed":
+            least = 1 if key in _AT_LEAST_1 else 0
+            if not least <= value < math.inf or value == 0 and key in _POSITIVE:
+                wanted = "positive" if key in _POSITIVE else f"at least {least}"
+                raise ConfigError(f"{key} must be {wanted} and finite, got {value}")
+            if key in _BELOW_1 and value >= 1:
+                raise ConfigError(f"{key} must be below 1, got {value}")
+    if not values["data.depth_dropout"] <= 1:
+        raise ConfigError(f"data.depth_dropout must lie in 0..1, got {values['data.depth_dropout']}")
+    if not -(2**63) <= config.seed < 2**63:
+        raise ConfigError(f"seed must fit into 64 bits, got {config.seed}")
+    if not any(vars(config.loss).values()):
+        raise ConfigError("all weights of loss are 0: nothing would be learned")
     choices = {
         "data.view": (config.data.view, ("front", "all")),
         "data.test_split": (config.data.test_split, ("test", "val")),

@@ -24,16 +24,18 @@ def main() -> int:
     arguments = parser.parse_args()
     runtime.use_compilation_cache()
     tester, best = load_best(arguments.workdir)
+    print(f"Best model of {arguments.workdir}: Epoch {best.meta['epoch']}, step {best.step}")
     results = []
     for name in arguments.data or [best.config.data.test]:
         results += _evaluate(name, tester, best)
     report = {"workdir": str(arguments.workdir), "step": best.step, "epoch": best.meta["epoch"], "results": results}
+    report = json.loads(json.dumps(report), parse_constant=lambda _: None)  # JSON has no infinity
     path = arguments.workdir / "evaluation.json"
     try:
         path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    print(f"Best model: Epoch {best.meta['epoch']}, step {best.step}; written to {path}")
+    print(f"Written to {path}")
     return 0
 
 
@@ -46,15 +48,19 @@ def _evaluate(name: str, tester, best) -> list[dict]:
     rigid_hand = baselines.rigid_hand(joints, joints, valid, valid)
     mean_pose = baselines.mean_pose(joints, joints, valid, valid)
     results = []
+    print(f"{name}, {len(source)} hands:")
     for kind, records in kinds.items():
         scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester))
         kept = ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric", "count", "nonfinite", "invalid")
         results.append({"data": name, "input": kind} | {key: scores[key] for key in kept})
         print(
-            f"{name} ({kind}, {scores['count']} hands): MPJPE: {scores['mpjpe']:.3f} mm, "
-            f"PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, Avg Metric: {scores['avg_metric']:.3f} mm"
+            f"  {kind}: MPJPE: {scores['mpjpe']:.3f} mm, PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, "
+            f"Avg Metric: {scores['avg_metric']:.3f} mm"
         )
-    print(f"  baselines of this set's own hands: mean pose {mean_pose:.3f} mm, one rigid hand, aligned {rigid_hand:.3f} mm")
+        if scores["nonfinite"] or scores["invalid"]:
+            print(f"    {scores['nonfinite']} predictions not finite, {scores['invalid']} hands without usable labels left out")
+    print("  Baselines, from this set's own labels:")
+    print(f"    mean pose: MPJPE: {mean_pose:.3f} mm; one rigid hand, aligned: PA-MPJPE: {rigid_hand:.3f} mm")
     return results
 
 

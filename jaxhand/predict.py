@@ -4,6 +4,7 @@ Writes the skeleton drawn over every image, and joints.json with pixels and mill
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def main() -> int:
 
 def _record(path: Path, arguments, crop_scale: float) -> Record:
     """A photograph as a record without labels; without a box the crop is the whole image."""
+    if arguments.focal is not None and not 0 < arguments.focal < np.inf:
+        raise UserError(f"--focal must be positive, in px, got {arguments.focal}")
+    if arguments.bbox is not None and not (np.diff(np.reshape(arguments.bbox, (2, 2)), axis=0) > 0).all():
+        raise UserError(f"--bbox must be X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, got {arguments.bbox}")
     image = read_image(path)
     height, width = image.shape[:2]
     focal = arguments.focal or 1.2 * max(height, width)
@@ -70,13 +75,17 @@ def _write(folder: Path, records: list[Record], joints: list) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    lines = []
+    lines, taken = [], set()
     for record, (pixels, points) in zip(records, joints):
-        overlay = folder / f"{Path(record.name).stem}_joints.png"
+        stem = Path(record.name).stem
+        names = itertools.chain([f"{stem}_joints.png"], (f"{stem}_{i}_joints.png" for i in itertools.count(2)))
+        overlay = folder / next(name for name in names if name not in taken)  # photographs of one name in many folders
+        taken.add(overlay.name)
         scale = max(1, 512 // max(record.image.shape[:2]))
         write_png(overlay, draw_skeleton(record.image, pixels, scale=scale))
         lines.append({
             "image": record.name,
+            "overlay": overlay.name,
             "hand": record.hand,
             "K": np.asarray(record.K).tolist(),
             "joints_2d": np.round(pixels, 2).tolist(),
