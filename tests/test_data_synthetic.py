@@ -28,14 +28,13 @@ def quick(monkeypatch):
     """Rendering replaced by numbers that depend on (seed, index): the cache is tested without a renderer."""
     calls = []
 
-    def chunk(seed, first, size, view):
-        calls.append(first)
-        index = (first + np.arange(synthetic.CHUNK))[:, None, None]
-        image = (np.broadcast_to(index[..., None], (synthetic.CHUNK, size, size, 3)) % 251).astype(np.uint8)
-        depth = np.full((synthetic.CHUNK, size, size), 500, np.uint16)
+    def chunk(seed, index, size, view):
+        calls.append(index[0])
+        image = np.broadcast_to(index[:, None, None, None], (len(index), size, size, 3)) % 251
+        depth = np.full((len(index), size, size), 500, np.uint16)
         labels = {"K": (3, 3), "keypoints_3d": (21, 3), "pose": (24,), "shape": (10,)}
-        labels = {k: np.full((synthetic.CHUNK, *s), seed, np.float32) for k, s in labels.items()}
-        return {"image": image, "depth": depth, **labels}
+        labels = {k: np.ones((len(index), *s), np.float32) for k, s in labels.items()}
+        return {"image": image.astype(np.uint8), "depth": depth, **labels}
 
     monkeypatch.setattr(synthetic, "_render_chunk", chunk)
     return calls
@@ -227,9 +226,11 @@ def test_two_at_once_do_not_harm_each_other(tmp_path):
 
 
 def test_other_parameters_are_other_files(quick, tmp_path):
-    for split, count, size, view, seed in (("train", 5, 16, "front", 0), ("val", 5, 16, "front", 0), ("train", 6, 16, "front", 0),
-                                           ("train", 5, 8, "front", 0), ("train", 5, 16, "all", 0), ("train", 5, 16, "front", 1)):
-        synthetic.load(split, count, size=size, view=view, seed=seed, cache=tmp_path, progress=lambda line: None)
+    base = dict(split="train", count=5, size=16, view="front", seed=0)
+    for change in ({}, {"split": "val"}, {"count": 6}, {"size": 8}, {"view": "all"}, {"seed": 1}):
+        arguments = base | change
+        split, count = arguments.pop("split"), arguments.pop("count")
+        synthetic.load(split, count, **arguments, cache=tmp_path, progress=lambda line: None)
     assert len(list(tmp_path.iterdir())) == 6
 
 

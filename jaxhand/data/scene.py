@@ -41,7 +41,7 @@ class Scene(typing.NamedTuple):
     object_size: jax.Array  # (3,) half sizes, where it is a box
     object_kind: jax.Array  # () 0 nothing, 1 rounded, 2 a box
     object_color: jax.Array  # (2, 3) two colours of its stripes
-    wall: jax.Array  # (4,) unit normal and distance: normal . X = distance
+    wall: jax.Array  # (5,) unit normal, distance (normal . X = distance), gap between it and the hand
     wall_color: jax.Array  # (3,)
     wall_pattern: jax.Array  # (8,) two waves and their strength, brightness slopes
     clutter: jax.Array  # (NUM_CLUTTER, 13) see `_clutter`
@@ -147,7 +147,7 @@ def _surface_colors(draws, count: int, saturation: float) -> jax.Array:
     value, hue, colorful, warm = draws.uniform(4, count, 1)
     turn = hue * np.float32(2 * np.pi) + np.float32(2 * np.pi / 3) * np.arange(3, dtype=np.float32)
     tint = jnp.where(warm < 0.5, np.float32([0.25, 0.02, -0.27]), jnp.cos(turn) * 0.7)
-    return jnp.clip((0.1 + 0.85 * value) * (1 + saturation * colorful**3 * 1.5 * tint), 0.02, 1) ** 2.2
+    return jnp.clip((0.1 + 0.85 * value**0.7) * (1 + saturation * colorful**3 * 1.5 * tint), 0.02, 1) ** 2.2
 
 
 def _wall(draws, cones: body.Cones) -> jax.Array:
@@ -157,7 +157,7 @@ def _wall(draws, cones: body.Cones) -> jax.Array:
     normal = normal / jnp.linalg.norm(normal)
     reach = jnp.maximum(cones.start @ normal + cones.start_radius, cones.end @ normal + cones.end_radius)
     gap = jnp.exp(draws.uniform(low=np.log(4.0), high=np.log(1500.0)))
-    return jnp.append(normal, jnp.max(reach) + gap)
+    return jnp.concatenate([normal, jnp.stack([jnp.max(reach) + gap, gap])])
 
 
 def _pattern(draws) -> jax.Array:

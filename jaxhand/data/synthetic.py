@@ -5,8 +5,6 @@
 
 import argparse
 import concurrent.futures
-import contextlib
-import functools
 import os
 import sys
 import time
@@ -21,14 +19,13 @@ import tqdm
 
 from jaxhand.config import UserError
 from jaxhand.data import cache as cache_file
-from jaxhand.data import render, scene
+from jaxhand.data import render, scene, trace
 from jaxhand.data.record import Record
 from jaxhand.hand import body, draw
 from jaxhand.hand.camera import project
 
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # the splits' scenes never meet
 MAX_COUNT = 1 << 30
-CHUNK = 64  # images rendered at once
 _ALL_VALID = np.ones(21, np.float32)
 
 
@@ -119,31 +116,34 @@ def render_range(
     With `exact` also `exact_depth` (N, S, S) float32 mm and `mask` (N, S, S): 1 hand and forearm, 2 the held object.
     """
     arrays: dict[str, np.ndarray] = {}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    together = 64 if size <= 80 else 16  # images; the more, the fewer calls, until they leave the processor's cache
 
-    def fill(start: int):
-        chunk = _render_chunk(seed, first + start, size, view)
+    def fill(start: int) -> int:
+        chunk = _render_chunk(seed, first + start + np.arange(together), size, view)
+        done = min(together, count - start)
         for key, value in chunk.items():
             if exact or key not in ("exact_depth", "mask"):
                 arrays.setdefault(key, np.empty((count, *value.shape[1:]), value.dtype))
-                arrays[key][start : start + CHUNK] = value[: count - start]
+                arrays[key][start : start + done] = value[:done]
+        return done
 
     with tqdm.tqdm(total=count, desc=f"rendering {view} hands", unit="img", disable=None if bar else True) as shown:
-        fill(0)  # compiles, for all threads
-        shown.update(min(CHUNK, count))
-        pool = concurrent.futures.ThreadPoolExecutor(threads)
+        shown.update(fill(0))  # compiles, for all threads
+        pool = concurrent.futures.ThreadPoolExecutor(_cores())
         try:
-            for done in concurrent.futures.as_completed([pool.submit(fill, s) for s in range(CHUNK, count, CHUNK)]):
-                done.result()
-                shown.update(CHUNK)
+            for future in concurrent.futures.as_completed(pool.submit(fill, s) for s in range(together, count, together)):
+                shown.update(future.result())
         finally:
             pool.shutdown(cancel_futures=True)
     return arrays
 
 
-def _render_chunk(seed: int, first: int, size: int, view: str) -> dict[str, np.ndarray]:
-    """CHUNK scenes from `first` on, on the processor: the same pictures whatever else the machine has."""
-    index = ((first + np.arange(CHUNK)) % 2**32).astype(np.uint32)
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _render_chunk(seed: int, index: np.ndarray, size: int, view: str) -> dict[str, np.ndarray]:
+    """Scenes `index` (B,), rendered on the processor: the same pictures whatever else the machine has."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         scenes = sample_scenes(seed, index, view)
         pictures = render.render(scenes, size)
@@ -162,7 +162,7 @@ def _render_chunk(seed: int, first: int, size: int, view: str) -> dict[str, np.n
 
 def sample_scenes(seed: int, index, view: str) -> scene.Scene:
     """The scenes `index` (B,) of world `seed`, leading axis B."""
-    return _scenes(_numbers(np.uint32(seed % 2**32), np.asarray(index, np.uint32)), view)
+    return _scenes(_numbers(np.uint32(seed % 2**32), np.asarray(index).astype(np.uint32)), view)
 
 
 # Two programs and not one: fused, XLA would draw the same numbers again wherever they are used.
@@ -188,15 +188,14 @@ def _folder(cache: str | Path | None) -> Path:
 
 def _world_version() -> int:
     """A number that changes whenever the code that makes the hands does: no cache outlives its world."""
-    sources = b"".join(Path(module.__file__).read_bytes() for module in (body, scene, render))
+    sources = b"".join(Path(module.__file__).read_bytes() for module in (body, scene, trace, render))
     return zlib.crc32(sources)
 
 
 def _preview(args) -> None:
     """Write a sheet of image, image with skeleton, and depth."""
     _check(args.split, args.count, args.size, args.view)
-    with contextlib.suppress(BrokenPipeError):
-        arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
+    arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
     scale = max(1, 192 // args.size)
     cells = []
     for image, depth, joints, K in zip(*(arrays[key] for key in ("image", "depth", "keypoints_3d", "K"))):
