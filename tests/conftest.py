@@ -1,12 +1,37 @@
-"""Shared fixtures: four forced host devices, and the research data where it lies beside the project."""
+"""Shared fixtures: four forced host devices, a tiny run that many tests look at, and the research data if it is there."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "cache"  # rendered hands and compiled programs, for all tests
+DEVICES = "--xla_force_host_platform_device_count="
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" {DEVICES}4"
+os.environ["XDG_CACHE_HOME"] = str(CACHE)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jaxhand" / "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pytest  # noqa: E402
+
+from jaxhand import config as configs  # noqa: E402
+
+TINY = """
+data: {image_size: 64, train_samples: 96, test_samples: 22, threads: 1}
+model: {width: 32, fine_blocks: 1, blocks: 1, joint_width: 32, joint_blocks: 1}
+training: {num_epochs: 3, batch_size: 8}
+scheduler: {warmup_steps: 5}
+"""
+
+
+class TrainedRun(NamedTuple):
+    """A run of three epochs of 12 steps that nothing disturbed, on one device."""
+
+    workdir: Path
+    config: Path
+    output: str
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +41,75 @@ def shared() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs the golden values and photographs, not found at {root}")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml(tmp_path_factory) -> Path:
+    """A config whose run takes seconds."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_yaml) -> configs.Config:
+    """The same as a `Config`."""
+    return configs.load(tiny_yaml)
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Start a command as a process of its own: `start("train", "--workdir", …)`.
+
+    `patch` is Python that runs before the command, `devices` how many devices the processor is made to look like.
+    """
+    def start(name, *arguments, patch="", devices=1) -> subprocess.Popen:
+        code = f"from jaxhand import {name}\nfrom jaxhand.training import runtime\n{patch}\nruntime.run({name}.main)"
+        how = ["-c", code] if patch else ["-m", f"jaxhand.{name}"]
+        return subprocess.Popen(
+            [sys.executable, *how, *map(str, arguments)],
+            env=os.environ | {"XLA_FLAGS": f"{DEVICES}{devices}", "PYTHONPATH": str(Path(__file__).parents[1])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def command(start):
+    """Run a command as `start` does to its end: its exit code, stdout and stderr."""
+    def command(*arguments, **options) -> tuple[int, str, str]:
+        process = start(*arguments, **options)
+        try:
+            output, errors = process.communicate(timeout=240)
+        finally:
+            process.kill()
+        return process.returncode, output, errors
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def trained(command, tiny_yaml, tmp_path_factory) -> TrainedRun:
+    """The run; tests that change its folder copy it first."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    code, output, errors = command("train", "--config", tiny_yaml, "--workdir", workdir)
+    assert code == 0, errors
+    return TrainedRun(workdir, tiny_yaml, output)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call a command in this process, with its four devices: its exit code, stdout and stderr."""
+    from jaxhand.training import runtime
+
+    def call(main, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jaxhand", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runtime.run(main)
+        return end.value.code, *capsys.readouterr()
+
+    return call

@@ -22,7 +22,8 @@ def terms(predictions: dict, batch: dict) -> dict:
     depth = masked_mean(predictions["keypoints_3d"][..., 2], valid)
     losses["distance"] = jnp.abs(depth - true_depth) / 100 * batch["has_depth"]
     if "root_depth" in predictions:
-        losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(true_depth, 1.0)))
+        known = jnp.where(valid.any(-1), true_depth, predictions["root_depth"])  # without labels there is no error
+        losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(known, 1.0)))
     if "voted_3d" in predictions:
         voted = _joint_terms(predictions["voted_3d"], predictions["voted_2d"], batch, half_side)
         losses["voted"] = sum(voted.values())

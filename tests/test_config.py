@@ -1,0 +1,158 @@
+"""Configs: what a file and an override may say, and how a mistake in them is named."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxhand import config as configs
+from jaxhand.config import Config, ConfigError, load
+
+
+def message(*overrides, path=None) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(path, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_file_over_defaults_and_overrides_over_file(tmp_path):
+    path = write(tmp_path, "training: {num_epochs: 7, batch_size: 16}\noptimizer:\n  learning_rate: 1e-4\n")
+    config = load(path, ["training.batch_size=32", "data.augment.color=0", "data.train=folder:/a=b", "data.cache="])
+    assert config.training.num_epochs == 7 and config.training.batch_size == 32
+    assert config.optimizer.learning_rate == 1e-4  # PyYAML reads it as text
+    assert config.data.train == "folder:/a=b" and config.data.cache == ""
+    assert config.data.augment.color == 0.0 and isinstance(config.data.augment.color, float)
+    assert config.model == Config().model
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "training:\n  num_epochs: 10\n"])
+def test_an_empty_file_is_the_defaults(tmp_path, text):
+    assert load(write(tmp_path, text)) == load() == Config()
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1", 1.0), ("3E+2", 300.0), (".5", 0.5)])
+def test_numbers_however_written(text, value):
+    rate = load(None, [f"optimizer.learning_rate={text}"]).optimizer.learning_rate
+    assert rate == value and isinstance(rate, float)
+    assert load(None, ["training.num_epochs=1e2"]).training.num_epochs == 100
+
+
+def test_round_trip(tmp_path):
+    config = load(None, ["optimizer.learning_rate=1e-7", "seed=-3", "data.augment.noise=0.1", "data.train=folder:x"])
+    assert load(write(tmp_path, configs.dump(config))) == config
+    assert configs.from_dict(configs.to_dict(config)) == config
+    assert configs.to_dict(config) == yaml.safe_load(configs.dump(config))
+
+
+def test_differences():
+    old = Config()
+    new = load(None, ["training.batch_size=32", "data.augment.color=0"])
+    assert configs.differences(old, old) == []
+    assert configs.differences(old, new) == ["data.augment.color: 0.2 -> 0.0", "training.batch_size: 64 -> 32"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("training.batch_sise", "training.batch_size"),
+        ("training.epochs", "training.num_epochs"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
+        ("train.batch_size", "training"),
+        ("batch_size", "training.batch_size"),
+        ("model.learning_rate", "optimizer.learning_rate"),
+        ("data.augment.colour", "data.augment.color"),
+    ],
+)
+def test_an_unknown_key_names_its_nearest(key, hint):
+    text = message(f"{key}=1")
+    assert "unknown key" in text and f"Did you mean {hint!r}?" in text
+
+
+def test_an_unknown_key_like_no_other_lists_what_there_is():
+    assert "Known here: seed, data, model" in message("zzzz=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.num_epochs", "not of the form key=value"),
+        ("training.batch_size=2.5", "training.batch_size must be int"),
+        ("training.batch_size=true", "training.batch_size must be int"),
+        ("training.batch_size=many", "training.batch_size must be int, got 'many'"),
+        ("optimizer.learning_rate=[1]", "optimizer.learning_rate must be float"),
+        ("data.train={a: 1}", "data.train must be str"),
+        ("training=5", "'training' is a section"),
+        ("data.view=side", "data.view must be one of front, all"),
+        ("data.test_split=train", "data.test_split must be one of test, val"),
+        ("scheduler.name=step", "scheduler.name must be one of cosine, constant"),
+        ("data.depth_dropout=1.1", "data.depth_dropout must lie in 0..1"),
+        ("data.image_size=0", "data.image_size must be at least 1"),
+        ("model.width=0", "model.width must be at least 1"),
+        ("model.blocks=-1", "model.blocks must be at least 0"),
+        ("optimizer.learning_rate=-1e-3", "optimizer.learning_rate must be positive"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate must be positive"),
+        ("optimizer.weight_decay=.inf", "optimizer.weight_decay must be at least 0 and finite"),
+        ("optimizer.b1=1", "optimizer.b1 must be below 1"),
+        ("data.crop_scale=0", "data.crop_scale must be positive"),
+        ("data.augment.scale=1", "data.augment.scale must be below 1"),
+        ("scheduler.warmup_steps=-1", "scheduler.warmup_steps must be at least 0"),
+        ("seed=1e30", "seed must fit into 64 bits"),
+    ],
+)
+def test_values_no_run_could_use(override, words):
+    assert words in message(override)
+
+
+def test_every_number_refuses_nan_and_what_is_below_its_least():
+    def flat(tree, path=""):
+        for key, value in tree.items():
+            yield from flat(value, f"{path}{key}.") if isinstance(value, dict) else [(path + key, value)]
+
+    for key, value in flat(configs.to_dict(Config())):
+        if isinstance(value, (int, float)) and key != "seed":
+            assert key in message(f"{key}=-1")
+            assert key in message(f"{key}=.nan")
+
+
+def test_all_losses_off():
+    names = [field.name for field in dataclasses.fields(configs.LossConfig)]
+    assert "nothing would be learned" in message(*(f"loss.{name}=0" for name in names))
+    assert load(None, [f"loss.{name}=0" for name in names[1:]]).loss.joints_3d > 0
+
+
+def test_test_freq_is_accepted():
+    assert load(None, ["training.test_freq=5"]).training.test_freq == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [", "not valid YAML"), ("- 1\n", "holds list, not keys and values"), ("training: 3", "is a section")],
+)
+def test_a_broken_file(tmp_path, text, words):
+    path = write(tmp_path, text)
+    assert words in message(path=path) and str(path) in message(path=path)
+
+
+def test_a_missing_file(tmp_path):
+    assert str(tmp_path / "no.yaml") in message(path=tmp_path / "no.yaml")
+    assert "Is a directory" in message(path=tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not valid YAML" in message(path=tmp_path / "bytes.yaml")
+
+
+def test_the_project_s_own_configs_load():
+    paths = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert math.isfinite(load(path).optimizer.learning_rate), path
+        assert path.read_text().startswith("#"), path  # what it is for, in the first line

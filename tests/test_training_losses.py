@@ -1,0 +1,153 @@
+"""The loss on values worked out by hand, its masks, and gradients that stay finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhand.config import LossConfig
+from jaxhand.training import losses
+
+SIZE = 64  # px
+
+
+def make_batch(rows=2):
+    rng = np.random.default_rng(0)
+    joints = rng.normal(0, 40, (rows, 21, 3)).astype(np.float32) + np.float32([0, 0, 500])
+    return {
+        "image": np.zeros((rows, SIZE, SIZE, 3), np.float32),
+        "keypoints_3d": joints,
+        "keypoints_2d": rng.uniform(0, SIZE, (rows, 21, 2)).astype(np.float32),
+        "joint_valid": np.ones((rows, 21), np.float32),
+        "has_depth": np.ones(rows, np.float32),
+    }
+
+
+def right(batch):
+    """Predictions without an error."""
+    joints, pixels = batch["keypoints_3d"], batch["keypoints_2d"]
+    mean_depth = joints[..., 2].mean(1)
+    return {
+        "keypoints_3d": joints,
+        "keypoints_2d": pixels,
+        "voted_3d": joints,
+        "voted_2d": pixels,
+        "root_depth": mean_depth,
+    }
+
+
+def moved(values, row, joint, by):
+    values = values.copy()
+    values[row, joint] += np.float32(by)
+    return values
+
+
+def test_names_and_shapes():
+    batch = make_batch(3)
+    terms = losses.terms(right(batch), batch)
+    assert terms.keys() == vars(LossConfig()).keys()
+    assert all(value.shape == (3,) for value in terms.values())
+    plain = losses.terms({key: right(batch)[key] for key in ("keypoints_3d", "keypoints_2d")}, batch)
+    assert plain.keys() == terms.keys() - {"size", "voted"}
+
+
+def test_no_error_costs_nothing_and_has_a_finite_gradient():
+    batch = make_batch()
+    for value in losses.terms(right(batch), batch).values():
+        np.testing.assert_allclose(value, 0, atol=1e-6)
+    gradient = jax.grad(lambda predictions: losses.total(losses.terms(predictions, batch), LossConfig()).sum())(
+        right(batch)
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_one_joint_off():
+    batch, off = make_batch(), right(make_batch())
+    off["keypoints_3d"] = moved(batch["keypoints_3d"], 0, 5, (30, 40, 0))
+    off["keypoints_2d"] = moved(batch["keypoints_2d"], 0, 5, (6, 10))
+    terms = losses.terms(off, batch)
+    np.testing.assert_allclose(terms["joints_3d"], [50 / 21 / 100, 0], atol=1e-6)
+    np.testing.assert_allclose(terms["joints_2d"], [8 / 21 / 32, 0], atol=1e-6)
+    for name in ("depth", "distance", "size", "voted"):
+        np.testing.assert_allclose(terms[name], 0, atol=1e-6)
+
+
+def test_one_joint_too_deep():
+    batch, off = make_batch(), right(make_batch())
+    off["keypoints_3d"] = moved(batch["keypoints_3d"], 1, 7, (0, 0, 21))  # moves the mean by 1 mm
+    terms = losses.terms(off, batch)
+    np.testing.assert_allclose(terms["depth"], [0, (20 + 20 * 1) / 21 / 100], atol=1e-5)
+    np.testing.assert_allclose(terms["distance"], [0, 1 / 100], atol=1e-5)
+
+
+def test_the_whole_hand_moved_costs_distance_alone():
+    batch, off = make_batch(), right(make_batch())
+    off["keypoints_3d"] = batch["keypoints_3d"] + np.float32([0, 0, 25])
+    terms = losses.terms(off, batch)
+    np.testing.assert_allclose(terms["distance"], 0.25, atol=1e-5)
+    for name in ("joints_3d", "depth"):
+        np.testing.assert_allclose(terms[name], 0, atol=1e-5)
+    batch["has_depth"][0] = 0  # nothing could tell the network the distance
+    np.testing.assert_allclose(losses.terms(off, batch)["distance"], [0, 0.25], atol=1e-5)
+
+
+def test_a_hand_twice_as_far_by_its_size():
+    batch, off = make_batch(), right(make_batch())
+    off["root_depth"] = off["root_depth"] * np.float32([2, 0.5])
+    np.testing.assert_allclose(losses.terms(off, batch)["size"], np.log(2), atol=1e-5)
+
+
+def test_voted_joints_cost_what_corrected_ones_do():
+    batch, off = make_batch(), right(make_batch())
+    off["voted_3d"] = moved(batch["keypoints_3d"], 0, 3, (3, 4, 12))
+    off["voted_2d"] = moved(batch["keypoints_2d"], 0, 3, (1, 1))
+    as_final = losses.terms({"keypoints_3d": off["voted_3d"], "keypoints_2d": off["voted_2d"]}, batch)
+    expected = sum(as_final[name] for name in ("joints_3d", "joints_2d", "depth"))
+    np.testing.assert_allclose(losses.terms(off, batch)["voted"], expected, atol=1e-6)
+    assert expected[0] > 0
+
+
+def test_joints_without_a_label_do_not_matter():
+    batch, off = make_batch(), right(make_batch())
+    batch["joint_valid"][:, 5:9] = 0
+    for key, by in (("keypoints_3d", 1e4), ("voted_3d", -1e4), ("keypoints_2d", 1e3), ("voted_2d", 1e3)):
+        off[key] = off[key].copy()
+        off[key][:, 5:9] += np.float32(by)
+    off["root_depth"] = batch["keypoints_3d"][..., 2].mean(1, where=batch["joint_valid"] > 0)
+    for name, value in losses.terms(off, batch).items():
+        np.testing.assert_allclose(value, 0, atol=1e-5, err_msg=name)
+
+
+def test_without_a_wrist_only_joints_3d_is_left_out():
+    batch, off = make_batch(), right(make_batch())
+    batch["joint_valid"][0, 0] = 0
+    off["keypoints_3d"] = moved(moved(batch["keypoints_3d"], 0, 5, (9, 9, 9)), 1, 5, (9, 9, 9))
+    terms = losses.terms(off, batch)
+    assert terms["joints_3d"][0] == 0 < terms["joints_3d"][1]
+    assert terms["depth"][0] > 0
+
+
+def test_a_hand_without_any_label_costs_nothing():
+    batch, off = make_batch(), right(make_batch())
+    batch["joint_valid"][0] = 0
+    batch["keypoints_3d"][0] = batch["keypoints_2d"][0] = 0  # as the crop gives them
+    off = {key: value + 1 for key, value in off.items()}
+    batch["has_depth"][0] = 0
+
+    def total(predictions):
+        return losses.total(losses.terms(predictions, batch), LossConfig())
+
+    assert total(off)[0] == 0 < total(off)[1]
+    gradient = jax.grad(lambda predictions: total(predictions).sum())(off)
+    assert all(np.isfinite(leaf).all() and (leaf[0] == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_total_is_the_weighted_sum():
+    weights = LossConfig(joints_3d=2, joints_2d=0, depth=0, distance=0, size=3, voted=0)
+    terms = {name: jnp.array([1.0, 10.0]) for name in vars(weights)}
+    np.testing.assert_allclose(losses.total(terms, weights), [5, 50])
+
+
+@pytest.mark.parametrize(("mask", "mean"), [((1, 1, 1), 2), ((1, 0, 1), 2), ((0, 0, 1), 3), ((0, 0, 0), 0)])
+def test_masked_mean(mask, mean):
+    assert losses.masked_mean(jnp.array([1.0, 2.0, 3.0]), jnp.array(mask, float)) == mean
