@@ -1,6 +1,7 @@
 """Shared fixtures: four forced host devices, a tiny run that many tests look at, and the research data if it is there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,15 @@ def trained(command, tiny_yaml, tmp_path_factory) -> TrainedRun:
     code, output, errors = command("train", "--config", tiny_yaml, "--workdir", workdir)
     assert code == 0, errors
     return TrainedRun(workdir, tiny_yaml, output)
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """A copy of a run's folder that a test may change."""
+    def copy_of(run: TrainedRun) -> Path:
+        return Path(shutil.copytree(run.workdir, tmp_path / "copy"))
+
+    return copy_of
 
 
 @pytest.fixture
