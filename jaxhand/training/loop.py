@@ -106,7 +106,9 @@ class Run:
                 self._finish_epoch(epoch, seconds)
             if step < end or interruption.reached(step):
                 self._announce_best()
-                self.logger.print(f"Stopped by a signal at step {step}, all is saved; the same command goes on from there")
+                self.logger.print(
+                    f"Stopped by a signal at step {step}, all is saved; the same command goes on from there"
+                )
                 return TERMINATED
         self._announce_best()
         best = self.checkpoints.best()
@@ -166,7 +168,6 @@ class Run:
         summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
 
         self._announce_best()  # of the epoch before; the next save waits for it anyway
-        # Before the save: a run that dies between the two does this epoch again, and its lines with it.
         self._log_epoch(step, summary, means, results, {
             "images_per_second": batch_size / seconds,
             "test_images_per_second": len(self.test_set) / tested,
@@ -195,6 +196,7 @@ class Run:
             self.best_line = ""
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> bool:
+        self.logger.flush()  # before the save: a run that dies between the two does this part again, and logs it again
         meta = meta | {
             "sums": {name: float(value) for name, value in self.state["sums"].items()},
             "schedule_step": step,

@@ -1,0 +1,165 @@
+"""A run that is stopped or killed and started again ends as if nothing had been."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from jaxhand.training import step_files
+from jaxhand.training.checkpoint import Checkpoints
+from jaxhand.training.sharding import make_mesh
+from jaxhand.training.step import Trainer
+
+BEFORE_STEP = """
+import os, pathlib, signal, time
+from jaxhand.training import loop
+real, calls = loop.to_global, []
+def to_global(batch, mesh):
+    calls.append(0)
+    if len(calls) == {count}:
+        while {wait_for!r} and not pathlib.Path({wait_for!r}).exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.{signal})
+    return real(batch, mesh)
+loop.to_global = to_global
+"""
+BEFORE = """
+import os, signal
+from jaxhand import data
+from jaxhand.training import checkpoint, loop
+real, calls = {place}, []
+def patched(*arguments, **options):
+    calls.append(0)
+    if len(calls) == {count}:
+        os.kill(os.getpid(), signal.{signal})
+    return real(*arguments, **options)
+{place} = patched
+"""
+
+
+def read_curves(workdir):
+    events = EventAccumulator(str(workdir / "tensorboard"))
+    events.Reload()
+    curves = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag in curves:
+        if tag.startswith("speed/"):
+            curves[tag] = [(step, None) for step, _ in curves[tag]]
+    return curves | {"samples": [e.step for e in events.Images("samples")] if events.Tags()["images"] else []}
+
+
+def read_lines(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "per_second" not in key} for line in lines]
+
+
+def read_state(workdir, config):
+    """Everything the latest checkpoint holds."""
+    trainer = Trainer(config, make_mesh(), total_steps=36)
+    abstract = trainer.abstract_state()
+    checkpoints = Checkpoints(workdir, keep_every_steps=0)
+    restored = checkpoints.restore_latest({name: abstract[name] for name in ("params", "rest", "optimizer")})
+    checkpoints.close()
+    return restored
+
+
+def assert_same_end(workdir, trained, config):
+    """Bit for bit the run that nothing disturbed: parameters, optimizer, position in the data, curves, lines."""
+    got, wanted = read_state(workdir, config), read_state(trained.workdir, config)
+    assert got.step == wanted.step == 36 and got.data == wanted.data
+    for name in ("params", "rest", "optimizer"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(got, name), getattr(wanted, name))
+    assert read_lines(workdir) == read_lines(trained.workdir)
+    assert read_curves(workdir) == read_curves(trained.workdir)
+    assert step_files.metas(workdir / "checkpoints") == step_files.metas(trained.workdir / "checkpoints")
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == [f"epoch_00{i}.png" for i in range(3)]
+    for path in (workdir / "samples").iterdir():
+        assert path.read_bytes() == (trained.workdir / "samples" / path.name).read_bytes()
+
+
+def epochs_printed(output):
+    """{epoch: its two lines}"""
+    lines = output.splitlines()
+    return {line.split(":")[0]: lines[i : i + 2] for i, line in enumerate(lines) if line.startswith("Epoch ")}
+
+
+def assert_same_lines(output, trained, *epochs):
+    printed = epochs_printed(output)
+    assert list(printed) == [f"Epoch {epoch}" for epoch in epochs]
+    for epoch, lines in printed.items():
+        assert lines == epochs_printed(trained.output)[epoch]
+
+
+def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
+    """kill -9 in mid-epoch, SIGTERM in mid-epoch, in the test and while saving: every time it goes on exactly."""
+    workdir = tmp_path / "run"
+
+    def run(patch="", **options):
+        patch = patch.format(**options) if patch else ""
+        return command("train", "--config", trained.config, "--workdir", workdir, patch=patch)
+
+    def steps():
+        return step_files.steps(workdir / "checkpoints")
+
+    code, output, errors = run(BEFORE_STEP, count=17, signal="SIGKILL", wait_for=str(workdir / "checkpoints" / "12"))
+    assert code == -9 and steps() == [12]
+    assert_same_lines(output, trained, 0)
+
+    code, output, errors = run(BEFORE_STEP, count=8, signal="SIGTERM", wait_for="")
+    assert (code, errors) == (143, "") and steps() == [12, 20]
+    assert output.splitlines()[2] == "Going on from step 12 of 36"
+    assert output.splitlines()[-1] == "Stopped by a signal at step 20, all is saved; the same command goes on from there"
+    assert_same_lines(output, trained)
+    assert [step for step, _ in read_curves(workdir)["loss/step"]] == [20]  # of this very epoch, flushed
+
+    code, output, errors = run(BEFORE, place="loop.run_test", count=1, signal="SIGTERM")
+    assert (code, errors) == (143, "") and 24 in steps()
+    assert_same_lines(output, trained, 1)  # its Train Loss is that of the whole epoch, in three starts
+
+    code, output, errors = run(BEFORE, place="checkpoint.Checkpoints.save", count=1, signal="SIGTERM")
+    assert (code, errors) == (143, "") and 36 in steps()
+    assert_same_lines(output, trained, 2)
+
+    code, output, errors = run()
+    assert (code, errors) == (0, "")
+    assert output.splitlines()[-1] == trained.output.splitlines()[-1]
+    kept = set(step_files.steps(trained.workdir / "checkpoints"))
+    assert set(steps()) == kept
+    assert_same_end(workdir, trained, tiny)
+
+
+@pytest.mark.parametrize("place", ["data.load", "loop.Trainer", "checkpoint.Checkpoints.restore_latest"])
+def test_stopped_before_the_first_step(trained, tiny, command, tmp_path, place):
+    """While hands are rendered or a checkpoint is read there is nothing to lose: SIGTERM ends it at once."""
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
+    code, output, errors = command(*arguments, patch=BEFORE.format(place=place, count=1, signal="SIGTERM"))
+    assert (code, output, errors) == (-15, "", "")
+    assert step_files.steps(tmp_path / "run" / "checkpoints") == []
+
+
+def test_ctrl_c_is_one_line(trained, command, tmp_path):
+    patch = BEFORE_STEP.format(count=5, signal="SIGINT", wait_for="")
+    code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", patch=patch)
+    assert (code, errors) == (130, "interrupted; the same command goes on from the last checkpoint\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 12, 13, 24, 35, 36])
+def test_killed_at_any_step(trained, tiny, command, tmp_path, count):
+    """Also at an epoch's first and last step, whether or not the save before it had ended."""
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
+    code, _, _ = command(*arguments, patch=BEFORE_STEP.format(count=count, signal="SIGKILL", wait_for=""))
+    assert code == -9
+    assert command(*arguments)[0] == 0
+    assert_same_end(tmp_path / "run", trained, tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["loop.write_png", "checkpoint.Checkpoints.save", "loop.run_test"])
+def test_killed_between_training_and_saving(trained, tiny, command, tmp_path, place):
+    """The lines of an epoch are written before its checkpoint: killed in between, they are neither lost nor doubled."""
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
+    assert command(*arguments, patch=BEFORE.format(place=place, count=2, signal="SIGKILL"))[0] == -9
+    assert command(*arguments)[0] == 0
+    assert_same_end(tmp_path / "run", trained, tiny)
