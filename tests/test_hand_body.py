@@ -1,4 +1,4 @@
-"""The built-in hand: rigid bones, limits, a prior of plausible poses, and random numbers that depend on nothing else."""
+"""The built-in hand: rigid bones, limits, a prior of plausible poses, random numbers that depend on nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,8 @@ def test_numbers_are_the_same_for_ever():
 
 
 def test_numbers_are_uniform_and_normal_and_unrelated():
-    uniform, normal = (np.asarray(n) for n in jax.vmap(lambda i: body.numbers(1, i, 20))(jnp.arange(1000, dtype=jnp.uint32)))
+    sample = jax.vmap(lambda index: body.numbers(1, index, 20))
+    uniform, normal = map(np.asarray, sample(jnp.arange(1000, dtype=jnp.uint32)))
     assert 0 < uniform.min() and uniform.max() < 1
     np.testing.assert_allclose(np.histogram(uniform, 10, (0, 1))[0] / 2000, 1, atol=0.12)
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03

@@ -116,9 +116,8 @@ def _held_object(scene: Scene, ray):
     a, e = scene.object_start, scene.object_end - scene.object_start
     ee, ea, aa = jnp.sum(e * e), jnp.sum(e * a), jnp.sum(a * a)
     nothing = jnp.zeros(())
-    stick = Cone(
-        tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, jnp.sum(scene.object_end**2), *[None] * 3, *[nothing] * 4
-    )
+    bb = jnp.sum(scene.object_end**2)
+    stick = Cone(tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, bb, *[None] * 3, *[nothing] * 4)
     t_stick = meet(ray, stick)
     _, at, offset, _ = distance(times(ray, t_stick), stick)
     center = (scene.object_start + scene.object_end) / 2
@@ -152,10 +151,10 @@ def _meet_box(ray, center, axes, half):
 
 def _expose(scene: Scene, color, noise) -> jax.Array:
     """Linear colours (3, S, S) through lens, film and noise → (S, S, 3) uint8."""
-    for axis in (1, 2):
-        before = jnp.concatenate([jax.lax.slice_in_dim(color, 0, 1, axis=axis), jax.lax.slice_in_dim(color, 0, -1, axis=axis)], axis)
-        after = jnp.concatenate([jax.lax.slice_in_dim(color, 1, None, axis=axis), jax.lax.slice_in_dim(color, -1, None, axis=axis)], axis)
-        color = color + scene.blur * (before + after - 2 * color)
+    up, down = _neighbours(color, 1)
+    color = color + scene.blur * (up + down - 2 * color)
+    left, right = _neighbours(color, 2)
+    color = color + scene.blur * (left + right - 2 * color)
     channels = []
     for channel in range(3):
         shown = jnp.sqrt(jnp.clip(color[channel], 0, None))
@@ -168,15 +167,14 @@ def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
     """What a depth camera makes of exact depth: noise that grows with the distance, holes and flying pixels at edges,
     a shadow beside near things, a few blobs without measurement, whole millimetres → (S, S) uint16."""
     strength, share, shadow, flying, bias = scene.sensor
-    padded = jnp.pad(depth, 1, mode="edge")
-    sides = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
-    low, high = jnp.minimum(jnp.minimum(*sides[:2]), jnp.minimum(*sides[2:])), jnp.maximum(jnp.maximum(*sides[:2]), jnp.maximum(*sides[2:]))
+    sides = *_neighbours(depth, 0), *_neighbours(depth, 1)
+    low, high = functools.reduce(jnp.minimum, sides), functools.reduce(jnp.maximum, sides)
     footprint = scene.window[2] / depth.shape[0] * depth  # mm a pixel
     edge = jnp.maximum(high - depth, depth - low) > 4 * footprint + 6  # a step, or a surface seen at more than 75°
     again = body.mix(noise)
     chance = lambda shift: ((again >> shift) & 255).astype(jnp.float32) * np.float32(1 / 256)  # noqa: E731
     hole = edge & (chance(0) < share)
-    left = jnp.where(shadow > 1, jnp.pad(depth, ((0, 0), (2, 0)), mode="edge")[:, :-2], jnp.pad(depth, ((0, 0), (1, 0)), mode="edge")[:, :-1])
+    left = jnp.where(shadow > 1, _neighbours(sides[2], 1)[0], sides[2])  # one or two pixels away
     hole |= (shadow > 0) & (left < depth * 0.93) & (chance(8) < 0.8)
     for x, y, radius in scene.blobs:
         hole |= (u - x) ** 2 + (v - y) ** 2 < radius * radius * (0.6 + 0.8 * chance(16))
@@ -185,3 +183,12 @@ def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
     seen = jnp.where(edge & (chance(16) < flying), 0.5 * (low + high), depth)
     seen = seen + bias + strength * (depth / 500) ** 2 * gauss
     return jnp.where(hole, 0, jnp.round(seen)).astype(jnp.uint16)
+
+
+def _neighbours(picture, axis: int):
+    """The picture moved by a pixel along an axis, both ways; its border stands in for what lies beyond."""
+    end = picture.shape[axis] - 1
+    first, last = (jax.lax.slice_in_dim(picture, i, i + 1, axis=axis) for i in (0, end))
+    before = jnp.concatenate([first, jax.lax.slice_in_dim(picture, 0, end, axis=axis)], axis)
+    after = jnp.concatenate([jax.lax.slice_in_dim(picture, 1, end + 1, axis=axis), last], axis)
+    return before, after

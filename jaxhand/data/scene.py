@@ -15,7 +15,7 @@ VIEWS = ("front", "all")
 NUM_CLUTTER, NUM_BLOBS = 7, 3
 _FRONT_TURN = np.deg2rad([40, 35, 35]).astype(np.float32)  # roll, pitch, yaw, ±
 _FINGERS_UP = np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]], np.float32)  # hand → camera, the hand's back to the camera
-# Skin from dark to light, sRGB: measured skin colours lie close to one curve, a person is a place on it and a little hue.
+# Skin from dark to light, sRGB: real skins lie close to one curve; a person is a place on it and a little hue.
 _SKIN = np.array([[0.24, 0.14, 0.10], [0.42, 0.26, 0.18], [0.63, 0.43, 0.32], [0.80, 0.59, 0.46], [0.93, 0.75, 0.65]])
 
 
@@ -183,13 +183,15 @@ def _clutter(draws):
     height = 0.7 * numbers[:, 8]  # part of the way from the wall to the hand's nearest approach
     stripes = 0.5 * jnp.maximum(numbers[:, 9] - 0.6, 0)
     columns = (shown, round_, sharpness, height, stripes, 6 + 20 * numbers[:, 10], 0.35 * numbers[:, 5] / 0.9)
-    rows = [place, size, jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)] + [c[:, None].astype(jnp.float32) for c in columns]
+    direction = jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+    rows = [place, size, direction, *(column[:, None].astype(jnp.float32) for column in columns)]
     return jnp.concatenate(rows, 1), _surface_colors(draws, NUM_CLUTTER, 0.9)
 
 
 def _sensor(draws) -> jax.Array:
-    u = draws.uniform(5)
-    return jnp.stack([1 + 2 * u[0], 0.15 + 0.6 * u[1], jnp.where(u[2] < 0.6, 0.0, 3 * u[2] - 1), 0.5 * u[3], 6 * (u[4] - 0.5)])
+    noise, share, shadow, flying, bias = draws.uniform(5)
+    shadow = jnp.where(shadow < 0.6, 0.0, jnp.where(shadow < 0.8, 1.0, 2.0))
+    return jnp.stack([1 + 2 * noise, 0.15 + 0.6 * share, shadow, 0.5 * flying, 6 * (bias - 0.5)])
 
 
 def _blobs(draws) -> jax.Array:

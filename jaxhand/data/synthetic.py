@@ -27,6 +27,8 @@ from jaxhand.hand.camera import project
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # the splits' scenes never meet
 MAX_COUNT = 1 << 30
 _ALL_VALID = np.ones(21, np.float32)
+# Changes whenever the code that makes the hands does: no cache outlives its world. Taken with the code, at import.
+_WORLD_VERSION = zlib.crc32(b"".join(Path(module.__file__).read_bytes() for module in (body, scene, trace, render)))
 
 
 class SyntheticSet:
@@ -88,8 +90,7 @@ def load(
     _check(split, count, size, view)
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
     name = f"synthetic-{view}-{split}"
-    version = _world_version()
-    file = _folder(cache) / f"{name}-{size}px-{count}-seed{seed}-{version:08x}.hands"
+    file = _folder(cache) / f"{name}-{size}px-{count}-seed{seed}-{_WORLD_VERSION:08x}.hands"
     arrays = None
     try:
         arrays = cache_file.read(file)
@@ -131,7 +132,8 @@ def render_range(
         shown.update(fill(0))  # compiles, for all threads
         pool = concurrent.futures.ThreadPoolExecutor(_cores())
         try:
-            for future in concurrent.futures.as_completed(pool.submit(fill, s) for s in range(together, count, together)):
+            rest = [pool.submit(fill, start) for start in range(together, count, together)]
+            for future in concurrent.futures.as_completed(rest):
                 shown.update(future.result())
         finally:
             pool.shutdown(cancel_futures=True)
@@ -186,12 +188,6 @@ def _folder(cache: str | Path | None) -> Path:
     return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
 
 
-def _world_version() -> int:
-    """A number that changes whenever the code that makes the hands does: no cache outlives its world."""
-    sources = b"".join(Path(module.__file__).read_bytes() for module in (body, scene, trace, render))
-    return zlib.crc32(sources)
-
-
 def _preview(args) -> None:
     """Write a sheet of image, image with skeleton, and depth."""
     _check(args.split, args.count, args.size, args.view)
@@ -200,7 +196,8 @@ def _preview(args) -> None:
     cells = []
     for image, depth, joints, K in zip(*(arrays[key] for key in ("image", "depth", "keypoints_3d", "K"))):
         near = np.clip((joints[:, 2].mean() + 250 - depth) / 400, 0, 1)  # the hand lies in the middle of the colours
-        colors = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1] * (depth > 0)[..., None]
+        colors = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+        colors = colors * (depth > 0)[..., None]
         skeleton = draw.draw_skeleton(image, project(joints, K), scale=scale)
         cells.append(np.concatenate([draw.upscale(image, scale), skeleton, draw.upscale(colors, scale)], axis=1))
     draw.write_png(args.preview, draw.grid(cells, columns=args.columns))
@@ -209,7 +206,7 @@ def _preview(args) -> None:
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jaxhand.data.synthetic", description=__doc__.splitlines()[0])
-    parser.add_argument("--preview", required=True, metavar="PNG", help="picture to write: image, skeleton and depth of each hand")
+    parser.add_argument("--preview", required=True, metavar="PNG", help="the sheet: image, skeleton, depth")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of an image, px (%(default)s)")

@@ -58,10 +58,10 @@ def _cone_table(scene: Scene) -> jax.Array:
     a, b, ra, rb = scene.cones
     e = b - a
     frame = scene.frames[body.BONE_OF_CONE]  # (28, 3, 3)
-    dot = lambda u, v: jnp.sum(u * v, -1, keepdims=True)  # noqa: E731
     level = np.where(body.IS_DIGIT, np.arange(body.NUM_CONES) % 3, 0)
     marks = np.stack([body.IS_TIP, level > 0, body.IS_FOREARM, body.IS_TIP], 1).astype(np.float32)
-    columns = [a, e, ra[:, None], (rb - ra)[:, None], dot(e, e), dot(e, a), dot(a, a), dot(b, b)]
+    products = [jnp.sum(u * v, -1, keepdims=True) for u, v in ((e, e), (e, a), (a, a), (b, b))]
+    columns = [a, e, ra[:, None], (rb - ra)[:, None], *products]
     columns += [frame[:, :, 0], frame[:, :, 1], frame[:, :, 2], marks]
     table = jnp.concatenate(columns, 1)  # (28, 25)
     never = np.zeros(table.shape[1], np.float32)
@@ -78,7 +78,7 @@ def _read_cone(row: jax.Array) -> Cone:
 
 
 def _tile_sets(scene: Scene, size: int, tiles: int) -> jax.Array:
-    """(tiles * tiles,) uint32 of one scene: bit c is set where cone c, its margin included, may meet the tile's rays."""
+    """(tiles * tiles,) uint32 of one scene: bit c is set where cone c, with its margin, may meet the tile's rays."""
     a, b, ra, rb = scene.cones
     start, end = a[:, :2] / a[:, 2:], b[:, :2] / b[:, 2:]  # (28, 2) at z = 1
     # A ball of radius r at depth z covers a disc of r / z, up to a tenth more towards the image's corners.
@@ -90,12 +90,14 @@ def _tile_sets(scene: Scene, size: int, tiles: int) -> jax.Array:
     dy = (y + jnp.repeat(center, tiles))[:, None] - start[:, 1]
     at = jnp.clip((dx * along[:, 0] + dy * along[:, 1]) / (jnp.sum(along**2, -1) + 1e-9), 0, 1)
     square = (dx - at * along[:, 0]) ** 2 + (dy - at * along[:, 1]) ** 2
-    meets = square < (radius + side * TILE / size * 0.7072) ** 2
-    return jnp.sum(jnp.where(meets, np.uint32(1) << np.arange(body.NUM_CONES, dtype=np.uint32), np.uint32(0)), -1, dtype=jnp.uint32)
+    meets = square < (radius + side * TILE / size * 0.7072) ** 2  # the tile's corners
+    bits = np.uint32(1) << np.arange(body.NUM_CONES, dtype=np.uint32)
+    return jnp.sum(jnp.where(meets, bits, np.uint32(0)), -1, dtype=jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def trace_hand(scene: Scene, size: int, cull: bool) -> Skin:
+    """The lit hands of scenes (leading axis B), images `size` px square; without `cull` every ray tries every cone."""
     batch, tiles = scene.window.shape[0], -(-size // TILE)
     table = jax.vmap(_cone_table)(scene).reshape(batch * _ROWS, -1)
     sets = jax.vmap(_tile_sets, in_axes=(0, None, None))(scene, size, tiles).reshape(-1)  # (batch * tiles²,)
@@ -109,9 +111,10 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> Skin:
 
     def trace(which):  # (group,) tiles
         image, tile = which // tiles**2, which % tiles**2
-        pixel = np.arange(TILE * TILE)
-        u = ((tile % tiles * TILE)[:, None] + pixel % TILE + 0.5) / size - 0.5  # (group, 64)
-        v = ((tile // tiles * TILE)[:, None] + pixel // TILE + 0.5) / size - 0.5
+        pixel = np.arange(TILE * TILE, dtype=np.float32)
+        corner_u, corner_v = tile % tiles * TILE, tile // tiles * TILE
+        u = (corner_u[:, None] + (pixel % TILE + np.float32(0.5))) / size - 0.5  # (group, 64)
+        v = (corner_v[:, None] + (pixel // TILE + np.float32(0.5))) / size - 0.5
         looks = [look[image, i, None] for i in range(look.shape[1])]
         ray = unit((looks[0] + u * looks[2], looks[1] + v * looks[2], jnp.ones_like(u)))
 
@@ -142,9 +145,8 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> Skin:
 
 def _shade(ray, over_cones, look):
     """Trace rays to the smooth skin of their cones and light it: distance, red, green, blue."""
-    light, light_color, ambient, skin, sleeve_from, sleeve, nails = (
-        *(look[0:3], look[3:6], look[6], look[7:10], look[10], look[11:14], look[14:17]),
-    )
+    light, light_color, ambient, skin = look[0:3], look[3:6], look[6], look[7:10]
+    sleeve_from, sleeve, nails = look[10], look[11:14], look[14:17]
 
     def nearest(t, cone):
         return jnp.minimum(t, meet(ray, cone))

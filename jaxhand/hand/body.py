@@ -1,4 +1,4 @@
-"""The built-in right hand: 24 angles and 10 shape numbers → joints, bone frames and a body of round cones; a pose prior.
+"""The built-in right hand: 24 angles and 10 shape numbers → joints, bone frames, a body of round cones; a pose prior.
 
 Hand frame in mm: origin at the wrist, +y towards the fingers, +z out of the back of the hand, the thumb towards -x.
 Angles in radians. Every function takes one hand; `jax.vmap` makes it many.
@@ -15,7 +15,8 @@ from jaxhand.hand.skeleton import JOINT_NAMES
 NUM_DOF, NUM_SHAPE, NUM_CONES = 24, 10, 28
 _LONG = ("index", "middle", "ring", "little")
 DOF_NAMES = (
-    *(f"thumb_{name}" for name in ("base_flexion", "base_abduction", "base_twist", "flexion", "abduction", "tip_flexion")),
+    *("thumb_base_flexion", "thumb_base_abduction", "thumb_base_twist"),
+    *("thumb_flexion", "thumb_abduction", "thumb_tip_flexion"),
     *(f"{finger}_{name}" for finger in _LONG for name in ("abduction", "flexion", "middle_flexion", "tip_flexion")),
     "ring_arch",
     "little_arch",
@@ -29,10 +30,11 @@ LIMITS = np.deg2rad(
 
 # The mean hand, thumb to little. A base is where the first bone starts to turn: the thumb's carpal joint, the knuckles.
 _BASE = np.array([[-20, 20, -9], [-25, 88, 2], [-4, 91, 4.5], [15, 85, 2], [32, 75, -3]], np.float32)
-_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # where the palm's long bones start
+_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # the palm's long bones' start
 _LENGTH = np.array([[0, 0, 0, 0, 0], [46, 42, 47, 43, 34], [34, 26, 30, 28, 21], [29, 23, 25, 25, 21]], np.float32)
 _RADIUS = np.array(  # at the base, the two joints and the tip
-    [[13, 11.2, 10, 7.4], [9.8, 8.6, 7.6, 6.3], [10, 8.8, 7.8, 6.4], [9.4, 8.2, 7.2, 6], [8.4, 7.2, 6.3, 5.3]], np.float32
+    [[13, 11.2, 10, 7.4], [9.8, 8.6, 7.6, 6.3], [10, 8.8, 7.8, 6.4], [9.4, 8.2, 7.2, 6], [8.4, 7.2, 6.3, 5.3]],
+    np.float32,
 )
 # The digits turn at four levels: with the palm's arch, then at their three joints. (4, 5) each; 24 is an angle of zero.
 _TURN_X = np.array([[24, 24, 24, 22, 23], [0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
@@ -58,7 +60,7 @@ class Hand(typing.NamedTuple):
     """A posed hand in the hand frame, mm."""
 
     joints: jax.Array  # (21, 3)
-    frames: jax.Array  # (16, 3, 3) columns x, y (along the bone), z (out of its back): wrist, then thumb 1-3, index 1-3 …
+    frames: jax.Array  # (16, 3, 3) of wrist, thumb 1-3, index 1-3 …; columns x, y along the bone, z out of its back
     carpals: jax.Array  # (4, 3) where the long bones of the palm start, index to little
     scale: jax.Array  # (3,) of the palm along x, y, z
     thickness: jax.Array  # () of every radius
@@ -78,7 +80,7 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
 
     Args:
         pose: (24,) angles in the order of `DOF_NAMES`, radians; `LIMITS` are not enforced.
-        shape: (10,) about standard normal: size, palm width, palm length, thickness, finger length, five digits' lengths.
+        shape: (10,) about standard normal: size, palm width and length, thickness, finger length, each digit's length.
     """
     size = 1 + 0.07 * shape[0]
     scale = size * jnp.stack([1 + 0.05 * shape[1], 1 + 0.04 * shape[2], jnp.ones_like(size)])
@@ -120,7 +122,7 @@ def _turn_x(points, angle):
     return jnp.stack([points[:, 0], c * points[:, 1] - s * points[:, 2], s * points[:, 1] + c * points[:, 2]], -1)
 
 
-# ---- flesh -------------------------------------------------------------------------------------------------------
+# ---- flesh
 # A cone's ends are weighted anchors plus an offset in mm: joints by name, and `index0` … `little0`, the carpal starts.
 _PALM_CONES = (  # start anchors, start offset, end anchors, end offset, radii
     ({"index0": 1}, (0, -8, 0), {"index1": 1}, (0, 0, -2), 13, 11.5),
@@ -167,7 +169,7 @@ _WEIGHTS, _OFFSET, _RADII = _cone_table()
 
 
 def flesh(hand: Hand) -> Cones:
-    """The body of a posed hand with its forearm: 15 cones of the digits (thumb to little, base to tip), then the palm."""
+    """The body of a posed hand: 15 cones of the digits (thumb to little, base to tip), then palm and forearm."""
     anchors = jnp.concatenate([hand.joints, hand.carpals, hand.frames[:, :, 1] * hand.thickness])  # (41, 3)
     start, end = (jnp.matmul(_WEIGHTS[s], anchors, precision="highest") + _OFFSET[s] * hand.scale for s in (0, 1))
     return Cones(start, end, _RADII[0] * hand.thickness, _RADII[1] * hand.thickness)
@@ -198,14 +200,15 @@ def overlap(cones: Cones) -> jax.Array:
     center = cones.start[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_AT[:, None]  # (60, 3)
     radius = cones.start_radius[_BALL_CONE] * (1 - _BALL_AT) + cones.end_radius[_BALL_CONE] * _BALL_AT
     square = jnp.sum(center**2, -1)
-    distance = jnp.sqrt(jnp.maximum(square[:, None] + square - 2 * jnp.matmul(center, center.T, precision="highest"), 1e-6))
+    square = square[:, None] + square - 2 * jnp.matmul(center, center.T, precision="highest")
+    distance = jnp.sqrt(jnp.maximum(square, 1e-6))
     depth = radius[:, None] + radius - distance
     allowed = np.zeros(depth.shape, bool)
     allowed[_FIRST, _SECOND] = True
     return jnp.max(jnp.where(allowed, depth, 0.0))
 
 
-# ---- prior -------------------------------------------------------------------------------------------------------
+# ---- prior
 def _preset(thumb, index, middle, ring, little, arch=(2, 5)):
     return np.deg2rad([*thumb, *index, *middle, *ring, *little, *arch])
 
@@ -284,8 +287,8 @@ def sample_shape(draws: Draws) -> jax.Array:
 def sample_pose(draws: Draws, shape: jax.Array, *, tries: int = 3, tolerance: float = 3.0) -> jax.Array:
     """A plausible pose (24,) within `LIMITS` for a hand of this shape.
 
-    A blend of two of `POSES`, a quarter of the digits curled on their own, and noise. Of `tries` such poses it takes the
-    first whose digits overlap by less than `tolerance` mm, or the one that overlaps least.
+    A blend of two of `POSES`, a quarter of the digits curled on their own, and noise. Of `tries` such poses it is
+    the first whose digits overlap by less than `tolerance` mm, or the one that overlaps least.
     """
     chosen = jnp.floor(draws.uniform(tries, 2) * len(_POSES)).astype(jnp.int32)
     blend = jnp.sin(draws.uniform(tries, 1) * (np.pi / 2)) ** 2  # Beta(1/2, 1/2): mostly near one of the two
