@@ -48,6 +48,13 @@ def test_a_scene_is_a_function_of_seed_and_index(world):
     assert np.abs(other["pose"] - world["pose"][:1]).max() > 0.01
 
 
+def test_a_users_settings_change_nothing(world):
+    with jax.enable_x64(True):
+        again = synthetic.render_range(0, 0, 64, size=SIZE, view="front")
+    for key, value in again.items():
+        np.testing.assert_array_equal(value, world[key], err_msg=key)
+
+
 def test_splits_never_share_a_scene():
     ranges = sorted((start, start + synthetic.MAX_COUNT) for start in synthetic.FIRST_INDEX.values())
     assert set(synthetic.FIRST_INDEX) == {"train", "val", "test"} and ranges[-1][1] <= 2**32

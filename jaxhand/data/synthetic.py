@@ -145,8 +145,8 @@ def _cores() -> int:
 
 
 def _render_chunk(seed: int, index: np.ndarray, size: int, view: str) -> dict[str, np.ndarray]:
-    """Scenes `index` (B,), rendered on the processor: the same pictures whatever else the machine has."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    """Scenes `index` (B,), rendered on the processor in float32: the same pictures whatever the machine or settings."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.enable_x64(False):
         scenes = sample_scenes(seed, index, view)
         pictures = render.render(scenes, size)
         chunk = {
