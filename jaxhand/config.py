@@ -22,7 +22,7 @@ _AT_LEAST_1 = (
     "training.save_freq",
 )
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
-_BELOW_1 = ("data.augment.scale", "data.augment.color", "optimizer.b1", "optimizer.b2")
+_BELOW_1 = ("data.augment.scale", "data.augment.color", "optimizer.b1", "optimizer.b2", "optimizer.momentum")
 
 
 class UserError(ValueError):
@@ -68,8 +68,9 @@ class ModelConfig:
 
     name: str = "dense"
     width: int = 128  # channels
-    fine_blocks: int = 2  # on cells of 4 px
-    blocks: int = 6  # on cells of 8 px
+    fine_blocks: int = 1  # on cells of 4 px
+    blocks: int = 4  # on cells of 8 px
+    expansion: int = 1  # hidden channels of a block over its channels
     joint_width: int = 64  # channels a joint
     joint_blocks: int = 2
 
@@ -88,11 +89,15 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    name: str = "adamw"
+    """The optimizer; `b1`, `b2` are Adam's, Muon's momentum is `momentum`."""
+
+    name: str = "adamw"  # or "muon": Muon for matrices, Adam for vectors
     learning_rate: float = 3e-3  # at the top of the schedule
     weight_decay: float = 1e-4
     b1: float = 0.9
     b2: float = 0.99
+    momentum: float = 0.95
+    vector_rate: float = 0.5  # of muon: learning rate of the vectors over that of the matrices
     clip_norm: float = 1.0  # global gradient norm; 0 does not clip
 
 
@@ -262,7 +267,7 @@ def _check(config: Config) -> None:
     choices = {
         "data.view": (config.data.view, ("front", "all")),
         "data.test_split": (config.data.test_split, ("test", "val")),
-        "optimizer.name": (config.optimizer.name, ("adamw",)),
+        "optimizer.name": (config.optimizer.name, ("adamw", "muon")),
         "scheduler.name": (config.scheduler.name, ("cosine", "constant")),
     }
     for key, (value, known) in choices.items():

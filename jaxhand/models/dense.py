@@ -31,10 +31,10 @@ class Dense(nnx.Module):
         self.image_size, width, fine = image_size, config.width, config.width // 2
         cells = (image_size // (2 * PATCH)) ** 2
         self.stem = Linear(4 * PATCH**2, fine, rngs)
-        self.fine = nnx.List([ShiftBlock(fine, rngs) for _ in range(config.fine_blocks)])
+        self.fine = nnx.List([ShiftBlock(fine, config.expansion * fine, rngs) for _ in range(config.fine_blocks)])
         self.down = Linear(4 * fine, width, rngs)
         self.mixers = nnx.List([Mixer(cells, width, rngs) for _ in range(config.blocks)])
-        self.coarse = nnx.List([ShiftBlock(width, rngs) for _ in range(config.blocks)])
+        self.coarse = nnx.List([ShiftBlock(width, config.expansion * width, rngs) for _ in range(config.blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.votes = Linear(width, JOINTS * 4, rngs, scale=0.1)
         self.joints = JointHead(width, config, rngs)
@@ -77,13 +77,13 @@ class Dense(nnx.Module):
         """Votes (B, T, 21*4) and the depth image → joints (B, 21, 3) in [-1, 1] around the crop, weights (B, T, 21)."""
         B, T, _ = votes.shape
         grid, cell = self.image_size // (2 * PATCH), 2 * PATCH
-        votes = votes.reshape(B, T, JOINTS, 4)
-        weight = jax.nn.softmax(votes[..., 0], axis=1)  # (B, T, 21)
+        logits, x, y, z = jnp.moveaxis(votes.reshape(B, T, 4, JOINTS), 2, 0)  # (B, T, 21) each
+        weight = jax.nn.softmax(logits, axis=1)
         middle = (jnp.arange(grid) + 0.5) * 2 / grid - 1
-        xy = jnp.stack(jnp.meshgrid(middle, middle), axis=-1).reshape(T, 1, 2)  # of the cells
-        measured = depth.reshape(B, grid, cell, grid, cell).mean((2, 4)).reshape(B, T, 1, 1)
-        place = jnp.concatenate([xy + votes[..., 1:3], measured + votes[..., 3:]], axis=-1)  # (B, T, 21, 3)
-        return jnp.einsum("btj,btjk->bjk", weight, place), weight
+        cell_x, cell_y = (middles.reshape(T, 1) for middles in jnp.meshgrid(middle, middle))
+        measured = depth.reshape(B, grid, cell, grid, cell).mean((2, 4)).reshape(B, T, 1)
+        places = (cell_x + x, cell_y + y, measured + z)
+        return jnp.stack([(weight * place).sum(1) for place in places], axis=-1), weight
 
     def _lift(self, joints, distance, K):
         """Joints (B, 21, 3) in [-1, 1] around the crop and the hand's distance (B,) mm → (B,21,3) mm, (B,21,2) px."""
@@ -101,7 +101,7 @@ class JointHead(nnx.Module):
         self.placed = Linear(3, width, rngs)
         self.names = nnx.Param(0.5 * jax.random.normal(rngs.params(), (JOINTS, width)))
         self.mixers = nnx.List([Mixer(JOINTS, width, rngs) for _ in range(config.joint_blocks)])
-        self.blocks = nnx.List([Block(width, rngs) for _ in range(config.joint_blocks)])
+        self.blocks = nnx.List([Block(width, 2 * width, rngs) for _ in range(config.joint_blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.correction = Linear(width, 3, rngs, scale=0.03)
         self.size = Linear(width, 1, rngs, scale=0.1)
@@ -118,10 +118,10 @@ class JointHead(nnx.Module):
 class Block(nnx.Module):
     """Residual two-layer perceptron on the channels."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
         self.norm = nnx.RMSNorm(width, rngs=rngs)
-        self.up = Linear(width, 2 * width, rngs, scale=1.4)
-        self.down = Linear(2 * width, width, rngs, scale=0.3)
+        self.up = Linear(width, hidden, rngs, scale=1.4)
+        self.down = Linear(hidden, width, rngs, scale=0.3)
 
     def __call__(self, x):
         return x + self.down(jax.nn.relu(self.up(self.norm(x))))

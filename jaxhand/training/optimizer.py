@@ -1,6 +1,7 @@
 """The optimizer and its learning-rate schedule from the config."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxhand.config import OptimizerConfig, SchedulerConfig
@@ -16,17 +17,62 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
     )
 
 
-def build(optimizer: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; vectors (biases, gains) are not decayed."""
-    adamw = optax.adamw(
-        learning_rate,
-        b1=optimizer.b1,
-        b2=optimizer.b2,
-        weight_decay=optimizer.weight_decay,
-        mask=_is_matrix,
-    )
-    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), adamw) if optimizer.clip_norm > 0 else adamw
+def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """Clip by the global norm, then AdamW, or Muon for the matrices and Adam for the vectors.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every step of a matrix orthogonal; the
+    vectors take `vector_rate` times its learning rate. Vectors (biases, gains) are never decayed.
+    """
+    if config.name == "muon":
+        update = by_shape(optax.contrib.muon(
+            learning_rate,
+            beta=config.momentum,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_learning_rate=lambda step: config.vector_rate * learning_rate(step),
+            muon_weight_dimension_numbers=_matrices,
+            ns_coeffs=(NEWTON_SCHULZ,) * 5,  # a table of coefficients is scanned, a single row unrolled: slow to compile
+        ))
+    else:
+        update = optax.adamw(
+            learning_rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update) if config.clip_norm > 0 else update
 
 
-def _is_matrix(params):
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic
+
+
+def by_shape(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Run a transformation on all leaves of a shape at once, stacked along a new first axis.
+
+    The compiled program then grows with the number of shapes and not of parameters.
+    """
+
+    def update(updates, state, params=None):
+        new, state = inner.update(_stack(updates), state, None if params is None else _stack(params))
+        return _unstack(new, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(_stack(params)), update)
+
+
+def _stack(tree) -> dict:
+    """`{"128x64": (n, 128, 64)}` of all leaves."""
+    groups = {}
+    for leaf in jax.tree.leaves(tree):
+        groups.setdefault("x".join(map(str, leaf.shape)), []).append(leaf)
+    return {shape: jnp.stack(leaves) for shape, leaves in groups.items()}
+
+
+def _unstack(groups: dict, tree):
+    """The tree whose leaves `_stack` has put together."""
+    rows = {shape: iter(list(group)) for shape, group in groups.items()}
+    return jax.tree.map(lambda leaf: next(rows["x".join(map(str, leaf.shape))]), tree)
+
+
+def _matrices(stacked: dict) -> dict:
+    """What is for Muon among stacked leaves: (n, rows, columns), each row of n for itself."""
+    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return {shape: as_matrix if leaf.ndim == 3 else None for shape, leaf in stacked.items()}

@@ -1,0 +1,133 @@
+"""The default network (`jaxhand/models/dense.py`) and its loss in PyTorch, written as a PyTorch user would."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from jaxhand.config import LossConfig, ModelConfig
+from jaxhand.hand.camera import DEPTH_RANGE_MM
+from jaxhand.models.dense import CROP_MM, JOINTS, PATCH
+
+
+class Block(nn.Module):
+    """Residual perceptron on the channels; with `shifted`, four fifths of them come from the neighbour cells."""
+
+    def __init__(self, width: int, hidden: int, shifted: bool):
+        super().__init__()
+        self.norm, self.shifted = nn.RMSNorm(width, eps=1e-6), shifted
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x):
+        """(B, h, w, C) or (B, T, C) → the same."""
+        h = self.norm(x)
+        return x + self.down(F.relu(self.up(shift(h) if self.shifted else h)))
+
+
+class Mixer(nn.Module):
+    """Residual product over the tokens."""
+
+    def __init__(self, tokens: int, width: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.mix = nn.Parameter(torch.randn(tokens, tokens) * 0.3 * tokens**-0.5)
+
+    def forward(self, x):
+        """(B, …, C) → the same."""
+        tokens = self.norm(x).flatten(1, -2)  # (B, T, C)
+        return x + (self.mix.T @ tokens).reshape(x.shape)
+
+
+class Dense(nn.Module):
+    """Batch → joints before and after their correction, and the distance judged by size."""
+
+    def __init__(self, config: ModelConfig, image_size: int):
+        super().__init__()
+        self.image_size, width, fine = image_size, config.width, config.width // 2
+        joint, cells = config.joint_width, (image_size // (2 * PATCH)) ** 2
+        self.stem, self.down = nn.Linear(4 * PATCH**2, fine), nn.Linear(4 * fine, width)
+        self.fine = nn.ModuleList(Block(fine, config.expansion * fine, True) for _ in range(config.fine_blocks))
+        self.mixers = nn.ModuleList(Mixer(cells, width) for _ in range(config.blocks))
+        self.coarse = nn.ModuleList(Block(width, config.expansion * width, True) for _ in range(config.blocks))
+        self.norm, self.votes = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 4 * JOINTS)
+        self.seen, self.placed = nn.Linear(width, joint), nn.Linear(3, joint)
+        self.names = nn.Parameter(0.5 * torch.randn(JOINTS, joint))
+        self.joint_mixers = nn.ModuleList(Mixer(JOINTS, joint) for _ in range(config.joint_blocks))
+        self.joint_blocks = nn.ModuleList(Block(joint, 2 * joint, False) for _ in range(config.joint_blocks))
+        self.joint_norm = nn.RMSNorm(joint, eps=1e-6)
+        self.correction, self.size = nn.Linear(joint, 3), nn.Linear(joint, 1)
+
+    def forward(self, batch: dict) -> dict:
+        """The predictions of `jaxhand.models.dense.Dense`."""
+        B, grid, cell = len(batch["image"]), self.image_size // (2 * PATCH), 2 * PATCH
+        x = torch.cat([batch["image"] * 2 - 1, batch["depth"][..., None]], -1)
+        x = self.stem(patches(x, PATCH))
+        for block in self.fine:
+            x = block(x)
+        x = self.down(patches(x, 2))
+        for mixer, block in zip(self.mixers, self.coarse):
+            x = block(mixer(x))
+        x = self.norm(x).flatten(1, 2)  # (B, T, C)
+
+        logits, dx, dy, dz = self.votes(x).reshape(B, -1, 4, JOINTS).unbind(2)
+        weight = logits.softmax(1)
+        middle = (torch.arange(grid) + 0.5) * 2 / grid - 1
+        cell_y, cell_x = (m.reshape(-1, 1) for m in torch.meshgrid(middle, middle, indexing="ij"))
+        measured = batch["depth"].reshape(B, grid, cell, grid, cell).mean((2, 4)).reshape(B, -1, 1)
+        places = (cell_x + dx, cell_y + dy, measured + dz)
+        voted = torch.stack([(weight * place).sum(1) for place in places], -1)  # (B, 21, 3)
+
+        t = self.seen(weight.mT @ x) + self.placed(voted) + self.names
+        for mixer, block in zip(self.joint_mixers, self.joint_blocks):
+            t = block(mixer(t))
+        t = self.joint_norm(t)
+        side_mm = CROP_MM * self.size(t.mean(1))[:, 0].exp()
+        by_size = batch["K"][:, 0, 0] * side_mm / self.image_size
+        distance = torch.where(batch["has_depth"] > 0, batch["depth_center"], by_size)
+        voted_3d, voted_2d = self.lift(voted, distance, batch["K"])
+        joints, pixels = self.lift(voted + self.correction(t), distance, batch["K"])
+        return {"keypoints_3d": joints, "keypoints_2d": pixels, "voted_3d": voted_3d, "voted_2d": voted_2d,
+                "root_depth": by_size}
+
+    def lift(self, joints, distance, K):
+        """Joints in [-1, 1] around the crop → (B, 21, 3) mm and (B, 21, 2) px."""
+        pixels = (joints[..., :2] + 1) * (self.image_size / 2) - 0.5
+        z = (distance[:, None] + joints[..., 2] * DEPTH_RANGE_MM).clamp(min=1)
+        rays = torch.linalg.solve(K[:, None, :2, :2], (pixels - K[:, None, :2, 2])[..., None])[..., 0]
+        return torch.cat([rays * z[..., None], z[..., None]], -1), pixels
+
+
+def loss(predictions: dict, batch: dict, weights: LossConfig):
+    """The weighted sum of `jaxhand.training.losses`, the mean over a batch whose joints are all valid."""
+    true, side = batch["keypoints_3d"], batch["image"].shape[1] / 2
+
+    def joint_terms(points, pixels):
+        error = (points - points[:, :1]) - (true - true[:, :1])
+        depth, true_depth = points[..., 2], true[..., 2]
+        depth_error = (depth - depth.mean(1, keepdim=True)) - (true_depth - true_depth.mean(1, keepdim=True))
+        joints_3d = (error.square().sum(-1) + 1e-12).sqrt().mean() / 100
+        joints_2d = (pixels - batch["keypoints_2d"]).abs().mean() / side
+        return joints_3d, joints_2d, depth_error.abs().mean() / 100
+
+    joints_3d, joints_2d, depth = joint_terms(predictions["keypoints_3d"], predictions["keypoints_2d"])
+    total = weights.joints_3d * joints_3d + weights.joints_2d * joints_2d + weights.depth * depth
+    voted = sum(joint_terms(predictions["voted_3d"], predictions["voted_2d"]))
+    true_depth = true[..., 2].mean(1)
+    distance = ((predictions["keypoints_3d"][..., 2].mean(1) - true_depth).abs() / 100 * batch["has_depth"]).mean()
+    size = (predictions["root_depth"] / true_depth).log().abs().mean()
+    return total + weights.voted * voted + weights.distance * distance + weights.size * size
+
+
+def patches(x, side: int):
+    """(B, h, w, C) → (B, h/side, w/side, side*side*C)."""
+    B, h, w, C = x.shape
+    x = x.reshape(B, h // side, side, w // side, side, C).transpose(2, 3)
+    return x.reshape(B, h // side, w // side, side * side * C)
+
+
+def shift(x):
+    """Move four fifths of the channels of (B, h, w, C) by one cell, a fifth in each direction."""
+    C, h, w = x.shape[-1], *x.shape[1:3]
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
+    parts = [padded[:, i:i + h, j:j + w, C * k // 5:C * (k + 1) // 5] for k, (i, j) in enumerate(corners)]
+    return torch.cat(parts, -1)
