@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "cache"  # rendered hands and compiled programs, for all tests
 DEVICES = "--xla_force_host_platform_device_count="
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles four times as fast
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" {DEVICES}4"
 os.environ["XDG_CACHE_HOME"] = str(CACHE)
@@ -69,7 +70,7 @@ def start():
         how = ["-c", code] if patch else ["-m", f"jaxhand.{name}"]
         return subprocess.Popen(
             [sys.executable, *how, *map(str, arguments)],
-            env=os.environ | {"XLA_FLAGS": f"{DEVICES}{devices}", "PYTHONPATH": str(Path(__file__).parents[1])},
+            env=os.environ | {"XLA_FLAGS": f"{QUICK} {DEVICES}{devices}", "PYTHONPATH": str(Path(__file__).parents[1])},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -135,10 +135,10 @@ def test_a_folder_without_checkpoints_takes_another_config(tiny_yaml, tmp_path, 
     assert configs.load(tmp_path / "config.yaml") == configs.load(tiny_yaml)
 
 
-def test_init_from_starts_at_the_best_parameters(trained, tmp_path, call, monkeypatch):
-    """With the next to no learning rate, fine-tuning stays at the best parameters of the run it starts from."""
+def test_init_from_starts_at_the_best_parameters(trained, tmp_path, command):
+    """With next to no learning rate, fine-tuning stays at the best parameters of the run it starts from."""
     overrides = [f"training.init_from={trained.workdir}", "optimizer.learning_rate=1e-12", "training.num_epochs=1"]
-    code, output, errors = call(train.main, "--config", trained.config, "--workdir", tmp_path / "tuned", *overrides)
+    code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "tuned", *overrides)
     assert code == 0, errors
     assert output.startswith("Baseline (mean pose of the training set): MPJPE = ")
     best = restore_best(trained.workdir)

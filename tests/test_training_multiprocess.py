@@ -1,0 +1,110 @@
+"""Two real processes on this machine train one run: the same numbers, one console, one end."""
+
+import re
+import socket
+import time
+
+import pytest
+
+from jaxhand.training import step_files
+
+AT_STEP = """
+from jaxhand.config import UserError
+from jaxhand.training import loop
+import os, signal
+real, calls = loop.to_global, []
+def to_global(batch, mesh):
+    calls.append(0)
+    if len(calls) == {count}:
+        {action}
+    return real(batch, mesh)
+loop.to_global = to_global
+"""
+SMALL = ("model.fine_blocks=0", "model.blocks=0", "model.joint_blocks=0")
+
+
+@pytest.fixture
+def pair(start, tiny_yaml, tmp_path):
+    """Run both processes to their ends; of each the exit code, stdout without Gloo's greeting, stderr, and when."""
+    def pair(*overrides, patches=("", "")):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id"]
+        run = ["--config", tiny_yaml, "--workdir", tmp_path / "run", *overrides]
+        processes = [start("train", *run, *flags, i, patch=patches[i]) for i in range(2)]
+        ended = {}
+        try:
+            deadline = time.monotonic() + 240
+            while len(ended) < 2 and time.monotonic() < deadline:
+                for i, process in enumerate(processes):
+                    if i not in ended and process.poll() is not None:
+                        ended[i] = time.monotonic()
+                time.sleep(0.05)
+        finally:
+            for process in processes:
+                process.kill()
+        results = []
+        for i, process in enumerate(processes):
+            output, errors = process.communicate()
+            output = re.sub(r"^\[Gloo\].*\n", "", output, flags=re.MULTILINE)
+            results.append((process.returncode, output, errors, ended.get(i)))
+        return results
+
+    return pair
+
+
+def numbers(output):
+    return [float(number) for number in re.findall(r"\d+\.\d+(?:e-\d+)?", re.sub(r"to /.*", "", output))]
+
+
+def test_two_processes_train_as_one_and_stop_as_one(trained, pair, tmp_path):
+    """SIGTERM to one of them stops both at the same step with all saved; the same command ends the run."""
+    patch = AT_STEP.format(count=5, action="os.kill(os.getpid(), signal.SIGTERM)")
+    (code, output, errors, _), (other_code, other_output, *_) = pair(patches=("", patch))
+    assert (code, other_code) == (143, 143), errors
+    assert "Stopped by a signal at step" in output and other_output == ""
+    [stopped] = re.findall(r"at step (\d+), all is saved", output)
+    assert int(stopped) in step_files.steps(tmp_path / "run" / "checkpoints")
+
+    (code, rest, errors, _), (other_code, other_output, other_errors, _) = pair()
+    assert (code, other_code, other_output) == (0, 0, ""), errors + other_errors
+    assert f"Going on from step {stopped} of 36" in rest
+    epochs = [line for line in (output + rest).splitlines() if line.startswith((" ", "Epoch", "Best"))]
+    wanted = [line for line in trained.output.splitlines() if line.startswith((" ", "Epoch", "Best"))]
+    assert [re.sub(r"[\d.]+|to /.*", "", line) for line in epochs] == [
+        re.sub(r"[\d.]+|to /.*", "", line) for line in wanted
+    ]
+    assert numbers("\n".join(epochs)) == pytest.approx(numbers("\n".join(wanted)), abs=2e-3)  # printed to 1e-3 mm
+    metas = (step_files.metas(folder / "checkpoints")[36] for folder in (tmp_path / "run", trained.workdir))
+    ours, theirs = metas
+    for key in ("train_loss", "test_loss", "mpjpe", "pa_mpjpe"):
+        assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
+
+
+@pytest.mark.parametrize(
+    ("who", "action", "code", "words"),
+    [
+        (1, "os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
+        (1, "raise UserError('image 7 is cut off')", 2, "error: image 7 is cut off\n"),
+        pytest.param(0, "os.kill(os.getpid(), signal.SIGKILL)", -9, "", marks=pytest.mark.slow),
+        pytest.param(0, "raise RuntimeError('a bug')", 1, "RuntimeError: a bug\n", marks=pytest.mark.slow),
+    ],
+)
+def test_when_one_ends_the_other_does(pair, who, action, code, words):
+    patches = ["", ""]
+    patches[who] = AT_STEP.format(count=6, action=action)
+    results = pair(*SMALL, patches=patches)
+    (got, _, errors, when), (other, _, other_errors, other_when) = results[who], results[1 - who]
+    assert got == code and errors.endswith(words)
+    assert other not in (0, None) and other_when - when < 10
+    assert who == 0 or other_errors.startswith("error: another process of the run is gone: ")
+    assert "Traceback" not in other_errors
+
+
+def test_half_of_the_flags(call):
+    from jaxhand import train
+
+    code, _, errors = call(train.main, "--num-processes", 2)
+    assert code == 2
+    assert errors == "error: --coordinator, --num-processes and --process-id go together: give all three or none\n"
