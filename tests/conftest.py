@@ -1,5 +1,6 @@
 """Shared fixtures: four forced host devices, a tiny run that many tests look at, and the research data if it is there."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,9 +17,12 @@ os.environ["XDG_CACHE_HOME"] = str(CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jaxhand" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from jaxhand import config as configs  # noqa: E402
+from jaxhand import data  # noqa: E402
 
 TINY = """
 data: {image_size: 64, train_samples: 96, test_samples: 22, threads: 1}
@@ -100,6 +104,24 @@ def trained(command, tiny_yaml, tmp_path_factory) -> TrainedRun:
     code, output, errors = command("train", "--config", tiny_yaml, "--workdir", workdir)
     assert code == 0, errors
     return TrainedRun(workdir, tiny_yaml, output)
+
+
+@pytest.fixture(scope="session")
+def photographs(tiny, tmp_path_factory) -> Path:
+    """A folder set, train and test alike: the 22 hands of the tiny test set as photographs with depth."""
+    folder, source = tmp_path_factory.mktemp("photographs"), data.load("synthetic", "test", tiny.data, tiny.seed)
+    (folder / "images").mkdir()
+    lines = []
+    for i in range(len(source)):
+        hand = source[i]
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), hand.image[..., ::-1])
+        cv2.imwrite(str(folder / "images" / f"{i}_depth.png"), hand.depth.astype(np.uint16))
+        labels = {"K": hand.K.tolist(), "joints_3d": hand.keypoints_3d.tolist(), "bbox": hand.bbox.tolist()}
+        files = {"image": f"images/{i}.png", "depth": f"images/{i}_depth.png"}
+        lines.append(json.dumps({"hand": hand.hand} | files | labels))
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 @pytest.fixture

@@ -74,14 +74,14 @@ class Run:
             sums = {name: np.float32(saved.meta["sums"][name]) for name in abstract["sums"]}
             counted = jax.device_put({"step": np.int32(saved.step), "sums": sums}, replicated(self.mesh))
             return counted | {"params": saved.params, "rest": saved.rest, "optimizer": saved.optimizer}, saved.step
-        state = self.trainer.init()
+        pretrained = {}
         if self.config.training.init_from:
-            start = restore_best(self.config.training.init_from, sharding=replicated(self.mesh))
-            difference = trees.mismatch("params", start.params, abstract["params"])
+            best = restore_best(self.config.training.init_from, sharding=replicated(self.mesh))
+            difference = trees.mismatch("params", best.params, abstract["params"])
             if difference:
                 raise UserError(f"training.init_from {self.config.training.init_from} does not fit: {difference}")
-            state |= {"params": start.params, "rest": start.rest}
-        return state, None
+            pretrained = {"params": best.params, "rest": best.rest}
+        return self.trainer.init() | pretrained, None
 
     def close(self) -> None:
         """Close the logs, and the checkpoints where that cannot mean to wait for a process that is gone."""

@@ -1,0 +1,190 @@
+"""What can go wrong in a run: each ends in one line that names the thing, and nothing that was saved is lost."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from jaxhand import train
+from jaxhand.data.record import Record
+from jaxhand.training import loop, step_files
+from jaxhand.training.checkpoint import restore_best
+
+PATCH_STEP = """
+from jaxhand.training import loop
+import os, numpy as np
+real, calls = loop.to_global, []
+def to_global(batch, mesh):
+    calls.append(0)
+    if len(calls) == {count}:
+        {action}
+    return real(batch, mesh)
+loop.to_global = to_global
+"""
+
+
+def one_line(errors):
+    assert re.fullmatch(r"error: [^\n]+\n", errors), errors
+    return errors
+
+
+@pytest.fixture
+def refused(call, tiny_yaml, tmp_path):
+    """The one line with which a run does not even begin."""
+    def refused(*overrides, config=tiny_yaml, workdir=tmp_path / "run"):
+        code, output, errors = call(train.main, "--config", config, "--workdir", workdir, *overrides)
+        assert code == 2 and output == ""
+        return one_line(errors)
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.batch_sise=8", "Did you mean 'training.batch_size'?"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate must be positive"),
+        ("training.batch_size=6", "training.batch_size 6 cannot be split over 4 devices: try 8"),
+        ("training.batch_size=128", "training.batch_size is 128, but the training set holds 96 samples: lower it"),
+        ("data.train=freihand", "unknown data set 'freihand'"),
+        ("data.train=folder:/no/such", "/no/such: no such data folder"),
+        ("data.image_size=60", "data.image_size must be a multiple of 8"),
+        ("model.name=resnet", "model.name must be one of dense, got 'resnet'"),
+        ("training.init_from=/no/such/run", "no run folder at /no/such/run"),
+    ],
+)
+def test_configs_that_cannot_be_run(refused, override, words, tmp_path, monkeypatch):
+    if "image_size" in override:  # nothing is rendered in a size no other test uses
+        monkeypatch.setattr(loop.data, "load", lambda *_: [None] * 96)
+    assert words in refused(override)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_missing_config(refused, tmp_path):
+    assert f"cannot read config {tmp_path / 'no.yaml'}" in refused(config=tmp_path / "no.yaml")
+
+
+def test_run_folders_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
+        assert f"cannot write to the run folder {workdir}: " in refused(workdir=workdir)
+    (tmp_path / "blocked").mkdir()
+    for name in ("checkpoints", "tensorboard"):
+        blocked = tmp_path / name
+        blocked.mkdir()
+        (blocked / name).write_text("")
+        assert str(blocked) in refused(workdir=blocked)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_run_folder_whose_config_is_broken(refused, trained, copy_of):
+    workdir = copy_of(trained)
+    (workdir / "config.yaml").write_text("training: {num_epoch: 1}")
+    assert f"{workdir / 'config.yaml'}: unknown key 'training.num_epoch'" in refused(workdir=workdir)
+
+
+def test_parameters_of_another_shape(refused, trained):
+    line = refused(f"training.init_from={trained.workdir}", "model.width=48")
+    assert f"training.init_from {trained.workdir} does not fit: params/" in line and "model wants (" in line
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, command):
+    workdir = copy_of(trained)
+    victim = max((workdir / "checkpoints" / "36" / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    code, output, errors = command("train", "--config", trained.config, "--workdir", workdir)
+    assert code == 0
+    assert re.fullmatch(r"warning: checkpoint \S+/36 is damaged \(.*\); it is now damaged-36, [^\n]* step 24\n", errors)
+    lines = output.replace(str(workdir), str(trained.workdir)).splitlines()
+    assert lines[2] == "Going on from step 24 of 36"
+    assert lines[3].startswith("Epoch 2: ") and lines[3:] == trained.output.splitlines()[-len(lines[3:]) :]
+    assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [12, 24, 36]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 MB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk(trained, command, small_disk):
+    """It is told while the next epoch trains, the checkpoint before stays, and with room again the run goes on."""
+    workdir, ballast = small_disk / "run", small_disk / "ballast"
+    fill = f"os.system('head -c 100M /dev/zero > {ballast} 2> /dev/null; truncate -s -65536 {ballast}')"
+    arguments = ("train", "--config", trained.config, "--workdir", workdir)
+    code, output, errors = command(*arguments, patch=PATCH_STEP.format(count=20, action=fill))
+    assert code == 2
+    line = one_line(errors)
+    assert "No space left" in line and str(workdir) in line
+    assert step_files.steps(workdir / "checkpoints") == [12]
+    assert restore_best(workdir).step == 12
+    ballast.unlink()
+    code, output, errors = command(*arguments)
+    assert (code, errors) == (0, "")
+    assert output.splitlines()[2] == "Going on from step 12 of 36"
+    assert output.splitlines()[-1] == trained.output.splitlines()[-1]
+
+
+def test_a_loss_that_is_not_finite(trained, command, tmp_path):
+    """The run stops at the step and names its records; the checkpoint before is the one it goes on from."""
+    patch = PATCH_STEP.format(count=17, action="batch['keypoints_3d'][3, 5] = np.nan")
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
+    code, output, errors = command(*arguments, patch=patch)
+    assert code == 2
+    line = one_line(errors)
+    assert "is not finite (nan) at step 17; nothing was saved since step 12" in line
+    assert len(re.findall(r"synthetic-front-train/\d+", line)) == 8
+    assert step_files.steps(tmp_path / "run" / "checkpoints") == [12]
+    code, output, errors = command(*arguments)
+    assert (code, errors) == (0, "")
+    assert output.splitlines()[-1] == trained.output.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_blows_up(trained, command, tmp_path):
+    overrides = ["optimizer.learning_rate=1e35", "scheduler.warmup_steps=0"]
+    code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
+    assert code == 2 and "Lower optimizer.learning_rate" in one_line(errors)
+    assert step_files.steps(tmp_path / "run" / "checkpoints") == []
+
+
+def test_suspects_are_the_records_with_a_number_that_is_not_finite():
+    sound = Record(np.zeros((4, 4, 3), np.uint8), np.eye(3), np.zeros((21, 3)), np.ones(21), "right", name="sound")
+    records = [dataclasses.replace(sound, name=f"sound{i}") for i in range(20)]
+    assert loop._suspects(records) == ", ".join(f"sound{i}" for i in range(8)) + " and 12 more"
+    records[7] = dataclasses.replace(sound, name="far", keypoints_3d=np.full((21, 3), np.inf))
+    records[9] = dataclasses.replace(sound, name="holes", depth=np.full((4, 4), np.nan))
+    assert loop._suspects(records) == "far, holes"
+
+
+def test_an_image_that_breaks_in_mid_training(photographs, command, trained, tmp_path):
+    """A reading thread meets it: still one line, that names the file."""
+    folder = tmp_path / "photographs"
+    shutil.copytree(photographs, folder)
+    (folder / "images" / "11.png").write_bytes(b"cut off")
+    overrides = [f"data.train=folder:{folder}", f"data.test=folder:{folder}"]
+    patch = "from jaxhand.training import loop\nloop.BASELINE_HANDS = 1\n"
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
+    code, _, errors = command(*arguments, patch=patch)
+    assert code == 2
+    assert one_line(errors).endswith("images/11.png is not an image or is cut off\n")
+
+
+def test_a_run_leaves_nothing_else_behind(trained):
+    assert {path.name for path in trained.workdir.iterdir()} == {
+        "config.yaml", "checkpoints", "tensorboard", "metrics.jsonl", "samples"
+    }
+    assert not [path for path in os.listdir(trained.workdir / "checkpoints") if not path.isdecimal()]
