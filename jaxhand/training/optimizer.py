@@ -73,6 +73,6 @@ def _unstack(groups: dict, tree):
 
 
 def _matrices(stacked: dict) -> dict:
-    """What is for Muon among stacked leaves: (n, rows, columns), each row of n for itself."""
+    """What is for Muon among stacked leaves: the matrices, (n, rows, columns), each of the n for itself."""
     as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-    return {shape: as_matrix if leaf.ndim == 3 else None for shape, leaf in stacked.items()}
+    return {shape: as_matrix if shape.count("x") == 1 else None for shape in stacked}
