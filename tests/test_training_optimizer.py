@@ -1,0 +1,82 @@
+"""The optimizer: schedules, and Muon run by shape against Muon run leaf by leaf."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxhand.config import OptimizerConfig, SchedulerConfig
+from jaxhand.training import optimizer
+
+
+def test_cosine_warms_up_and_ends_at_eta_min():
+    rate = optimizer.schedule(OptimizerConfig(learning_rate=1e-2), SchedulerConfig(warmup_steps=10, eta_min=1e-4), 100)
+    assert float(rate(0)) == 0
+    assert float(rate(10)) == pytest.approx(1e-2)
+    assert float(rate(55)) == pytest.approx((1e-2 + 1e-4) / 2)
+    assert float(rate(100)) == pytest.approx(1e-4)
+
+
+def test_constant_stays_after_the_warm_up():
+    rate = optimizer.schedule(OptimizerConfig(learning_rate=1e-2), SchedulerConfig("constant", warmup_steps=10), 100)
+    assert [float(rate(step)) for step in (5, 10, 99)] == pytest.approx([5e-3, 1e-2, 1e-2])
+
+
+def test_warm_up_is_cut_to_a_short_run():
+    rate = optimizer.schedule(OptimizerConfig(learning_rate=1.0), SchedulerConfig(warmup_steps=100), 3)
+    assert float(rate(2)) == pytest.approx(1.0)
+
+
+def params_and_gradients():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (6, 4), "b": {"w": (6, 4), "bias": (4,)}, "c": (3, 3), "d": (4,)}
+    draw = lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    is_shape = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    return tuple(jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in range(2))
+
+
+def test_muon_by_shape_equals_muon_leaf_by_leaf():
+    params, gradients = params_and_gradients()
+    config = OptimizerConfig(name="muon", learning_rate=0.1, weight_decay=0.01, clip_norm=0)
+    ours = optimizer.build(config, optax.constant_schedule(0.1))
+    theirs = optax.contrib.muon(
+        0.1, beta=config.momentum, weight_decay=0.01, adam_b1=config.b1, adam_b2=config.b2,
+        adam_learning_rate=0.1 * config.vector_rate, ns_coeffs=(optimizer.NEWTON_SCHULZ,) * 5,
+    )
+    for tx in (ours, theirs):
+        new, state = params, tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(gradients, state, new)
+            new = optax.apply_updates(new, updates)
+        if tx is ours:
+            kept = new
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), kept, new)
+
+
+def test_a_step_of_muon_is_nearly_orthogonal():
+    params, gradients = params_and_gradients()
+    tx = optimizer.build(OptimizerConfig(name="muon", weight_decay=0), optax.constant_schedule(1.0))
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    singular = np.linalg.svd(np.asarray(updates["c"]), compute_uv=False)
+    assert singular.min() > 0.5 and singular.max() < 1.5
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_vectors_are_not_decayed(name):
+    params, gradients = params_and_gradients()
+    nothing = jax.tree.map(jnp.zeros_like, gradients)
+    tx = optimizer.build(OptimizerConfig(name=name, weight_decay=0.1), optax.constant_schedule(0.1))
+    updates, _ = tx.update(nothing, tx.init(params), params)
+    assert np.abs(updates["a"]).max() > 0
+    assert np.abs(updates["d"]).max() == np.abs(updates["b"]["bias"]).max() == 0
+
+
+def test_clipping_bounds_the_gradient():
+    params, gradients = params_and_gradients()
+    large = jax.tree.map(lambda leaf: 1e6 * leaf, gradients)
+    tx = optimizer.build(OptimizerConfig(clip_norm=1.0, weight_decay=0), optax.constant_schedule(1.0))
+    for given in (gradients, large):  # Adam's step does not see the size: its second moment does
+        _, state = tx.update(given, tx.init(params), params)
+        second = optax.tree_utils.tree_get(state, "nu")
+        assert sum(float(leaf.sum()) for leaf in jax.tree.leaves(second)) <= 0.0101
