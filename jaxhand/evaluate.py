@@ -20,7 +20,8 @@ def main() -> int:
     """Parse the command line, test, print and write the results; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jaxhand.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path, help="run folder")
-    parser.add_argument("--data", nargs="+", metavar="NAME", help="synthetic or folder:PATH (default: the run's test set)")
+    names = "synthetic or folder:PATH (default: the run's test set)"
+    parser.add_argument("--data", nargs="+", metavar="NAME", help=names)
     arguments = parser.parse_args()
     runtime.use_compilation_cache()
     tester, best = load_best(arguments.workdir)
@@ -58,7 +59,7 @@ def _evaluate(name: str, tester, best) -> list[dict]:
             f"Avg Metric: {scores['avg_metric']:.3f} mm"
         )
         if scores["nonfinite"] or scores["invalid"]:
-            print(f"    {scores['nonfinite']} predictions not finite, {scores['invalid']} hands without usable labels left out")
+            print(f"    {scores['nonfinite']} predictions not finite, {scores['invalid']} hands left out for their labels")
     print("  Baselines, from this set's own labels:")
     print(f"    mean pose: MPJPE: {mean_pose:.3f} mm; one rigid hand, aligned: PA-MPJPE: {rigid_hand:.3f} mm")
     return results

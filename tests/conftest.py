@@ -1,4 +1,4 @@
-"""Shared fixtures: four forced host devices, a tiny run that many tests look at, and the research data if it is there."""
+"""Shared fixtures: four forced host devices, a tiny run that many tests look at, research data where there is."""
 
 import json
 import os

@@ -171,7 +171,7 @@ def test_predict_refuses(finished, photographs, call, tmp_path):
 
 
 def test_no_optimizer_is_built(finished, monkeypatch):
-    monkeypatch.setattr("optax.adamw", lambda *_, **__: pytest.fail("an optimizer was built"))
+    monkeypatch.setattr("jaxhand.training.optimizer.build", lambda *_, **__: pytest.fail("an optimizer was built"))
     tester, best = testing.load_best(finished)
     assert best.optimizer is None and not hasattr(tester, "tx")
 

@@ -4,9 +4,11 @@ import re
 import socket
 import time
 
+import jax
 import pytest
 
-from jaxhand.training import step_files
+from jaxhand import train
+from jaxhand.training import runtime, step_files
 
 AT_STEP = """
 from jaxhand.config import UserError
@@ -102,9 +104,51 @@ def test_when_one_ends_the_other_does(pair, who, action, code, words):
     assert "Traceback" not in other_errors
 
 
-def test_half_of_the_flags(call):
-    from jaxhand import train
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--num-processes", 2), "--coordinator, --num-processes and --process-id go together: give all three or none"),
+        (("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2), "--process-id must lie in 0..1, got 2"),
+    ],
+)
+def test_flags_that_make_no_sense(call, flags, words):
+    code, _, errors = call(train.main, *flags)
+    assert code == 2 and errors == f"error: {words}\n"
 
-    code, _, errors = call(train.main, "--num-processes", 2)
-    assert code == 2
-    assert errors == "error: --coordinator, --num-processes and --process-id go together: give all three or none\n"
+
+@pytest.mark.parametrize(
+    ("variables", "joins"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "8"}, False),  # a job of many tasks, but this process was not started by srun
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, False),  # a shell in it
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_a_scheduler_that_started_many_processes_is_joined(monkeypatch, variables, joins):
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *arguments: joined.append(arguments))
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    runtime.connect(None, None, None)
+    assert joined == [()] * joins
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+         "error: out of memory, lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
+         "allocating 9 bytes.\n"),
+        (KeyboardInterrupt(), "interrupted; the same command goes on from the last checkpoint\n"),
+    ],
+)
+def test_errors_of_one_line(call, error, words):
+    def main():
+        raise error
+
+    code, output, errors = call(main)
+    assert code in (1, 130) and (output, errors) == ("", words)

@@ -109,7 +109,8 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
     code, output, errors = run(BEFORE_STEP, count=8, signal="SIGTERM", wait_for="")
     assert (code, errors) == (143, "") and steps() == [12, 20]
     assert output.splitlines()[2] == "Going on from step 12 of 36"
-    assert output.splitlines()[-1] == "Stopped by a signal at step 20, all is saved; the same command goes on from there"
+    stopped = "Stopped by a signal at step 20, all is saved; the same command goes on from there"
+    assert output.splitlines()[-1] == stopped
     assert_same_lines(output, trained)
     assert [step for step, _ in read_curves(workdir)["loss/step"]] == [20]  # of this very epoch, flushed
 

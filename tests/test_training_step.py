@@ -123,7 +123,8 @@ def test_every_test_sample_counts_once(on_four, test_set, batch_size):
     np.testing.assert_array_equal(np.concatenate(truth)[3], test_set[3].keypoints_3d)
     assert samples["image"].shape == (5, 64, 64, 3) and samples["predicted_2d"].shape == (5, 21, 2)
 
-    other, _ = run_test(trainer, state["params"], state["rest"], pipeline.test_batches(test_set, config, 32 - batch_size))
+    batches = pipeline.test_batches(test_set, config, 32 - batch_size)
+    other, _ = run_test(trainer, state["params"], state["rest"], batches)
     assert result["test_loss"] == pytest.approx(other["test_loss"], abs=1e-5)
     assert result["losses"].keys() == {"loss", *vars(config.loss)}
 

@@ -174,7 +174,8 @@ class Run:
         })
         self._draw(epoch, step, samples)
         self.logger.print(
-            f"Epoch {epoch}: Train Loss = {means['loss']:.4f}, Test Loss = {results['test_loss']:.4f}, LR = {rate:.2e}\n"
+            f"Epoch {epoch}: Train Loss = {means['loss']:.4f}, Test Loss = {results['test_loss']:.4f}, "
+            f"LR = {rate:.2e}\n"
             f"  MPJPE: {results['mpjpe']:.3f} mm, PA-MPJPE: {results['pa_mpjpe']:.3f} mm, "
             f"Avg Metric: {results['avg_metric']:.3f} mm"
         )

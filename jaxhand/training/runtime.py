@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jaxhand.config import UserError
 
 TERMINATED = 143  # exit code after SIGTERM, which schedulers take as "run me again"
+_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of this very launch, not of the whole job
 
 
 def cache_folder() -> Path:
@@ -32,14 +33,16 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     """Join the other processes of a run: by the flags, or as the scheduler (SLURM, Open MPI, …) says, or stay alone.
 
     Raises:
-        UserError: only some of the three flags are given.
+        UserError: only some of the three flags are given, or the id is none of theirs.
     """
     flags = (coordinator, num_processes, process_id)
     if any(flag is not None for flag in flags):
         if any(flag is None for flag in flags):
             raise UserError("--coordinator, --num-processes and --process-id go together: give all three or none")
+        if not 0 <= process_id < num_processes:
+            raise UserError(f"--process-id must lie in 0..{num_processes - 1}, got {process_id}")
         jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    elif any(int(os.environ.get(name, 1)) > 1 for name in _PROCESS_COUNTS):
         jax.distributed.initialize()
 
 
@@ -84,8 +87,13 @@ def run(main, *arguments) -> None:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
     except Exception as error:
-        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-            print(f"error: another process of the run is gone: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+        reason = str(error).partition("\n")[0][:200]
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            traceback.print_exc()
+        elif "RESOURCE_EXHAUSTED" in reason:
+            print(f"error: out of memory, lower training.batch_size or the model's width: {reason}", file=sys.stderr)
+        elif jax.process_count() > 1:
+            print(f"error: another process of the run is gone: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
         code = 1

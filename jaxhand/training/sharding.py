@@ -1,4 +1,4 @@
-"""One named mesh over all devices of all processes: batches are split over it, the training state is on every device."""
+"""One named mesh over all devices of all processes: batches are split over it, the state is on every device."""
 
 import jax
 import numpy as np
