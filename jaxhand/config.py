@@ -8,19 +8,18 @@ from pathlib import Path
 
 import yaml
 
-
 # What no run could do without; every other number may be 0, and none but the seed is negative.
-_AT_LEAST_1 = (
-    "data.train_samples",
-    "data.test_samples",
-    "data.image_size",
-    "data.threads",
-    "model.width",
-    "model.joint_width",
-    "training.num_epochs",
-    "training.batch_size",
-    "training.save_freq",
-)
+_LEAST = {
+    "data.train_samples": 1,
+    "data.test_samples": 1,
+    "data.image_size": 1,
+    "data.threads": 1,
+    "model.width": 2,
+    "model.joint_width": 1,
+    "training.num_epochs": 1,
+    "training.batch_size": 1,
+    "training.save_freq": 1,
+}
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
 _BELOW_1 = ("data.augment.scale", "data.augment.color", "optimizer.b1", "optimizer.b2", "optimizer.momentum")
 
@@ -72,7 +71,8 @@ class ModelConfig:
     blocks: int = 4  # on cells of 8 px
     expansion: int = 1  # hidden channels of a block over its channels
     joint_width: int = 64  # channels a joint
-    joint_blocks: int = 2
+    joint_blocks: int = 1  # in every look
+    looks: int = 2  # corrections after the vote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LossConfig:
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
     size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    voted: float = 0.5  # the three joint terms again, for the joints before their last correction
+    guesses: float = 0.5  # the three joint terms again, for every guess before the final one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _check(config: Config) -> None:
     values = _flat(to_dict(config))
     for key, value in values.items():
         if isinstance(value, (int, float)) and key != "seed":
-            least = 1 if key in _AT_LEAST_1 else 0
+            least = _LEAST.get(key, 0)
             if not least <= value < math.inf or value == 0 and key in _POSITIVE:
                 wanted = "positive" if key in _POSITIVE else f"at least {least}"
                 raise ConfigError(f"{key} must be {wanted} and finite, got {value}")

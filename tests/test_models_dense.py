@@ -45,9 +45,10 @@ def test_predictions(predict):
     assert got["root_depth"].shape == (ROWS,)
     assert all(np.isfinite(value).all() for value in got.values())
     assert (np.asarray(got["keypoints_3d"])[..., 2] > 0).all() and (np.asarray(got["root_depth"]) > 0).all()
-    for suffix in ("keypoints", "voted"):  # pixels are where the camera sees the joints
-        pixels = project(np.asarray(got[f"{suffix}_3d"]), batch["K"])
-        np.testing.assert_allclose(got[f"{suffix}_2d"], pixels, atol=0.05)
+    assert got["guesses_3d"].shape[1:] == (2, 21, 3)
+    for name, K in (("keypoints", batch["K"]), ("guesses", batch["K"][:, None])):
+        pixels = project(np.asarray(got[f"{name}_3d"]), K)  # pixels are where the camera sees the joints
+        np.testing.assert_allclose(got[f"{name}_2d"], pixels, atol=0.05)
 
 
 def test_an_untrained_hand_is_near_the_measured_distance(predict):

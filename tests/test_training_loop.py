@@ -61,7 +61,7 @@ def test_curves(trained):
     events = EventAccumulator(str(trained.workdir / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    names = ("loss", "joints_3d", "joints_2d", "depth", "distance", "size", "voted")
+    names = ("loss", "joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
     wanted = {f"loss_{kind}/{name}" for kind in ("train", "test") for name in names}
     wanted |= {"metric/mpjpe", "metric/pa_mpjpe", "metric/avg_metric"}
     wanted |= {"speed/images_per_second", "speed/test_images_per_second"}

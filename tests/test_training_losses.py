@@ -30,8 +30,8 @@ def right(batch):
     return {
         "keypoints_3d": joints,
         "keypoints_2d": pixels,
-        "voted_3d": joints,
-        "voted_2d": pixels,
+        "guesses_3d": joints[:, None],
+        "guesses_2d": pixels[:, None],
         "root_depth": mean_depth,
     }
 
@@ -48,7 +48,7 @@ def test_names_and_shapes():
     assert terms.keys() == vars(LossConfig()).keys()
     assert all(value.shape == (3,) for value in terms.values())
     plain = losses.terms({key: right(batch)[key] for key in ("keypoints_3d", "keypoints_2d")}, batch)
-    assert plain.keys() == terms.keys() - {"size", "voted"}
+    assert plain.keys() == terms.keys() - {"size", "guesses"}
 
 
 def test_no_error_costs_nothing_and_has_a_finite_gradient():
@@ -68,7 +68,7 @@ def test_one_joint_off():
     terms = losses.terms(off, batch)
     np.testing.assert_allclose(terms["joints_3d"], [50 / 21 / 100, 0], atol=1e-6)
     np.testing.assert_allclose(terms["joints_2d"], [8 / 21 / 32, 0], atol=1e-6)
-    for name in ("depth", "distance", "size", "voted"):
+    for name in ("depth", "distance", "size", "guesses"):
         np.testing.assert_allclose(terms[name], 0, atol=1e-6)
 
 
@@ -97,22 +97,24 @@ def test_a_hand_twice_as_far_by_its_size():
     np.testing.assert_allclose(losses.terms(off, batch)["size"], np.log(2), atol=1e-5)
 
 
-def test_voted_joints_cost_what_corrected_ones_do():
+def test_every_guess_costs_what_final_joints_do():
     batch, off = make_batch(), right(make_batch())
-    off["voted_3d"] = moved(batch["keypoints_3d"], 0, 3, (3, 4, 12))
-    off["voted_2d"] = moved(batch["keypoints_2d"], 0, 3, (1, 1))
-    as_final = losses.terms({"keypoints_3d": off["voted_3d"], "keypoints_2d": off["voted_2d"]}, batch)
-    expected = sum(as_final[name] for name in ("joints_3d", "joints_2d", "depth"))
-    np.testing.assert_allclose(losses.terms(off, batch)["voted"], expected, atol=1e-6)
+    points = moved(batch["keypoints_3d"], 0, 3, (3, 4, 12))
+    pixels = moved(batch["keypoints_2d"], 0, 3, (1, 1))
+    off["guesses_3d"] = np.stack([points, batch["keypoints_3d"], points], axis=1)  # two are wrong, one is right
+    off["guesses_2d"] = np.stack([pixels, batch["keypoints_2d"], pixels], axis=1)
+    as_final = losses.terms({"keypoints_3d": points, "keypoints_2d": pixels}, batch)
+    expected = 2 * sum(as_final[name] for name in ("joints_3d", "joints_2d", "depth"))
+    np.testing.assert_allclose(losses.terms(off, batch)["guesses"], expected, atol=1e-5)
     assert expected[0] > 0
 
 
 def test_joints_without_a_label_do_not_matter():
     batch, off = make_batch(), right(make_batch())
     batch["joint_valid"][:, 5:9] = 0
-    for key, by in (("keypoints_3d", 1e4), ("voted_3d", -1e4), ("keypoints_2d", 1e3), ("voted_2d", 1e3)):
+    for key, by in (("keypoints_3d", 1e4), ("guesses_3d", -1e4), ("keypoints_2d", 1e3), ("guesses_2d", 1e3)):
         off[key] = off[key].copy()
-        off[key][:, 5:9] += np.float32(by)
+        off[key][..., 5:9, :] += np.float32(by)
     off["root_depth"] = batch["keypoints_3d"][..., 2].mean(1, where=batch["joint_valid"] > 0)
     for name, value in losses.terms(off, batch).items():
         np.testing.assert_allclose(value, 0, atol=1e-5, err_msg=name)
@@ -143,7 +145,7 @@ def test_a_hand_without_any_label_costs_nothing():
 
 
 def test_total_is_the_weighted_sum():
-    weights = LossConfig(joints_3d=2, joints_2d=0, depth=0, distance=0, size=3, voted=0)
+    weights = LossConfig(joints_3d=2, joints_2d=0, depth=0, distance=0, size=3, guesses=0)
     terms = {name: jnp.array([1.0, 10.0]) for name in vars(weights)}
     np.testing.assert_allclose(losses.total(terms, weights), [5, 50])
 

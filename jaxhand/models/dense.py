@@ -1,7 +1,9 @@
-"""The default network: every cell of a coarse grid votes for every joint, then the joints correct each other.
+"""The default network: every cell of a coarse grid votes for every joint, then the joints look closer and agree.
 
-All its work is matrix products over 64 to 256 channels, the one thing that every backend does at full speed: a 3x3
-convolution is a shift of channel groups to the neighbours and a product, global context is a product over the cells.
+Nearly all its work is matrix products over 64 to 256 channels, the one thing that every backend does at full speed: a
+3x3 convolution is a shift of channel groups to the neighbours and a product, global context a product over the cells.
+After the vote every joint looks at a small window around its place at full resolution, tells the other joints, and is
+corrected; and again.
 """
 
 import jax
@@ -13,6 +15,9 @@ from jaxhand.hand.camera import DEPTH_RANGE_MM, unproject
 
 JOINTS = 21
 PATCH = 4  # px, side of a cell of the fine grid; a cell of the coarse grid is twice as wide
+WINDOW = 12  # px, side of what a joint sees in a closer look
+NEAR = 3.0  # a window's depth is relative to the joint and clipped at DEPTH_RANGE_MM / NEAR
+LOOK_WIDTH = 48  # channels of what a joint makes of its window
 CROP_MM = 280.0  # width of a crop at the hand's distance, before anything is learned
 
 
@@ -37,7 +42,11 @@ class Dense(nnx.Module):
         self.coarse = nnx.List([ShiftBlock(width, config.expansion * width, rngs) for _ in range(config.blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.votes = Linear(width, JOINTS * 4, rngs, scale=0.1)
-        self.joints = JointHead(width, config, rngs)
+        self.seen = Linear(width, config.joint_width, rngs)
+        self.names = nnx.Param(0.5 * jax.random.normal(rngs.params(), (JOINTS, config.joint_width)))
+        self.looks = nnx.List([Look(config, rngs) for _ in range(config.looks)])
+        self.size_norm = nnx.RMSNorm(config.joint_width, rngs=rngs)
+        self.size = Linear(config.joint_width, 1, rngs, scale=0.1)
 
     def __call__(self, batch: dict) -> dict:
         """Predict joints.
@@ -46,12 +55,13 @@ class Dense(nnx.Module):
             batch: `image` (B,h,w,3) in 0..1, `depth` (B,h,w) in [-1,1], `has_depth` (B,), `depth_center` (B,) mm, `K` (B,3,3).
 
         Returns:
-            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · the same by the votes
-            alone as `voted_3d`, `voted_2d` · `root_depth` (B,) mm, the hand's distance judged by its size alone.
+            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · the same of the vote
+            and every look before the last as `guesses_3d` (B,G,21,3), `guesses_2d` · `root_depth` (B,) mm, the hand's
+            distance judged by its size alone.
         """
-        B = batch["image"].shape[0]
-        x = jnp.concatenate([batch["image"] * 2 - 1, batch["depth"][..., None]], axis=-1)  # (B, h, w, 4)
-        x = self.stem(patches(x, PATCH))  # (B, h/4, w/4, C/2)
+        B, has_depth = batch["image"].shape[0], batch["has_depth"]
+        image = jnp.concatenate([batch["image"] * 2 - 1, batch["depth"][..., None]], axis=-1)  # (B, h, w, 4)
+        x = self.stem(patches(image, PATCH))  # (B, h/4, w/4, C/2)
         for block in self.fine:
             x = block(x)
         x = self.down(patches(x, 2))  # (B, h/8, w/8, C)
@@ -59,17 +69,22 @@ class Dense(nnx.Module):
             x = block(mixer(x))
         x = self.norm(x).reshape(B, -1, x.shape[-1])  # (B, T, C)
 
-        voted, weight = self._count(self.votes(x), batch["depth"])  # (B, 21, 3), (B, T, 21)
-        corrected, side_mm = self.joints(jnp.einsum("btj,btc->bjc", weight, x), voted)
-        by_size = batch["K"][:, 0, 0] * side_mm / self.image_size  # (B,) mm
-        distance = jnp.where(batch["has_depth"] > 0, batch["depth_center"], by_size)
-        voted_3d, voted_2d = self._lift(voted, distance, batch["K"])
-        keypoints_3d, keypoints_2d = self._lift(corrected, distance, batch["K"])
+        joints, weight = self._count(self.votes(x), batch["depth"])  # (B, 21, 3), (B, T, 21)
+        tokens = self.seen(jnp.einsum("btj,btc->bjc", weight, x)) + self.names[...]  # (B, 21, c)
+        guesses = [joints]
+        for look in self.looks:
+            tokens, joints = look(tokens, joints, image, has_depth)
+            guesses.append(joints)
+
+        side_mm = CROP_MM * jnp.exp(self.size(self.size_norm(tokens).mean(1))[:, 0])  # (B,)
+        by_size = batch["K"][:, 0, 0] * side_mm / self.image_size
+        distance = jnp.where(has_depth > 0, batch["depth_center"], by_size)
+        points, pixels = self._lift(jnp.stack(guesses, axis=1), distance, batch["K"])  # (B, G+1, 21, 3), (…, 2)
         return {
-            "keypoints_3d": keypoints_3d,
-            "keypoints_2d": keypoints_2d,
-            "voted_3d": voted_3d,
-            "voted_2d": voted_2d,
+            "keypoints_3d": points[:, -1],
+            "keypoints_2d": pixels[:, -1],
+            "guesses_3d": points[:, :-1],
+            "guesses_2d": pixels[:, :-1],
             "root_depth": by_size,
         }
 
@@ -86,33 +101,52 @@ class Dense(nnx.Module):
         return jnp.stack([(weight * place).sum(1) for place in places], axis=-1), weight
 
     def _lift(self, joints, distance, K):
-        """Joints (B, 21, 3) in [-1, 1] around the crop and the hand's distance (B,) mm → (B,21,3) mm, (B,21,2) px."""
+        """Joints (B, G, 21, 3) in [-1, 1] around the crop, the hand's distance (B,) mm → (B,G,21,3) mm, (B,G,21,2) px."""
         pixels = (joints[..., :2] + 1) * (self.image_size / 2) - 0.5
-        z = jnp.maximum(distance[:, None] + joints[..., 2] * DEPTH_RANGE_MM, 1.0)
-        return unproject(pixels, z, K), pixels
+        z = jnp.maximum(distance[:, None, None] + joints[..., 2] * DEPTH_RANGE_MM, 1.0)
+        return unproject(pixels, z, K[:, None]), pixels
 
 
-class JointHead(nnx.Module):
-    """The joints as 21 tokens: what each saw where it was voted to be, mixed with all others, corrects its place."""
+class Look(nnx.Module):
+    """A closer look: every joint sees a window around its place, all joints exchange it, and each is corrected."""
 
-    def __init__(self, features: int, config: ModelConfig, rngs: nnx.Rngs):
-        width = config.joint_width
-        self.seen = Linear(features, width, rngs)
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        width, pixels = config.joint_width, 4 * WINDOW**2 + 2
+        draw = lambda *shape, scale: nnx.Param(scale * jax.random.normal(rngs.params(), shape))  # noqa: E731
         self.placed = Linear(3, width, rngs)
-        self.names = nnx.Param(0.5 * jax.random.normal(rngs.params(), (JOINTS, width)))
-        self.mixers = nnx.List([Mixer(JOINTS, width, rngs) for _ in range(config.joint_blocks)])
+        self.see = draw(JOINTS, pixels, LOOK_WIDTH, scale=1.4 * pixels**-0.5)
+        self.tell = draw(JOINTS, LOOK_WIDTH, width, scale=LOOK_WIDTH**-0.5)
+        self.mixers = nnx.List([JointMixer(width, rngs) for _ in range(config.joint_blocks)])
         self.blocks = nnx.List([Block(width, 2 * width, rngs) for _ in range(config.joint_blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.correction = Linear(width, 3, rngs, scale=0.03)
-        self.size = Linear(width, 1, rngs, scale=0.1)
 
-    def __call__(self, seen, voted):
-        """Features (B, 21, C) and places (B, 21, 3) → corrected places (B, 21, 3), width of the crop (B,) in mm."""
-        x = self.seen(seen) + self.placed(voted) + self.names[...]
+    def __call__(self, tokens, joints, image, has_depth):
+        """Tokens (B, 21, c), joints (B, 21, 3) in [-1, 1] and the image (B, h, w, 4) → new tokens and joints."""
+        window = windows(image, jax.lax.stop_gradient(joints), has_depth)  # (B, 21, 4 * WINDOW^2 + 2)
+        seen = jax.nn.relu(jnp.einsum("bjp,jpc->bjc", window, self.see[...]))
+        tokens = tokens + self.placed(joints) + jnp.einsum("bjc,jcd->bjd", seen, self.tell[...])
         for mixer, block in zip(self.mixers, self.blocks):
-            x = block(mixer(x))
-        x = self.norm(x)
-        return voted + self.correction(x), CROP_MM * jnp.exp(self.size(x.mean(1))[:, 0])
+            tokens = block(mixer(tokens))
+        return tokens, joints + self.correction(self.norm(tokens))
+
+
+def windows(image, joints, has_depth):
+    """What lies around joints (B, 21, 3) in [-1, 1] of images (B, h, w, 4), with depth relative to the joint.
+
+    Returns:
+        (B, 21, 4 * WINDOW^2 + 2): colours, depth (0 where none was measured), and where in its middle pixel a joint is.
+    """
+    B, side = image.shape[0], image.shape[1]
+    place = (joints[..., :2] + 1) * (side / 2)  # from the image's edge, px
+    corner = jnp.clip(jnp.round(place), 0, side).astype(jnp.int32)  # of the window in the padded image
+    margin = WINDOW // 2
+    padded = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    cut = lambda picture, at: jax.lax.dynamic_slice(picture, (at[1], at[0], 0), (WINDOW, WINDOW, 4))  # noqa: E731
+    window = jax.vmap(jax.vmap(cut, in_axes=(None, 0)))(padded, corner)  # (B, 21, WINDOW, WINDOW, 4)
+    depth = jnp.clip((window[..., 3] - joints[..., 2, None, None]) * NEAR, -1, 1) * has_depth[:, None, None, None]
+    parts = (window[..., :3].reshape(B, JOINTS, -1), depth.reshape(B, JOINTS, -1), place - corner)
+    return jnp.concatenate(parts, axis=-1)
 
 
 class Block(nnx.Module):
@@ -135,7 +169,7 @@ class ShiftBlock(Block):
 
 
 class Mixer(nnx.Module):
-    """Residual product over the cells (or joints): every one reads all others, alike in all channels."""
+    """Residual product over the cells: every one reads all others, alike in all channels."""
 
     def __init__(self, tokens: int, width: int, rngs: nnx.Rngs):
         self.norm = nnx.RMSNorm(width, rngs=rngs)
@@ -144,6 +178,20 @@ class Mixer(nnx.Module):
     def __call__(self, x):
         tokens = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])  # (B, T, C)
         return x + jnp.einsum("btc,ts->bsc", tokens, self.mix[...]).reshape(x.shape)
+
+
+class JointMixer(nnx.Module):
+    """Residual perceptron over the joints, alike in all channels."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.norm = nnx.RMSNorm(width, rngs=rngs)
+        draw = lambda *shape, scale: nnx.Param(scale * jax.random.normal(rngs.params(), shape))  # noqa: E731
+        self.up = draw(JOINTS, 2 * JOINTS, scale=JOINTS**-0.5)
+        self.down = draw(2 * JOINTS, JOINTS, scale=0.3 * (2 * JOINTS) ** -0.5)
+
+    def __call__(self, x):
+        hidden = jax.nn.relu(jnp.einsum("bjc,jk->bkc", self.norm(x), self.up[...]))  # (B, 42, c)
+        return x + jnp.einsum("bkc,kj->bjc", hidden, self.down[...])
 
 
 class Linear(nnx.Linear):

@@ -9,7 +9,8 @@ def terms(predictions: dict, batch: dict) -> dict:
     """Every term of the loss, unweighted.
 
     Args:
-        predictions: what a model returns; `voted_3d`, `voted_2d` (a first guess) and `root_depth` are optional.
+        predictions: what a model returns; `guesses_3d` (B,G,21,3), `guesses_2d` (before the final joints) and `root_depth`
+            are optional.
         batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` (B,21), `has_depth` (B,), `image`.
 
     Returns:
@@ -24,9 +25,9 @@ def terms(predictions: dict, batch: dict) -> dict:
     if "root_depth" in predictions:
         known = jnp.where(valid.any(-1), true_depth, predictions["root_depth"])  # without labels there is no error
         losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(known, 1.0)))
-    if "voted_3d" in predictions:
-        voted = _joint_terms(predictions["voted_3d"], predictions["voted_2d"], batch, half_side)
-        losses["voted"] = sum(voted.values())
+    if "guesses_3d" in predictions:
+        guesses = zip(*(jnp.moveaxis(predictions[name], 1, 0) for name in ("guesses_3d", "guesses_2d")))
+        losses["guesses"] = sum(sum(_joint_terms(*guess, batch, half_side).values()) for guess in guesses)
     return losses
 
 

@@ -73,6 +73,6 @@ def _unstack(groups: dict, tree):
 
 
 def _matrices(stacked: dict) -> dict:
-    """What is for Muon among stacked leaves: the matrices, (n, rows, columns), each of the n for itself."""
-    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-    return {shape: as_matrix if shape.count("x") == 1 else None for shape in stacked}
+    """What is for Muon among stacked leaves: matrices (n, …, rows, columns), each for itself, but no vectors."""
+    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    return {shape: as_matrix if "x" in shape else None for shape in stacked}
