@@ -97,7 +97,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is():
         ("scheduler.name=step", "scheduler.name must be one of cosine, constant"),
         ("data.depth_dropout=1.1", "data.depth_dropout must lie in 0..1"),
         ("data.image_size=0", "data.image_size must be at least 1"),
-        ("model.width=0", "model.width must be at least 1"),
+        ("model.width=1", "model.width must be at least 2"),
         ("model.blocks=-1", "model.blocks must be at least 0"),
         ("optimizer.learning_rate=-1e-3", "optimizer.learning_rate must be positive"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate must be positive"),

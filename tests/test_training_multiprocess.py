@@ -56,11 +56,35 @@ def pair(start, tiny_yaml, tmp_path):
     return pair
 
 
-def numbers(output):
-    return [float(number) for number in re.findall(r"\d+\.\d+(?:e-\d+)?", re.sub(r"to /.*", "", output))]
+def without_numbers(line):
+    return re.sub(r"to /.*|[\d.]+", "", line)
 
 
-def test_two_processes_train_as_one_and_stop_as_one(trained, pair, tmp_path):
+def numbers(lines):
+    return [float(number) for line in lines for number in re.findall(r"\d+\.\d+(?:e-\d+)?", line.partition("to /")[0])]
+
+
+def assert_same_run(output, workdir, trained):
+    """Epoch by epoch the lines that one process printed, and its numbers."""
+    ours, theirs = (
+        [line for line in text.splitlines() if line.startswith((" ", "Epoch", "Best"))]
+        for text in (output, trained.output)
+    )
+    assert [without_numbers(line) for line in ours] == [without_numbers(line) for line in theirs]
+    assert numbers(ours) == pytest.approx(numbers(theirs), abs=2e-3)  # they are printed to 1e-3 mm
+    ours, theirs = (step_files.metas(folder / "checkpoints")[36] for folder in (workdir, trained.workdir))
+    for key in ("train_loss", "test_loss", "mpjpe", "pa_mpjpe"):
+        assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
+
+
+def test_two_processes_train_as_one(trained, pair, tmp_path):
+    (code, output, errors, _), (other_code, other_output, other_errors, _) = pair()
+    assert (code, errors, other_code, other_output, other_errors) == (0, "", 0, "", "")
+    assert_same_run(output, tmp_path / "run", trained)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_as_one(trained, pair, tmp_path):
     """SIGTERM to one of them stops both at the same step with all saved; the same command ends the run."""
     patch = AT_STEP.format(count=5, action="os.kill(os.getpid(), signal.SIGTERM)")
     (code, output, errors, _), (other_code, other_output, *_) = pair(patches=("", patch))
@@ -72,16 +96,7 @@ def test_two_processes_train_as_one_and_stop_as_one(trained, pair, tmp_path):
     (code, rest, errors, _), (other_code, other_output, other_errors, _) = pair()
     assert (code, other_code, other_output) == (0, 0, ""), errors + other_errors
     assert f"Going on from step {stopped} of 36" in rest
-    epochs = [line for line in (output + rest).splitlines() if line.startswith((" ", "Epoch", "Best"))]
-    wanted = [line for line in trained.output.splitlines() if line.startswith((" ", "Epoch", "Best"))]
-    assert [re.sub(r"[\d.]+|to /.*", "", line) for line in epochs] == [
-        re.sub(r"[\d.]+|to /.*", "", line) for line in wanted
-    ]
-    assert numbers("\n".join(epochs)) == pytest.approx(numbers("\n".join(wanted)), abs=2e-3)  # printed to 1e-3 mm
-    metas = (step_files.metas(folder / "checkpoints")[36] for folder in (tmp_path / "run", trained.workdir))
-    ours, theirs = metas
-    for key in ("train_loss", "test_loss", "mpjpe", "pa_mpjpe"):
-        assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
+    assert_same_run(output + rest, tmp_path / "run", trained)
 
 
 @pytest.mark.parametrize(
