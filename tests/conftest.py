@@ -26,7 +26,7 @@ from jaxhand import data  # noqa: E402
 
 TINY = """
 data: {image_size: 64, train_samples: 96, test_samples: 22, threads: 1}
-model: {width: 32, fine_blocks: 1, blocks: 1, joint_width: 32, joint_blocks: 1}
+model: {width: 32, fine_blocks: 0, blocks: 0, joint_width: 32, joint_blocks: 0, looks: 1}
 training: {num_epochs: 3, batch_size: 8}
 scheduler: {warmup_steps: 5}
 """

@@ -130,7 +130,14 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
     assert_same_end(workdir, trained, tiny)
 
 
-@pytest.mark.parametrize("place", ["data.load", "loop.Trainer", "checkpoint.Checkpoints.restore_latest"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data.load",
+        pytest.param("loop.Trainer", marks=pytest.mark.slow),
+        pytest.param("checkpoint.Checkpoints.restore_latest", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_before_the_first_step(trained, tiny, command, tmp_path, place):
     """While hands are rendered or a checkpoint is read there is nothing to lose: SIGTERM ends it at once."""
     arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")

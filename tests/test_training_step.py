@@ -27,12 +27,6 @@ def test_set(tiny):
     return data.load("synthetic", "test", tiny.data, tiny.seed)
 
 
-@pytest.fixture(scope="module")
-def small(tiny):
-    """Even less of a network, which compiles in half the time."""
-    return dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, fine_blocks=0, blocks=0, joint_blocks=0))
-
-
 def make_trainer(config, devices):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
     return Trainer(config, mesh, total_steps=36)  # as the tiny run has
@@ -49,14 +43,14 @@ def train(trainer, source):
 
 
 @pytest.fixture(scope="module")
-def on_one(small, train_set):
-    trainer = make_trainer(small, 1)
+def on_one(tiny, train_set):
+    trainer = make_trainer(tiny, 1)
     return trainer, *train(trainer, train_set)
 
 
 @pytest.fixture(scope="module")
-def on_four(small, train_set):
-    trainer = make_trainer(small, 4)
+def on_four(tiny, train_set):
+    trainer = make_trainer(tiny, 4)
     return trainer, *train(trainer, train_set)
 
 

@@ -27,7 +27,8 @@ def terms(predictions: dict, batch: dict) -> dict:
         losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(known, 1.0)))
     if "guesses_3d" in predictions:
         guesses = zip(*(jnp.moveaxis(predictions[name], 1, 0) for name in ("guesses_3d", "guesses_2d")))
-        losses["guesses"] = sum(sum(_joint_terms(*guess, batch, half_side).values()) for guess in guesses)
+        of_guesses = (sum(_joint_terms(*guess, batch, half_side).values()) for guess in guesses)
+        losses["guesses"] = sum(of_guesses, jnp.zeros_like(true_depth))
     return losses
 
 
