@@ -6,7 +6,7 @@ from torch import nn
 
 from jaxhand.config import LossConfig, ModelConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM
-from jaxhand.models.dense import CROP_MM, JOINTS, PATCH
+from jaxhand.models.dense import CROP_MM, JOINTS, LOOK_WIDTH, NEAR, PATCH, WINDOW
 
 
 class Block(nn.Module):
@@ -37,8 +37,44 @@ class Mixer(nn.Module):
         return x + (self.mix.T @ tokens).reshape(x.shape)
 
 
+class JointMixer(nn.Module):
+    """Residual perceptron over the joints."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.up = nn.Parameter(torch.randn(JOINTS, 2 * JOINTS) * JOINTS**-0.5)
+        self.down = nn.Parameter(torch.randn(2 * JOINTS, JOINTS) * 0.3 * (2 * JOINTS) ** -0.5)
+
+    def forward(self, x):
+        """(B, 21, c) → the same."""
+        return x + self.down.T @ F.relu(self.up.T @ self.norm(x))
+
+
+class Look(nn.Module):
+    """Every joint sees a window around its place, all joints exchange it, and each is corrected."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        width = config.joint_width
+        self.placed, self.seek = nn.Linear(3, width), nn.Linear(width, LOOK_WIDTH)
+        self.see, self.tell = nn.Linear(4 * WINDOW**2 + 2, LOOK_WIDTH), nn.Linear(LOOK_WIDTH, width)
+        self.mixers = nn.ModuleList(JointMixer(width) for _ in range(config.joint_blocks))
+        self.blocks = nn.ModuleList(Block(width, 2 * width, False) for _ in range(config.joint_blocks))
+        self.norm, self.correction = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 3)
+
+    def forward(self, tokens, joints, image, has_depth):
+        """Tokens (B, 21, c) and joints (B, 21, 3) → the same."""
+        tokens = tokens + self.placed(joints)
+        seen = self.see(windows(image, joints.detach(), has_depth)) + self.seek(tokens)
+        tokens = tokens + self.tell(F.relu(seen))
+        for mixer, block in zip(self.mixers, self.blocks):
+            tokens = block(mixer(tokens))
+        return tokens, joints + self.correction(self.norm(tokens))
+
+
 class Dense(nn.Module):
-    """Batch → joints before and after their correction, and the distance judged by size."""
+    """Batch → joints, every guess before them, and the distance judged by size."""
 
     def __init__(self, config: ModelConfig, image_size: int):
         super().__init__()
@@ -49,18 +85,16 @@ class Dense(nn.Module):
         self.mixers = nn.ModuleList(Mixer(cells, width) for _ in range(config.blocks))
         self.coarse = nn.ModuleList(Block(width, config.expansion * width, True) for _ in range(config.blocks))
         self.norm, self.votes = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 4 * JOINTS)
-        self.seen, self.placed = nn.Linear(width, joint), nn.Linear(3, joint)
+        self.seen = nn.Linear(width, joint)
         self.names = nn.Parameter(0.5 * torch.randn(JOINTS, joint))
-        self.joint_mixers = nn.ModuleList(Mixer(JOINTS, joint) for _ in range(config.joint_blocks))
-        self.joint_blocks = nn.ModuleList(Block(joint, 2 * joint, False) for _ in range(config.joint_blocks))
-        self.joint_norm = nn.RMSNorm(joint, eps=1e-6)
-        self.correction, self.size = nn.Linear(joint, 3), nn.Linear(joint, 1)
+        self.looks = nn.ModuleList(Look(config) for _ in range(config.looks))
+        self.size_norm, self.size = nn.RMSNorm(joint, eps=1e-6), nn.Linear(joint, 1)
 
     def forward(self, batch: dict) -> dict:
         """The predictions of `jaxhand.models.dense.Dense`."""
         B, grid, cell = len(batch["image"]), self.image_size // (2 * PATCH), 2 * PATCH
-        x = torch.cat([batch["image"] * 2 - 1, batch["depth"][..., None]], -1)
-        x = self.stem(patches(x, PATCH))
+        image = torch.cat([batch["image"] * 2 - 1, batch["depth"][..., None]], -1)
+        x = self.stem(patches(image, PATCH))
         for block in self.fine:
             x = block(x)
         x = self.down(patches(x, 2))
@@ -74,19 +108,17 @@ class Dense(nn.Module):
         cell_y, cell_x = (m.reshape(-1, 1) for m in torch.meshgrid(middle, middle, indexing="ij"))
         measured = batch["depth"].reshape(B, grid, cell, grid, cell).mean((2, 4)).reshape(B, -1, 1)
         places = (cell_x + dx, cell_y + dy, measured + dz)
-        voted = torch.stack([(weight * place).sum(1) for place in places], -1)  # (B, 21, 3)
+        joints = torch.stack([(weight * place).sum(1) for place in places], -1)  # (B, 21, 3)
 
-        t = self.seen(weight.mT @ x) + self.placed(voted) + self.names
-        for mixer, block in zip(self.joint_mixers, self.joint_blocks):
-            t = block(mixer(t))
-        t = self.joint_norm(t)
-        side_mm = CROP_MM * self.size(t.mean(1))[:, 0].exp()
+        tokens, guesses = self.seen(weight.mT @ x) + self.names, [joints]
+        for look in self.looks:
+            tokens, joints = look(tokens, joints, image, batch["has_depth"])
+            guesses.append(joints)
+        side_mm = CROP_MM * self.size(self.size_norm(tokens).mean(1))[:, 0].exp()
         by_size = batch["K"][:, 0, 0] * side_mm / self.image_size
         distance = torch.where(batch["has_depth"] > 0, batch["depth_center"], by_size)
-        voted_3d, voted_2d = self.lift(voted, distance, batch["K"])
-        joints, pixels = self.lift(voted + self.correction(t), distance, batch["K"])
-        return {"keypoints_3d": joints, "keypoints_2d": pixels, "voted_3d": voted_3d, "voted_2d": voted_2d,
-                "root_depth": by_size}
+        lifted = [self.lift(guess, distance, batch["K"]) for guess in guesses]
+        return {"lifted": lifted, "root_depth": by_size}
 
     def lift(self, joints, distance, K):
         """Joints in [-1, 1] around the crop → (B, 21, 3) mm and (B, 21, 2) px."""
@@ -108,13 +140,27 @@ def loss(predictions: dict, batch: dict, weights: LossConfig):
         joints_2d = (pixels - batch["keypoints_2d"]).abs().mean() / side
         return joints_3d, joints_2d, depth_error.abs().mean() / 100
 
-    joints_3d, joints_2d, depth = joint_terms(predictions["keypoints_3d"], predictions["keypoints_2d"])
-    total = weights.joints_3d * joints_3d + weights.joints_2d * joints_2d + weights.depth * depth
-    voted = sum(joint_terms(predictions["voted_3d"], predictions["voted_2d"]))
+    *guesses, final = (joint_terms(*lifted) for lifted in predictions["lifted"])
+    total = weights.joints_3d * final[0] + weights.joints_2d * final[1] + weights.depth * final[2]
     true_depth = true[..., 2].mean(1)
-    distance = ((predictions["keypoints_3d"][..., 2].mean(1) - true_depth).abs() / 100 * batch["has_depth"]).mean()
+    distance = ((predictions["lifted"][-1][0][..., 2].mean(1) - true_depth).abs() / 100 * batch["has_depth"]).mean()
     size = (predictions["root_depth"] / true_depth).log().abs().mean()
-    return total + weights.voted * voted + weights.distance * distance + weights.size * size
+    return total + weights.guesses * sum(map(sum, guesses)) + weights.distance * distance + weights.size * size
+
+
+def windows(image, joints, has_depth):
+    """What lies around the joints: (B, h, w, 4), (B, 21, 3) → (B, 21, 4 * WINDOW^2 + 2)."""
+    B, side, margin = len(image), image.shape[1], WINDOW // 2
+    place = (joints[..., :2] + 1) * (side / 2)
+    corner = place.round().clamp(0, side).long()
+    padded = F.pad(image, (0, 0, margin, margin, margin, margin))
+    offset = torch.arange(WINDOW)
+    rows = corner[..., 1, None, None] + offset[:, None]  # (B, 21, WINDOW, 1)
+    columns = corner[..., 0, None, None] + offset  # (B, 21, 1, WINDOW)
+    window = padded[torch.arange(B)[:, None, None, None], rows, columns]  # (B, 21, WINDOW, WINDOW, 4)
+    depth = ((window[..., 3] - joints[..., 2, None, None]) * NEAR).clamp(-1, 1) * has_depth[:, None, None, None]
+    parts = (window[..., :3].reshape(B, JOINTS, -1), depth.reshape(B, JOINTS, -1), place - corner)
+    return torch.cat(parts, -1)
 
 
 def patches(x, side: int):

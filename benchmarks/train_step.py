@@ -37,7 +37,7 @@ def main() -> None:
     network, optimizer, tensors = pytorch(config, state["params"], batch)
     predictions = trainer.test_step(state["params"], state["rest"], on_device)[0]
     ours = float(predictions["loss"]) / arguments.batch_size
-    theirs = float(torch_dense.loss(network(as_float(tensors)), tensors, config.loss))
+    theirs = torch_dense.loss(network(as_float(tensors)), tensors, config.loss).item()
     print(f"loss before training: JAX {ours:.6f}, PyTorch {theirs:.6f}")
     assert abs(ours - theirs) < 1e-4 * abs(ours), "not the same network"
 
@@ -61,7 +61,7 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     jax_round(), torch_round(step)
     times = [(jax_round(), torch_round(step)) for _ in range(arguments.rounds)]
@@ -93,11 +93,8 @@ def as_float(batch: dict) -> dict:
 
 def copy_parameters(params: dict, network: torch.nn.Module) -> None:
     """Fill a `torch_dense.Dense` with the parameters of the JAX network; every one must be used."""
-    parts = dict(params) | {f"joint_{key}" if key in ("mixers", "blocks", "norm") else key: value
-                            for key, value in params["joints"].items()}
-    del parts["joints"]
     flat = {}
-    for path, leaf in jax.tree.leaves_with_path(parts):
+    for path, leaf in jax.tree.leaves_with_path(params):
         path = jax.tree_util.keystr(path, simple=True, separator=".")
         leaf = np.asarray(leaf)
         if path.endswith("kernel"):

@@ -91,13 +91,13 @@ class LossConfig:
 class OptimizerConfig:
     """The optimizer; `b1`, `b2` are Adam's, Muon's momentum is `momentum`."""
 
-    name: str = "adamw"  # or "muon": Muon for matrices, Adam for vectors
+    name: str = "adamw"  # or "muon": Muon for matrices, Adam for the rest
     learning_rate: float = 3e-3  # at the top of the schedule
     weight_decay: float = 1e-4
     b1: float = 0.9
     b2: float = 0.99
     momentum: float = 0.95
-    vector_rate: float = 0.5  # of muon: learning rate of the vectors over that of the matrices
+    adam_rate: float = 0.5  # of muon: learning rate of what is no matrix over that of the matrices
     clip_norm: float = 1.0  # global gradient norm; 0 does not clip
 
 

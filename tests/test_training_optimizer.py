@@ -42,7 +42,7 @@ def test_muon_by_shape_equals_muon_leaf_by_leaf():
     ours = optimizer.build(config, optax.constant_schedule(0.1))
     theirs = optax.contrib.muon(
         0.1, beta=config.momentum, weight_decay=0.01, adam_b1=config.b1, adam_b2=config.b2,
-        adam_learning_rate=0.1 * config.vector_rate, ns_coeffs=(optimizer.NEWTON_SCHULZ,) * 5,
+        adam_learning_rate=0.1 * config.adam_rate, ns_coeffs=(optimizer.NEWTON_SCHULZ,) * 5,
     )
     for tx in (ours, theirs):
         new, state = params, tx.init(params)

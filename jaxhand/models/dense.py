@@ -17,7 +17,7 @@ JOINTS = 21
 PATCH = 4  # px, side of a cell of the fine grid; a cell of the coarse grid is twice as wide
 WINDOW = 12  # px, side of what a joint sees in a closer look
 NEAR = 3.0  # a window's depth is relative to the joint and clipped at DEPTH_RANGE_MM / NEAR
-LOOK_WIDTH = 48  # channels of what a joint makes of its window
+LOOK_WIDTH = 128  # channels of what a joint makes of its window
 CROP_MM = 280.0  # width of a crop at the hand's distance, before anything is learned
 
 
@@ -111,11 +111,11 @@ class Look(nnx.Module):
     """A closer look: every joint sees a window around its place, all joints exchange it, and each is corrected."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        width, pixels = config.joint_width, 4 * WINDOW**2 + 2
-        draw = lambda *shape, scale: nnx.Param(scale * jax.random.normal(rngs.params(), shape))  # noqa: E731
+        width = config.joint_width
         self.placed = Linear(3, width, rngs)
-        self.see = draw(JOINTS, pixels, LOOK_WIDTH, scale=1.4 * pixels**-0.5)
-        self.tell = draw(JOINTS, LOOK_WIDTH, width, scale=LOOK_WIDTH**-0.5)
+        self.seek = Linear(width, LOOK_WIDTH, rngs)
+        self.see = Linear(4 * WINDOW**2 + 2, LOOK_WIDTH, rngs, scale=1.4)
+        self.tell = Linear(LOOK_WIDTH, width, rngs)
         self.mixers = nnx.List([JointMixer(width, rngs) for _ in range(config.joint_blocks)])
         self.blocks = nnx.List([Block(width, 2 * width, rngs) for _ in range(config.joint_blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
@@ -124,8 +124,8 @@ class Look(nnx.Module):
     def __call__(self, tokens, joints, image, has_depth):
         """Tokens (B, 21, c), joints (B, 21, 3) in [-1, 1] and the image (B, h, w, 4) → new tokens and joints."""
         window = windows(image, jax.lax.stop_gradient(joints), has_depth)  # (B, 21, 4 * WINDOW^2 + 2)
-        seen = jax.nn.relu(jnp.einsum("bjp,jpc->bjc", window, self.see[...]))
-        tokens = tokens + self.placed(joints) + jnp.einsum("bjc,jcd->bjd", seen, self.tell[...])
+        tokens = tokens + self.placed(joints)
+        tokens = tokens + self.tell(jax.nn.relu(self.see(window) + self.seek(tokens)))
         for mixer, block in zip(self.mixers, self.blocks):
             tokens = block(mixer(tokens))
         return tokens, joints + self.correction(self.norm(tokens))

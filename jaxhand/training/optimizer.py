@@ -18,10 +18,10 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
 
 
 def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW, or Muon for the matrices and Adam for the vectors.
+    """Clip by the global norm, then AdamW, or Muon for the matrices and Adam for everything else.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every step of a matrix orthogonal; the
-    vectors take `vector_rate` times its learning rate. Vectors (biases, gains) are never decayed.
+    others, vectors and matrices a joint, take `adam_rate` times its learning rate. Vectors are never decayed.
     """
     if config.name == "muon":
         update = by_shape(optax.contrib.muon(
@@ -30,7 +30,7 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
             weight_decay=config.weight_decay,
             adam_b1=config.b1,
             adam_b2=config.b2,
-            adam_learning_rate=lambda step: config.vector_rate * learning_rate(step),
+            adam_learning_rate=lambda step: config.adam_rate * learning_rate(step),
             muon_weight_dimension_numbers=_matrices,
             ns_coeffs=(NEWTON_SCHULZ,) * 5,  # a table of coefficients is scanned, a single row unrolled: slow to compile
         ))
@@ -73,6 +73,6 @@ def _unstack(groups: dict, tree):
 
 
 def _matrices(stacked: dict) -> dict:
-    """What is for Muon among stacked leaves: matrices (n, …, rows, columns), each for itself, but no vectors."""
-    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    return {shape: as_matrix if "x" in shape else None for shape in stacked}
+    """What is for Muon among stacked leaves: the matrices, (n, rows, columns), each of the n for itself."""
+    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return {shape: as_matrix if shape.count("x") == 1 else None for shape in stacked}
