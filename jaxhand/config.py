@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import os
 import typing
 from pathlib import Path
 
@@ -16,12 +17,18 @@ _LEAST = {
     "data.threads": 1,
     "model.width": 2,
     "model.joint_width": 1,
+    "model.expansion": 1,
     "training.num_epochs": 1,
     "training.batch_size": 1,
     "training.save_freq": 1,
 }
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
 _BELOW_1 = ("data.augment.scale", "data.augment.color", "optimizer.b1", "optimizer.b2", "optimizer.momentum")
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for jaxhand: rendered sets and compiled programs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
 
 
 class UserError(ValueError):

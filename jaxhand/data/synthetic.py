@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tqdm
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, cache_folder
 from jaxhand.data import cache as cache_file
 from jaxhand.data import render, scene, trace
 from jaxhand.data.record import Record
@@ -90,7 +90,7 @@ def load(
     _check(split, count, size, view)
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
     name = f"synthetic-{view}-{split}"
-    file = _folder(cache) / f"{name}-{size}px-{count}-seed{seed}-{_WORLD_VERSION:08x}.hands"
+    file = Path(cache or cache_folder()) / f"{name}-{size}px-{count}-seed{seed}-{_WORLD_VERSION:08x}.hands"
     arrays = None
     try:
         arrays = cache_file.read(file)
@@ -181,11 +181,6 @@ def _check(split: str, count: int, size: int, view: str) -> None:
         raise UserError(f"ask the built-in world for 1 to 2^30 hands, not {count}")
     if not 8 <= size <= 1024:
         raise UserError(f"the built-in world renders images of 8 to 1024 px, not {size}")
-
-
-def _folder(cache: str | Path | None) -> Path:
-    """The cache folder: as named, or jaxhand's place in the user's."""
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
 
 
 def _preview(args) -> None:

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 
 from jaxhand.metrics.pose import mpjpe, pa_mpjpe

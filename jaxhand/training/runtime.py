@@ -5,20 +5,14 @@ import signal
 import sys
 import threading
 import traceback
-from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, cache_folder
 
 TERMINATED = 143  # exit code after SIGTERM, which schedulers take as "run me again"
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of this very launch, not of the whole job
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for jaxhand."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
 
 
 def use_compilation_cache() -> None:
