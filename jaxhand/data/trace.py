@@ -252,14 +252,17 @@ def distance(point, cone: Cone):
 
 
 def dot(u, v):
+    """Scalar product of two vectors, given by their components."""
     return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
 
 
 def times(vector, scalar):
+    """A vector, given by its components, times a number."""
     return tuple(component * scalar for component in vector)
 
 
 def unit(vector):
+    """A vector, given by its components, brought to length 1."""
     return times(vector, jax.lax.rsqrt(dot(vector, vector) + 1e-12))
 
 
