@@ -23,6 +23,12 @@ def test_constant_stays_after_the_warm_up():
     assert [float(rate(step)) for step in (5, 10, 99)] == pytest.approx([5e-3, 1e-2, 1e-2])
 
 
+@pytest.mark.parametrize("name", ["cosine", "constant"])
+def test_without_a_warm_up_the_first_step_has_the_whole_rate(name):
+    rate = optimizer.schedule(OptimizerConfig(learning_rate=1.0), SchedulerConfig(name, warmup_steps=0), 100)
+    assert float(rate(0)) == pytest.approx(1.0)
+
+
 def test_warm_up_is_cut_to_a_short_run():
     rate = optimizer.schedule(OptimizerConfig(learning_rate=1.0), SchedulerConfig(warmup_steps=100), 3)
     assert float(rate(2)) == pytest.approx(1.0)

@@ -1,7 +1,6 @@
 """A run from its first step to its last: train an epoch, test it, log it, save it."""
 
 import collections
-import concurrent.futures
 import time
 from pathlib import Path
 
@@ -62,10 +61,7 @@ class Run:
         self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)
         self.test_batches = batches_of(self.test_set, self.trainer)
         self.checkpoints = Checkpoints(workdir, keep_every_steps=self.steps * config.training.save_freq)
-        with concurrent.futures.ThreadPoolExecutor(1) as beside:  # compiles while the state's program does
-            baselines_found = beside.submit(self._baselines)
-            self.state, resumed_step = self._start()
-            self.mean_pose, self.rigid_hand = baselines_found.result()
+        self.state, resumed_step = self._start()
         self.logger = Logger(workdir, is_main=jax.process_index() == 0, resume_step=resumed_step)
         self.best_line = ""  # to be printed as soon as the best checkpoint is on disk
 
@@ -98,8 +94,7 @@ class Run:
     def train(self, interruption: Interruption) -> int:
         """All epochs that are left; see `train`."""
         step = int(self.state["step"])
-        self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {self.mean_pose:.3f} mm")
-        self.logger.print(f"Baseline (one rigid hand, aligned): PA-MPJPE = {self.rigid_hand:.3f} mm")
+        self._print_baselines()
         if step:
             self.logger.print(f"Going on from step {step} of {self.steps * self.config.training.num_epochs}")
         for epoch in range(step // self.steps, self.config.training.num_epochs):
@@ -231,12 +226,13 @@ class Run:
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
 
-    def _baselines(self) -> tuple[float, float]:
-        """MPJPE of the training set's mean pose and PA-MPJPE of its one rigid hand, mm, on the test set."""
+    def _print_baselines(self) -> None:
         train, train_valid = record.labels(self.train_set, BASELINE_HANDS)
         test, test_valid = record.labels(self.test_set, BASELINE_HANDS)
         mean_pose = baselines.mean_pose(train, test, train_valid, test_valid)
-        return mean_pose, baselines.rigid_hand(train, test, train_valid, test_valid)
+        rigid_hand = baselines.rigid_hand(train, test, train_valid, test_valid)
+        self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {mean_pose:.3f} mm")
+        self.logger.print(f"Baseline (one rigid hand, aligned): PA-MPJPE = {rigid_hand:.3f} mm")
 
 
 def _suspects(records: list[record.Record]) -> str:

@@ -11,7 +11,8 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
     """Step → learning rate: a linear warm-up, then the named course down to `eta_min` at `total_steps`."""
     warmup = min(scheduler.warmup_steps, total_steps - 1)
     if scheduler.name == "constant":
-        return optax.linear_schedule(0.0, optimizer.learning_rate, warmup)
+        start = 0.0 if warmup else optimizer.learning_rate
+        return optax.linear_schedule(start, optimizer.learning_rate, max(warmup, 1))
     return optax.warmup_cosine_decay_schedule(
         0.0, optimizer.learning_rate, warmup, total_steps, end_value=scheduler.eta_min
     )

@@ -58,7 +58,8 @@ class Trainer(Tester):
     """A model's compiled train step over a mesh.
 
     State: `step`, `params`, `rest` (batch statistics), `optimizer`, and `sums` of the losses since the epoch began.
-    `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the loss.
+    `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the loss, which is
+    NaN where the loss is finite but its gradient is not.
     """
 
     def __init__(self, config: Config, mesh: Mesh, total_steps: int):
@@ -101,7 +102,7 @@ class Trainer(Tester):
             "optimizer": optimizer_state,
             "sums": state["sums"] | {name: state["sums"][name] + value for name, value in means.items()},
         }
-        return state, means["loss"]
+        return state, jnp.where(jnp.isfinite(optax.global_norm(gradient)), means["loss"], jnp.nan)
 
 
 def as_float(image: jax.Array) -> jax.Array:
