@@ -146,3 +146,20 @@ def call(monkeypatch, capsys):
         return end.value.code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def disk_of(tmp_path):
+    """Mounts a disk of its own of a size such as "3m", for tests that fill it; skips where that is not allowed."""
+    disk = tmp_path / "disk"
+
+    def mount(size: str) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+        if not shutil.which("mount") or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", disk], check=True)

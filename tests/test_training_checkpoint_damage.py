@@ -148,19 +148,8 @@ def test_a_failed_save_is_told_once_and_leaves_the_last_good_one(tmp_path, monke
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 3 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk]
-    if not shutil.which("mount") or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-def test_a_full_disk(small_disk, capfd):
+def test_a_full_disk(disk_of, capfd):
+    small_disk = disk_of("3m")
     params = {"a": jax.random.normal(jax.random.key(0), (300_000,))}
     named = {"params": params, "rest": {}, "optimizer": {}}
     with contextlib.closing(Checkpoints(small_disk, keep_every_steps=0)) as checkpoints:

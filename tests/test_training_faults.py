@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -108,19 +107,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, comm
     assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [12, 24, 36]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 64 MB of its own."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a disk")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_a_full_disk(trained, command, small_disk):
+def test_a_full_disk(trained, command, disk_of):
+    small_disk = disk_of("64m")
     """It is told while the next epoch trains, the checkpoint before stays, and with room again the run goes on."""
     workdir, ballast = small_disk / "run", small_disk / "ballast"
     fill = f"os.system('head -c 100M /dev/zero > {ballast} 2> /dev/null; truncate -s -65536 {ballast}')"
