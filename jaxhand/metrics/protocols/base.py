@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import jax
 import numpy as np
 
 from jaxhand.config import UserError
@@ -99,8 +98,8 @@ def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
     size, pieces = min(size, count), []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        piece = jax.device_get(function(*(array[rows] for array in arrays)))
-        pieces.append({name: values[: count - start] for name, values in piece.items()})
+        piece = function(*(array[rows] for array in arrays))
+        pieces.append({name: np.asarray(values)[: count - start] for name, values in piece.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

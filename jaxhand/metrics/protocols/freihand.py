@@ -3,7 +3,6 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxhand.metrics.align import align_by_joints, scale_translation_align
@@ -20,39 +19,34 @@ ARRAYS = {"xyz": (21, 3)}
 MESHES = {"verts": (None, 3)}
 
 
-@partial(jax.jit, static_argnames="scale_translation")
-def _joint_distances(pred, gt, scale_translation):
-    """(B, 21) mm for every alignment, by the name it has in scores.txt."""
-    found = {"xyz": distances(pred, gt), "xyz_al": aligned_distances(pred, gt, reflection=True)}
-    if scale_translation:
-        aligned = scale_translation_align(pred, gt, scale_joint=MIDDLE_BASE)
-        found = {"xyz": found["xyz"], "xyz_procrustes_al": found["xyz_al"]}
-        found["xyz_scale_trans_al"] = distances(aligned, gt)
-    return found
+@jax.jit
+def _joint_distances(pred, gt):
+    """(B, 21) mm as they are, aligned by Procrustes, and by scale and translation."""
+    moved = scale_translation_align(pred, gt, scale_joint=MIDDLE_BASE)
+    return distances(pred, gt), aligned_distances(pred, gt, reflection=True), distances(moved, gt)
 
 
 @partial(jax.jit, static_argnames="imitate_missing_scale")
 def _mesh_errors(pred, gt, pred_xyz, gt_xyz, imitate_missing_scale):
-    """(B, V) mm of raw and aligned vertices where the topology is the same, and (B,) F-scores of both."""
-    same, found = pred.shape == gt.shape, {}
-    if same:
+    """(B, V) mm of raw and aligned vertices, none if the topologies differ, and (B, 2) F-scores of both."""
+    if pred.shape == gt.shape:
         aligned = procrustes_align(pred, gt, reflection=True)
-        found = {"mesh": distances(pred, gt), "mesh_al": distances(aligned, gt)}
+        errors = {"mesh": distances(pred, gt), "mesh_al": distances(aligned, gt)}
     else:
         aligned = align_by_joints(pred, pred_xyz, gt_xyz, imitate_missing_scale=imitate_missing_scale)
-    for threshold in F_THRESHOLDS_MM:
-        found[f"f_score_{threshold}"] = f_score(pred, gt, threshold)
-        found[f"f_al_score_{threshold}"] = f_score(aligned, gt, threshold)
-    return found
+        errors = {}
+    return errors, f_score(pred, gt, F_THRESHOLDS_MM), f_score(aligned, gt, F_THRESHOLDS_MM)
 
 
-def _score(pred, gt, *, scale_translation: bool, imitate_missing_scale: bool) -> Scores:
+def _score(pred, gt, alignments, imitate_missing_scale: bool) -> Scores:
     def piece(pred_xyz, gt_xyz, *meshes):
-        origin = np.asarray(gt_xyz[:, :1], np.float64)
-        points = in_mm(1000, origin, pred_xyz, gt_xyz, *meshes)
-        found = _joint_distances(*points[:2], scale_translation)
+        points = in_mm(1000, gt_xyz[:, :1], pred_xyz, gt_xyz, *meshes)
+        found = dict(zip(alignments, _joint_distances(*points[:2])))
         if meshes:
-            found |= _mesh_errors(*points[2:], *points[:2], imitate_missing_scale)
+            errors, raw, aligned = _mesh_errors(*points[2:], *points[:2], imitate_missing_scale)
+            found |= errors
+            for k, threshold in enumerate(F_THRESHOLDS_MM):
+                found |= {f"f_score_{threshold}": raw[:, k], f"f_al_score_{threshold}": aligned[:, k]}
         return found
 
     meshes = [pred["verts"], gt["verts"]] if "verts" in pred and "verts" in gt else []
@@ -60,15 +54,15 @@ def _score(pred, gt, *, scale_translation: bool, imitate_missing_scale: bool) ->
     values, samples, joints, curves = {}, {}, {}, {}
     for name, errors in found.items():
         if errors.ndim == 1:
-            values[name], samples[name] = errors.mean(dtype=np.float64), errors
+            values[name], samples[name] = float(errors.mean(dtype=np.float64)), errors
             continue
         measures = eval_util(errors)
         values |= {f"{name}_mean3d": measures.mean / 10, f"{name}_auc3d": measures.auc}
         samples[name], curves[name] = errors.mean(1), np.stack([measures.thresholds, measures.pck])
-        if name.startswith("xyz"):
+        if name in alignments:
             joints[name] = measures.joints
     units = {name: "cm" for name in values if name.endswith("mean3d")} | {name: "mm" for name in curves}
-    return Scores({name: float(value) for name, value in values.items()}, samples, units, joints, curves)
+    return Scores(values, samples, units, joints, curves)
 
 
 def freihand(pred, gt, *, imitate_missing_scale: bool = False) -> Scores:
@@ -77,12 +71,12 @@ def freihand(pred, gt, *, imitate_missing_scale: bool = False) -> Scores:
     Vertices are aligned by themselves where both meshes have as many, else by the joints, and then only F-scores are
     measured. `imitate_missing_scale` does that as the official code, see `align_by_joints`.
     """
-    return _score(pred, gt, scale_translation=False, imitate_missing_scale=imitate_missing_scale)
+    return _score(pred, gt, ("xyz", "xyz_al"), imitate_missing_scale)
 
 
 def ho3d(pred, gt, *, imitate_missing_scale: bool = False) -> Scores:
-    """As `freihand`, and joints aligned by scale and translation; HO-3D's joint order, OpenGL frame, `scores.txt` in cm."""
-    return _score(pred, gt, scale_translation=True, imitate_missing_scale=imitate_missing_scale)
+    """As `freihand`, and joints aligned by scale and translation; in HO-3D's joint order and OpenGL frame."""
+    return _score(pred, gt, ("xyz", "xyz_procrustes_al", "xyz_scale_trans_al"), imitate_missing_scale)
 
 
 def _protocol(measure, order, source) -> Protocol:
