@@ -160,12 +160,13 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
             members = [m for m in archive.namelist() if m.endswith(".json") and not m.startswith("__MACOSX")]
             chosen = [member for member in members if Path(member).name == "pred.json"] or members
             if len(chosen) != 1:
-                fault = f"several: {', '.join(chosen)}" if chosen else f"only {', '.join(archive.namelist()) or 'nothing'}"
-                raise UserError(f"{path}: looked for pred.json in it and found {fault}")
+                found = ", ".join(chosen or archive.namelist()) or "nothing"
+                raise UserError(f"{path}: looked for one pred.json in it and found {found}")
             with archive.open(chosen[0]) as stream:
                 return _read_json(stream, f"{path}:{chosen[0]}", names)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{path}: not a whole, plain zip file ({error}); make it again: zip -j pred.zip pred.json") from None
+        advice = "make it again: zip -j pred.zip pred.json"
+        raise UserError(f"{path}: not a whole, plain zip file ({error}); {advice}") from None
 
 
 def _read_json(stream, where, names) -> list[np.ndarray]:
@@ -174,7 +175,10 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
     Sample by sample: a whole file as Python lists would take ten times the room of its arrays. A sample ends at `]]`.
     """
     lists, rest, opening, closed, spaced = [], b"", b"", False, None
-    here = lambda: f"{where}: sample {len(lists[-1])} of {names[min(len(lists), len(names)) - 1]}"  # noqa: E731
+
+    def here() -> str:
+        return f"{where}: sample {len(lists[-1])} of {names[min(len(lists), len(names)) - 1]}"
+
     while block := stream.read(BLOCK):
         spaced = re.search(rb"\]\s+\]", block) if spaced is None else spaced
         *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
@@ -236,8 +240,9 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
     ids, first, counts = np.unique(table[:, 0], return_index=True, return_counts=True)
     if (counts > 1).any():
         raise UserError(f"{path}: id {ids[counts > 1][0]:g} stands in more than one line")
-    if not np.array_equal(ids, ids.astype(int)):
-        raise UserError(f"{path}: line {first[ids != ids.astype(int)][0] + 1} starts with no whole number as its id")
+    odd = ~np.isfinite(ids) | (ids != np.round(ids))
+    if odd.any():
+        raise UserError(f"{path}: line {first[odd][0] + 1} starts with {ids[odd][0]:g}, an id is a whole number")
     return table[:, 0].astype(int), table[:, 1:].reshape(-1, 21, 3)
 
 
@@ -252,7 +257,8 @@ def _line(line: bytes, where: str) -> list[float]:
 def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
     try:
         content = np.load(path, allow_pickle=False)
-        arrays = {names[0]: content} if path.suffix == ".npy" else {n: content[n] for n in (*names, "id") if n in content}
+        arrays = {names[0]: content} if path.suffix == ".npy" else {}
+        arrays |= {name: content[name] for name in (*names, "id") if path.suffix == ".npz" and name in content}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a whole {path.suffix} of plain numbers ({error})") from None
     if names[0] not in arrays:

@@ -1,0 +1,170 @@
+"""What goes wrong between two groups' files: units, joint order, camera frame, mirrored hands, shuffled samples."""
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.hand.skeleton import JOINT_ORDERS
+from jaxhand.metrics.protocols import Protocol
+
+LOOKED_AT = 500  # samples, spread over the set, that the suspicions rest on
+FAR_BETTER = 0.5  # of the error as the files are: less than that under another reading is no chance
+MANY = 0.1  # share of the samples
+HAND_MM = (12, 250)  # root mean square distance of a hand's joints from their centre, with much room
+ALIKE = (0.5, 2)  # size of predicted hands over that of the ground truth's
+UNITS_MM = {"metres": 1000, "centimetres": 10, "millimetres": 1}
+FLIPS = {
+    (1, -1, -1): "y and z are negated: one file is in OpenGL's camera frame, the other in OpenCV's",
+    (-1, 1, 1): "x is negated: left hands for right ones, or a mirrored image",
+    (1, 1, -1): "z is negated",
+    (1, -1, 1): "y is negated",
+    (-1, -1, 1): "x and y are negated",
+}
+APART_MM = 150  # between the centres of a hand's joints and of its vertices
+
+
+def whole_hands(pred, gt, ids, valid=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The hands (M, 21, 3) whose joints are all labelled and not all in one place, and their samples' names (M,).
+
+    Args:
+        pred, gt: (N, 21 | 42, 3) joints.
+        ids: (N,) names of the samples.
+        valid: (N, 21 | 42) mask of the labelled joints; None takes all.
+    """
+    whole = np.ones(pred.shape[:2]) if valid is None else np.asarray(valid).reshape(pred.shape[:2])
+    pred, gt = pred.reshape(-1, 21, 3), gt.reshape(-1, 21, 3)
+    whole = (whole.reshape(-1, 21) > 0).all(1) & (np.ptp(gt, axis=1) > 0).any(1)
+    return pred[whole], gt[whole], np.repeat(ids, len(gt) // len(ids))[whole]
+
+
+def check_units(pred, gt, ids, unit_mm: float, pred_name: str, gt_name: str) -> None:
+    """See that both sets of points are in the protocol's unit: the ground truth a hand's size, the other like it.
+
+    Args:
+        pred, gt: (M, P, 3) points of hands, finite.
+        ids: (M,) names of the samples.
+        unit_mm: the protocol's unit in mm.
+        pred_name, gt_name: what the errors call the files.
+
+    Raises:
+        UserError: one file, or some samples of the predictions, are in metres, centimetres or millimetres instead.
+    """
+    size, target = _size(pred), _size(gt)
+    ids, size, target = (values[target > 0] for values in (ids, size, target))
+    if not len(target):
+        return
+    typical, ratio = np.median(target) * unit_mm, size / target
+    unit = next(name for name, mm in UNITS_MM.items() if mm == unit_mm)
+    for other, mm in UNITS_MM.items():
+        factor = mm / unit_mm
+        advice = f"looks like {other} where the protocol takes {unit}: multiply by {factor:g}"
+        if not HAND_MM[0] < typical < HAND_MM[1] and HAND_MM[0] < typical * factor < HAND_MM[1]:
+            raise UserError(f"{gt_name}: {advice} (a hand measures {typical:.3g} mm from its centre)")
+        if factor != 1 and ALIKE[0] < np.median(ratio) * factor < ALIKE[1]:
+            raise UserError(f"{pred_name}: {advice} (its hands are {np.median(ratio):.3g} times the ground truth's)")
+    strange = (ratio > 300) | (ratio < 1 / 300) & (ratio > 1 / 3000)
+    if strange.any():
+        raise UserError(
+            f"{pred_name}: sample {ids[strange][0]} is {ratio[strange][0]:.3g} times as large as its ground truth "
+            f"({strange.sum()} of {len(ids)} are such); the protocol takes {unit}"
+        )
+
+
+def suspicions(pred, gt, ids, protocol: Protocol) -> list[str]:
+    """Sentences on what may be wrong with the predictions, each with the numbers that speak for it.
+
+    Args:
+        pred, gt: (M, 21, 3) joints of hands in the protocol's order and unit, finite.
+        ids: (M,) names of the samples.
+        protocol: the order, unit and name.
+    """
+    if not len(gt):
+        return []
+    rows = np.unique(np.linspace(0, len(gt) - 1, min(len(gt), LOOKED_AT)).astype(int))
+    pred, gt, ids = pred[rows] * protocol.unit_mm, gt[rows] * protocol.unit_mm, ids[rows]
+    gt = gt[:, JOINT_ORDERS[protocol.joint_order]]  # our order from here on
+    found, pred = _order(pred, gt, protocol.joint_order)
+    return found + _frame(pred, gt, ids) + _samples(pred, gt) + _position(pred, gt, protocol.name)
+
+
+def apart(xyz, verts, unit_mm: float, name: str) -> list[str]:
+    """The sentence on joints (N, J, 3) that do not lie in their own mesh (N, V, 3), if they do not."""
+    distance = np.median(np.linalg.norm(xyz.mean(1) - verts.mean(1), axis=-1)) * unit_mm
+    if distance < APART_MM:
+        return []
+    return [f"{name}: joints and vertices lie {distance:.0f} mm apart; they should be in the same camera frame"]
+
+
+def _order(pred, gt, own: str) -> tuple[list[str], np.ndarray]:
+    """The sentence on another data set's joint order, and the predictions in our order as far as it can be told."""
+    names = {}  # by order: those who share it
+    for name, order in JOINT_ORDERS.items():
+        names.setdefault(order, []).append(name)
+    errors = {order: np.median(_aligned_errors(pred[:, order], gt)[0]) for order in names}
+    expected, best = JOINT_ORDERS[own], min(errors, key=errors.get)
+    if errors[best] >= FAR_BETTER * errors[expected]:
+        return [], pred[:, expected]
+    sentence = (
+        f"the joints seem to be in the order of {' and '.join(names[best])}, not of {own}: aligned error "
+        f"{errors[expected]:.1f} mm as they are, {errors[best]:.1f} mm reordered"
+    )
+    return [sentence], pred[:, best]
+
+
+def _frame(pred, gt, ids) -> list[str]:
+    """Sentences on axes that point the other way and on mirrored hands."""
+    pose, target = pred - pred[:, :1], gt - gt[:, :1]
+    errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *FLIPS]}
+    best = min(errors, key=errors.get)
+    as_is = errors[1, 1, 1]
+    if errors[best] < FAR_BETTER * as_is:
+        return [f"{FLIPS[best]}: wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"]
+    plain, mirrored = _aligned_errors(pred, gt)
+    wrong = mirrored < FAR_BETTER * plain
+    if wrong.mean() < MANY:
+        return []
+    count, first = wrong.sum(), ids[wrong.argmax()]
+    sentence = (
+        f"{count} of the {len(wrong)} hands looked at are mirrored, the first in sample {first}: left for right? "
+        "An alignment that may mirror, as FreiHAND's, HO-3D's and DexYCB's, hides it"
+    )
+    return [sentence]
+
+
+def _samples(pred, gt) -> list[str]:
+    """The sentence on predictions that belong to other samples."""
+    own, other = (np.median(_aligned_errors(pred, target)[0]) for target in (gt, np.roll(gt, len(gt) // 2, 0)))
+    if len(gt) < 20 or own < 0.8 * other:
+        return []
+    sentence = (
+        f"hands are no nearer to their own ground truth ({own:.1f} mm aligned) than to another sample's "
+        f"({other:.1f} mm): are the samples in the same order?"
+    )
+    return [sentence]
+
+
+def _position(pred, gt, protocol: str) -> list[str]:
+    """The sentence on wrist-relative predictions where the protocol compares positions."""
+    away = np.median(np.linalg.norm(gt[:, 0], axis=-1))
+    if protocol not in ("freihand", "ho3d", "dexycb") or away < 100 or np.abs(pred[:, 0]).max() > 0.01 * away:
+        return []
+    return ["all wrists are at the origin, and figures without alignment compare positions: read the aligned ones"]
+
+
+def _aligned_errors(pred, gt) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square error after the best similarity without and with mirroring, (N,) each, by singular values."""
+    pred, gt = pred - pred.mean(1, keepdims=True), gt - gt.mean(1, keepdims=True)
+    product = np.swapaxes(pred, 1, 2) @ gt  # (N, 3, 3)
+    s = np.linalg.svd(product, compute_uv=False)
+    turned = s[:, 0] + s[:, 1] + s[:, 2] * np.sign(np.linalg.det(product))
+    room = np.maximum(np.square(pred).sum((1, 2)), 1e-12)
+    left = [np.square(gt).sum((1, 2)) - np.square(total) / room for total in (turned, s.sum(1))]
+    return tuple(np.sqrt(np.maximum(square, 0) / gt.shape[1]) for square in left)
+
+
+def _size(points) -> np.ndarray:
+    return _rms(points - points.mean(1, keepdims=True))
+
+
+def _rms(vectors) -> np.ndarray:
+    """(N,) root mean square length of vectors (N, P, 3)."""
+    return np.sqrt(np.square(vectors).sum(-1).mean(-1))

@@ -1,0 +1,253 @@
+"""Files of predictions against files of ground truth under a benchmark's protocol: read, checked, scored, reported."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import yaml
+
+import jaxhand
+from jaxhand.config import UserError
+from jaxhand.evaluation import plausibility
+from jaxhand.evaluation.prediction_files import draft_of, read
+from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
+from jaxhand.metrics.protocols import PROTOCOLS, Protocol, Scores
+from jaxhand.metrics.tables import finger_means
+
+WORST = 5  # samples that are shown
+_UNLABELLED = (-1, -1000)  # of DexYCB, in m and after the change to mm: there is no hand
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Predictions and ground truth of the same samples, checked, in the protocol's unit, frame and joint order."""
+
+    protocol: Protocol
+    pred: dict[str, np.ndarray]  # (N, …) each, by the protocol's names
+    gt: dict[str, np.ndarray]
+    ids: np.ndarray  # (N,) names of the samples: as the files have them, or their index
+    pred_files: list[Path]
+    gt_files: list[Path]
+    warnings: list[str]  # what may be wrong, a sentence each
+
+
+def protocol_of(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        UserError: there is none; the nearest is named.
+    """
+    if name not in PROTOCOLS:
+        near = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown protocol {name!r}{hint} Known are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
+    """Options of a protocol from `key=value` texts, each of the type of its default.
+
+    Raises:
+        UserError: a text is not of that form, the protocol has no such option, or it takes another type.
+    """
+    options, known = {}, protocol.options
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in known:
+            have = ", ".join(f"{name}={default}" for name, default in known.items()) or "none"
+            raise UserError(f"no option {text!r} of {protocol.name}, which has (with its defaults): {have}")
+        options[key] = yaml.safe_load(value)
+        kind = type(known[key])
+        if type(options[key]) is not kind and not (kind is float and type(options[key]) is int):
+            wanted = f"a {kind.__name__} such as {known[key]}"
+            raise UserError(f"option {key} of {protocol.name} takes {wanted}, got {value!r}")
+    return options
+
+
+def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Protocol) -> Pair:
+    """Read both sides, put them sample by sample beside each other, and look for what cannot or may not be right.
+
+    Args:
+        predictions, ground_truth: as `prediction_files.read` takes them.
+        protocol: names, shapes, unit and joint order of the arrays.
+
+    Raises:
+        UserError: a file cannot be read, samples are missing, a value is not finite, a shape or a unit is wrong.
+    """
+    pred, pred_files = read(predictions, [*protocol.pred, *protocol.pred_optional])
+    gt, gt_files = read(ground_truth, [*protocol.gt, *protocol.gt_optional])
+    for files, arrays, shapes in ((pred_files, pred, protocol.pred), (gt_files, gt, protocol.gt)):
+        _check_lengths(arrays, files[0])
+        [(name, shape), *_] = shapes.items()
+        if arrays[name].ndim != 3 or arrays[name].shape[1:] != shape:
+            wanted, found = (" x ".join(map(str, sizes)) for sizes in (shape, arrays[name].shape[1:]))
+            raise UserError(f"{files[0]}: a sample of {name} is {found} numbers, {protocol.name} takes {wanted}")
+    pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
+    _check_finite(pred, ids, pred_files[0])
+    _check_finite(gt, ids, gt_files[0], gt.get("joint_valid"))
+    warnings = [
+        f"no scores of {name}: only {side} has them"
+        for name in protocol.pred_optional
+        for side, missing, has in ((gt_files[0], pred, gt), (pred_files[0], gt, pred))
+        if name in protocol.gt_optional and name in has and name not in missing
+    ]
+    warnings += _compared(pred, gt, ids, protocol, pred_files[0], gt_files[0])
+    return Pair(protocol, pred, gt, ids, pred_files, gt_files, warnings)
+
+
+def table(pair: Pair, scores: Scores) -> str:
+    """The scores to read: the official numbers, the fingers, the worst samples."""
+    lines = [f"{pair.protocol.name}, {len(pair.ids)} samples, as {pair.protocol.source}:"]
+    width = max(map(len, [*scores.values, *scores.joints]))
+    for name, value in scores.values.items():
+        unit = scores.units.get(name, "")
+        in_mm = f"{value * 10:12.3f} mm" if unit == "cm" else ""
+        lines.append(f"  {name:{width}}{value:12.4f} {unit:2}{in_mm}".rstrip())
+    order = np.array(JOINT_ORDERS[pair.protocol.joint_order])
+    if scores.joints:
+        lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
+    for name, joints in scores.joints.items():
+        for hand, means in zip(("right", "left"), joints.reshape(-1, 21)):
+            label = name if len(joints) == 21 else f"{name} {hand}"
+            lines.append(f"  {label:{width}}" + "".join(f"{mean:9.2f}" for mean in finger_means(means[order])))
+    main, worst = _worst(scores)
+    heads = [f"{name} {scores.units.get(name, '')}".rstrip() for name in scores.samples]
+    lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads))
+    for row in worst:
+        cells = (f"  {scores.samples[name][row]:{max(7, len(head))}.2f}" for name, head in zip(scores.samples, heads))
+        lines.append(f"  {pair.ids[row]!s:{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]:
+    """Write `scores.json` and `samples.csv` into a folder that is made if need be; their paths.
+
+    What is not finite is null in the JSON and empty in the CSV.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    order = JOINT_ORDERS[pair.protocol.joint_order]
+    sides = ("right_", "left_") if pair.protocol.joints == 42 else ("",)
+    ours = np.concatenate([np.array(order) + 21 * i for i in range(len(sides))])
+    names = [side + name for side in sides for name in JOINT_NAMES]
+    main, worst = _worst(scores)
+    report = {
+        "protocol": pair.protocol.name,
+        "source": pair.protocol.source,
+        "options": options,
+        "predictions": [str(path) for path in pair.pred_files],
+        "ground_truth": [str(path) for path in pair.gt_files],
+        "samples": len(pair.ids),
+        "values": scores.values,
+        "units": scores.units,
+        "joints_mm": {name: dict(zip(names, joints[ours].tolist())) for name, joints in scores.joints.items()},
+        "curves": {name: {"mm": mm, "share": share} for name, (mm, share) in scores.curves.items()},
+        "worst_samples": {main: pair.ids[worst].tolist()},
+        "warnings": pair.warnings,
+        "jaxhand": jaxhand.__version__,
+    }
+    columns = [f"{name}_{scores.units[name]}" if name in scores.units else name for name in scores.samples]
+    rows = zip(pair.ids.tolist(), *(values.tolist() for values in scores.samples.values()))
+    lines = [",".join(["sample", *columns])]
+    lines += [",".join([str(name), *(f"{v:.6g}" if np.isfinite(v) else "" for v in values)]) for name, *values in rows]
+    paths = [folder / "scores.json", folder / "samples.csv"]
+    make_folder(folder)
+    for path, text in zip(paths, (_json(report), "\n".join(lines).encode() + b"\n")):
+        with draft_of(path) as draft:
+            draft.write_bytes(text)
+    return paths
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written to.
+
+    Raises:
+        UserError: that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder by --output") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: permission denied; choose another folder by --output")
+
+
+def _json(report: dict) -> bytes:
+    return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+def _worst(scores: Scores) -> tuple[str, np.ndarray]:
+    """The error that tells the shape of a hand best, the least one over joints, and the samples where it is highest."""
+    over_joints = [name for name in scores.samples if name in scores.joints] or list(scores.samples)[:1]
+    main = min(over_joints, key=lambda name: np.nanmean(scores.samples[name]))
+    errors = scores.samples[main]
+    order = np.argsort(-np.nan_to_num(errors, nan=-np.inf, posinf=np.inf), kind="stable")
+    return main, order[: min(WORST, np.isfinite(errors).sum())]
+
+
+def _check_lengths(arrays: dict, path: Path) -> None:
+    (first, values), *others = [(name, values) for name, values in arrays.items()]
+    for name, other in others:
+        if len(other) != len(values):
+            raise UserError(f"{path}: {first} has {len(values)} samples but {name} has {len(other)}")
+    if not len(values):
+        raise UserError(f"{path}: holds no samples")
+
+
+def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict, dict, np.ndarray]:
+    """Both sides' arrays row by row, and the samples' names. Predictions without ids are in the order of the labels."""
+    pred_ids, (labels, *_) = pred.pop("id", None), [values for name, values in gt.items() if name != "id"]
+    gt_ids = gt.pop("id", np.arange(len(labels)))
+    if pred_ids is None:
+        [count, *_] = (len(values) for values in pred.values())
+        if count != len(labels):
+            raise UserError(
+                f"{pred_file}: has {count} samples, but {gt_file} has {len(labels)}: "
+                "there must be one for every sample of the ground truth, in its order"
+            )
+        return pred, gt, gt_ids
+    shown = ~np.isin(labels, _UNLABELLED).reshape(len(labels), -1).all(1)
+    gt, gt_ids = {name: values[shown] for name, values in gt.items()}, gt_ids[shown]
+    missing = gt_ids[~np.isin(gt_ids, pred_ids)]
+    if len(missing):
+        raise UserError(f"{pred_file}: lacks sample {missing[0]}, and {len(missing)} of {len(gt_ids)} in all")
+    order = np.argsort(pred_ids)
+    rows = order[np.searchsorted(pred_ids, gt_ids, sorter=order)]
+    return {name: values[rows] for name, values in pred.items()}, gt, gt_ids
+
+
+def _check_finite(arrays: dict, ids, path: Path, valid=None) -> None:
+    """Every number is finite, or belongs to a point that is not valid."""
+    for name, values in arrays.items():
+        if values.dtype.kind != "f":
+            continue
+        bad = ~np.isfinite(values)
+        if valid is not None and values.shape[:2] == valid.shape[:2]:
+            bad &= (valid > 0).reshape(*valid.shape[:2], *[1] * (values.ndim - 2))
+        if bad.any():
+            sample, *where = np.argwhere(bad)[0]
+            count = bad.reshape(len(bad), -1).any(1).sum()
+            point = f", point {where[0]}," if where else ""
+            raise UserError(
+                f"{path}: sample {ids[sample]} of {name}{point} is not finite "
+                f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples are such"
+            )
+
+
+def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt_file: Path) -> list[str]:
+    """Warnings on 3D points; a unit that is wrong stops."""
+    name, target = next(iter(protocol.pred)), gt[next(iter(protocol.gt))]
+    if protocol.pred[name][-1] != 3:
+        return []
+    joints, target, names = plausibility.whole_hands(pred[name], target, ids, gt.get("joint_valid"))
+    plausibility.check_units(joints, target, names, protocol.unit_mm, f"{pred_file}", f"{gt_file}")
+    warnings = plausibility.suspicions(joints, target, names, protocol)
+    if "verts" in pred and "verts" in gt:
+        for side, file in ((pred, pred_file), (gt, gt_file)):
+            warnings += plausibility.apart(side[name], side["verts"], protocol.unit_mm, str(file))
+    return warnings
