@@ -70,6 +70,12 @@ def test_f_score_is_strict_and_hides_nothing():
     np.testing.assert_allclose(scores[3], [0, 2 * 0.95 / 1.95], rtol=1e-6)
 
 
+def test_points_that_fill_a_block_are_nobodys_neighbours():
+    gt = np.full((1, 20, 3), 900, np.float32)
+    pred = gt * (np.arange(20) < 10)[:, None]  # half of them at the origin
+    np.testing.assert_allclose(f_score(pred, gt, 5), 2 * 0.5 / 1.5, rtol=1e-6)
+
+
 def test_f_score_in_float64():
     with jax.enable_x64(True):
         pred, gt = (np.float64(points) for points in meshes(1, 60))
