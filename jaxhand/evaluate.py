@@ -22,7 +22,8 @@ def main() -> int:
     description, *usage = __doc__.strip().split("\n\n")
     how = argparse.RawDescriptionHelpFormatter
     name = "python -m jaxhand.evaluate"
-    parser = argparse.ArgumentParser(prog=name, description=description, epilog="\n".join(usage), formatter_class=how)
+    usage = "\n".join([*usage, "\nArrays of a protocol, by their names in an .npz:", *scoring.described()])
+    parser = argparse.ArgumentParser(prog=name, description=description, epilog=usage, formatter_class=how)
     run = parser.add_argument_group("the best step of a run")
     run.add_argument("workdir", type=Path, nargs="?", help="run folder")
     names = "synthetic or folder:PATH (default: the run's test set)"
@@ -31,18 +32,20 @@ def main() -> int:
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
     files.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
-    files.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol")
+    files.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: beside the predictions")
     arguments = parser.parse_args()
+    of_run = [arguments.workdir, arguments.data]
     of_files = [arguments.predictions, arguments.ground_truth, arguments.protocol]
-    if arguments.workdir is None and None not in of_files and not arguments.data:
-        score = _score_files
-    elif arguments.workdir is not None and of_files == [None] * 3 and not arguments.option and not arguments.output:
-        score = _score_run
-    else:
-        raise UserError("give a run folder (and --data), or --predictions with --ground-truth and --protocol; not both")
+    if any(of_run) and any([*of_files, arguments.option, arguments.output]):
+        raise UserError("a run folder and --data are one way to score, --predictions another: give one of them")
+    if any(of_files) and not all(of_files):
+        names = ", ".join(scoring.PROTOCOLS)
+        raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
+    if not arguments.workdir and not any(of_files):
+        raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
     runtime.use_compilation_cache()
-    score(arguments)
+    (_score_files if any(of_files) else _score_run)(arguments)
     return 0
 
 

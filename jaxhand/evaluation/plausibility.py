@@ -22,6 +22,11 @@ FLIPS = {
 APART_MM = 150  # between the centres of a hand's joints and of its vertices
 
 
+def unit_of(unit_mm: float) -> str:
+    """The name of the unit of that many mm."""
+    return next(name for name, mm in UNITS_MM.items() if mm == unit_mm)
+
+
 def whole_hands(pred, gt, ids, valid=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The hands (M, 21, 3) whose joints are all labelled and not all in one place, and their samples' names (M,).
 
@@ -53,7 +58,7 @@ def check_units(pred, gt, ids, unit_mm: float, pred_name: str, gt_name: str) -> 
     if not len(target):
         return
     typical, ratio = np.median(target) * unit_mm, size / target
-    unit = next(name for name, mm in UNITS_MM.items() if mm == unit_mm)
+    unit = unit_of(unit_mm)
     for other, mm in UNITS_MM.items():
         factor = mm / unit_mm
         advice = f"looks like {other} where the protocol takes {unit}: multiply by {factor:g}"

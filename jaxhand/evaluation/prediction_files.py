@@ -160,7 +160,7 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
             members = [m for m in archive.namelist() if m.endswith(".json") and not m.startswith("__MACOSX")]
             chosen = [member for member in members if Path(member).name == "pred.json"] or members
             if len(chosen) != 1:
-                found = ", ".join(chosen or archive.namelist()) or "nothing"
+                found = ", ".join((chosen or archive.namelist())[:4]) or "nothing"
                 raise UserError(f"{path}: looked for one pred.json in it and found {found}")
             with archive.open(chosen[0]) as stream:
                 return _read_json(stream, f"{path}:{chosen[0]}", names)
@@ -180,7 +180,8 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
         return f"{where}: sample {len(lists[-1])} of {names[min(len(lists), len(names)) - 1]}"
 
     while block := stream.read(BLOCK):
-        spaced = re.search(rb"\]\s+\]", block) if spaced is None else spaced
+        if spaced is None:
+            spaced = re.search(rb"\]\s+\]", block) is not None  # indented: `]]` has to be made first
         *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
         for piece in pieces:
             lead = _LEAD.match(piece)[0]
@@ -198,7 +199,9 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
             else:
                 closed = True
     if not lists:
-        raise UserError(f"{where}: {'cut off or not JSON' if rest else 'empty'}; it should hold lists of [x, y, z]")
+        if not rest.translate(None, _WHITE).startswith(b"[[["):
+            raise UserError(f"{where}: {'not such JSON' if rest else 'empty'}; it should hold lists of [x, y, z]")
+        lists = [[]]
     if rest.strip() != b"]" if opening == b"[[[" else rest.strip() or not closed:
         raise UserError(f"{here()}: the file is cut off there; write or copy it again")
     if len(lists) > 2:

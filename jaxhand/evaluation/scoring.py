@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,18 @@ class Pair:
     warnings: list[str]  # what may be wrong, a sentence each
 
 
+def described() -> list[str]:
+    """A few lines on every protocol: its arrays, unit, joint order and options."""
+    lines = []
+    for name, protocol in PROTOCOLS.items():
+        sides = ((protocol.pred, protocol.pred_optional), (protocol.gt, protocol.gt_optional))
+        pred, gt = (", ".join([*needed, *(f"[{name}]" for name in optional)]) for needed, optional in sides)
+        space = "px" if "2d" in pred else plausibility.unit_of(protocol.unit_mm)
+        options = "".join(f"; {key}={default}" for key, default in protocol.options.items())
+        lines.append(f"  {name}: predictions {pred}; ground truth {gt}; {space}, {protocol.joints} joints{options}")
+    return lines
+
+
 def protocol_of(name: str) -> Protocol:
     """The protocol of that name.
 
@@ -60,10 +73,13 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
         if not equals or key not in known:
             have = ", ".join(f"{name}={default}" for name, default in known.items()) or "none"
             raise UserError(f"no option {text!r} of {protocol.name}, which has (with its defaults): {have}")
-        options[key] = yaml.safe_load(value)
-        kind = type(known[key])
-        if type(options[key]) is not kind and not (kind is float and type(options[key]) is int):
-            wanted = f"a {kind.__name__} such as {known[key]}"
+        kind = tuple if known[key] is None else type(known[key])
+        try:
+            options[key] = tuple(map(int, value.split(","))) if kind is tuple else yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError):
+            options[key] = None
+        if type(options[key]) is not kind:
+            wanted = "whole numbers such as 0,4,8" if kind is tuple else f"a {kind.__name__} such as {known[key]}"
             raise UserError(f"option {key} of {protocol.name} takes {wanted}, got {value!r}")
     return options
 
@@ -80,12 +96,12 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
     """
     pred, pred_files = read(predictions, [*protocol.pred, *protocol.pred_optional])
     gt, gt_files = read(ground_truth, [*protocol.gt, *protocol.gt_optional])
-    for files, arrays, shapes in ((pred_files, pred, protocol.pred), (gt_files, gt, protocol.gt)):
+    for files, arrays in ((pred_files, pred), (gt_files, gt)):
         _check_lengths(arrays, files[0])
-        [(name, shape), *_] = shapes.items()
-        if arrays[name].ndim != 3 or arrays[name].shape[1:] != shape:
-            wanted, found = (" x ".join(map(str, sizes)) for sizes in (shape, arrays[name].shape[1:]))
-            raise UserError(f"{files[0]}: a sample of {name} is {found} numbers, {protocol.name} takes {wanted}")
+        name, joints = next((name, array) for name, array in arrays.items() if name != "id")
+        if joints.ndim != 3 or joints.shape[1] != protocol.joints or joints.shape[2] < 2:
+            shape = " x ".join(map(str, joints.shape[1:])) or "one"
+            raise UserError(f"{files[0]}: a sample of {name} is {shape} numbers, not {protocol.joints} joints")
     pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
     _check_finite(pred, ids, pred_files[0])
     _check_finite(gt, ids, gt_files[0], gt.get("joint_valid"))
@@ -102,11 +118,14 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
 def table(pair: Pair, scores: Scores) -> str:
     """The scores to read: the official numbers, the fingers, the worst samples."""
     lines = [f"{pair.protocol.name}, {len(pair.ids)} samples, as {pair.protocol.source}:"]
-    width = max(map(len, [*scores.values, *scores.joints]))
-    for name, value in scores.values.items():
+    values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}  # HInt's, by joint
+    width = max(map(len, [*values, *scores.joints]))
+    for name, value in values.items():
         unit = scores.units.get(name, "")
         in_mm = f"{value * 10:12.3f} mm" if unit == "cm" else ""
         lines.append(f"  {name:{width}}{value:12.4f} {unit:2}{in_mm}".rstrip())
+    if len(values) < len(scores.values):
+        lines.append(f"  and {len(scores.values) - len(values)} of single joints")
     order = np.array(JOINT_ORDERS[pair.protocol.joint_order])
     if scores.joints:
         lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
@@ -244,7 +263,7 @@ def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt
     name, target = next(iter(protocol.pred)), gt[next(iter(protocol.gt))]
     if protocol.pred[name][-1] != 3:
         return []
-    joints, target, names = plausibility.whole_hands(pred[name], target, ids, gt.get("joint_valid"))
+    joints, target, names = plausibility.whole_hands(pred[name], target[..., :3], ids, gt.get("joint_valid"))
     plausibility.check_units(joints, target, names, protocol.unit_mm, f"{pred_file}", f"{gt_file}")
     warnings = plausibility.suspicions(joints, target, names, protocol)
     if "verts" in pred and "verts" in gt:
