@@ -187,7 +187,8 @@ def test_zips(tmp_path, pred, hands):
         return tmp_path / "a.zip"
 
     content = pred.read_bytes()
-    same(read(made(**{"results/pred.json": content, "__MACOSX/._pred.json": b"x", "notes.json": b"x"}), NAMES)[0], hands)
+    others = {"__MACOSX/._pred.json": b"x", "notes.json": b"x"}
+    same(read(made(**{"results/pred.json": content}, **others), NAMES)[0], hands)
     same(read(made(**{"mine.json": content}), NAMES)[0], hands)
     with pytest.raises(UserError, match="a.zip: looked for one pred.json in it and found readme.txt"):
         read(made(**{"readme.txt": b""}), NAMES)

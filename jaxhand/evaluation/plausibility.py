@@ -87,8 +87,9 @@ def suspicions(pred, gt, ids, protocol: Protocol) -> list[str]:
     rows = np.unique(np.linspace(0, len(gt) - 1, min(len(gt), LOOKED_AT)).astype(int))
     pred, gt, ids = pred[rows] * protocol.unit_mm, gt[rows] * protocol.unit_mm, ids[rows]
     gt = gt[:, JOINT_ORDERS[protocol.joint_order]]  # our order from here on
-    found, pred = _order(pred, gt, protocol.joint_order)
-    return found + _frame(pred, gt, ids) + _samples(pred, gt) + _position(pred, gt, protocol.name)
+    order, pred = _order(pred, gt, protocol.joint_order)
+    frame, pred = _frame(pred, gt, ids)
+    return order + frame + _samples(pred, gt) + _position(pred, gt, protocol.name)
 
 
 def apart(xyz, verts, unit_mm: float, name: str) -> list[str]:
@@ -104,7 +105,7 @@ def _order(pred, gt, own: str) -> tuple[list[str], np.ndarray]:
     names = {}  # by order: those who share it
     for name, order in JOINT_ORDERS.items():
         names.setdefault(order, []).append(name)
-    errors = {order: np.median(_aligned_errors(pred[:, order], gt)[0]) for order in names}
+    errors = {order: np.median(_aligned_errors(pred[:, order], gt)[1]) for order in names}  # mirrored hands as well
     expected, best = JOINT_ORDERS[own], min(errors, key=errors.get)
     if errors[best] >= FAR_BETTER * errors[expected]:
         return [], pred[:, expected]
@@ -115,24 +116,25 @@ def _order(pred, gt, own: str) -> tuple[list[str], np.ndarray]:
     return [sentence], pred[:, best]
 
 
-def _frame(pred, gt, ids) -> list[str]:
-    """Sentences on axes that point the other way and on mirrored hands."""
+def _frame(pred, gt, ids) -> tuple[list[str], np.ndarray]:
+    """The sentence on axes that point the other way or on mirrored hands, and the predictions turned back."""
     pose, target = pred - pred[:, :1], gt - gt[:, :1]
     errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *FLIPS]}
     best = min(errors, key=errors.get)
     as_is = errors[1, 1, 1]
     if errors[best] < FAR_BETTER * as_is:
-        return [f"{FLIPS[best]}: wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"]
+        sentence = f"{FLIPS[best]}: wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"
+        return [sentence], pred * best
     plain, mirrored = _aligned_errors(pred, gt)
     wrong = mirrored < FAR_BETTER * plain
     if wrong.mean() < MANY:
-        return []
+        return [], pred
     count, first = wrong.sum(), ids[wrong.argmax()]
     sentence = (
         f"{count} of the {len(wrong)} hands looked at are mirrored, the first in sample {first}: left for right? "
         "An alignment that may mirror, as FreiHAND's, HO-3D's and DexYCB's, hides it"
     )
-    return [sentence]
+    return [sentence], np.where(wrong[:, None, None], pred * (-1, 1, 1), pred)
 
 
 def _samples(pred, gt) -> list[str]:

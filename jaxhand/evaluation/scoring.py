@@ -126,13 +126,14 @@ def table(pair: Pair, scores: Scores) -> str:
         lines.append(f"  {name:{width}}{value:12.4f} {unit:2}{in_mm}".rstrip())
     if len(values) < len(scores.values):
         lines.append(f"  and {len(scores.values) - len(values)} of single joints")
-    order = np.array(JOINT_ORDERS[pair.protocol.joint_order])
-    if scores.joints:
+    whole = {name: joints for name, joints in scores.joints.items() if len(joints) == pair.protocol.joints}
+    if whole:
         lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
-    for name, joints in scores.joints.items():
-        for hand, means in zip(("right", "left"), joints.reshape(-1, 21)):
-            label = name if len(joints) == 21 else f"{name} {hand}"
-            lines.append(f"  {label:{width}}" + "".join(f"{mean:9.2f}" for mean in finger_means(means[order])))
+    for name, joints in whole.items():
+        hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[pair.protocol.joint_order])]
+        for side, means in zip(("right", "left"), finger_means(hands)):
+            label = name if len(hands) == 1 else f"{name} {side}"
+            lines.append(f"  {label:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
     main, worst = _worst(scores)
     heads = [f"{name} {scores.units.get(name, '')}".rstrip() for name in scores.samples]
     lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads))
@@ -150,10 +151,6 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
     Raises:
         UserError: they cannot be written.
     """
-    order = JOINT_ORDERS[pair.protocol.joint_order]
-    sides = ("right_", "left_") if pair.protocol.joints == 42 else ("",)
-    ours = np.concatenate([np.array(order) + 21 * i for i in range(len(sides))])
-    names = [side + name for side in sides for name in JOINT_NAMES]
     main, worst = _worst(scores)
     report = {
         "protocol": pair.protocol.name,
@@ -164,7 +161,7 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
         "samples": len(pair.ids),
         "values": scores.values,
         "units": scores.units,
-        "joints_mm": {name: dict(zip(names, joints[ours].tolist())) for name, joints in scores.joints.items()},
+        "joints_mm": {name: _named(joints, pair.protocol) for name, joints in scores.joints.items()},
         "curves": {name: {"mm": mm, "share": share} for name, (mm, share) in scores.curves.items()},
         "worst_samples": {main: pair.ids[worst].tolist()},
         "warnings": pair.warnings,
@@ -198,6 +195,15 @@ def make_folder(folder: Path) -> None:
 
 def _json(report: dict) -> bytes:
     return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+def _named(joints: np.ndarray, protocol: Protocol):
+    """Means by the joint's name in our order; of some joints only, as they are."""
+    if len(joints) != protocol.joints:
+        return joints
+    sides = ("",) if len(joints) == 21 else ("right_", "left_")
+    hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[protocol.joint_order])]
+    return {side + name: mean for side, hand in zip(sides, hands) for name, mean in zip(JOINT_NAMES, hand.tolist())}
 
 
 def _worst(scores: Scores) -> tuple[str, np.ndarray]:
