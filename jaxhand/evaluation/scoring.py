@@ -119,21 +119,22 @@ def table(pair: Pair, scores: Scores) -> str:
     """The scores to read: the official numbers, the fingers, the worst samples."""
     lines = [f"{pair.protocol.name}, {len(pair.ids)} samples, as {pair.protocol.source}:"]
     values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}  # HInt's, by joint
-    width = max(map(len, [*values, *scores.joints]))
+    fingers = {
+        f"{name} {side}".rstrip(): finger_means(hand)
+        for name, joints in scores.joints.items()
+        for side, hand in _hands(joints, pair.protocol).items()
+    }
+    width = max(map(len, [*values, *fingers]))
     for name, value in values.items():
         unit = scores.units.get(name, "")
         in_mm = f"{value * 10:12.3f} mm" if unit == "cm" else ""
         lines.append(f"  {name:{width}}{value:12.4f} {unit:2}{in_mm}".rstrip())
     if len(values) < len(scores.values):
         lines.append(f"  and {len(scores.values) - len(values)} of single joints")
-    whole = {name: joints for name, joints in scores.joints.items() if len(joints) == pair.protocol.joints}
-    if whole:
+    if fingers:
         lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
-    for name, joints in whole.items():
-        hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[pair.protocol.joint_order])]
-        for side, means in zip(("right", "left"), finger_means(hands)):
-            label = name if len(hands) == 1 else f"{name} {side}"
-            lines.append(f"  {label:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
+    for name, means in fingers.items():
+        lines.append(f"  {name:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
     main, worst = _worst(scores)
     heads = [f"{name} {scores.units.get(name, '')}".rstrip() for name in scores.samples]
     lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads))
@@ -197,13 +198,16 @@ def _json(report: dict) -> bytes:
     return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
 
 
-def _named(joints: np.ndarray, protocol: Protocol):
-    """Means by the joint's name in our order; of some joints only, as they are."""
-    if len(joints) != protocol.joints:
-        return joints
-    sides = ("",) if len(joints) == 21 else ("right_", "left_")
+def _named(joints: np.ndarray, protocol: Protocol) -> dict[str, float]:
+    """The means of `Scores.joints` by the joints' names."""
+    hands = {f"{side}_".lstrip("_"): hand.tolist() for side, hand in _hands(joints, protocol).items()}
+    return {side + name: mean for side, hand in hands.items() for name, mean in zip(JOINT_NAMES, hand)}
+
+
+def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
+    """The joints of each hand in our order, (21,) each, by its side, which is empty where there is but one."""
     hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[protocol.joint_order])]
-    return {side + name: mean for side, hand in zip(sides, hands) for name, mean in zip(JOINT_NAMES, hand.tolist())}
+    return dict(zip(("right", "left") if len(hands) == 2 else ("",), hands))
 
 
 def _worst(scores: Scores) -> tuple[str, np.ndarray]:
