@@ -176,7 +176,11 @@ def test_published_predictions(shared, name):
         pred, row = millimetres(read(f"{method}/pred_uvd"), camera), table[f"{name}/{method}"]
         raw, either, rigid = (
             np.asarray(values)
-            for values in (distances(pred, gt), aligned_distances(pred, gt, reflection=True), aligned_distances(pred, gt))
+            for values in (
+                distances(pred, gt),
+                aligned_distances(pred, gt, reflection=True),
+                aligned_distances(pred, gt),
+            )
         )
         absolute, aligned = eval_util(raw), eval_util(either)
         digits = row["published_mean_mm"]

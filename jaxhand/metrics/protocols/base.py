@@ -15,8 +15,8 @@ class Scores:
 
     values: dict[str, float]  # in the official code's names and units
     samples: dict[str, np.ndarray]  # (N,) each; NaN for a sample that the protocol leaves out
-    units: dict[str, str]  # of the names above: "cm", "mm", "px"; a name without one is a share between 0 and 1
-    joints: dict[str, np.ndarray] = field(default_factory=dict)  # (J,) mm in the official order; NaN if never valid
+    units: dict[str, str]  # of the names above, such as "cm"; a name without one is a share of 1
+    joints: dict[str, np.ndarray] = field(default_factory=dict)  # (J,) mm in the official order; NaN if never measured
     curves: dict[str, np.ndarray] = field(default_factory=dict)  # (2, T): thresholds in mm, share of distances <=
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxhand.metrics.align import align_by_joints, scale_translation_align
@@ -35,7 +36,8 @@ def _mesh_errors(pred, gt, pred_xyz, gt_xyz, imitate_missing_scale):
     else:
         aligned = align_by_joints(pred, pred_xyz, gt_xyz, imitate_missing_scale=imitate_missing_scale)
         errors = {}
-    return errors, f_score(pred, gt, F_THRESHOLDS_MM), f_score(aligned, gt, F_THRESHOLDS_MM)
+    raw_and_aligned = f_score(jnp.stack([pred, aligned]), jnp.stack([gt, gt]), F_THRESHOLDS_MM)  # (2, B, 2)
+    return errors, *raw_and_aligned
 
 
 def _score(pred, gt, alignments, imitate_missing_scale: bool) -> Scores:

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from jaxhand.config import UserError
 from jaxhand.metrics.pixels import BOX_THRESHOLDS, box_pck, box_squared_error
 from jaxhand.metrics.pose import distances
 from jaxhand.metrics.procrustes import aligned_distances
@@ -14,12 +15,10 @@ from jaxhand.metrics.tables import joint_means, mean_where
 PIECE = 8192  # samples at a time
 
 
-@partial(jax.jit, static_argnames="keypoint_list")
-def _distances(pred, gt, keypoint_list):
-    """(B, J) mm about the wrist and after alignment, of the joints in the list."""
-    pred, gt = (points - points[:, :1] for points in (pred, gt))
-    if keypoint_list is not None:
-        pred, gt = (points[:, np.array(keypoint_list)] for points in (pred, gt))
+@partial(jax.jit, static_argnames="keypoints")
+def _distances(pred, gt, keypoints):
+    """(B, J) mm about the wrist, and after alignment, of the joints in the list."""
+    pred, gt = ((points - points[:, :1])[:, np.array(keypoints)] for points in (pred, gt))
     return distances(pred, gt), aligned_distances(pred, gt)
 
 
@@ -28,22 +27,27 @@ def hamer(pred, gt, *, keypoint_list: tuple[int, ...] | None = None) -> Scores:
 
     Every sample counts, as there: leave out those without a 3D label before.
     """
-
-    joints = None if keypoint_list is None else tuple(keypoint_list)
+    keypoints = tuple(range(21) if keypoint_list is None else keypoint_list)
+    if not keypoints or not set(keypoints) <= set(range(21)):
+        raise UserError(f"hamer: keypoint_list must name joints from 0 to 20, not {keypoint_list}")
 
     def piece(pred, gt):
-        return dict(zip(("mode_mpjpe", "mode_re"), _distances(*in_mm(1000, gt[:, :1], pred, gt), joints)))
+        return dict(zip(("mode_mpjpe", "mode_re"), _distances(*in_mm(1000, gt[:, :1], pred, gt), keypoints)))
 
     found = in_pieces(piece, PIECE, pred["keypoints_3d"], gt["keypoints_3d"][..., :3])
     samples = {name: errors.mean(1) for name, errors in found.items()}
     values = {name: float(errors.mean(dtype=np.float64)) for name, errors in samples.items()}
-    return Scores(values, samples, dict.fromkeys(found, "mm"), {name: joint_means(d) for name, d in found.items()})
+    joints = {name: np.full(21, np.nan) for name in found}
+    for name, errors in found.items():
+        joints[name][list(keypoints)] = joint_means(errors)
+    return Scores(values, samples, dict.fromkeys(found, "mm"), joints)
 
 
 def hint(pred, gt) -> Scores:
     """PCK of the joints in the image whose confidence is > 0.5, by the longer side of the annotated box.
 
-    The mean over joints leaves out one that is never valid (NaN in the official code).
+    Points are in pixels of the whole image, left hands not mirrored; `box_size` in pixels, without the margin of the
+    crop: the maximum of `scale` in HaMeR's files. The mean over joints leaves out one that is never valid (NaN there).
     """
     points, target, confidence = pred["keypoints_2d"], gt["keypoints_2d"][..., :2], gt["keypoints_2d"][..., 2]
     valid = confidence > 0.5
