@@ -219,6 +219,7 @@ MISTAKES = [  # (protocol, changes of pred, changes of gt, options, what is said
     ("freihand", {}, {"xyz": None}, {}, r"freihand: the ground truth lack"),
     ("freihand", {"xyz": np.zeros((9, 20, 3))}, {}, {}, r"'xyz' must be \(N, 21, 3\), it is \(9, 20, 3\)"),
     ("freihand", {"verts": np.zeros((9, 40))}, {}, {}, r"'verts' must be \(N, any, 3\), it is \(9, 40\)"),
+    ("freihand", {"xyz": [[[0, 0, 0]] * 21, [[0, 0, 0]]]}, {}, {}, r"'xyz' must be \(N, 21, 3\), its samples differ"),
     ("freihand", {"xyz": np.zeros((8, 21, 3))}, {}, {}, "xyz has 8 samples but verts has 9"),
     ("freihand", {}, {"xyz": np.zeros((7, 21, 3))}, {}, "xyz has 9 samples but ground truth xyz has 7"),
     ("freihand", {}, {}, {"imitate": True}, "no option 'imitate', it has imitate_missing_scale"),

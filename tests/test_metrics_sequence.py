@@ -48,3 +48,10 @@ def test_frames_around_a_missing_one_do_not_count():
     assert np.isnan(acceleration_error(pred, gt))
     gaps = np.array([1, 1, 0, 1, 1, 0, 1, 1])
     assert np.isnan(acceleration_error(pred, gt, valid=gaps)) and np.isnan(jitter(pred, valid=gaps))
+
+
+def test_too_few_frames_are_no_number():
+    for frames in (0, 2):
+        few, valid = np.zeros((frames, 4, 3)), np.ones(frames)
+        for mask in (None, valid):
+            assert np.isnan(acceleration_error(few, few, valid=mask)) and np.isnan(jitter(few, valid=mask))

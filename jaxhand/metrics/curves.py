@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxhand.metrics.pose import THRESHOLDS_MM
-from jaxhand.metrics.tables import joint_means
+from jaxhand.metrics.tables import mean_where
 
 MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`, after MPI-INF-3DHP
 
@@ -35,16 +35,16 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     distances, thresholds = np.asarray(distances), np.asarray(thresholds, np.float64)
     keep = np.ones(distances.shape, bool) if valid is None else np.asarray(valid) > 0
     seen = keep.any(0)  # (J,)
-    if not seen.any():
-        nothing = np.full(len(seen), np.nan)
-        return Measures(np.nan, np.nan, np.nan, np.full(len(thresholds), np.nan), thresholds, nothing)
-    joints = joint_means(distances, keep)
-    weight = np.broadcast_to(seen / np.maximum(keep.sum(0), 1) / seen.sum(), keep.shape)  # of an entry in the curve
-    first = np.searchsorted(thresholds, distances[keep])  # index of the first threshold that the distance meets
-    pck = np.bincount(first, weight[keep], len(thresholds) + 1)[:-1].cumsum()
-    median = np.nanmedian(np.where(keep, distances, np.nan)[:, seen], 0).mean(dtype=np.float64)
-    auc = np.trapezoid(pck, thresholds) / (thresholds[-1] - thresholds[0])
-    return Measures(float(joints[seen].mean()), float(median), float(auc), pck, thresholds, joints)
+    joints, medians = np.full((2, len(seen)), np.nan)
+    curves = np.full((len(seen), len(thresholds)), np.nan)
+    for joint in np.flatnonzero(seen):
+        values = np.sort(distances[keep[:, joint], joint])  # NaN last
+        curves[joint] = np.searchsorted(values, thresholds, "right") / len(values)
+        joints[joint], medians[joint] = values.mean(dtype=np.float64), np.median(values)
+    mean, median = (float(mean_where(by_joint, seen)) for by_joint in (joints, medians))
+    pck = mean_where(curves, np.broadcast_to(seen[:, None], curves.shape), 0)
+    auc = float(np.trapezoid(pck, thresholds) / (thresholds[-1] - thresholds[0]))
+    return Measures(mean, median, auc, pck, thresholds, joints)
 
 
 def keypoint_3d_pck(distances, valid=None, threshold: float = 150.0) -> float:

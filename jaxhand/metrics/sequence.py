@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxhand.metrics.pose import distances, masked_mean
+from jaxhand.metrics.pose import distances
 
 
 @partial(jax.jit, static_argnames="fps")
@@ -54,5 +54,5 @@ def _mean_over_time(values, valid, window: int):
     if valid is None:
         return values.mean(-1)
     valid = jnp.asarray(valid) > 0
-    runs = [valid[..., k : valid.shape[-1] - window + 1 + k] for k in range(window)]
-    return masked_mean(values, jnp.stack(runs).all(0))
+    run = jnp.stack([valid[..., k : k + values.shape[-1]] for k in range(window)]).all(0)
+    return jnp.where(run, values, 0).sum(-1) / run.sum(-1)

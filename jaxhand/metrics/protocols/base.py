@@ -76,7 +76,10 @@ class Protocol:
                 if name in needed:
                     raise UserError(f"{self.name}: the {side} lack {name!r}, {_text(shape)}")
                 continue
-            arrays[name] = array = np.asarray(given[name])
+            try:
+                arrays[name] = array = np.asarray(given[name])
+            except ValueError:  # nested lists of several lengths
+                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, its samples differ") from None
             pairs = zip(array.shape[1:], shape)
             fits = all(want is None or have in (want if isinstance(want, tuple) else (want,)) for have, want in pairs)
             if array.ndim != len(shape) + 1 or not fits:
