@@ -44,6 +44,9 @@ def main() -> int:
         raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
     if not arguments.workdir and not any(of_files):
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
+    if arguments.workdir and arguments.workdir.is_file():
+        usage = f"--predictions {arguments.workdir} --ground-truth PATH --protocol NAME"
+        raise UserError(f"{arguments.workdir} is a file, not the folder of a run; to score predictions: {usage}")
     runtime.use_compilation_cache()
     (_score_files if any(of_files) else _score_run)(arguments)
     return 0

@@ -77,6 +77,7 @@ def test_it_refuses(folder, call, tmp_path):
     assert "one way to score" in refused(call, tmp_path, *files)
     assert "one way to score" in refused(call, *files, "--data", "synthetic")
     assert "one way to score" in refused(call, tmp_path, "--output", tmp_path)
+    assert "is a file, not the folder of a run; to score predictions: --pred" in refused(call, folder / "pred.zip")
     assert "go together (protocols: freihand, ho3d" in refused(call, *files[:4])
     assert "unknown protocol 'freihnd', did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))
     assert "no option 'a=1'" in refused(call, *files, "--option", "a=1")

@@ -222,7 +222,7 @@ def test_paths_that_are_wrong(tmp_path):
     (tmp_path / "pred.pkl").write_text("")
     (tmp_path / "empty.json").write_text(" ")
     for name, message in (
-        ("no.json", "no.json: no such file"),
+        ("no.json", "no.json: no such file or folder"),
         ("pred.pkl", "pred.pkl: a file of an unknown kind; known are pred.json"),
         ("empty.json", "empty.json: not such JSON"),
         ("", r"looked for \*_xyz.json in this folder and found none"),

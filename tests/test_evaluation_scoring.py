@@ -144,13 +144,24 @@ def test_units(tmp_path, gt, pred):
 def test_the_order_of_another_data_set(tmp_path, gt, pred, protocol):
     own = protocol.joint_order
     for name, order in JOINT_ORDERS.items():
-        pair = pair_of(tmp_path, from_our_order(pred, name), from_our_order(gt, own), protocol)
+        sign = (1, -1, -1) if protocol is HO3D else (1, 1, 1)
+        pair = pair_of(tmp_path, from_our_order(pred, name) * sign, from_our_order(gt, own) * sign, protocol)
         if order == JOINT_ORDERS[own]:
             assert pair.warnings == []
         else:
             [warning] = pair.warnings
-            same = [other for other in JOINT_ORDERS if JOINT_ORDERS[other] == order]
-            assert warning.startswith(f"the joints seem to be in the order of {' and '.join(same)}, not of {own}: ")
+            same = " and ".join(other for other in JOINT_ORDERS if JOINT_ORDERS[other] == order)
+            assert warning.startswith(f"the predicted joints seem to be in the order of {same}, not of {own}: ")
+
+
+def test_files_of_another_data_set(tmp_path, gt, pred):
+    """Both sides agree with each other and not with the protocol."""
+    order, frame = pair_of(tmp_path, pred, gt, HO3D).warnings
+    assert order.startswith("the ground truth's joints seem to be in the order of freihand and dexycb and hint")
+    assert frame == "the ground truth is in OpenCV's camera frame (z > 0), which is not that of ho3d"
+    pred, gt = (from_our_order(points, "ho3d") * (1, -1, -1) for points in (pred, gt))
+    order, frame = pair_of(tmp_path, pred, gt).warnings
+    assert "in the order of ho3d and mano, not of freihand" in order and "OpenGL's camera frame (z < 0)" in frame
 
 
 def test_camera_frames_and_mirrors(tmp_path, gt, pred):

@@ -3,11 +3,12 @@
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.hand.skeleton import JOINT_ORDERS
+from jaxhand.hand.skeleton import JOINT_ORDERS, PARENTS
 from jaxhand.metrics.protocols import Protocol
 
 LOOKED_AT = 500  # samples, spread over the set, that the suspicions rest on
 FAR_BETTER = 0.5  # of the error as the files are: less than that under another reading is no chance
+SHORTER = 0.9  # of the length of all bones: in a wrong order they cross the hand and are 1.2 times as long or more
 MANY = 0.1  # share of the samples
 HAND_MM = (12, 250)  # root mean square distance of a hand's joints from their centre, with much room
 ALIKE = (0.5, 2)  # size of predicted hands over that of the ground truth's
@@ -19,6 +20,8 @@ FLIPS = {
     (1, -1, 1): "y is negated",
     (-1, -1, 1): "x and y are negated",
 }
+DEPTH_SIGN = {"freihand": 1, "dexycb": 1, "interhand": 1, "ho3d": -1}  # of z in the protocol's camera frame
+ABSOLUTE = ("freihand", "ho3d", "dexycb")  # protocols with figures that compare positions
 APART_MM = 150  # between the centres of a hand's joints and of its vertices
 
 
@@ -65,7 +68,7 @@ def check_units(pred, gt, ids, unit_mm: float, pred_name: str, gt_name: str) -> 
         if not HAND_MM[0] < typical < HAND_MM[1] and HAND_MM[0] < typical * factor < HAND_MM[1]:
             raise UserError(f"{gt_name}: {advice} (a hand measures {typical:.3g} mm from its centre)")
         if factor != 1 and ALIKE[0] < np.median(ratio) * factor < ALIKE[1]:
-            raise UserError(f"{pred_name}: {advice} (its hands are {np.median(ratio):.3g} times the ground truth's)")
+            raise UserError(f"{pred_name}: {advice} (its hands are {np.median(ratio):.4g} times the ground truth's)")
     strange = (ratio > 300) | (ratio < 1 / 300) & (ratio > 1 / 3000)
     if strange.any():
         raise UserError(
@@ -86,10 +89,11 @@ def suspicions(pred, gt, ids, protocol: Protocol) -> list[str]:
         return []
     rows = np.unique(np.linspace(0, len(gt) - 1, min(len(gt), LOOKED_AT)).astype(int))
     pred, gt, ids = pred[rows] * protocol.unit_mm, gt[rows] * protocol.unit_mm, ids[rows]
-    gt = gt[:, JOINT_ORDERS[protocol.joint_order]]  # our order from here on
-    order, pred = _order(pred, gt, protocol.joint_order)
+    labels, own = _labels(gt, protocol)
+    gt = gt[:, JOINT_ORDERS[own]]  # our order from here on
+    order, pred = _order(pred, gt, own)
     frame, pred = _frame(pred, gt, ids)
-    return order + frame + _samples(pred, gt) + _position(pred, gt, protocol.name)
+    return labels + order + frame + _samples(pred, gt) + _position(pred, gt, protocol.name)
 
 
 def apart(xyz, verts, unit_mm: float, name: str) -> list[str]:
@@ -100,20 +104,37 @@ def apart(xyz, verts, unit_mm: float, name: str) -> list[str]:
     return [f"{name}: joints and vertices lie {distance:.0f} mm apart; they should be in the same camera frame"]
 
 
+def _labels(gt, protocol: Protocol) -> tuple[list[str], str]:
+    """The sentences on ground truth of another data set, and the name of the joint order it is in."""
+    own, sentences, lengths = protocol.joint_order, [], {}
+    for name, order in JOINT_ORDERS.items():
+        joints = gt[:, order]
+        lengths[name] = np.median(np.linalg.norm(joints[:, 1:] - joints[:, PARENTS[1:]], axis=-1).sum(1))
+    best = min(lengths, key=lengths.get)
+    if lengths[best] < SHORTER * lengths[own]:
+        sentence = (
+            f"the ground truth's joints seem to be in the order of {_sharing(best)}, not of {own}: its bones measure "
+            f"{lengths[own]:.0f} mm in all as they are, {lengths[best]:.0f} mm reordered"
+        )
+        own, sentences = best, [sentence]
+    depth = np.median(gt[..., 2])
+    if abs(depth) > 100 and np.sign(depth) != DEPTH_SIGN.get(protocol.name, np.sign(depth)):
+        frame = "OpenCV's camera frame (z > 0)" if depth > 0 else "OpenGL's camera frame (z < 0)"
+        sentences.append(f"the ground truth is in {frame}, which is not that of {protocol.name}")
+    return sentences, own
+
+
 def _order(pred, gt, own: str) -> tuple[list[str], np.ndarray]:
     """The sentence on another data set's joint order, and the predictions in our order as far as it can be told."""
-    names = {}  # by order: those who share it
-    for name, order in JOINT_ORDERS.items():
-        names.setdefault(order, []).append(name)
-    errors = {order: np.median(_aligned_errors(pred[:, order], gt)[1]) for order in names}  # mirrored hands as well
-    expected, best = JOINT_ORDERS[own], min(errors, key=errors.get)
-    if errors[best] >= FAR_BETTER * errors[expected]:
-        return [], pred[:, expected]
+    errors = {name: np.median(_aligned_errors(pred[:, order], gt)[1]) for name, order in JOINT_ORDERS.items()}
+    best = min(errors, key=errors.get)
+    if errors[best] >= FAR_BETTER * errors[own]:
+        return [], pred[:, JOINT_ORDERS[own]]
     sentence = (
-        f"the joints seem to be in the order of {' and '.join(names[best])}, not of {own}: aligned error "
-        f"{errors[expected]:.1f} mm as they are, {errors[best]:.1f} mm reordered"
+        f"the predicted joints seem to be in the order of {_sharing(best)}, not of {own}: aligned rms error "
+        f"{errors[own]:.1f} mm as they are, {errors[best]:.1f} mm reordered"
     )
-    return [sentence], pred[:, best]
+    return [sentence], pred[:, JOINT_ORDERS[best]]
 
 
 def _frame(pred, gt, ids) -> tuple[list[str], np.ndarray]:
@@ -152,9 +173,14 @@ def _samples(pred, gt) -> list[str]:
 def _position(pred, gt, protocol: str) -> list[str]:
     """The sentence on wrist-relative predictions where the protocol compares positions."""
     away = np.median(np.linalg.norm(gt[:, 0], axis=-1))
-    if protocol not in ("freihand", "ho3d", "dexycb") or away < 100 or np.abs(pred[:, 0]).max() > 0.01 * away:
+    if protocol not in ABSOLUTE or away < 100 or np.abs(pred[:, 0]).max() > 0.01 * away:
         return []
     return ["all wrists are at the origin, and figures without alignment compare positions: read the aligned ones"]
+
+
+def _sharing(name: str) -> str:
+    """The data sets that order their joints as that one does."""
+    return " and ".join(other for other, order in JOINT_ORDERS.items() if order == JOINT_ORDERS[name])
 
 
 def _aligned_errors(pred, gt) -> tuple[np.ndarray, np.ndarray]:

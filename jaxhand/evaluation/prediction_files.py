@@ -42,6 +42,8 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
     """
     path = Path(path).expanduser()
     try:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
         if path.is_dir():
             path = _labels_in(path)
         if path.suffix == ".json":
@@ -53,11 +55,9 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
             return {"id": ids, names[0]: joints}, [path]
         if path.suffix in (".npz", ".npy"):
             return _read_numpy(path, names), [path]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    raise UserError(f"{path}: a file of an unknown kind; known are {SUFFIXES}, and the folder of *_xyz.json")
+    raise UserError(f"{path}: a file of an unknown kind; known are {SUFFIXES}, and a folder of *_xyz.json")
 
 
 def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None:

@@ -103,13 +103,13 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
             shape = " x ".join(map(str, joints.shape[1:])) or "one"
             raise UserError(f"{files[0]}: a sample of {name} is {shape} numbers, not {protocol.joints} joints")
     pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
-    _check_finite(pred, ids, pred_files[0])
-    _check_finite(gt, ids, gt_files[0], gt.get("joint_valid"))
+    _check_finite(pred, ids, pred_files)
+    _check_finite(gt, ids, gt_files, gt.get("joint_valid"))
     warnings = [
-        f"no scores of {name}: only {side} has them"
+        f"no scores of {name}: only {files[-1]} has them"
         for name in protocol.pred_optional
-        for side, missing, has in ((gt_files[0], pred, gt), (pred_files[0], gt, pred))
-        if name in protocol.gt_optional and name in has and name not in missing
+        for files, has, lacks in ((gt_files, gt, pred), (pred_files, pred, gt))
+        if name in protocol.gt_optional and name in has and name not in lacks
     ]
     warnings += _compared(pred, gt, ids, protocol, pred_files[0], gt_files[0])
     return Pair(protocol, pred, gt, ids, pred_files, gt_files, warnings)
@@ -120,7 +120,7 @@ def table(pair: Pair, scores: Scores) -> str:
     lines = [f"{pair.protocol.name}, {len(pair.ids)} samples, as {pair.protocol.source}:"]
     values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}  # HInt's, by joint
     fingers = {
-        f"{name} {side}".rstrip(): finger_means(hand)
+        f"{name} {side}".rstrip(): finger_means(hand, ~np.isnan(hand))
         for name, joints in scores.joints.items()
         for side, hand in _hands(joints, pair.protocol).items()
     }
@@ -136,10 +136,10 @@ def table(pair: Pair, scores: Scores) -> str:
     for name, means in fingers.items():
         lines.append(f"  {name:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
     main, worst = _worst(scores)
-    heads = [f"{name} {scores.units.get(name, '')}".rstrip() for name in scores.samples]
-    lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads))
+    heads = {name: f"{name} {scores.units[name]}" for name in scores.samples if name in scores.units}
+    lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads.values()))
     for row in worst:
-        cells = (f"  {scores.samples[name][row]:{max(7, len(head))}.2f}" for name, head in zip(scores.samples, heads))
+        cells = (f"  {scores.samples[name][row]:{max(7, len(head))}.2f}" for name, head in heads.items())
         lines.append(f"  {pair.ids[row]!s:{width}}" + "".join(cells))
     return "\n".join(lines)
 
@@ -250,9 +250,9 @@ def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict
     return {name: values[rows] for name, values in pred.items()}, gt, gt_ids
 
 
-def _check_finite(arrays: dict, ids, path: Path, valid=None) -> None:
+def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
     """Every number is finite, or belongs to a point that is not valid."""
-    for name, values in arrays.items():
+    for i, (name, values) in enumerate(arrays.items()):
         if values.dtype.kind != "f":
             continue
         bad = ~np.isfinite(values)
@@ -263,7 +263,7 @@ def _check_finite(arrays: dict, ids, path: Path, valid=None) -> None:
             count = bad.reshape(len(bad), -1).any(1).sum()
             point = f", point {where[0]}," if where else ""
             raise UserError(
-                f"{path}: sample {ids[sample]} of {name}{point} is not finite "
+                f"{files[min(i, len(files) - 1)]}: sample {ids[sample]} of {name}{point} is not finite "
                 f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples are such"
             )
 
