@@ -27,8 +27,10 @@ def test_pck_by_box():
 def test_squared_error_by_box():
     gt = np.zeros((1, 2, 2))
     pred = np.array([[[30.0, 40], [np.nan, 0]]])
-    np.testing.assert_allclose(box_squared_error(pred, gt, [100], [[0.8, 0]]), 0.8 * 0.25 / 2, rtol=1e-6)
-    np.testing.assert_equal(np.asarray(box_squared_error(pred, gt, [100], [[0.8, 1]])), np.nan)
+    np.testing.assert_allclose(
+        box_squared_error(pred, gt, np.array([100]), np.array([[0.8, 0]])), 0.8 * 0.25 / 2, rtol=1e-6
+    )
+    np.testing.assert_equal(np.asarray(box_squared_error(pred, gt, np.array([100]), np.array([[0.8, 1]]))), np.nan)
 
 
 @pytest.mark.parametrize("expand", [2.0, 1.7])

@@ -2,16 +2,11 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from jaxhand.metrics import (
-    PROTOCOLS,
-    handedness_correct,
-    mrrpe,
-    two_hand_distances,
-    two_hand_valid,
-)
+from jaxhand.metrics import PROTOCOLS, handedness_correct, mrrpe, two_hand_distances, two_hand_valid
 from jaxhand.metrics.protocols.interhand import from_volumes
 
 
@@ -49,6 +44,12 @@ def test_mrrpe_is_of_the_vector_between_the_wrists():
     np.testing.assert_allclose(mrrpe(pred, gt), [5, 5, 5])
     np.testing.assert_equal(np.asarray(mrrpe(pred, gt, valid=valid)), [5, np.nan, 5])
     np.testing.assert_allclose(mrrpe(pred, gt, relative_root=np.tile([100.0, 0, 2], (3, 1))), 2)
+
+
+def test_gradients_are_finite_where_the_error_is_zero():
+    _, gt = two_hands()
+    for error in (two_hand_distances, mrrpe):
+        assert np.isfinite(jax.grad(lambda pred: error(pred, gt).sum())(gt)).all()
 
 
 def test_handedness_needs_both_on_the_right_side():

@@ -40,6 +40,5 @@ def box_squared_error(pred, gt, box_size, confidence):
     Returns:
         (...,) one number a sample.
     """
-    pred, gt, confidence = map(jnp.asarray, (pred, gt, confidence))
-    squared = jnp.square((pred - gt) / jnp.asarray(box_size)[..., None, None]).sum(-1)
+    squared = jnp.square((pred - gt) / box_size[..., None, None]).sum(-1)
     return jnp.where(confidence > 0, confidence * squared, 0).mean(-1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhand.metrics.pose import distances
+from jaxhand.metrics.procrustes import length
 
 
 @partial(jax.jit, static_argnames="fps")
@@ -40,19 +41,19 @@ def jitter(joints, *, fps: float | None = None, valid=None):
     Returns:
         (...,) mm / s^3, or mm / frame^3, one number a sequence. NaN where no four frames in a row are valid.
     """
-    size = jnp.linalg.norm(_difference(joints, 3), axis=-1).mean(-1)  # (..., T - 3)
+    size = length(jnp.moveaxis(_difference(joints, 3), -1, 0)).mean(-1)  # (..., T - 3)
     return _mean_over_time(size, valid, 4) * (1 if fps is None else fps**3)
 
 
 def _difference(joints, order: int):
     """Differences of (..., T, J, 3) joints between frames, taken `order` times: (..., T - order, J, 3)."""
-    return jnp.diff(jnp.asarray(joints), order, axis=-3)
+    return jnp.diff(joints, order, axis=-3)
 
 
 def _mean_over_time(values, valid, window: int):
     """Mean of (..., T - window + 1) values whose `window` frames are all valid."""
     if valid is None:
         return values.mean(-1)
-    valid = jnp.asarray(valid) > 0
+    valid = valid > 0
     run = jnp.stack([valid[..., k : k + values.shape[-1]] for k in range(window)]).all(0)
     return jnp.where(run, values, 0).sum(-1) / run.sum(-1)

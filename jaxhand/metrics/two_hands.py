@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhand.metrics.pose import distances
+from jaxhand.metrics.procrustes import length
 
 ROOTS = (20, 41)  # right wrist, left wrist
 
@@ -23,7 +24,7 @@ def two_hand_distances(pred, gt, *, roots=ROOTS):
 @partial(jax.jit, static_argnames="roots")
 def two_hand_valid(valid, *, roots=ROOTS):
     """Mask (..., 2J) of labelled joints that also have a labelled root to be relative to, as InterHand2.6M masks."""
-    valid = jnp.asarray(valid) > 0
+    valid = valid > 0
     return valid & jnp.repeat(valid[..., jnp.array(roots)], valid.shape[-1] // 2, axis=-1)
 
 
@@ -42,11 +43,11 @@ def mrrpe(pred, gt, *, roots=ROOTS, valid=None, relative_root=None):
         (...,) mm, one number a sample. NaN where a root is not valid.
     """
     right, left = roots
-    predicted = pred[..., left, :] - pred[..., right, :] if relative_root is None else jnp.asarray(relative_root)
-    error = jnp.linalg.norm(predicted - (gt[..., left, :] - gt[..., right, :]), axis=-1)
+    predicted, actual = (joints[..., left, :] - joints[..., right, :] for joints in (pred, gt))
+    error = length(jnp.moveaxis((predicted if relative_root is None else relative_root) - actual, -1, 0))
     if valid is None:
         return error
-    valid = jnp.asarray(valid) > 0
+    valid = valid > 0
     return jnp.where(valid[..., right] & valid[..., left], error, jnp.nan)
 
 
@@ -56,12 +57,11 @@ def handedness_correct(pred, gt):
 
     As InterHand2.6M counts it, both must be on the right side of 0.5; 0.5 itself is wrong.
     """
-    pred, gt = jnp.asarray(pred), jnp.asarray(gt) > 0
-    return jnp.where(gt, pred > 0.5, pred < 0.5).all(-1)
+    return jnp.where(gt > 0, pred > 0.5, pred < 0.5).all(-1)
 
 
 def _root_relative(joints, roots):
     """Joints (..., 2J, 3), each hand about its root."""
-    hands = jnp.split(jnp.asarray(joints), 2, axis=-2)
-    origins = (jnp.asarray(joints)[..., root : root + 1, :] for root in roots)
+    hands = jnp.split(joints, 2, axis=-2)
+    origins = (joints[..., root : root + 1, :] for root in roots)
     return jnp.concatenate([hand - origin for hand, origin in zip(hands, origins)], axis=-2)
