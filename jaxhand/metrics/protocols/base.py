@@ -97,13 +97,16 @@ def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
 
     The last piece is filled up with the last sample, so that a set compiles one program.
     """
-    count = len(arrays[0])
-    size, pieces = min(size, count), []
+    count, found = len(arrays[0]), {}
+    size = min(size, count)
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        piece = function(*(array[rows] for array in arrays))
-        pieces.append({name: np.asarray(values)[: count - start] for name, values in piece.items()})
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        for name, piece in function(*(array[rows] for array in arrays)).items():
+            piece = np.asarray(piece)
+            if name not in found:
+                found[name] = np.empty((count, *piece.shape[1:]), piece.dtype)
+            found[name][start : start + size] = piece[: count - start]
+    return found
 
 
 def in_mm(unit_mm: float, origin, *points) -> list[np.ndarray]:
