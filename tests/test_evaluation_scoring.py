@@ -63,7 +63,8 @@ def test_numbers_table_and_files(tmp_path, gt, pred):
     paths = scoring.write(pair, scores, {"imitate_missing_scale": False}, tmp_path / "new" / "folder")
     report = json.loads(paths[0].read_text())
     assert report["values"] == pytest.approx(scores.values) and report["units"]["xyz_mean3d"] == "cm"
-    assert report["samples"] == COUNT and report["protocol"] == "freihand" and report["warnings"] == []
+    assert report["protocol"] == "freihand" and report["samples"] == report["scored"] == COUNT
+    assert report["warnings"] == [] and report["source"].endswith("freihand eval.py")
     assert report["predictions"] == [str(tmp_path / "pred.json")] and len(report["ground_truth"]) == 2
     assert report["joints_mm"]["xyz"]["index1"] == pytest.approx(distances[:, 5].mean(), abs=1e-4)
     assert len(report["curves"]["xyz"]["mm"]) == len(report["curves"]["xyz"]["share"]) == 100
@@ -88,7 +89,8 @@ def test_dexycb_by_id(tmp_path, gt, pred):
     scores = DEXYCB.score(pair.pred, pair.gt)
     expected = np.linalg.norm(pred - gt, axis=-1).mean(1)[shown]
     np.testing.assert_allclose(scores.samples["absolute"], expected, atol=1e-4)
-    main, worst = scoring._worst(scores)
+    main, worst, scored = scoring._worst(scores)
+    assert scored == COUNT - 1
     assert main == "procrustes" and f"\n  {pair.ids[worst[0]]} " in scoring.table(pair, scores)
     write_dexycb(tmp_path / "gt.txt", ids, gt)
     with pytest.raises(UserError, match=f"pred.txt: lacks sample {ids[left_out[0]]}, and 1 of {COUNT} in all"):
@@ -227,8 +229,11 @@ def test_two_hands(tmp_path, gt, pred):
 
 
 def test_protocols_and_options_by_name():
-    with pytest.raises(UserError, match="unknown protocol 'frehand', did you mean 'freihand'"):
+    known = "known are freihand, ho3d, dexycb, interhand, hamer, hint"
+    with pytest.raises(UserError, match=f"unknown protocol 'frehand', did you mean 'freihand'. {known}"):
         scoring.protocol_of("frehand")
+    with pytest.raises(UserError, match=f"unknown protocol '3', {known}"):
+        scoring.protocol_of("3")
     assert scoring.options_of(FREIHAND, ["imitate_missing_scale=true"]) == {"imitate_missing_scale": True}
     assert scoring.options_of(HAMER, ["keypoint_list=0,4,8"]) == {"keypoint_list": (0, 4, 8)}
     for protocol, text, match in (
@@ -241,3 +246,15 @@ def test_protocols_and_options_by_name():
         with pytest.raises(UserError, match=match):
             scoring.options_of(protocol, [text])
     assert len(scoring.described()) == len(scoring.PROTOCOLS)
+
+
+def test_labels_that_a_protocol_leaves_out(tmp_path, gt, pred):
+    """Said on the console, empty in the CSV, and never among the worst."""
+    labels = gt.copy()
+    labels[[2, 9]] = -1
+    pair = pair_of(tmp_path, pred, labels, DEXYCB)
+    scores = DEXYCB.score(pair.pred, pair.gt)
+    assert pair.warnings == [] and scoring.table(pair, scores).startswith(f"dexycb, {COUNT - 2} of {COUNT} samples, as")
+    paths = scoring.write(pair, scores, {}, tmp_path)
+    assert json.loads(paths[0].read_text())["scored"] == COUNT - 2
+    assert paths[1].read_text().splitlines()[3] == "2,,,"

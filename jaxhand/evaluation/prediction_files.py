@@ -230,16 +230,18 @@ def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
 def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Ids (N,) and joints (N, 21, 3) of lines of 64 numbers."""
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: empty; it should hold a line id,x1,y1,z1,…,z21 for every image")
     for number, line in enumerate(lines, start=1):
         if line.count(b",") != _DEXYCB_COLUMNS - 1:
             found = line.count(b",") + 1
             raise UserError(f"{path}: line {number} has {found} numbers, not {_DEXYCB_COLUMNS} (id,x1,y1,z1,…,z21)")
     try:
-        table = np.array([orjson.loads(b"[%b]" % line) for line in lines], float).reshape(-1, _DEXYCB_COLUMNS)
+        pieces = (b",".join(lines[start : start + 1000]) for start in range(0, len(lines), 1000))
+        table = np.concatenate([np.array(orjson.loads(b"[%b]" % piece), float) for piece in pieces])
     except ValueError:
         table = np.array([_line(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)])
-    if not len(table):
-        raise UserError(f"{path}: empty; it should hold a line id,x1,y1,z1,…,z21 for every image")
+    table = np.reshape(table, (-1, _DEXYCB_COLUMNS))
     ids, first, counts = np.unique(table[:, 0], return_index=True, return_counts=True)
     if (counts > 1).any():
         raise UserError(f"{path}: id {ids[counts > 1][0]:g} stands in more than one line")

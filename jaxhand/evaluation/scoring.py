@@ -55,9 +55,9 @@ def protocol_of(name: str) -> Protocol:
         UserError: there is none; the nearest is named.
     """
     if name not in PROTOCOLS:
-        near = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown protocol {name!r}{hint} Known are {', '.join(PROTOCOLS)}")
+        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        meant = f" did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown protocol {name!r},{meant} known are {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
@@ -117,7 +117,9 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
 
 def table(pair: Pair, scores: Scores) -> str:
     """The scores to read: the official numbers, the fingers, the worst samples."""
-    lines = [f"{pair.protocol.name}, {len(pair.ids)} samples, as {pair.protocol.source}:"]
+    main, worst, scored = _worst(scores)
+    count = f"{len(pair.ids)} samples" if scored == len(pair.ids) else f"{scored} of {len(pair.ids)} samples"
+    lines = [f"{pair.protocol.name}, {count}, as {pair.protocol.source}:"]
     values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}  # HInt's, by joint
     fingers = {
         f"{name} {side}".rstrip(): finger_means(hand, ~np.isnan(hand))
@@ -135,7 +137,6 @@ def table(pair: Pair, scores: Scores) -> str:
         lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
     for name, means in fingers.items():
         lines.append(f"  {name:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
-    main, worst = _worst(scores)
     heads = {name: f"{name} {scores.units[name]}" for name in scores.samples if name in scores.units}
     lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads.values()))
     for row in worst:
@@ -152,7 +153,7 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
     Raises:
         UserError: they cannot be written.
     """
-    main, worst = _worst(scores)
+    main, worst, scored = _worst(scores)
     report = {
         "protocol": pair.protocol.name,
         "source": pair.protocol.source,
@@ -160,6 +161,7 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
         "predictions": [str(path) for path in pair.pred_files],
         "ground_truth": [str(path) for path in pair.gt_files],
         "samples": len(pair.ids),
+        "scored": scored,
         "values": scores.values,
         "units": scores.units,
         "joints_mm": {name: _named(joints, pair.protocol) for name, joints in scores.joints.items()},
@@ -210,13 +212,14 @@ def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
     return dict(zip(("right", "left") if len(hands) == 2 else ("",), hands))
 
 
-def _worst(scores: Scores) -> tuple[str, np.ndarray]:
-    """The error that tells the shape of a hand best, the least one over joints, and the samples where it is highest."""
+def _worst(scores: Scores) -> tuple[str, np.ndarray, int]:
+    """The least error over joints, which tells a hand's shape best; the samples where it is highest; how many have it."""
     over_joints = [name for name in scores.samples if name in scores.joints] or list(scores.samples)[:1]
     main = min(over_joints, key=lambda name: np.nanmean(scores.samples[name]))
     errors = scores.samples[main]
     order = np.argsort(-np.nan_to_num(errors, nan=-np.inf, posinf=np.inf), kind="stable")
-    return main, order[: min(WORST, np.isfinite(errors).sum())]
+    scored = int(np.isfinite(errors).sum())
+    return main, order[: min(WORST, scored)], scored
 
 
 def _check_lengths(arrays: dict, path: Path) -> None:
