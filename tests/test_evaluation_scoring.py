@@ -108,8 +108,12 @@ def test_what_is_missing_or_not_finite_is_named(tmp_path, gt, pred):
 
     refused(f"pred.npz: has {COUNT - 1} samples, but .*gt.npz has {COUNT}", pred[1:], gt)
     refused("pred.npz: holds no samples", pred[:0], gt)
-    refused("pred.npz: a sample of xyz is 20 x 3 numbers, not 21 joints", pred[:, 1:], gt)
-    refused("gt.npz: a sample of xyz is 63 numbers, not 21 joints", pred, gt.reshape(COUNT, 63))
+    refused(r"freihand: arrays of .*pred.npz 'xyz' must be .N, 21, 3., it is .24, 20, 3.", pred[:, 1:], gt)
+    refused(r"freihand: arrays of .*gt.npz 'xyz' must be .N, 21, 3., it is .24, 63.", pred, gt.reshape(COUNT, 63))
+    refused("pred.npz 'verts' must be", pred, gt, verts=meshes(pred)[..., 0], gt_verts=meshes(gt))
+    np.savez(tmp_path / "a.npz", joints=np.ones((3, 42, 3)))
+    with pytest.raises(UserError, match="interhand: the arrays of .*a.npz lack 'joint_valid'"):
+        scoring.load_pair(tmp_path / "a.npz", tmp_path / "a.npz", scoring.protocol_of("interhand"))
     refused("pred.npz: xyz has 24 samples but verts has 23", pred, gt, verts=meshes(pred)[1:], gt_verts=meshes(gt))
     for side, file in ((pred, "pred.npz"), (gt, "gt.npz")):
         for bad, text in ((np.nan, "nan"), (np.inf, "inf")):
@@ -254,6 +258,11 @@ def test_labels_that_a_protocol_leaves_out(tmp_path, gt, pred):
     labels[[2, 9]] = -1
     pair = pair_of(tmp_path, pred, labels, DEXYCB)
     scores = DEXYCB.score(pair.pred, pair.gt)
+    write_dexycb(tmp_path / "pred.txt", np.arange(COUNT), pred)
+    np.savez(tmp_path / "none.npz", joints=np.full_like(gt, -1))
+    nothing = scoring.load_pair(tmp_path / "pred.txt", tmp_path / "none.npz", DEXYCB)
+    with pytest.raises(UserError, match="dexycb: there are no samples"):
+        DEXYCB.score(nothing.pred, nothing.gt)
     assert pair.warnings == [] and scoring.table(pair, scores).startswith(f"dexycb, {COUNT - 2} of {COUNT} samples, as")
     paths = scoring.write(pair, scores, {}, tmp_path)
     assert json.loads(paths[0].read_text())["scored"] == COUNT - 2

@@ -39,9 +39,10 @@ def whole_hands(pred, gt, ids, valid=None) -> tuple[np.ndarray, np.ndarray, np.n
         valid: (N, 21 | 42) mask of the labelled joints; None takes all.
     """
     whole = np.ones(pred.shape[:2]) if valid is None else np.asarray(valid).reshape(pred.shape[:2])
+    names = np.repeat(ids, pred.shape[1] // 21)
     pred, gt = pred.reshape(-1, 21, 3), gt.reshape(-1, 21, 3)
     whole = (whole.reshape(-1, 21) > 0).all(1) & (np.ptp(gt, axis=1) > 0).any(1)
-    return pred[whole], gt[whole], np.repeat(ids, len(gt) // len(ids))[whole]
+    return pred[whole], gt[whole], names[whole]
 
 
 def check_units(pred, gt, ids, unit_mm: float, pred_name: str, gt_name: str) -> None:

@@ -96,12 +96,10 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
     """
     pred, pred_files = read(predictions, [*protocol.pred, *protocol.pred_optional])
     gt, gt_files = read(ground_truth, [*protocol.gt, *protocol.gt_optional])
-    for files, arrays in ((pred_files, pred), (gt_files, gt)):
-        _check_lengths(arrays, files[0])
-        name, joints = next((name, array) for name, array in arrays.items() if name != "id")
-        if joints.ndim != 3 or joints.shape[1] != protocol.joints or joints.shape[2] < 2:
-            shape = " x ".join(map(str, joints.shape[1:])) or "one"
-            raise UserError(f"{files[0]}: a sample of {name} is {shape} numbers, not {protocol.joints} joints")
+    sides = ((protocol.pred, protocol.pred_optional), (protocol.gt, protocol.gt_optional))
+    for path, arrays, shapes in zip((pred_files[0], gt_files[0]), (pred, gt), sides):
+        protocol._arrays(f"arrays of {path}", arrays, *shapes)
+        _check_lengths(arrays, path)
     pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
     _check_finite(pred, ids, pred_files)
     _check_finite(gt, ids, gt_files, gt.get("joint_valid"))
