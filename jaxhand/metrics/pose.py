@@ -27,7 +27,6 @@ def mpjpe(pred, gt, *, root: int | None = None, valid=None):
     return masked_mean(distances(pred, gt, root), _with_root(valid, root))
 
 
-@partial(jax.jit, static_argnames="reflection")
 def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
     """Mean per-joint position error after `procrustes_align`; some papers call it reconstruction error.
 

@@ -5,14 +5,16 @@ that reads each number once and stores nothing else. All the rest, meshes, masks
 its sums over the points in one pass with `lax.reduce` over many operands. XLA:CPU makes long vector loops of both.
 """
 
+import functools
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxhand.metrics.rotation import cross, dot, nearest_rotation, reciprocal
+from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
 
 MOST_UNROLLED = 24  # points; beyond them one kernel is slower, and some sizes never end
 
@@ -49,13 +51,13 @@ def aligned_distances(pred, gt, *, reflection: bool = False, valid=None):
     return length(_residual(pred, gt, _weight(valid), reflection))
 
 
-@partial(jax.jit, static_argnames="reflection")
 def aligned_error(pred, gt, *, reflection: bool = False):
     """Mean of `aligned_distances` over the points, (...,) in the unit of `gt`; the fastest way to it."""
     pred, gt = as_points(pred, gt)
     if pred.shape[-2] > MOST_UNROLLED or pred.dtype != jnp.float32:
-        return mean(aligned_distances(pred, gt, reflection=reflection))
-    return _unrolled_error(pred, gt, reflection)
+        return _error(pred, gt, reflection)
+    traced = isinstance(pred, jax.core.Tracer) or isinstance(gt, jax.core.Tracer)
+    return _unrolled_error(pred, gt, reflection) if traced else _unrolled_alone()(pred, gt, reflection)
 
 
 def as_points(pred, gt):
@@ -84,28 +86,79 @@ def mean(values):
     return jnp.matmul(values, jnp.full(count, 1 / count, values.dtype), precision="highest")
 
 
+@partial(jax.jit, static_argnums=2)
+def _error(pred, gt, reflection):
+    return mean(length(_residual(pred, gt, None, reflection)))
+
+
+@functools.cache
+def _unrolled_alone():
+    """`_unrolled_error` as a program of its own, where the older emitter of XLA:CPU makes it a third faster.
+
+    The switch is one of the outermost `jax.jit` alone, and a jaxlib that has lost it goes on without.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False} if jax.default_backend() == "cpu" else None
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        options = None
+    return jax.jit(_unrolled_error, static_argnums=2, compiler_options=options)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _unrolled_error(pred, gt, reflection):
     """Mean distance (...,) after the alignment of (..., N, 3), as one kernel without intermediate arrays."""
     count = pred.shape[-2]
     x, y = ([[points[..., n, c] for c in range(3)] for n in range(count)] for points in (pred, gt))
-    x, y = (_minus(points, _mean(points)) for points in (x, y))
-    matrix = [[sum(q[i] * p[j] for p, q in zip(x, y)) for j in range(3)] for i in range(3)]
-    rotation = nearest_rotation(matrix, reflection)
-    trace = sum(dot(*rows) for rows in zip(rotation, matrix))
-    scale = trace * reciprocal(jnp.maximum(sum(dot(p, p) for p in x), 4 * jnp.finfo(jnp.float32).tiny))
-    rotation = [[entry * scale for entry in row] for row in rotation]
-    rest = [dot(row, _mean(x)) - m for row, m in zip(rotation, _mean(y))]  # what rounding left of the centroids
-    errors = ([dot(row, p) - target - r for row, target, r in zip(rotation, q, rest)] for p, q in zip(x, y))
+    x, y = (_from_the_midst(points) for points in (x, y))
+    moments = [sum(q[i] * p[j] for p, q in zip(x, y)) for i in range(3) for j in range(3)]
+    moments += [sum(dot(p, p) for p in x)] + [sum(p[c] for p in points) for points in (x, y) for c in range(3)]
+    fit = _Fit.of(moments, 1 / count, reflection)
+    errors = ([dot(row, p) - b - o for row, b, o in zip(fit.scaled, q, fit.offset)] for p, q in zip(x, y))
     return sum(jnp.sqrt(dot(error, error)) for error in errors) * (1 / count)
 
 
+def _from_the_midst(points):
+    """Points (lists of three) relative to one between two of them, which keeps the digits of a hand metres away."""
+    pivot = [0.5 * (a + b) for a, b in zip(points[0], points[len(points) // 2])]
+    return [[a - b for a, b in zip(point, pivot)] for point in points]
+
+
 def _unrolled_error_backward(reflection, points, gradient):
-    _, vjp = jax.vjp(lambda *points: mean(length(_residual(*points, None, reflection))), *points)
-    return vjp(gradient)
+    residual, saved = _solve(*points, None, reflection)
+    tiny, count = jnp.finfo(jnp.float32).tiny, points[0].shape[-2]
+    weight = lax.rsqrt(jnp.maximum(dot(residual, residual), tiny)) * (gradient / count)[..., None]  # (..., N)
+    return _residual_backward(reflection, saved, [r * weight for r in residual])[:2]
 
 
 _unrolled_error.defvjp(lambda *inputs: (_unrolled_error(*inputs), inputs[:2]), _unrolled_error_backward)
+
+
+class _Fit(NamedTuple):
+    """The similarity that moves x onto y. Matrices are nested lists of entries (...), vectors lists."""
+
+    scaled: list  # A = s R, the scaled rotation
+    offset: list  # A mean(x) - mean(y): what to take off A x - y
+    mean_x: list
+    mean_y: list
+    matrix: list  # M = sum y x^T about the centroids
+    inverse: jax.Array  # of sum |x|^2 about the centroid; 0 for coinciding points
+
+    @classmethod
+    def of(cls, moments, share, reflection) -> "_Fit":
+        """From the sums over the points of y x^T (9), |x|^2, x (3) and y (3), and one over the number of points."""
+        total_y = moments[13:]
+        mean_x, mean_y = ([total * share for total in moments[i : i + 3]] for i in (10, 13))
+        matrix = [[moments[3 * i + j] - total_y[i] * mean_x[j] for j in range(3)] for i in range(3)]
+        spread = moments[9] - dot(moments[10:13], mean_x)
+        # Rounding leaves of coinciding points a spread, but none that counts beside the distance of their pivot
+        none = spread <= 4 * jnp.finfo(spread.dtype).tiny
+        inverse = jnp.where(none, 0, reciprocal(jnp.maximum(spread, 4 * jnp.finfo(spread.dtype).tiny)))
+        rotation = nearest_rotation(matrix, reflection)
+        scale = sum(dot(*rows) for rows in zip(rotation, matrix)) * inverse
+        offset = [scale * dot(row, mean_x) - m for row, m in zip(rotation, mean_y)]
+        scaled = [[entry * scale for entry in row] for row in rotation]
+        return cls(scaled, offset, mean_x, mean_y, matrix, inverse)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -116,72 +169,70 @@ def _residual(pred, gt, weight, reflection):
 
 def _solve(pred, gt, weight, reflection):
     """`_residual`, and what its gradient needs."""
-    x, y = _about_centroid(pred, weight), _about_centroid(gt, weight)
+    share = 1 / pred.shape[-2] if weight is None else 1 / jnp.maximum(weight.sum(-1), 1)
+    x, y = _about_centroids(pred, gt, weight, share)
     xs, ys = _masked(x, weight), _masked(y, weight)
-    count = _count(x, weight)
-    *matrix, spread, x0, x1, x2, y0, y1, y2 = _sums([a * b for a in ys for b in xs] + [dot(xs, xs), *xs, *ys])
-    matrix = jnp.stack(matrix).reshape(3, 3, *spread.shape)
-    rotation = nearest_rotation(matrix, reflection)
-    inverse = jnp.where(spread > 0, 1 / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny), 0)
-    scale = (rotation * matrix).sum((0, 1)) * inverse
-    scaled = rotation * scale
-    rest = [(dot(row, (x0, x1, x2)) - m) / count for row, m in zip(scaled, (y0, y1, y2))]  # of the centroids' rounding
-    residual = [a - b - r[..., None] for a, b, r in zip(_apply(scaled, x), y, rest)]
-    return residual, (x, y, weight, matrix, rotation, scale, inverse)
+    moments = sums([a * b for a in ys for b in xs] + [dot(xs, xs), *xs, *ys])
+    fit = in_one_kernel(_Fit.of(moments, share, reflection))
+    residual = [a - b - o[..., None] for a, b, o in zip(_apply(fit.scaled, x), y, fit.offset)]
+    return residual, (x, y, weight, share, fit)
 
 
 def _residual_backward(reflection, saved, gradient):
     """The gradient of `_residual`, in closed form.
 
-    With A = s R and N = sum n_j x_j^T for the incoming n_j, the trace tr(R^T M) is stationary, so that dA acts through
-    ds = <R, dM> / g - s dg / g and dR = R [w]x, (tr(S) I - S) w = vee(R^T dM - dM^T R), S = R^T M. Hence dM weighs
-    G = s R [h]x + tr(R^T N) / g R with (tr(S) I - S) h = vee(R^T N - N^T R), damped where R is not unique.
+    With A = s R, g = sum |x|^2 and N = sum n_j x_j^T for the incoming n_j, tr(R^T M) is stationary, so that dA acts
+    through ds = <R, dM> / g - s dg / g and dR = R [w]x, (tr(S) I - S) w = vee(R^T dM - dM^T R), S = R^T M. Hence dM
+    weighs G = A [h]x + <A, N> / (g s^2) A, where (tr(T) I - T) h = vee(A^T N - N^T A) with T = A^T M = s S is solved
+    with damping, as R need not be unique.
     """
-    x, y, weight, matrix, rotation, scale, inverse = saved
-    # A point that nothing asks for may be anything: 0 times NaN must stay 0
-    *outer, n0, n1, n2 = _sums([jnp.where(n == 0, 0, n * p) for n in gradient for p in x] + list(gradient))
-    outer = jnp.stack(outer).reshape(matrix.shape)
-    trace = (rotation * outer).sum((0, 1)) * inverse
-    turned = _product(rotation, outer)
-    v = [turned[2, 1] - turned[1, 2], turned[0, 2] - turned[2, 0], turned[1, 0] - turned[0, 1]]
-    h = [scale * entry for entry in _solve_damped(_product(rotation, matrix), v)]
-    zero = jnp.zeros_like(trace)
-    skew = jnp.stack([jnp.stack(row) for row in ([zero, -h[2], h[1]], [h[2], zero, -h[0]], [-h[1], h[0], zero])])
-    of_matrix = _product(rotation.swapaxes(0, 1), skew) + trace * rotation
-    scaled, count = (rotation * scale).swapaxes(0, 1), _count(x, weight)
-    to_pred, to_gt = [dot(row, (n0, n1, n2)) / count for row in scaled], [n / count for n in (n0, n1, n2)]
-    shrink = (2 * trace * scale)[..., None]
-    by_pred = [a - shrink * b - c[..., None] for a, b, c in zip(_apply(of_matrix.swapaxes(0, 1), y), x, to_pred)]
+    x, y, weight, share, fit = saved
+    outer = [n * p for n in gradient for p in x]
+    if weight is not None:  # a point that nothing asks for may be anything: 0 times NaN must stay 0
+        outer = [jnp.where(gradient[k // 3] == 0, 0, product) for k, product in enumerate(outer)]
+    *outer, n0, n1, n2 = sums(outer + list(gradient))
+    total, outer = (n0, n1, n2), (outer[0:3], outer[3:6], outer[6:9])
+    outer = [[entry - n * m for entry, m in zip(row, fit.mean_x)] for row, n in zip(outer, total)]  # N
+    pull = sum(dot(*rows) for rows in zip(fit.scaled, outer)) * fit.inverse
+    turned = _product(fit.scaled, outer)
+    v = [turned[k - 1][k - 2] - turned[k - 2][k - 1] for k in range(3)]
+    h = _solve_damped(_product(fit.scaled, fit.matrix), v)
+    by_size = pull * reciprocal(jnp.maximum(dot(fit.scaled[0], fit.scaled[0]), 4 * jnp.finfo(pull.dtype).tiny))
+    of_matrix = [[c + by_size * a for c, a in zip(cross(row, h), row)] for row in fit.scaled]  # G
+    shrink = 2 * pull
+    columns = list(zip(*of_matrix))
+    to_pred = [shrink * m - dot(c, fit.mean_y) - dot(a, total) * share for m, c, a in zip(fit.mean_x, columns, zip(*fit.scaled))]
+    to_gt = [n * share - dot(row, fit.mean_x) for n, row in zip(total, of_matrix)]
+    of_matrix, shrink, to_pred, to_gt = in_one_kernel((of_matrix, shrink, to_pred, to_gt))
+    by_pred = [a - shrink[..., None] * b + c[..., None] for a, b, c in zip(_apply(zip(*of_matrix), y), x, to_pred)]
     by_gt = [a + c[..., None] for a, c in zip(_apply(of_matrix, x), to_gt)]
-    of_pred = jnp.stack([a + b for a, b in zip(_apply(scaled, gradient), _masked(by_pred, weight))], axis=-1)
-    of_gt = jnp.stack([b - n for n, b in zip(gradient, _masked(by_gt, weight))], axis=-1)
-    return of_pred, of_gt, None if weight is None else jnp.zeros_like(weight)
+    of_pred = [a + b for a, b in zip(_apply(zip(*fit.scaled), gradient), _masked(by_pred, weight))]
+    of_gt = [b - n for n, b in zip(gradient, _masked(by_gt, weight))]
+    return jnp.stack(of_pred, axis=-1), jnp.stack(of_gt, axis=-1), None if weight is None else jnp.zeros_like(weight)
 
 
 _residual.defvjp(_solve, _residual_backward)
 
 
 def _solve_damped(s, v):
-    """x of (tr(S) I - S) x = v for S (3, 3, ...) and three v (...); finite where that matrix has no inverse."""
-    size = jnp.maximum(jnp.abs(s).max((0, 1)), jnp.finfo(s.dtype).tiny)
-    s = (s + s.swapaxes(0, 1)) / (2 * size)
-    trace = s[0, 0] + s[1, 1] + s[2, 2]
-    rows = [[trace * (i == j) - s[i, j] for j in range(3)] for i in range(3)]
+    """x of (tr(S) I - S) x = v for symmetric S; finite where that matrix has no inverse."""
+    size = sum(dot(row, row) for row in s)
+    size = reciprocal_sqrt(jnp.maximum(size, 4 * jnp.finfo(size.dtype).tiny))
+    s = [[0.5 * (s[i][j] + s[j][i]) * size for j in range(3)] for i in range(3)]
+    trace = s[0][0] + s[1][1] + s[2][2]
+    rows = [[trace * (i == j) - s[i][j] for j in range(3)] for i in range(3)]
     cofactors = [cross(rows[1], rows[2]), cross(rows[2], rows[0]), cross(rows[0], rows[1])]
     determinant = dot(rows[0], cofactors[0])
-    factor = determinant / ((determinant**2 + 1e-12) * size)
-    return [sum(cofactors[i][j] * v[i] for i in range(3)) * factor for j in range(3)]
+    factor = determinant * reciprocal(determinant**2 + 1e-12) * size
+    return [dot(column, v) * factor for column in zip(*cofactors)]
 
 
-def _about_centroid(points, weight):
-    """The components (..., N) of points about the centroid of the valid ones, but for its rounding."""
-    points = [points[..., c] for c in range(3)]
-    sums = _sums(_masked(points, weight))
-    return [p - (total / _count(points, weight))[..., None] for p, total in zip(points, sums)]
-
-
-def _count(points, weight):
-    return points[0].shape[-1] if weight is None else jnp.maximum(weight.sum(-1), 1)
+def _about_centroids(pred, gt, weight, share):
+    """The components (..., N) of both about their centroids, but for the rounding, which the sums to come find."""
+    x, y = ([points[..., c] for c in range(3)] for points in (pred, gt))
+    centroids = [total * share for total in sums(_masked(x + y, weight))]
+    both = [p - m[..., None] for p, m in zip(x + y, centroids)]
+    return both[:3], both[3:]
 
 
 def _masked(points, weight):
@@ -192,25 +243,11 @@ def _weight(valid):
     return None if valid is None else (jnp.asarray(valid) > 0).astype(jnp.float32)
 
 
-def _sums(terms):
-    """The sum of each of the (..., N) terms over N, all in one pass over memory."""
-    zeros = [np.zeros((), term.dtype) for term in terms]
-    return lax.reduce(terms, zeros, lambda a, b: [p + q for p, q in zip(a, b)], (terms[0].ndim - 1,))
-
-
 def _apply(matrix, points):
-    """(3, 3, ...) matrices times points in components (..., N): no matmul that could round to bfloat16 or TF32."""
-    return [dot(row[..., None], points) for row in matrix]
+    """Matrices of entries (...) times points in components (..., N): no matmul that could round to bfloat16 or TF32."""
+    return [sum(entry[..., None] * p for entry, p in zip(row, points)) for row in matrix]
 
 
 def _product(a, b):
-    """A^T B of (3, 3, ...) matrices."""
-    return sum(a[k, :, None] * b[k, None, :] for k in range(3))
-
-
-def _mean(points):
-    return [sum(p[c] for p in points) * (1 / len(points)) for c in range(3)]
-
-
-def _minus(points, centroid):
-    return [[p - m for p, m in zip(point, centroid)] for point in points]
+    """A^T B of nested lists."""
+    return [[sum(a[k][i] * b[k][j] for k in range(3)) for j in range(3)] for i in range(3)]
