@@ -24,7 +24,8 @@ def mpjpe(pred, gt, *, root: int | None = None, valid=None):
     Returns:
         (...,) mm, one number a sample. NaN where no joint is valid, or the root is not.
     """
-    return masked_mean(distances(pred, gt, root), _with_root(valid, root))
+    valid = _with_root(valid, root)
+    return masked_mean(distances(pred, gt, root, valid), valid)
 
 
 def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
@@ -86,12 +87,16 @@ def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM):
     return jnp.nanmean(hits.mean(1, where=keep), axis=-1)
 
 
-def distances(pred, gt, root: int | None = None):
-    """(..., N) distance of every joint to its target in the unit of (..., N, 3), relative to joint `root` if given."""
+def distances(pred, gt, root: int | None = None, valid=None):
+    """(..., N) distance of every joint to its target in the unit of (..., N, 3), relative to joint `root` if given.
+
+    It is 0 where `valid` (..., N) is given and 0, whatever stands there.
+    """
     pred, gt = as_points(pred, gt)
     if root is not None:
         pred, gt = (points - points[..., root : root + 1, :] for points in (pred, gt))
-    return length([pred[..., c] - gt[..., c] for c in range(3)])
+    difference = [pred[..., c] - gt[..., c] for c in range(3)]
+    return length(difference if valid is None else [jnp.where(valid > 0, d, 0) for d in difference])
 
 
 def masked_mean(values, valid):

@@ -43,12 +43,13 @@ def procrustes_align(pred, gt, *, reflection: bool = False, valid=None):
 
 @partial(jax.jit, static_argnames="reflection")
 def aligned_distances(pred, gt, *, reflection: bool = False, valid=None):
-    """Distance of every point to its target after `procrustes_align`, (..., N) in the unit of `gt`.
+    """Distance of every point to its target after `procrustes_align`, (..., N) in the unit of `gt`; 0 if not valid.
 
     Taken about the centroid, so that a hand metres away loses no digits. The arguments are those of `procrustes_align`.
     """
     pred, gt = as_points(pred, gt)
-    return length(_residual(pred, gt, _weight(valid), reflection))
+    weight = _weight(valid)
+    return length(_masked(_residual(pred, gt, weight, reflection), weight))
 
 
 def aligned_error(pred, gt, *, reflection: bool = False):
@@ -151,9 +152,8 @@ class _Fit(NamedTuple):
         mean_x, mean_y = ([total * share for total in moments[i : i + 3]] for i in (10, 13))
         matrix = [[moments[3 * i + j] - total_y[i] * mean_x[j] for j in range(3)] for i in range(3)]
         spread = moments[9] - dot(moments[10:13], mean_x)
-        # Rounding leaves of coinciding points a spread, but none that counts beside the distance of their pivot
-        none = spread <= 4 * jnp.finfo(spread.dtype).tiny
-        inverse = jnp.where(none, 0, reciprocal(jnp.maximum(spread, 4 * jnp.finfo(spread.dtype).tiny)))
+        least = 4 * jnp.finfo(spread.dtype).tiny
+        inverse = jnp.where(spread <= least, 0, reciprocal(jnp.maximum(spread, least)))
         rotation = nearest_rotation(matrix, reflection)
         scale = sum(dot(*rows) for rows in zip(rotation, matrix)) * inverse
         offset = [scale * dot(row, mean_x) - m for row, m in zip(rotation, mean_y)]
@@ -200,8 +200,8 @@ def _residual_backward(reflection, saved, gradient):
     by_size = pull * reciprocal(jnp.maximum(dot(fit.scaled[0], fit.scaled[0]), 4 * jnp.finfo(pull.dtype).tiny))
     of_matrix = [[c + by_size * a for c, a in zip(cross(row, h), row)] for row in fit.scaled]  # G
     shrink = 2 * pull
-    columns = list(zip(*of_matrix))
-    to_pred = [shrink * m - dot(c, fit.mean_y) - dot(a, total) * share for m, c, a in zip(fit.mean_x, columns, zip(*fit.scaled))]
+    to_pred = [shrink * m - dot(column, fit.mean_y) for m, column in zip(fit.mean_x, zip(*of_matrix))]
+    to_pred = [t - dot(column, total) * share for t, column in zip(to_pred, zip(*fit.scaled))]
     to_gt = [n * share - dot(row, fit.mean_x) for n, row in zip(total, of_matrix)]
     of_matrix, shrink, to_pred, to_gt = in_one_kernel((of_matrix, shrink, to_pred, to_gt))
     by_pred = [a - shrink[..., None] * b + c[..., None] for a, b, c in zip(_apply(zip(*of_matrix), y), x, to_pred)]
