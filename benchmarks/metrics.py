@@ -20,6 +20,8 @@ from jaxhand.metrics import pa_mpjpe
 SIZES = ((1_000, 21), (100_000, 21), (1_000_000, 21), (4_000, 778))
 GRADIENT_SIZE = (10_000, 21)
 SECONDS_A_CALL = 0.5  # a peer slower than that gets a part of the samples
+LEAST_SECONDS = 0.05  # of calls that are timed together
+PAUSE = 0.3  # seconds, until the threads of the way before have gone to sleep
 
 
 def main() -> None:
@@ -37,6 +39,7 @@ def _alignment(count: int, points: int, rounds: int) -> None:
     pred, gt = _hands(count, points)
     on_device = [jnp.asarray(array) for array in (pred, gt)]
     tensors = [torch.from_numpy(array) for array in (pred, gt)]
+    copies = [torch.empty_like(tensor) for tensor in tensors]
     ways = {
         "jaxhand": (lambda n: pa_mpjpe(*on_device).block_until_ready(), count),
         "jaxhand, numpy in and out": (lambda n: np.asarray(pa_mpjpe(pred, gt)), count),
@@ -44,7 +47,7 @@ def _alignment(count: int, points: int, rounds: int) -> None:
         "scipy, one by one (FreiHAND)": _cut(lambda n: scipy_each(pred[:n], gt[:n]), count),
         "numpy SVD": _cut(lambda n: numpy_svd(pred[:n], gt[:n]), count),
         "jnp.linalg.svd": (lambda n: jax_svd(*on_device).block_until_ready(), count),
-        "copy of the inputs": (lambda n: _copy(*on_device)[0].block_until_ready(), count),
+        "copy of the inputs": (lambda n: [to.copy_(tensor) for to, tensor in zip(copies, tensors)], count),
     }
     expected = numpy_svd(np.float64(pred[:1000]), np.float64(gt[:1000]))
     worst = np.abs(np.asarray(pa_mpjpe(pred, gt))[:1000] - expected).max()
@@ -75,15 +78,17 @@ def _gradient(count: int, points: int, rounds: int) -> None:
 
 
 def _in_turn(ways: dict, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds a sample of every way, (rounds,)."""
+    """Seconds a sample of every way, (rounds,): of the calls that fill `LEAST_SECONDS`, after one that is not timed."""
     times = {name: [] for name in ways}
-    for call, count in ways.values():
-        call(count)
     for _ in range(rounds):
         for name, (call, count) in ways.items():
-            start = time.perf_counter()
+            time.sleep(PAUSE)
             call(count)
-            times[name].append((time.perf_counter() - start) / count)
+            begin, calls = time.perf_counter(), 0
+            while calls == 0 or time.perf_counter() - begin < LEAST_SECONDS:
+                call(count)
+                calls += 1
+            times[name].append((time.perf_counter() - begin) / (count * calls))
     return {name: np.array(values) for name, values in times.items()}
 
 
@@ -106,11 +111,6 @@ def _hands(count: int, points: int) -> tuple[np.ndarray, np.ndarray]:
     pred = np.concatenate([part @ turn[i] for i, part in enumerate(np.array_split(gt, 100))])
     pred = pred * rng.uniform(0.5, 2, (count, 1, 1)) + rng.normal(size=gt.shape, scale=10)
     return pred.astype(np.float32), gt.astype(np.float32)
-
-
-@jax.jit
-def _copy(pred, gt):
-    return pred + 1, gt + 1
 
 
 def torch_svd(pred, gt):

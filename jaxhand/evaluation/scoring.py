@@ -98,7 +98,7 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
     gt, gt_files = read(ground_truth, [*protocol.gt, *protocol.gt_optional])
     sides = ((protocol.pred, protocol.pred_optional), (protocol.gt, protocol.gt_optional))
     for path, arrays, shapes in zip((pred_files[0], gt_files[0]), (pred, gt), sides):
-        protocol._arrays(f"arrays of {path}", arrays, *shapes)
+        protocol.checked(f"arrays of {path}", arrays, *shapes)
         _check_lengths(arrays, path)
     pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
     _check_finite(pred, ids, pred_files)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
 
@@ -127,9 +126,9 @@ def _from_the_midst(points):
 
 def _unrolled_error_backward(reflection, points, gradient):
     residual, saved = _solve(*points, None, reflection)
-    tiny, count = jnp.finfo(jnp.float32).tiny, points[0].shape[-2]
-    weight = lax.rsqrt(jnp.maximum(dot(residual, residual), tiny)) * (gradient / count)[..., None]  # (..., N)
-    return _residual_backward(reflection, saved, [r * weight for r in residual])[:2]
+    least, count = 4 * jnp.finfo(jnp.float32).tiny, points[0].shape[-2]
+    inverse = reciprocal_sqrt(jnp.maximum(dot(residual, residual), least)) * (gradient / count)[..., None]  # (..., N)
+    return _residual_backward(reflection, saved, in_one_kernel([r * inverse for r in residual]))[:2]
 
 
 _unrolled_error.defvjp(lambda *inputs: (_unrolled_error(*inputs), inputs[:2]), _unrolled_error_backward)

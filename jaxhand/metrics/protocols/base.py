@@ -58,8 +58,8 @@ class Protocol:
         unknown = [name for name in options if name not in self.options]
         if unknown:
             raise UserError(f"{self.name} has no option {unknown[0]!r}, it has {', '.join(self.options) or 'none'}")
-        pred = self._arrays("predictions", pred, self.pred, self.pred_optional)
-        gt = self._arrays("ground truth", gt, self.gt, self.gt_optional)
+        pred = self.checked("predictions", pred, self.pred, self.pred_optional)
+        gt = self.checked("ground truth", gt, self.gt, self.gt_optional)
         (name, first), *others = [*pred.items(), *((f"ground truth {name}", values) for name, values in gt.items())]
         for other, values in others:
             if len(values) != len(first):
@@ -68,8 +68,8 @@ class Protocol:
             raise UserError(f"{self.name}: there are no samples")
         return self.measure(pred, gt, **options)
 
-    def _arrays(self, side, given, needed, optional) -> dict[str, np.ndarray]:
-        """The arrays that the protocol reads, checked."""
+    def checked(self, side, given, needed, optional) -> dict[str, np.ndarray]:
+        """The arrays of one side that the protocol reads, of the right shapes; errors begin with `side`."""
         arrays = {}
         for name, shape in (needed | optional).items():
             if given.get(name) is None:
