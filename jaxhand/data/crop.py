@@ -14,7 +14,7 @@ from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.0, shift=(0.0, 0.0)) -> dict:
     """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
 
-    The square is centred on the record's box (without one: on the box of its valid joints; without those the whole
+    The square is centred on the record's box (without one: on the box of its valid 2D joints; without those the whole
     image is taken) and `crop_scale` times its longer side wide.
 
     Args:
@@ -27,16 +27,20 @@ def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.
 
     Returns:
         image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth · has_depth
-        () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) · K (3,3) ·
-        is_right (). Joints that are not valid are 0.
+        () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) of 3D ·
+        joint_valid_2d (21,) · K (3,3) · is_right (). Joints that are not valid are 0.
     """
     height, width = record.image.shape[:2]
     left = record.hand == "left"
     K = np.asarray(record.K, np.float64)  # (3, 3)
     joints = np.asarray(record.keypoints_3d, np.float64)  # (21, 3)
     valid = np.asarray(record.joint_valid) > 0  # (21,)
+    labels = None if record.keypoints_2d is None else np.asarray(record.keypoints_2d, np.float64)  # (21, 2)
+    valid_2d = valid if labels is None else np.asarray(record.joint_valid_2d) > 0
 
-    center_x, center_y, side = _square(record, joints, K, valid, crop_scale)
+    seen = project(joints[valid], K) if labels is None else labels[valid_2d]  # (n, 2)
+
+    center_x, center_y, side = _square(record, seen, crop_scale)
     A, R = np.eye(3), np.eye(3)
     if left:
         center_x = width - 1 - center_x
@@ -63,9 +67,9 @@ def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.
 
     K, joints = A @ K @ R.T, joints @ R.T
     joints[~valid] = 0, 0, 1  # keeps the projection finite
-    pixels = project(joints, K)
+    pixels = project(joints, K) if labels is None else labels @ A[:2, :2].T + A[:2, 2]
     joints[~valid] = 0
-    pixels[~valid] = 0
+    pixels[~valid_2d] = 0
     depth, depth_center = _around_hand(depth, size)
     return {
         "image": image,
@@ -75,6 +79,7 @@ def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.
         "keypoints_3d": joints.astype(np.float32),
         "keypoints_2d": pixels.astype(np.float32),
         "joint_valid": valid.astype(np.float32),
+        "joint_valid_2d": valid_2d.astype(np.float32),
         "K": K.astype(np.float32),
         "is_right": np.float32(not left),
     }
@@ -101,13 +106,12 @@ def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right):
     return pixels[..., :2], keypoints_3d * signs[..., None, :]
 
 
-def _square(record, joints, K, valid, crop_scale):
-    """Centre x, y and side in px of the square around the hand, in the image as it is."""
+def _square(record, seen, crop_scale):
+    """Centre x, y and side in px of the square around the hand, whose joints are at `seen` (n, 2), in its image."""
     if record.bbox is not None:
         x0, y0, x1, y1 = map(float, record.bbox)
-    elif valid.any():
-        pixels = project(joints[valid], K)  # (n, 2)
-        (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
+    elif len(seen):
+        (x0, y0), (x1, y1) = seen.min(0), seen.max(0)
     else:
         height, width = record.image.shape[:2]
         return (width - 1) / 2, (height - 1) / 2, float(max(width, height))
