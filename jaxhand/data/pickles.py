@@ -1,0 +1,118 @@
+"""Reads pickles of data sets without running anything from them: plain Python values and numpy arrays, nothing else.
+
+NumPy's own way from a pickle to a dtype and an array is not used: a forged dtype state makes numpy take bytes of the
+file for pointers.
+"""
+
+import collections
+import io
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+
+
+def load(source: str | Path | bytes, where: str = ""):
+    """Read a pickle of any protocol, also one written by Python 2 (its `str` becomes text) or another NumPy.
+
+    Args:
+        source: the file's path, or its bytes.
+        where: what errors name; a path's own name if empty.
+
+    Returns:
+        Numbers, text, bytes, None, lists, tuples, dicts and sets of them, and arrays of numbers, text or objects.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it asks for anything else, which is named.
+    """
+    where = where or str(source)
+    if not isinstance(source, bytes):
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise UserError(f"{where}: cannot be read ({error.strerror})") from None
+    try:
+        return _Unpickler(io.BytesIO(source), encoding="latin1").load()
+    except _Refused as error:
+        known = "a pickle may hold plain values and numpy arrays only"
+        raise UserError(f"{where}: wants to run {error}: refused, {known}") from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise UserError(f"{where}: not a whole pickle ({type(error).__name__}: {error}); download it again") from None
+
+
+class _Refused(Exception):
+    """Says what a pickle asked for."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        key = f"{module}.{name}".replace("__builtin__.", "builtins.").replace("numpy._core.", "numpy.core.")
+        if key not in _ADMITTED:
+            raise _Refused(f"{module}.{name}")
+        return _ADMITTED[key]
+
+
+class _Array(np.ndarray):
+    """An array that takes its content from a pickle's state, with a checked dtype."""
+
+    def __setstate__(self, state):
+        version, shape, dtype, fortran, content = state
+        super().__setstate__((version, shape, dtype.checked, fortran, content))
+
+
+class _Dtype:
+    """Stands for a dtype: its letter and size come at first, its byte order by `__setstate__`."""
+
+    def __init__(self, code):
+        if not re.fullmatch(r"[biufcSUO]\d*", code):
+            raise _Refused(f"numpy.dtype({code!r})")
+        self.checked = np.dtype(code)
+
+    def __setstate__(self, state):
+        _, order, subarray, names, fields = state[:5]
+        if not (subarray is names is fields is None):
+            raise _Refused("numpy.dtype of a structure")
+        self.checked = self.checked.newbyteorder(order)
+
+
+class _Numpy:
+    """What numpy's pickles call. Bound methods: a pickle can set attributes of what it is given, not of these."""
+
+    @classmethod
+    def dtype(cls, code, align=False, copy=False):
+        return _Dtype(code)
+
+    @classmethod
+    def reconstruct(cls, kind, shape, code):
+        return _Array((0,), np.uint8)
+
+    @classmethod
+    def frombuffer(cls, content, dtype, shape, order):
+        return np.frombuffer(content, dtype.checked).reshape(shape, order=order)
+
+    @classmethod
+    def scalar(cls, dtype, content):
+        if dtype.checked.kind == "O":
+            return content
+        return np.frombuffer(cls.encode(content), dtype.checked)[0]
+
+    @classmethod
+    def encode(cls, text="", encoding=""):
+        """Bytes, which old protocols write as text, or as a call without arguments where there are none."""
+        return text.encode("latin1") if isinstance(text, str) else text
+
+
+_ADMITTED = {
+    "numpy.ndarray": "ndarray",  # only ever handed to `reconstruct`
+    "numpy.dtype": _Numpy.dtype,
+    "numpy.core.multiarray._reconstruct": _Numpy.reconstruct,
+    "numpy.core.multiarray.scalar": _Numpy.scalar,
+    "numpy.core.numeric._frombuffer": _Numpy.frombuffer,
+    "_codecs.encode": _Numpy.encode,
+    "builtins.bytes": _Numpy.encode,
+    "collections.OrderedDict": collections.OrderedDict,
+    **{f"builtins.{kind.__name__}": kind for kind in (set, frozenset, complex)},
+}
