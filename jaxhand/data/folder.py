@@ -77,6 +77,10 @@ class FolderSet:
                 self._cache[index] = record
         return record
 
+    def label(self, index: int) -> Record:
+        """Record `index` without its image and depth."""
+        return Record(image=None, **self._entries[index].labels)
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """A photograph as RGB (H, W, 3) uint8, whatever it was: grey, with alpha, 16 bits, turned by EXIF.

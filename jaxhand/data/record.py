@@ -1,7 +1,7 @@
 """What one labelled hand is, whatever it was read from.
 
-A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It may
-offer `label(i)`, the same record without its image (`image` is None), where that is cheaper.
+A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It
+may offer `label(i)`, the same record without its image (`image` is None), where that is cheaper.
 """
 
 import dataclasses
