@@ -1,0 +1,128 @@
+"""COCO-style JSON of hands, as mmpose converts data sets to: `images` and `annotations`, an annotation a hand.
+
+An annotation has `image_id` and `keypoints` (21 times x, y px and visibility), and it may have `joint_cam` (21x3 mm,
+OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbox` (x, y, width, height px). Where there
+is 3D, it or its image has `cam_param` (`focal` and `princpt`, px). Images are beside the file or beside its `annotations`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data import index, splits
+from jaxhand.data.folder import read_image
+from jaxhand.data.record import Record
+from jaxhand.hand.skeleton import to_our_order
+
+
+def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bool = False) -> "CocoSet":
+    """Read one file, which is one split whatever it is called.
+
+    Args:
+        file: the JSON file.
+        split: "val" is held out of the file by blocks of neighbouring images; the others read it whole.
+        order: the joints' order, a name in `JOINT_ORDERS`.
+        period: images whose ids differ by this show the same hand; 0 for none.
+        without_val: leave "val" out of "train".
+
+    Raises:
+        UserError: naming the file, and the annotation where it is one of them that is wrong.
+    """
+    arrays = index.cached([file], lambda: _parse(file))
+    ids = arrays["image_id"] % period if period else arrays["image_id"]
+    return CocoSet(file, arrays, order, splits.keep(split, splits.blocks(ids, ids.max() + 1), file, without_val))
+
+
+class CocoSet:
+    """The hands of a COCO-style file as records."""
+
+    def __init__(self, file: Path, arrays: dict, order: str, kept):
+        self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
+        self._arrays, self._order, self._kept = arrays, order, kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, i: int) -> Record:
+        return self._record(i, read_image)
+
+    def label(self, i: int) -> Record:
+        """Record i without its image."""
+        return self._record(i, lambda file: None)
+
+    def encoded(self, i: int) -> tuple[bytes, None]:
+        """The image file of record i as it is; there is no depth."""
+        return index.content(self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")), None
+
+    def _record(self, i: int, read) -> Record:
+        a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
+        file_name, hand, flat = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8"), np.isnan(a["joints"]).any()
+        keypoints = to_our_order(a["keypoints"], self._order)  # (21, 3) x, y, visible
+        visible = (keypoints[:, 2] > 0).astype(np.float32)
+        return Record(
+            image=read(self._folder / file_name),
+            K=nominal_K(*a["size"]) if flat else a["K"],
+            keypoints_3d=np.zeros((21, 3), np.float32) if flat else to_our_order(a["joints"], self._order),
+            joint_valid=np.zeros(21, np.float32) if flat else visible,
+            hand=hand or "right",
+            bbox=None if np.isnan(a["bbox"]).any() else a["bbox"],
+            keypoints_2d=keypoints[:, :2] if flat else None,
+            joint_valid_2d=visible if flat else None,
+            name=f"{file_name}#{hand}" if hand else file_name,
+        )
+
+
+def nominal_K(width: float, height: float) -> np.ndarray:
+    """K (3, 3) of an image whose camera is not known, as HaMeR takes it: f = 5000 / 256 of the longer side, centred."""
+    focal = 5000 / 256 * max(width, height)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def _parse(file: Path) -> dict[str, np.ndarray]:
+    try:
+        content = json.loads(index.content(file))
+        images, annotations = {image["id"]: image for image in content["images"]}, content["annotations"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: not a COCO-style file of images and annotations ({error!r})") from None
+    columns = {name: [] for name in ("image_id", "file_name", "size", "hand_type", "keypoints", "joints", "K", "bbox")}
+    for number, annotation in enumerate(annotations):
+        try:
+            image = images[annotation["image_id"]]
+            camera = annotation.get("cam_param") or image.get("cam_param")
+            joints = _numbers(annotation, "joint_cam", (21, 3))
+            if camera is None and annotation.get("joint_cam") is not None:
+                raise UserError("has joint_cam but no cam_param")
+            focal, center = (_numbers(camera or {}, key, (2,)) for key in ("focal", "princpt"))
+            x, y, width, height = _numbers(annotation, "bbox", (4,))
+            row = {
+                "image_id": annotation["image_id"],
+                "file_name": image["file_name"].encode(),
+                "size": (image["width"], image["height"]),
+                "hand_type": {"right": b"right", "left": b"left", None: b""}[annotation.get("hand_type")],
+                "keypoints": np.reshape(_numbers(annotation, "keypoints", None), (21, 3)),
+                "joints": joints,
+                "K": [[focal[0], 0, center[0]], [0, focal[1], center[1]], [0, 0, 1]],
+                "bbox": (x, y, x + width, y + height),
+            }
+        except (AttributeError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{file}: annotation {number}: {error!r}") from None
+        except UserError as error:
+            raise UserError(f"{file}: annotation {number}: {error}") from None
+        for name, value in row.items():
+            columns[name].append(value)
+    if not annotations:
+        raise UserError(f"{file}: holds no annotation")
+    kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
+    return {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
+
+
+def _numbers(fields: dict, key: str, shape: tuple | None) -> np.ndarray:
+    """A field as an array; NaN where it is missing. Any number of numbers where `shape` is None."""
+    if fields.get(key) is None and shape:
+        return np.full(shape, np.nan)
+    values = np.array(fields[key], np.float64)
+    if shape and values.shape != shape:
+        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers")
+    return values
