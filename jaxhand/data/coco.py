@@ -2,7 +2,7 @@
 
 An annotation has `image_id` and `keypoints` (21 times x, y px and visibility), and it may have `joint_cam` (21x3 mm,
 OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbox` (x, y, width, height px). Where there
-is 3D, it or its image has `cam_param` (`focal` and `princpt`, px). Images are beside the file or beside its `annotations`.
+is 3D, it or its image has `cam_param` (`focal` and `princpt`, px). Images are beside the file, or beside `annotations`.
 """
 
 import json

@@ -5,6 +5,7 @@ count. The evaluation's pickles have only the wrist and a box; its labels came l
 """
 
 import concurrent.futures
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def load(
 ) -> "HO3D":
     """Read the labels of HO-3D; images are opened when their record is read.
 
-    The first time all pickles of the split are read, which takes a minute or more; then they are kept as one file.
+    The first time all pickles of the split are read, half a minute from a local disk; then they are kept as one file.
     Training frames without a label are left out. The evaluation is whole, in the order of evaluation.txt.
 
     Args:
@@ -80,13 +81,15 @@ class HO3D:
     def __init__(self, folder: Path, part: str, frames: list[str], arrays: dict, kept: np.ndarray, depth: bool):
         self._folder, self._part, self._frames, self._depth = folder, part, frames, depth
         self._arrays, self._kept = arrays, kept
+        stems = (f"{folder}/{part}/{frame.replace('/', '/rgb/')}" for frame in frames)
+        endings = (ending for stem in stems for ending in (".png", ".jpg") if os.path.isfile(stem + ending))
+        self._ending = next(endings, ".jpg")  # version 2 or 3, as the first image there is
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __getitem__(self, i: int) -> Record:
-        name = self._file(i, "rgb", ".png")
-        return self._record(i, read_image(self._folder / name), self._read_depth(i))
+        return self._record(i, read_image(self._folder / self._file(i, "rgb")), self._read_depth(i))
 
     def label(self, i: int) -> Record:
         """Record i without image and depth."""
@@ -106,19 +109,15 @@ class HO3D:
             vertices=a["vertices"] * 1000 * FROM_OPENGL if "vertices" in a else None,
             mano_pose=a["handPose"] if posed else None,
             mano_shape=a["handBeta"] if posed else None,
-            name=self._file(i, "rgb", ".png"),
+            name=self._file(i, "rgb"),
         )
 
-    def _file(self, i: int, kind: str, ending: str) -> str:
-        """A file of frame i, in the folder; version 3 has colour images as .jpg and version 2 as .png."""
+    def _file(self, i: int, kind: str) -> str:
         sequence, number = self._frames[self._kept[i]].split("/")
-        stem = f"{self._part}/{sequence}/{kind}/{number}"
-        if kind == "rgb" and not (self._folder / (stem + ending)).is_file():
-            ending = ".jpg"
-        return stem + ending
+        return f"{self._part}/{sequence}/{kind}/{number}{self._ending if kind == 'rgb' else '.png'}"
 
     def _read_depth(self, i: int) -> np.ndarray | None:
-        file = self._folder / self._file(i, "depth", ".png")
+        file = self._folder / self._file(i, "depth")
         if not self._depth or not file.parent.is_dir():
             return None
         return read_two_channels(file, high="green", unit=DEPTH_UNIT)

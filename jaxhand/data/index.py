@@ -80,14 +80,14 @@ def _unreadable(file: Path, error: OSError) -> UserError:
 def _parse(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
     wanted = f"a list of {'x'.join(map(str, shape)) + ' ' if shape else ''}numbers"
-    parts, opened, closed = [], 0, 0
+    content, opened, closed = bytearray(), 0, 0  # grows in place
     for piece in _pieces(file):
         opened, closed = opened + piece.count(b"["), closed + piece.count(b"]")
         try:  # the brackets go: their number is checked instead
-            parts.append(np.array(piece.translate(None, b"[] \t\r\n").split(b","), np.float32))
+            content += np.array(piece.translate(None, b"[] \t\r\n").split(b","), np.float32).tobytes()
         except ValueError as error:
             raise UserError(f"{file}: must hold {wanted} ({error})") from None
-    values = np.concatenate(parts)
+    values = np.frombuffer(content, np.float32)
     if opened != closed:
         raise UserError(f"{file}: cut off after {len(values) // size} entries; download it again")
     lists = 1 + len(values) // size * sum(math.prod(shape[:level]) for level in range(len(shape)))  # a bracket each
