@@ -84,8 +84,8 @@ def labels(part: str, sequence: str, frame: int, *, labelled: bool = True) -> di
 def write(root: Path, *, version: int = 3, frames: int = 3, released: bool = False) -> Path:
     """Write HO3D_v2 or HO3D_v3 into `root`; its folder.
 
-    Of ABF10, frame 1 is in the list without labels. Every training sequence has one frame more than the list says, which
-    has none either. evaluation.txt is in no order.
+    Of ABF10, frame 1 is in the list without labels. Every training sequence has one frame more than the list says,
+    which has none either. evaluation.txt is in no order.
     """
     folder = root / f"HO3D_v{version}"
     lists = {

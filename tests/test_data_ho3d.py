@@ -1,4 +1,4 @@
-"""HO-3D: OpenGL frame, joint order, packed depth, frames without labels, the evaluation before and after its release."""
+"""HO-3D: OpenGL frame, joint order, packed depth, frames without labels, the evaluation before and after release."""
 
 import pickle
 import shutil
@@ -101,8 +101,8 @@ def test_version_2_has_png(released):
 
 def test_a_pose_of_the_opengl_frame_turns_with_its_hand():
     rng = np.random.default_rng(0)
-    axis_angles = np.vstack([rng.normal(size=(20, 3)), np.zeros((1, 3)), np.eye(3) * np.pi, rng.normal(size=(3, 3)) * 4])
-    axis_angles = np.vstack([axis_angles, [[1e-9, 0, 0], [np.pi - 1e-6, 0, 0], [-np.pi, 0, 0]]])
+    axis_angles = np.vstack([rng.normal(size=(20, 3)), rng.normal(size=(3, 3)) * 4, np.eye(3) * np.pi])
+    axis_angles = np.vstack([axis_angles, [[0, 0, 0], [1e-9, 0, 0], [np.pi - 1e-6, 0, 0], [-np.pi, 0, 0]]])
     poses = np.hstack([axis_angles, rng.normal(size=(len(axis_angles), 45))])
     turned = ho3d.turn_to_opencv(poses)
     for pose, expected in zip(turned, axis_angles):
@@ -189,9 +189,9 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
         ho3d.load(copy, "train", variant="v2")
     source = ho3d.load(copy, "train")
     (copy / "train/ABF10/rgb/0000.jpg").unlink()
-    for source in (source, ho3d.load(copy, "train")):
+    for one in (source, ho3d.load(copy, "train")):
         with pytest.raises(UserError, match="train/ABF10/rgb/0000.jpg does not exist"):
-            source[0]
+            one[0]
     (copy / "train/SS2/meta/0001.pkl").unlink()
     (copy / "train/SS2/meta/0002.pkl").unlink()
     with pytest.raises(UserError, match="train/SS2/meta/0001.pkl: no such file, as 2 of 12"):
@@ -223,7 +223,7 @@ def test_labels_of_another_evaluation(released, tmp_path):
     with pytest.raises(UserError, match="evaluation_xyz.json: its wrists are .* mm from those of evaluation"):
         ho3d.load(copy, "test")
     (copy / "evaluation.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="evaluation_xyz.json: 4 entries, but evaluation.txt has 3; it is of another ver"):
+    with pytest.raises(UserError, match="evaluation_xyz.json: 4 entries, but evaluation.txt has 3"):
         ho3d.load(copy, "test")
     (copy / "evaluation.txt").write_text("\n".join(lines))
     (copy / "evaluation_xyz.json").write_text(text.replace("-", ""))

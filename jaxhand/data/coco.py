@@ -6,6 +6,7 @@ is 3D, it or its image has `cam_param` (`focal` and `princpt`, px). Images are b
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -86,43 +87,47 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
         images, annotations = {image["id"]: image for image in content["images"]}, content["annotations"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}: not a COCO-style file of images and annotations ({error!r})") from None
-    columns = {name: [] for name in ("image_id", "file_name", "size", "hand_type", "keypoints", "joints", "K", "bbox")}
-    for number, annotation in enumerate(annotations):
-        try:
-            image = images[annotation["image_id"]]
-            camera = annotation.get("cam_param") or image.get("cam_param")
-            joints = _numbers(annotation, "joint_cam", (21, 3))
-            if camera is None and annotation.get("joint_cam") is not None:
-                raise UserError("has joint_cam but no cam_param")
-            focal, center = (_numbers(camera or {}, key, (2,)) for key in ("focal", "princpt"))
-            x, y, width, height = _numbers(annotation, "bbox", (4,))
-            row = {
-                "image_id": annotation["image_id"],
-                "file_name": image["file_name"].encode(),
-                "size": (image["width"], image["height"]),
-                "hand_type": {"right": b"right", "left": b"left", None: b""}[annotation.get("hand_type")],
-                "keypoints": np.reshape(_numbers(annotation, "keypoints", None), (21, 3)),
-                "joints": joints,
-                "K": [[focal[0], 0, center[0]], [0, focal[1], center[1]], [0, 0, 1]],
-                "bbox": (x, y, x + width, y + height),
-            }
-        except (AttributeError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file}: annotation {number}: {error!r}") from None
-        except UserError as error:
-            raise UserError(f"{file}: annotation {number}: {error}") from None
-        for name, value in row.items():
-            columns[name].append(value)
     if not annotations:
         raise UserError(f"{file}: holds no annotation")
+    rows = []
+    for number, annotation in enumerate(annotations):
+        try:
+            rows.append(_row(annotation, images))
+        except KeyError as error:
+            raise UserError(f"{file}: annotation {number}: missing key {error}") from None
+        except (AttributeError, ValueError, TypeError) as error:
+            raise UserError(f"{file}: annotation {number}: {error}") from None
     kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
-    return {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
+    return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
 
 
-def _numbers(fields: dict, key: str, shape: tuple | None) -> np.ndarray:
-    """A field as an array; NaN where it is missing. Any number of numbers where `shape` is None."""
-    if fields.get(key) is None and shape:
-        return np.full(shape, np.nan)
-    values = np.array(fields[key], np.float64)
-    if shape and values.shape != shape:
-        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers")
-    return values
+def _row(annotation: dict, images: dict) -> dict:
+    """One annotation; NaN where it has no such numbers. Errors do not name it, `_parse` puts that in front."""
+    image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
+    if image is None:
+        raise UserError(f"image_id {annotation['image_id']} is of no image in the file")
+    if hand not in ("right", "left", None):
+        raise UserError(f'hand_type must be "right" or "left", got {hand!r}')
+    camera = annotation.get("cam_param") or image.get("cam_param") or {}
+    if not camera and annotation.get("joint_cam") is not None:
+        raise UserError("has joint_cam but no cam_param")
+    (fx, fy), (cx, cy) = (_numbers(camera, key, (2,)) for key in ("focal", "princpt"))
+    x, y, width, height = _numbers(annotation, "bbox", (4,))
+    return {
+        "image_id": annotation["image_id"],
+        "file_name": image["file_name"].encode(),
+        "size": (image["width"], image["height"]),
+        "hand_type": (hand or "").encode(),
+        "keypoints": _numbers(annotation, "keypoints", (21, 3)),
+        "joints": _numbers(annotation, "joint_cam", (21, 3)),
+        "K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]],
+        "bbox": (x, y, x + width, y + height),
+    }
+
+
+def _numbers(fields: dict, key: str, shape: tuple) -> np.ndarray:
+    """A field, in one list or in lists of lists; NaN where it is missing."""
+    values = np.array(np.full(shape, np.nan) if fields.get(key) is None else fields[key], np.float64)
+    if values.size != math.prod(shape):
+        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {values.size} in all")
+    return values.reshape(shape)

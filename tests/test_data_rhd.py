@@ -1,0 +1,209 @@
+"""RHD: two hands an image, tips before bases, packed depth, COCO-style files, and three real images."""
+
+import json
+import pickle
+import shutil
+
+import layouts
+import layouts_rhd as layout
+import numpy as np
+import pytest
+
+from jaxhand.config import UserError
+from jaxhand.data import coco, rhd
+from jaxhand.data.crop import crop
+from jaxhand.hand.camera import project
+from jaxhand.hand.skeleton import PARENTS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return layout.write(tmp_path_factory.mktemp("rhd"))
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "RHD_published_v2")
+
+
+def names(source):
+    return [source.label(i).name for i in range(len(source))]
+
+
+@pytest.mark.parametrize(("split", "part"), [("train", "training"), ("test", "evaluation")])
+def test_records_are_in_our_units_and_order(folder, split, part):
+    source = rhd.load(folder, split)
+    for i in range(len(source)):
+        record = source[i]
+        number = int(record.name.split("/")[-1][:5])
+        np.testing.assert_allclose(record.keypoints_3d, layout.joints(part, number, record.hand), atol=1e-3)
+        np.testing.assert_allclose(record.K, layout.camera(number))
+        assert record.joint_valid.all()  # hidden joints are labelled too
+        assert layouts.joints_shown(record.image, project(record.keypoints_3d, record.K)) == list(range(21))
+
+
+def test_both_hands_of_an_image_are_records_if_they_are_seen(folder):
+    images = [(0, "left"), (0, "right"), (1, "right"), (2, "left"), (2, "right"), (3, "left"), (3, "right")]
+    source = rhd.load(folder, "train")
+    assert names(source) == [f"training/color/{number:05d}.png#{hand}" for number, hand in images]
+    assert [source.label(i).hand for i in range(len(source))] == [hand for _, hand in images]
+    assert names(rhd.load(folder, "test"))[0] == "evaluation/color/00000.png#left"
+    left, right = (crop(source[i], 64, 1.4) for i in (0, 1))
+    assert (left["is_right"], right["is_right"]) == (0, 1)
+    across = [sample["keypoints_3d"][1, 0] - sample["keypoints_3d"][17, 0] for sample in (left, right)]
+    assert across[0] * across[1] > 0  # the mirrored left hand has its thumb on the same side
+
+
+def test_depth_is_millimetres(folder):
+    """The high byte is red, the other way about than in HO-3D."""
+    record = rhd.load(folder, "train")[0]
+    np.testing.assert_allclose(record.depth, layout.depth("training", 0) * (5000 / 65535), rtol=1e-6)
+    x, y = project(record.keypoints_3d, record.K).round().astype(int).T
+    np.testing.assert_allclose(record.depth[y, x], record.keypoints_3d[:, 2], atol=0.05)
+    assert record.depth.max() == pytest.approx(5000)
+
+
+def test_depth_can_be_left_out(copy):
+    assert rhd.load(copy, "train", depth=False)[0].depth is None
+    layouts.write_image(copy / "training/depth/00000.png", np.zeros((320, 320), np.uint8))
+    with pytest.raises(UserError, match="training/depth/00000.png: not a whole depth image of 3 channels"):
+        rhd.load(copy, "train")[0]
+    shutil.rmtree(copy / "training/depth")
+    assert rhd.load(copy, "train")[0].depth is None
+
+
+def test_hands_of_one_image_are_held_out_together(folder):
+    val, train = rhd.load(folder, "val"), rhd.load(folder, "train", without_val=True)
+    images = [{name.partition("#")[0] for name in names(source)} for source in (val, train)]
+    assert len(images[0]) == 1 and len(images[1]) == 3 and not images[0] & images[1]
+
+
+def test_label_is_the_record_without_image(folder):
+    source = rhd.load(folder, "train")
+    record, label = source[2], source.label(2)
+    assert label.image is None and label.depth is None and label.name == record.name
+    np.testing.assert_array_equal(label.keypoints_3d, record.keypoints_3d)
+    with pytest.raises(IndexError):
+        source.label(len(source))
+
+
+ENTRY = layout.annotation("training", 0)
+MISTAKES = {
+    "every xyz must be 42x3 numbers": {0: ENTRY | {"xyz": ENTRY["xyz"][:21]}},
+    "every uv_vis must be 42x3 numbers": {0: {key: ENTRY[key] for key in ("K", "xyz")}},
+    "every K must be 3x3 numbers": {0: ENTRY, 1: ENTRY | {"K": np.full((3, 3), np.nan)}},
+    "the joints' median z is 5..\\..*RHD's are metres": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
+    "not a dict of annotations": [ENTRY],
+    "not a dict of annotations by image number": {"00000": ENTRY},
+    "not a whole pickle": b"\x80\x02}",
+    "wants to run os.system": b"cos\nsystem\n(S'true'\ntR.",
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_mistake_is_named(tmp_path, message):
+    content = MISTAKES[message]
+    (tmp_path / "training").mkdir()
+    file = tmp_path / "training/anno_training.pickle"
+    file.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=2))
+    with pytest.raises(UserError, match=f"anno_training.pickle: .*{message}"):
+        rhd.load(tmp_path, "train")
+
+
+def test_files_that_are_not_there(copy, tmp_path):
+    with pytest.raises(UserError, match="none: no such folder"):
+        rhd.load(tmp_path / "none", "train")
+    with pytest.raises(UserError, match="rhd-v2: unknown"):
+        rhd.load(copy, "train", variant="v2")
+    (copy / "training/color/00000.png").unlink()
+    with pytest.raises(UserError, match="training/color/00000.png does not exist"):
+        rhd.load(copy, "train")[1]
+    (copy / "evaluation/anno_evaluation.pickle").unlink()
+    with pytest.raises(UserError, match="anno_evaluation.pickle: no such file"):
+        rhd.load(copy, "test")
+
+
+# ---- COCO-style files
+
+HAND = layout.joints("training", 0, "left")
+ANNOTATION = {
+    "image_id": 7,
+    "bbox": [100, 60, 50, 80],
+    "keypoints": np.hstack([layouts.pixels(HAND, layout.camera(0)), np.ones((21, 1))])[layout.ORDER].tolist(),
+    "joint_cam": HAND[layout.ORDER].tolist(),
+    "hand_type": "left",
+}
+IMAGE = {"id": 7, "file_name": "color/00000.png", "width": 320, "height": 320}
+CAMERA = {"cam_param": {"focal": [299, 299], "princpt": [160, 160]}}
+
+
+def coco_file(path, annotation=ANNOTATION, image=IMAGE | CAMERA):
+    path.write_text(json.dumps({"images": [image], "annotations": [annotation]}))
+    return path
+
+
+def test_a_coco_file(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    points = layouts.pixels(HAND, layout.camera(0))
+    layouts.write_image(tmp_path / "color/00000.png", layouts.picture(320, 320, points))
+    record = rhd.load(coco_file(tmp_path / "annotations/rhd_train.json"), "train")[0]
+    np.testing.assert_allclose(record.keypoints_3d, HAND, atol=1e-3)
+    np.testing.assert_array_equal(record.bbox, [100, 60, 150, 140])
+    assert layouts.joints_shown(record.image, project(record.keypoints_3d, record.K)) == list(range(21))
+    assert record.name == "color/00000.png#left" and record.keypoints_2d is None and record.joint_valid_2d is None
+    hidden = np.array(ANNOTATION["keypoints"])
+    hidden[4, 2] = 0  # theirs: the thumb's base
+    source = rhd.load(coco_file(tmp_path / "hidden.json", ANNOTATION | {"keypoints": hidden.ravel().tolist()}), "train")
+    assert np.flatnonzero(source.label(0).joint_valid == 0).tolist() == [1]
+    flat = {key: ANNOTATION[key] for key in ("image_id", "keypoints")}
+    label = rhd.load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").label(0)
+    assert label.hand == "right" and label.bbox is None and not label.joint_valid.any() and not label.keypoints_3d.any()
+    np.testing.assert_allclose(label.keypoints_2d, points, atol=1e-4)
+    np.testing.assert_array_equal(label.K, coco.nominal_K(320, 320))
+    assert label.name == "color/00000.png"
+
+
+COCO_MISTAKES = {
+    "annotation 0: image_id 8 is of no image": {"annotation": ANNOTATION | {"image_id": 8}},
+    "annotation 0: hand_type must be .* got 'both'": {"annotation": ANNOTATION | {"hand_type": "both"}},
+    "annotation 0: joint_cam must be 21x3 numbers": {"annotation": ANNOTATION | {"joint_cam": [[0, 0, 0]] * 42}},
+    "annotation 0: keypoints must be 21x3 numbers, got 3 in all": {"annotation": ANNOTATION | {"keypoints": [1, 2, 3]}},
+    "annotation 0: has joint_cam but no cam_param": {"image": IMAGE},
+    "annotation 0: missing key 'width'": {"image": {"id": 7, "file_name": "a.png"} | CAMERA},
+    "annotation 0: string indices": {"annotation": "lost"},
+    "annotation 0: keypoints must be 21x3 numbers, got 20": {"annotation": ANNOTATION | {"keypoints": [0] * 20}},
+}
+
+
+@pytest.mark.parametrize("message", COCO_MISTAKES)
+def test_a_mistake_in_a_coco_file_is_named(tmp_path, message):
+    file = coco_file(tmp_path / "wrong.json", **COCO_MISTAKES[message])
+    with pytest.raises(UserError, match=f"wrong.json: {message}"):
+        rhd.load(file, "train")
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "[]", '{"images": []}', '{"images": [1], "annotations": []}'])
+def test_a_file_that_is_no_coco(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(UserError, match="other.json: not a COCO-style file of images and annotations"):
+        rhd.load(tmp_path / "other.json", "train")
+    (tmp_path / "other.json").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(UserError, match="other.json: holds no annotation"):
+        rhd.load(tmp_path / "other.json", "train")
+
+
+def test_real_images(shared):
+    """Three real images: the joints' order (its file names them the wrong way about), units, camera and hand."""
+    source = rhd.load(shared / "real/rhd/test_rhd.json", "test")
+    content = json.loads((shared / "real/rhd/test_rhd.json").read_text())
+    assert [source.label(i).hand for i in range(len(source))] == ["left", "left", "right"]
+    for i, annotation in enumerate(content["annotations"]):
+        record = source[i]
+        assert record.image.shape == (320, 320, 3) and record.joint_valid.all()
+        stated = np.array(annotation["keypoints"])[layout.ORDER][:, :2]
+        np.testing.assert_allclose(project(record.keypoints_3d, record.K), stated, atol=1.0)
+        joints = record.keypoints_3d
+        bones = np.linalg.norm(joints[1:] - joints[PARENTS[1:]], axis=-1).reshape(5, 4)  # (finger, bone)
+        assert (bones[1:, 0] > 60).all() and (bones[1:, 0] < 120).all()  # the palm
+        assert (bones[1:, 1:] < 60).all() and (bones[1:, 1:] > 12).all()  # the fingers
+        assert crop(record, 64, 1.4)["image"].std() > 5
