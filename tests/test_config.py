@@ -90,7 +90,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is():
         ("training.batch_size=true", "training.batch_size must be int"),
         ("training.batch_size=many", "training.batch_size must be int, got 'many'"),
         ("optimizer.learning_rate=[1]", "optimizer.learning_rate must be float"),
-        ("data.train={a: 1}", "data.train must be str"),
+        ("data.test={a: 1}", "data.test must be str"),
         ("training=5", "'training' is a section"),
         ("data.view=side", "data.view must be one of front, all"),
         ("data.test_split=train", "data.test_split must be one of test, val"),

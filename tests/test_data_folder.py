@@ -171,12 +171,6 @@ def test_memory_for_decoded_images_is_bounded(folder, monkeypatch):
     assert [source[i] is source[i] for i in range(3)] == [True, True, False]
 
 
-@pytest.mark.parametrize("name", ["freihand", "folder", "folder:", "Synthetic"])
-def test_an_unknown_name_lists_the_known(name):
-    with pytest.raises(UserError, match=f"unknown data set '{name}'; known: synthetic, folder:PATH"):
-        data.load(name, "train", DataConfig(), 0)
-
-
 def test_real_photographs(shared):
     path = shared / "real" / "hand_photos"
     sets = {split: load(path, split) for split in ("train", "test", "val")}

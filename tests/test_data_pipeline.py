@@ -77,7 +77,7 @@ def test_batch_has_the_contract_of_shapes():
 
 def test_every_epoch_is_another_permutation():
     config = make_config("data.threads=3")
-    assert steps_per_epoch(20, 6) == 3
+    assert steps_per_epoch(Source(20), config) == 3
     iterator = train_iterator(Source(20), config)
     epochs = [np.concatenate([batch["index"] for batch in take(iterator, 3)]) for _ in range(8)]
     for epoch in epochs:

@@ -20,17 +20,20 @@ CACHE_BYTES = 2**29  # decoded images kept in memory
 VAL_EVERY = 5  # every fifth line of train.jsonl can be held out
 
 
-def load(path: str | Path, split: str, *, without_val: bool = False) -> "FolderSet":
+def load(path: str | Path, split: str, *, variant: str = "", without_val: bool = False) -> "FolderSet":
     """Read and check the labels of a folder; images are only looked for, not opened.
 
     Args:
         path: the folder.
         split: "train" or "test" for the file of that name, "val" for every fifth line of train.jsonl.
+        variant: there is none.
         without_val: leave the lines of "val" out of "train".
 
     Raises:
         UserError: naming file, line and fault. Reading a record raises it for an image that cannot be decoded.
     """
+    if variant:
+        raise UserError(f"folder-{variant}: unknown; it is called folder")
     folder = Path(path).expanduser()
     file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
     if not folder.is_dir():
@@ -81,6 +84,10 @@ class FolderSet:
         """Record `index` without its image and depth."""
         return Record(image=None, **self._entries[index].labels)
 
+    def encoded(self, index: int) -> tuple[bytes, None]:
+        """The bytes of the image file of record `index`."""
+        return Path(self._entries[index].image).read_bytes(), None
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """A photograph as RGB (H, W, 3) uint8, whatever it was: grey, with alpha, 16 bits, turned by EXIF.
@@ -90,7 +97,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     if not os.path.isfile(path):
         raise UserError(f"image {path} does not exist")
-    image = _decode(path, cv2.IMREAD_COLOR_RGB)
+    image = _read(path)
     if image is None:
         raise UserError(f"image {path} is not an image or is cut off")
     return image
@@ -133,7 +140,7 @@ class _Entry:
         height, width = image.shape[:2]
         depth = None
         if self.depth is not None:
-            depth = _decode(self.depth, cv2.IMREAD_UNCHANGED)
+            depth = _read(self.depth, cv2.IMREAD_UNCHANGED)
             if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
                 need = f"a 16-bit grey PNG of the image's {width}x{height} px"
                 raise UserError(f"{self.where}: depth {self.depth} is not {need}")
@@ -145,13 +152,19 @@ class _Entry:
         return Record(image=image, depth=depth, **self.labels)
 
 
-def _decode(path: str | Path, flags: int):
-    """The decoded image, or None. OpenCV drops alpha, spreads grey, turns by EXIF and brings 16 bits to 8."""
+def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
+    """The bytes of an image file as RGB (H, W, 3) uint8, or None where they are none.
+
+    OpenCV drops alpha, spreads grey, turns by EXIF and brings 16 bits to 8, unless `flags` say otherwise.
+    """
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+
+
+def _read(path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
     try:
-        content = np.fromfile(path, np.uint8)
+        return decode(Path(path).read_bytes(), flags)
     except OSError:
         return None
-    return cv2.imdecode(content, flags) if content.size else None
 
 
 def _file(folder: Path, name, key: str) -> str:

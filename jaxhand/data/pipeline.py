@@ -12,21 +12,27 @@ import grain
 import numpy as np
 
 from jaxhand.config import Config, UserError
+from jaxhand.data import mix
 from jaxhand.data.augment import draw
 from jaxhand.data.crop import crop
 
 ENDLESS = 2**40  # steps
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
+def steps_per_epoch(source, config: Config) -> int:
     """Full batches in an epoch. Raises UserError where not even one can be filled."""
+    batch_size, asked = config.training.batch_size, config.training.epoch_samples
+    samples = asked or len(source)
     if samples < batch_size:
-        raise UserError(f"training.batch_size is {batch_size}, but the training set holds {samples} samples: lower it")
+        holds = f"training.epoch_samples is {asked}" if asked else f"the training set holds {samples} samples"
+        raise UserError(f"training.batch_size is {batch_size}, but {holds}: lower it")
     return samples // batch_size
 
 
 def train_iterator(source, config: Config, *, process_index: int = 0, process_count: int = 1):
     """Endless host batches, shuffled anew every epoch, each sample at most once an epoch.
+
+    A `Mix` is drawn as `mix.order` says, and so is any source where `training.epoch_samples` is set.
 
     Args:
         source: `__len__` and `__getitem__(i) -> Record`.
@@ -59,16 +65,21 @@ class _TrainBatches:
     """Step → this process's rows of the global batch."""
 
     def __init__(self, source, config: Config, process_index: int, process_count: int):
+        if config.training.epoch_samples and not isinstance(source, mix.Mix):
+            source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
         self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
-        self.steps = steps_per_epoch(len(source), config.training.batch_size)
+        self.steps = steps_per_epoch(source, config)
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
         return ENDLESS
 
     def _order(self, epoch: int) -> np.ndarray:
+        if isinstance(self.source, mix.Mix):
+            count = self.steps * self.config.training.batch_size
+            return mix.order(self.source.sizes, self.source.weights, self.seed, epoch, count)
         return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
 
     def __getitem__(self, step: int) -> dict:

@@ -53,7 +53,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.train_set = data.load(config.data.train, "train", config.data, config.seed)
         self.test_set = data.load(config.data.test, config.data.test_split, config.data, config.seed)
-        self.steps = pipeline.steps_per_epoch(len(self.train_set), config.training.batch_size)
+        self.steps = pipeline.steps_per_epoch(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set, config, process_index=jax.process_index(), process_count=jax.process_count()
         )

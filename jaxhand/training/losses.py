@@ -9,8 +9,8 @@ def terms(predictions: dict, batch: dict, *, balanced: bool = False) -> dict:
     """Every term of the loss, unweighted; 0 for a hand that lacks the labels of a term.
 
     Args:
-        predictions: what a model returns; `guesses_3d` (B,G,21,3), `guesses_2d` (before the final joints) and `root_depth`
-            are optional.
+        predictions: what a model returns; `guesses_3d` (B,G,21,3), `guesses_2d` (before the final joints) and
+            `root_depth` are optional.
         batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` and `joint_valid_2d` (B,21),
             `has_depth` (B,), `image`.
         balanced: enlarge the terms so that the mean over the batch is the mean over the hands that have such labels (in
