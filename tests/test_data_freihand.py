@@ -84,10 +84,11 @@ def test_masks_serve_all_backgrounds(folder):
 def test_poses_are_absolute_or_not_there(folder):
     mean = np.linspace(-1, 1, 45)
     assert freihand.load(folder, "train").label(0).mano_pose is None
-    record = freihand.load(folder, "train", mano_mean=mean).label(N + 2)
     stored = layout.mano(2)[0]
-    np.testing.assert_allclose(record.mano_pose, [*stored[:3], *(stored[3:48] + mean)], atol=1e-6)
-    np.testing.assert_allclose(record.mano_shape, stored[48:58], atol=1e-6)
+    for given in (mean, [mean, -mean]):  # of the right hand, of right and left
+        record = freihand.load(folder, "train", mano_mean=given).label(N + 2)
+        np.testing.assert_allclose(record.mano_pose, [*stored[:3], *(stored[3:48] + mean)], atol=1e-6)
+        np.testing.assert_allclose(record.mano_shape, stored[48:58], atol=1e-6)
 
 
 def test_the_evaluation_without_its_labels(folder):
@@ -167,37 +168,6 @@ def test_files_that_are_not_there(folder, changed, tmp_path):
     (copy / "training_xyz.json").write_text(json.dumps(XYZ))
     with pytest.raises(UserError, match="training/rgb/00000003.jpg is not an image or is cut off"):
         freihand.load(copy, "train")[3]
-
-
-def test_labels_are_parsed_once_and_again_when_they_change(changed, monkeypatch, tmp_path):
-    from jaxhand.data import index
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    copy = changed("training_xyz.json", XYZ)
-    parsed, parse = [], index._parse
-    monkeypatch.setattr(index, "_parse", lambda file, shape: parsed.append(file.name) or parse(file, shape))
-    first = freihand.load(copy, "train").label(0)
-    assert sorted(parsed) == ["training_K.json", "training_xyz.json"]
-    np.testing.assert_array_equal(freihand.load(copy, "train").label(0).keypoints_3d, first.keypoints_3d)
-    assert len(parsed) == 2
-    (copy / "training_xyz.json").write_text(json.dumps((np.array(XYZ) + 0.25).tolist()))
-    np.testing.assert_allclose(freihand.load(copy, "train").label(0).keypoints_3d, first.keypoints_3d + 250, atol=1e-3)
-    for file in (tmp_path / "cache/jaxhand/index").iterdir():  # damage is seen, and mended
-        file.write_bytes(file.read_bytes()[:-4])
-    np.testing.assert_allclose(freihand.load(copy, "train").label(0).keypoints_3d, first.keypoints_3d + 250, atol=1e-3)
-    assert len(parsed) == 5
-    monkeypatch.setenv("XDG_CACHE_HOME", str(copy / "training_K.json"))  # a cache that cannot be written
-    np.testing.assert_allclose(freihand.load(copy, "train").label(0).K, first.K)
-
-
-def test_long_files_are_parsed_in_pieces(monkeypatch, tmp_path):
-    from jaxhand.data import index
-
-    values = np.random.default_rng(0).normal(size=(50, 21, 3)) * 10.0 ** np.arange(-9, 12).reshape(21, 1)
-    for piece, indent in ((7, None), (64, None), (1000, 1)):
-        monkeypatch.setattr(index, "_PIECE", piece)
-        (tmp_path / "values.json").write_text(json.dumps(values.tolist(), indent=indent))
-        np.testing.assert_array_equal(index._parse(tmp_path / "values.json", (21, 3)), values.astype(np.float32))
 
 
 def test_real_images(shared):

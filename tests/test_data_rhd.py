@@ -1,4 +1,4 @@
-"""RHD: two hands an image, tips before bases, packed depth, COCO-style files, and three real images."""
+"""RHD: two hands an image, tips before bases, packed depth, and three real images."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import coco, rhd
+from jaxhand.data import rhd
 from jaxhand.data.crop import crop
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import PARENTS
@@ -83,6 +83,7 @@ def test_label_is_the_record_without_image(folder):
     record, label = source[2], source.label(2)
     assert label.image is None and label.depth is None and label.name == record.name
     np.testing.assert_array_equal(label.keypoints_3d, record.keypoints_3d)
+    assert source.encoded(2) == ((folder / "training/color/00001.png").read_bytes(), None)
     with pytest.raises(IndexError):
         source.label(len(source))
 
@@ -121,75 +122,6 @@ def test_files_that_are_not_there(copy, tmp_path):
     (copy / "evaluation/anno_evaluation.pickle").unlink()
     with pytest.raises(UserError, match="anno_evaluation.pickle: no such file"):
         rhd.load(copy, "test")
-
-
-# ---- COCO-style files
-
-HAND = layout.joints("training", 0, "left")
-ANNOTATION = {
-    "image_id": 7,
-    "bbox": [100, 60, 50, 80],
-    "keypoints": np.hstack([layouts.pixels(HAND, layout.camera(0)), np.ones((21, 1))])[layout.ORDER].tolist(),
-    "joint_cam": HAND[layout.ORDER].tolist(),
-    "hand_type": "left",
-}
-IMAGE = {"id": 7, "file_name": "color/00000.png", "width": 320, "height": 320}
-CAMERA = {"cam_param": {"focal": [299, 299], "princpt": [160, 160]}}
-
-
-def coco_file(path, annotation=ANNOTATION, image=IMAGE | CAMERA):
-    path.write_text(json.dumps({"images": [image], "annotations": [annotation]}))
-    return path
-
-
-def test_a_coco_file(tmp_path):
-    (tmp_path / "annotations").mkdir()
-    points = layouts.pixels(HAND, layout.camera(0))
-    layouts.write_image(tmp_path / "color/00000.png", layouts.picture(320, 320, points))
-    record = rhd.load(coco_file(tmp_path / "annotations/rhd_train.json"), "train")[0]
-    np.testing.assert_allclose(record.keypoints_3d, HAND, atol=1e-3)
-    np.testing.assert_array_equal(record.bbox, [100, 60, 150, 140])
-    assert layouts.joints_shown(record.image, project(record.keypoints_3d, record.K)) == list(range(21))
-    assert record.name == "color/00000.png#left" and record.keypoints_2d is None and record.joint_valid_2d is None
-    hidden = np.array(ANNOTATION["keypoints"])
-    hidden[4, 2] = 0  # theirs: the thumb's base
-    source = rhd.load(coco_file(tmp_path / "hidden.json", ANNOTATION | {"keypoints": hidden.ravel().tolist()}), "train")
-    assert np.flatnonzero(source.label(0).joint_valid == 0).tolist() == [1]
-    flat = {key: ANNOTATION[key] for key in ("image_id", "keypoints")}
-    label = rhd.load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").label(0)
-    assert label.hand == "right" and label.bbox is None and not label.joint_valid.any() and not label.keypoints_3d.any()
-    np.testing.assert_allclose(label.keypoints_2d, points, atol=1e-4)
-    np.testing.assert_array_equal(label.K, coco.nominal_K(320, 320))
-    assert label.name == "color/00000.png"
-
-
-COCO_MISTAKES = {
-    "annotation 0: image_id 8 is of no image": {"annotation": ANNOTATION | {"image_id": 8}},
-    "annotation 0: hand_type must be .* got 'both'": {"annotation": ANNOTATION | {"hand_type": "both"}},
-    "annotation 0: joint_cam must be 21x3 numbers": {"annotation": ANNOTATION | {"joint_cam": [[0, 0, 0]] * 42}},
-    "annotation 0: keypoints must be 21x3 numbers, got 3 in all": {"annotation": ANNOTATION | {"keypoints": [1, 2, 3]}},
-    "annotation 0: has joint_cam but no cam_param": {"image": IMAGE},
-    "annotation 0: missing key 'width'": {"image": {"id": 7, "file_name": "a.png"} | CAMERA},
-    "annotation 0: string indices": {"annotation": "lost"},
-    "annotation 0: keypoints must be 21x3 numbers, got 20": {"annotation": ANNOTATION | {"keypoints": [0] * 20}},
-}
-
-
-@pytest.mark.parametrize("message", COCO_MISTAKES)
-def test_a_mistake_in_a_coco_file_is_named(tmp_path, message):
-    file = coco_file(tmp_path / "wrong.json", **COCO_MISTAKES[message])
-    with pytest.raises(UserError, match=f"wrong.json: {message}"):
-        rhd.load(file, "train")
-
-
-@pytest.mark.parametrize("text", ["[1, 2", "[]", '{"images": []}', '{"images": [1], "annotations": []}'])
-def test_a_file_that_is_no_coco(tmp_path, text):
-    (tmp_path / "other.json").write_text(text)
-    with pytest.raises(UserError, match="other.json: not a COCO-style file of images and annotations"):
-        rhd.load(tmp_path / "other.json", "train")
-    (tmp_path / "other.json").write_text('{"images": [], "annotations": []}')
-    with pytest.raises(UserError, match="other.json: holds no annotation"):
-        rhd.load(tmp_path / "other.json", "train")
 
 
 def test_real_images(shared):

@@ -5,7 +5,6 @@ OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbo
 is 3D, it or its image has `cam_param` (`focal` and `princpt`, px). Images are beside the file, or beside `annotations`.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index, splits
 from jaxhand.data.folder import read_image
+from jaxhand.data.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -82,21 +82,16 @@ def nominal_K(width: float, height: float) -> np.ndarray:
 
 
 def _parse(file: Path) -> dict[str, np.ndarray]:
-    try:
-        content = json.loads(index.content(file))
-        images, annotations = {image["id"]: image for image in content["images"]}, content["annotations"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: not a COCO-style file of images and annotations ({error!r})") from None
-    if not annotations:
-        raise UserError(f"{file}: holds no annotation")
-    rows = []
-    for number, annotation in enumerate(annotations):
+    images, rows = {image.get("id"): image for image in entries(file, "images")}, []
+    for number, annotation in enumerate(entries(file, "annotations")):
         try:
             rows.append(_row(annotation, images))
         except KeyError as error:
             raise UserError(f"{file}: annotation {number}: missing key {error}") from None
         except (AttributeError, ValueError, TypeError) as error:
             raise UserError(f"{file}: annotation {number}: {error}") from None
+    if not rows:
+        raise UserError(f"{file}: holds no annotation")
     kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
     return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
 

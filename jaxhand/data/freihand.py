@@ -13,6 +13,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import coco, index, splits
 from jaxhand.data.folder import read_image
+from jaxhand.data.mano_pose import of_side
 from jaxhand.data.record import Record
 
 VERSIONS = ("gs", "hom", "sample", "auto")  # of the background: green screen, homogenised, sampled, recoloured
@@ -38,7 +39,8 @@ def load(
         variant: one of `VERSIONS` reads only these training images; empty reads all four.
         without_val: leave "val" out of "train".
         vertices: read the meshes as well: 300 MB, parsed once in about a minute.
-        mano_mean: (45,) MANO's `hands_mean`. FreiHAND's poses are offsets from it: without it records have none.
+        mano_mean: (45,) MANO's `hands_mean` of the right hand, or (2, 45) of right and left. FreiHAND's poses are
+            offsets from it: without it records have none.
 
     Returns:
         A `FreiHAND`, or of a JSON file a `coco.CocoSet`.
@@ -61,6 +63,7 @@ def load(
         if vertices:
             arrays["verts"] = index.numbers(labels / f"{part}_verts.json", (778, 3))
         if mano_mean is not None:
+            mano_mean = of_side(mano_mean, (45,), "right")
             arrays["mano"] = index.numbers(labels / f"{part}_mano.json", (1, 61))
     count = len(arrays["K"])
     for name, array in arrays.items():

@@ -14,6 +14,7 @@ from jaxhand.config import UserError
 from jaxhand.data import index, pickles, splits
 from jaxhand.data.depth import read_two_channels
 from jaxhand.data.folder import read_image
+from jaxhand.data.mano_pose import turn
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -95,6 +96,10 @@ class HO3D:
         """Record i without image and depth."""
         return self._record(i, None, None)
 
+    def encoded(self, i: int) -> tuple[bytes, None]:
+        """The image file of record i as it is; its depth is packed in a way of its own."""
+        return index.content(self._folder / self._file(i, "rgb")), None
+
     def _record(self, i: int, image, depth) -> Record:
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         posed, boxed = np.isfinite(a["handPose"]).all(), np.isfinite(a["handBoundingBox"]).all()
@@ -123,23 +128,6 @@ class HO3D:
         return read_two_channels(file, high="green", unit=DEPTH_UNIT)
 
 
-def turn_to_opencv(pose: np.ndarray) -> np.ndarray:
-    """MANO poses (N, 48) of the OpenGL frame → of the OpenCV frame: the hand's rotation is half a turn about x more.
-
-    Rotations as unit quaternions: half a turn about x is i, and i (w + x i + y j + z k) = -x + w i - z j + y k.
-    MANO turns about the wrist, so no translation follows from this.
-    """
-    pose = np.array(pose, np.float64)
-    angle = np.linalg.norm(pose[:, :3], axis=-1, keepdims=True)  # (N, 1)
-    w = np.cos(angle / 2)
-    x, y, z = np.split(pose[:, :3] * np.sinc(angle / (2 * np.pi)) / 2, 3, axis=-1)  # sin(angle / 2) times the axis
-    w, xyz = -x, np.concatenate([w, -z, y], -1)
-    xyz, w = np.where(w < 0, -xyz, xyz), np.abs(w)  # the same rotation, by at most half a turn
-    sine = np.linalg.norm(xyz, axis=-1, keepdims=True)
-    pose[:, :3] = xyz * np.where(sine > 1e-12, 2 * np.arctan2(sine, w) / np.maximum(sine, 1e-12), 2)
-    return pose
-
-
 def _frames(file: Path) -> list[str]:
     """Lines such as ABF10/0000."""
     lines = index.content(file).decode("latin1").split("\n")
@@ -164,7 +152,6 @@ def _read(folder: Path, frames: list[str]) -> dict[str, np.ndarray]:
     arrays = {key: np.float32([row[key] for row in rows]) for key in _SHAPES}
     joints = to_our_order(arrays.pop("handJoints3D"), "ho3d") * 1000 * FROM_OPENGL
     valid = np.isfinite(joints).all(-1)  # (N, 21)
-    arrays["handPose"] = turn_to_opencv(arrays["handPose"]).astype(np.float32)
     return arrays | {"joints": np.where(valid[..., None], joints, 0), "joint_valid": valid.astype(np.float32)}
 
 
@@ -185,6 +172,8 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
         if value.shape != shape:
             raise UserError(f"{file}: {key} must be {'x'.join(map(str, shape))} numbers; download it again")
         labels[key] = value
+    if np.isfinite(labels["handPose"]).all():  # MANO turns about the wrist: no translation follows from this
+        labels["handPose"][:3] = turn(labels["handPose"][:3], np.diag(FROM_OPENGL))
     if labels["handJoints3D"][0, 2] > 0:
         raise UserError(f"{file}: handJoints3D has z > 0; HO-3D's hands are at z < 0, in metres of the OpenGL frame")
     return labels

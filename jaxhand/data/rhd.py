@@ -71,6 +71,10 @@ class RHD:
         """Record i without image and depth."""
         return self._record(i, None, None)
 
+    def encoded(self, i: int) -> tuple[bytes, None]:
+        """The image file of record i as it is; its depth is packed in a way of its own."""
+        return index.content(self._folder / self._file(i, "color")), None
+
     def _record(self, i: int, image, depth) -> Record:
         row, hand = self._images[i], int(self._hands[i])
         joints = self._arrays["xyz"][row, 21 * hand : 21 * hand + 21]  # (21, 3)
