@@ -68,9 +68,9 @@ def test_a_folder_has_changed_when_a_file_is_added(home):
         built.append(len(list(folder.iterdir())))
         return {"count": np.array(built[-1:])}
 
-    assert [int(index.cached([folder], build)["count"]) for _ in range(2)] == [0, 0]
+    assert [int(index.cached([folder], build)["count"][0]) for _ in range(2)] == [0, 0]
     (folder / "one").touch()
-    assert int(index.cached([folder], build)["count"]) == 1 and built == [0, 1]
+    assert int(index.cached([folder], build)["count"][0]) == 1 and built == [0, 1]
     with pytest.raises(UserError, match="none: no such file or directory; check the path, or download"):
         index.cached([folder, folder / "none"], build)
 
