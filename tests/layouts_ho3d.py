@@ -17,7 +17,7 @@ import layouts
 import numpy as np
 
 WIDTH, HEIGHT = 640, 480
-TRAIN = ("ABF10", "ABF11", "MC1", "SS2")  # ABF10 and ABF11: one capture by two cameras
+TRAIN = ("ABF10", "ABF11", "MC1", "MC2")  # the last digit is the camera's: ABF10 and ABF11 show the same moments
 EVALUATION = ("SM1", "AP10")
 ORDER = (  # of handJoints3D: MANO's 16 joints, then the tips from the thumb on
     *("wrist", "index1", "index2", "index3", "middle1", "middle2", "middle3", "little1", "little2", "little3"),

@@ -90,6 +90,13 @@ def test_frames_without_labels_are_left_out(folder):
     assert names(ho3d.load(folder, "train")) == listed
 
 
+def test_a_frame_with_a_camera_but_no_hand_is_left_out_too(copy):
+    change(copy / "train/MC1/meta/0002.pkl", handJoints3D=None)
+    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    source = ho3d.load(copy, "train")
+    assert len(source) == 10 and "train/MC1/rgb/0002.jpg" not in names(source)
+
+
 def test_version_2_has_png(released):
     source = ho3d.load(released, "train")
     assert names(source)[0] == "train/ABF10/rgb/0000.png"
@@ -137,7 +144,7 @@ def test_the_evaluation_with_its_labels(released):
 def test_all_cameras_of_a_sequence_are_held_out_together(folder):
     val, train = ho3d.load(folder, "val"), ho3d.load(folder, "train", without_val=True)
     groups = [{name.split("/")[1][:-1] for name in names(source)} for source in (val, train)]
-    assert len(groups[0]) == 1 and not groups[0] & groups[1] and groups[0] | groups[1] == {"ABF1", "MC", "SS"}
+    assert len(groups[0]) == 1 and not groups[0] & groups[1] and groups[0] | groups[1] == {"ABF1", "MC"}
     assert sorted(names(val) + names(train)) == sorted(names(ho3d.load(folder, "train")))
 
 
@@ -181,12 +188,12 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
     for one in (source, ho3d.load(copy, "train")):
         with pytest.raises(UserError, match="train/ABF10/rgb/0000.jpg does not exist"):
             one[0]
-    (copy / "train/SS2/meta/0001.pkl").unlink()
-    (copy / "train/SS2/meta/0002.pkl").unlink()
-    with pytest.raises(UserError, match="train/SS2/meta/0001.pkl: no such file, as 2 of 12"):
+    (copy / "train/MC2/meta/0001.pkl").unlink()
+    (copy / "train/MC2/meta/0002.pkl").unlink()
+    with pytest.raises(UserError, match="train/MC2/meta/0001.pkl: no such file, as 2 of 12"):
         ho3d.load(copy, "train")
-    shutil.rmtree(copy / "train/SS2")
-    with pytest.raises(UserError, match="train/SS2/meta: no such file or directory"):
+    shutil.rmtree(copy / "train/MC2")
+    with pytest.raises(UserError, match="train/MC2/meta: no such file or directory"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("ABF10/0000\nABF10\n")
     with pytest.raises(UserError, match="train.txt: entry 2 is 'ABF10' and not like ABF10/0000"):
