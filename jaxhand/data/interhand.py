@@ -1,7 +1,7 @@
 """InterHand2.6M v1.0: single and interacting hands from 80 to 140 cameras; two hands of an image are two records.
 
-https://mks0601.github.io/InterHand2.6M. World coordinates in mm, every camera has a pose; a hand has its joints from tip
-to base and the wrist last, and the right hand comes first of the two.
+https://mks0601.github.io/InterHand2.6M. World coordinates in mm, every camera has a pose; a hand has its joints from
+tip to base and the wrist last, and the right hand comes first of the two.
 """
 
 import json
@@ -31,8 +31,8 @@ def load(
 ) -> "InterHand":
     """Read the labels of InterHand2.6M; images are opened when their record is read.
 
-    The first time is slow, then the labels are kept. A joint counts as labelled where the image's annotation and the frame
-    say so, and the wrist of its hand counts: as in the official code. A hand of which nothing is left has no record.
+    The first time is slow, then the labels are kept. A joint counts as labelled where the image's annotation and the
+    frame say so, and the wrist of its hand counts: as in the official code. A hand without its wrist has no record.
 
     Args:
         path: the folder of `images` and `annotations`.
