@@ -51,5 +51,6 @@ def joints_shown(image, points) -> list[int]:
 def write_image(file, image) -> None:
     """An RGB (or grey) image as a file, with as little loss as its kind allows."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    flags = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    full_color = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    flags = full_color if file.suffix == ".jpg" else []
     assert cv2.imwrite(str(file), image[..., ::-1] if image.ndim == 3 else image, flags)

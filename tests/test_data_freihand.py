@@ -1,6 +1,10 @@
 """FreiHAND: layout, units, the four backgrounds, MANO's mean, labels released later, and eight real images."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import layouts
 import layouts_freihand as layout
@@ -169,6 +173,31 @@ def test_files_that_are_not_there(folder, changed, tmp_path):
     (copy / "training_xyz.json").write_text(json.dumps(XYZ))
     with pytest.raises(UserError, match="training/rgb/00000003.jpg is not an image or is cut off"):
         freihand.load(copy, "train")[3]
+
+
+MEASURED = """
+import resource, sys, time
+from jaxhand.data import freihand
+start = time.time()
+source = freihand.load(sys.argv[1], "train")
+source.label(len(source) - 1)
+print(len(source), time.time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_the_whole_set_starts_quickly(tmp_path):
+    """130,240 records, first parsed and then from the cache: seconds and peak MB of the whole process."""
+    rng = np.random.default_rng(0)
+    for name, entry in {"K": layout.camera(0), "xyz": layout.joints("training", 0)}.items():
+        entries = [json.dumps((entry * rng.uniform(0.9, 1.1)).tolist()) for _ in range(110)]
+        (tmp_path / f"training_{name}.json").write_text(f"[{', '.join(entries * 296)}]")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    for most_seconds in (3.0, 0.3):
+        command = [sys.executable, "-c", MEASURED, tmp_path]
+        count, seconds, megabytes = map(float, subprocess.check_output(command, env=environment, text=True).split())
+        print(f"{count:.0f} records: {seconds:.3f} s, {megabytes:.0f} MB")
+        assert count == 130240 and seconds < most_seconds and megabytes < 500
 
 
 def test_real_images(shared):
