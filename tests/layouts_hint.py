@@ -33,7 +33,7 @@ def bbox(seed: int, side: str) -> np.ndarray:
 
 
 def write(folder: Path, homes=("TEST_newdays_img", "TEST_epick_img"), count: int = 3, *, corners=True) -> Path:
-    """Write `count` right and `count` left hands into every home; `corners` False writes boxes as a corner and a size."""
+    """Write `count` right and `count` left hands into every home; without `corners` boxes are a corner and a size."""
     for home in homes:
         for seed in range(count):
             for side in "rl":

@@ -8,6 +8,7 @@ import collections
 import io
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,34 @@ def load(source: str | Path | bytes, where: str = ""):
         raise UserError(f"{where}: wants to run {error}: refused, {known}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f"{where}: not a whole pickle ({type(error).__name__}: {error}); download it again") from None
+
+
+def load_npz(file: Path) -> dict:
+    """The arrays of an .npz file by name; those of objects, which are pickles, are read as `load` reads them.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or asks for anything else than values.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as members:
+            for name in members.namelist():
+                content = io.BytesIO(members.read(name))
+                version = np.lib.format.read_magic(content)
+                number = {(1, 0): "1_0"}.get(version, "2_0")
+                if getattr(np.lib.format, f"read_array_header_{number}")(content)[2].hasobject:
+                    array = load(content.read(), f"{file}: {name}")
+                else:
+                    content.seek(0)
+                    array = np.lib.format.read_array(content, allow_pickle=False)
+                arrays[name.removesuffix(".npy")] = array
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged zip file raises nearly anything
+        raise UserError(f"{file}: not a whole .npz file ({type(error).__name__}: {error}); download it again") from None
+    return arrays
 
 
 class _Refused(Exception):
