@@ -1,8 +1,30 @@
 """`convert data` on a folder of photographs: what it prints, what it leaves, what it refuses."""
 
+import json
+
+import cv2
 import numpy as np
+import pytest
 
 from jaxhand import convert, data
+
+COUNT = 22
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder set, train and test alike, with a depth image to every photograph."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    lines = []
+    for i in range(COUNT):
+        cv2.imwrite(str(folder / f"{i}.jpg"), rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+        cv2.imwrite(str(folder / f"{i}_depth.png"), rng.integers(0, 2000, (40, 60), dtype=np.uint16))
+        joints = rng.uniform((-80, -80, 450), (80, 80, 550), (21, 3))
+        labels = {"hand": "left", "K": [[90, 0, 30], [0, 90, 20], [0, 0, 1]], "joints_3d": joints.tolist()}
+        lines.append(json.dumps({"image": f"{i}.jpg", "depth": f"{i}_depth.png"} | labels))
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 def test_convert_data(photographs, call, tmp_path):
@@ -12,7 +34,7 @@ def test_convert_data(photographs, call, tmp_path):
     lines = output.splitlines()
     assert lines[0].startswith("train 1/3: 8 records, ") and lines[2].startswith("train 3/3: 6 records, ")
     assert lines[-1] == f"train 22, val 4, test 22 records: read folder:{out}"
-    for split, count in (("train", 22), ("val", 4), ("test", 22)):
+    for split, count in (("train", COUNT), ("val", COUNT // 5), ("test", COUNT)):
         source, packed = data.read("folder", photographs, split), data.read("folder", out, split)
         assert len(packed) == len(source) == count
         for i in range(count):
