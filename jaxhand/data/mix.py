@@ -46,7 +46,7 @@ class Mix:
 def order(sizes, weights, seed: int, epoch: int, count: int) -> np.ndarray:
     """Which records an epoch draws: the set of each by weight, and of a set every record before any again.
 
-    A set that is used up is shuffled anew; where an epoch leaves it, the next goes on. Nothing but the arguments counts.
+    A set that is used up is shuffled anew; where an epoch leaves it, the next goes on. It depends on nothing else.
 
     Args:
         sizes: (S,) records of every set.
