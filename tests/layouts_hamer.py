@@ -1,6 +1,6 @@
 """Writes tiny sets in the two formats of HaMeR; also a documentation of them.
 
-    dataset_tars/freihand-train/%06d.tar    a sample is <key>.jpg (jpeg, png) and <key>.data.pyd, a pickled list of dicts:
+    dataset_tars/freihand-train/%06d.tar    a sample is <key>.jpg (jpeg, png) and <key>.data.pyd, a pickled list:
         keypoints_2d (21,3) px and confidence · keypoints_3d (21,4) m and confidence · center (2,) px ·
         scale (2,) px / 200 · hand_pose (48,) · betas (10,) · right, has_hand_pose, has_betas ·
         extra_info, which may have {"fitting_loss": array of {"reprojection_loss": number}}

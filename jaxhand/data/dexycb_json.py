@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import index, splits
-from jaxhand.data.folder import read_image
+from jaxhand.data.folder import decode, read_image
 from jaxhand.data.json_stream import entries
 from jaxhand.data.mano_pose import of_side
 from jaxhand.data.record import Record
@@ -139,8 +139,7 @@ def depth_of(color: Path) -> Path:
 
 def read_depth(file: Path, name: str) -> np.ndarray:
     """Depth (H, W) float32 mm, 0 where unknown; the file, of record `name`, has 16 bits and steps of 1 mm."""
-    content = np.frombuffer(index.content(file), np.uint8)
-    depth = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
+    depth = decode(index.content(file), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
         raise UserError(f"{file}: the depth of {name} is not a whole 16-bit grey PNG; download it again")
     return depth.astype(np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import hamer_npz, index, pickles, splits
+from jaxhand.data.folder import decode
 from jaxhand.data.hamer_npz import BOX_UNIT, SHAPES, hand_record
 from jaxhand.data.image_size import size_from
 from jaxhand.data.record import Record
@@ -107,7 +108,7 @@ class HaMeRTars:
     def __getitem__(self, i: int) -> Record:
         record, content = self.label(i), self.encoded(i)[0]
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # the labels are of the image as stored
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        image = decode(content, flags)
         if image is None:
             member = self._tars[self._place(i)[0]].parent / record.name
             raise UserError(f"{member}: not a whole image; download the tar again")

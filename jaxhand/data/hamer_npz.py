@@ -140,7 +140,7 @@ def _placed(points: np.ndarray, pixels: np.ndarray, seen: np.ndarray, K: np.ndar
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     distance = focal * max((high - low).max(), 1) / sides.max()
     x, y = (center - K[:2, 2]) * distance / focal - (low + high) / 2
-    return points + (x, y, distance + max(0, -points[:, 2].min()))
+    return points + (x, y, distance)
 
 
 def _floats(file: Path, key: str, value, count: int) -> np.ndarray:
