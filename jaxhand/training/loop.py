@@ -182,7 +182,7 @@ class Run:
         if results["nonfinite"]:
             self.logger.print(f"  {results['nonfinite']} predictions are not finite, which makes the metrics infinite")
         if results["invalid"]:
-            self.logger.print(f"  {results['invalid']} test hands have no usable ground truth and are left out")
+            self.logger.print(f"  {results['invalid']} test hands have no usable 3D ground truth and are left out")
 
         self.state["sums"] = jax.device_put(self.trainer.zero_sums(), replicated(self.mesh))
         if self._save(step, summary, avg_metric=results["avg_metric"]):
