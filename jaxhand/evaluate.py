@@ -1,34 +1,82 @@
-"""Score the best step of a run: `python -m jaxhand.evaluate WORKDIR [--data NAME …]`.
+"""Score the best step of a run, or predictions that any program wrote to a file.
 
-Prints MPJPE and PA-MPJPE in mm and writes them to WORKDIR/evaluation.json. A set with depth is scored with it and
-without it.
+`python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
+WORKDIR/evaluation.json. A set with depth is scored with it and without it.
+`python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run: it scores as
+the benchmark's official code does, and writes scores.json and samples.csv.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from jaxhand import data
 from jaxhand.config import UserError
-from jaxhand.data.record import WithoutDepth, labels
+from jaxhand.evaluation import scoring
+from jaxhand.evaluation.prediction_files import SUFFIXES
 from jaxhand.metrics import baselines
 from jaxhand.training import runtime
-from jaxhand.training.testing import batches_of, load_best, run_test
 
 
 def main() -> int:
     """Parse the command line, test, print and write the results; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("workdir", type=Path, help="run folder")
+    description, *usage = __doc__.strip().split("\n\n")
+    how = argparse.RawDescriptionHelpFormatter
+    name = "python -m jaxhand.evaluate"
+    usage = "\n".join([*usage, "\nArrays of a protocol, by their names in an .npz:", *scoring.described()])
+    parser = argparse.ArgumentParser(prog=name, description=description, epilog=usage, formatter_class=how)
+    run = parser.add_argument_group("the best step of a run")
+    run.add_argument("workdir", type=Path, nargs="?", help="run folder")
     names = "synthetic or folder:PATH (default: the run's test set)"
-    parser.add_argument("--data", nargs="+", metavar="NAME", help=names)
+    run.add_argument("--data", nargs="+", metavar="NAME", help=names)
+    files = parser.add_argument_group("predictions in a file")
+    files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
+    files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
+    files.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
+    files.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
+    files.add_argument("--output", type=Path, metavar="FOLDER", help="default: beside the predictions")
     arguments = parser.parse_args()
+    of_run = [arguments.workdir, arguments.data]
+    of_files = [arguments.predictions, arguments.ground_truth, arguments.protocol]
+    if any(of_run) and any([*of_files, arguments.option, arguments.output]):
+        raise UserError("a run folder and --data are one way to score, --predictions another: give one of them")
+    if any(of_files) and not all(of_files):
+        names = ", ".join(scoring.PROTOCOLS)
+        raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
+    if not arguments.workdir and not any(of_files):
+        raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
+    if arguments.workdir and arguments.workdir.is_file():
+        usage = f"--predictions {arguments.workdir} --ground-truth PATH --protocol NAME"
+        raise UserError(f"{arguments.workdir} is a file, not the folder of a run; to score predictions: {usage}")
     runtime.use_compilation_cache()
-    tester, best = load_best(arguments.workdir)
+    (_score_files if any(of_files) else _score_run)(arguments)
+    return 0
+
+
+def _score_files(arguments) -> None:
+    """Score a file of predictions by a protocol."""
+    protocol = scoring.protocol_of(arguments.protocol)
+    options = scoring.options_of(protocol, arguments.option)
+    print(f"Reading {arguments.predictions} and {arguments.ground_truth}", flush=True)
+    pair = scoring.load_pair(arguments.predictions, arguments.ground_truth, protocol)
+    for warning in pair.warnings:
+        print(f"warning: {warning}", flush=True)
+    predictions = arguments.predictions
+    folder = arguments.output or predictions.with_name(f"{predictions.stem}_{protocol.name}")
+    scoring.make_folder(folder)
+    scores = protocol.score(pair.pred, pair.gt, **options)
+    print(scoring.table(pair, scores))
+    print("Written to " + " and ".join(map(str, scoring.write(pair, scores, options, folder))))
+
+
+def _score_run(arguments) -> None:
+    """Score the best step of a run on data sets; its imports are here, they would double the start of `_score_files`."""
+    from jaxhand.training import testing
+
+    tester, best = testing.load_best(arguments.workdir)
     print(f"Best model of {arguments.workdir}: Epoch {best.meta['epoch']}, step {best.step}")
     results = []
     for name in arguments.data or [best.config.data.test]:
-        results += _evaluate(name, tester, best)
+        results += _score_data(name, tester, best)
     report = {"workdir": str(arguments.workdir), "step": best.step, "epoch": best.meta["epoch"], "results": results}
     report = json.loads(json.dumps(report), parse_constant=lambda _: None)  # JSON has no infinity
     path = arguments.workdir / "evaluation.json"
@@ -37,11 +85,14 @@ def main() -> int:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     print(f"Written to {path}")
-    return 0
 
 
-def _evaluate(name: str, tester, best) -> list[dict]:
+def _score_data(name: str, tester, best) -> list[dict]:
     """Score one data set, with and without its depth."""
+    from jaxhand import data
+    from jaxhand.data.record import WithoutDepth, labels
+    from jaxhand.training.testing import batches_of, run_test
+
     config = best.config.data
     source = data.load(name, config.test_split, config, best.config.seed)
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
@@ -59,7 +110,8 @@ def _evaluate(name: str, tester, best) -> list[dict]:
             f"Avg Metric: {scores['avg_metric']:.3f} mm"
         )
         if scores["nonfinite"] or scores["invalid"]:
-            print(f"    {scores['nonfinite']} predictions not finite, {scores['invalid']} hands left out for their labels")
+            left_out = f"{scores['invalid']} hands left out for their labels"
+            print(f"    {scores['nonfinite']} predictions not finite, {left_out}")
     print("  Baselines, from this set's own labels:")
     print(f"    mean pose: MPJPE: {mean_pose:.3f} mm; one rigid hand, aligned: PA-MPJPE: {rigid_hand:.3f} mm")
     return results

@@ -185,7 +185,7 @@ def test_an_infinite_metric_is_null_in_json(finished, call, monkeypatch):
         best.params["stem"]["kernel"] = best.params["stem"]["kernel"] * np.nan
         return tester, best
 
-    monkeypatch.setattr(evaluate, "load_best", broken)
+    monkeypatch.setattr(testing, "load_best", broken)
     code, output, _ = call(evaluate.main, finished)
     assert code == 0 and "22 predictions not finite" in output and "MPJPE: inf mm" in output
     text = (finished / "evaluation.json").read_text()

@@ -157,13 +157,14 @@ def test_the_fields_codes_on_joints(golden, x64, tolerance):
         aligned = procrustes_align(pred, gt)
         masked = mpjpe(aligned, gt, valid=visible)
         np.testing.assert_allclose(masked, golden["f64/m_vis/mmpose/procrustes/mpjpe_mm"], **close)
+        share = 1e-6 if x64 else 2.1 / visible.size  # float32 may round two of the joints over a threshold
         for kind, points in (("abs", pred), ("pa", procrustes_align(pred, gt, reflection=True))):
             official = f"f64/m/freihand/{kind}"
             np.testing.assert_allclose(pck_auc(points, gt).mean(), golden[f"{official}/auc"], atol=1e-6)
-            np.testing.assert_allclose(pck(points, gt), golden[f"{official}/pck"], atol=1e-6)
+            np.testing.assert_allclose(pck(points, gt), golden[f"{official}/pck"], rtol=0, atol=share)
             official = f"f64/m_vis/freihand/{kind}"
             curve = pck(points, gt, valid=visible)
-            np.testing.assert_allclose(curve, golden[f"{official}/pck"], atol=1e-6)
+            np.testing.assert_allclose(curve, golden[f"{official}/pck"], rtol=0, atol=share)
             np.testing.assert_allclose(np.trapezoid(curve, THRESHOLDS) / 50, golden[f"{official}/auc"], atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """From predictions to numbers and pictures."""
 
 from jaxhand.evaluation.evaluator import Evaluator
+from jaxhand.evaluation.streaming import StreamingEvaluator
 
-__all__ = ["Evaluator"]
+__all__ = ["Evaluator", "StreamingEvaluator"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.metrics.procrustes import aligned_distances, as_points
+from jaxhand.metrics.procrustes import aligned_distances, aligned_error, as_points, length, mean
 
 THRESHOLDS_MM = np.linspace(0, 50, 100)  # of FreiHAND's PCK curve, both ends included
 
@@ -39,8 +39,10 @@ def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
             official codes align by all joints and mask the mean: `mpjpe(procrustes_align(pred, gt), gt, valid=valid)`.)
 
     Returns:
-        (...,) mm, one number a sample. NaN where no joint is valid.
+        (...,) mm, one number a sample. NaN where no joint is valid. Gradients are finite for all finite points.
     """
+    if valid is None:
+        return aligned_error(pred, gt, reflection=reflection)
     return masked_mean(aligned_distances(pred, gt, reflection=reflection, valid=valid), valid)
 
 
@@ -90,12 +92,15 @@ def distances(pred, gt, root: int | None = None):
     pred, gt = as_points(pred, gt)
     if root is not None:
         pred, gt = (points - points[..., root : root + 1, :] for points in (pred, gt))
-    return jnp.linalg.norm(pred - gt, axis=-1)
+    return length([pred[..., c] - gt[..., c] for c in range(3)])
 
 
 def masked_mean(values, valid):
     """Mean over the last axis of (..., N) values where `valid` > 0, or of all of them if it is None."""
-    return values.mean(-1, where=None if valid is None else jnp.asarray(valid) > 0)
+    if valid is None:
+        return mean(values)
+    keep = jnp.broadcast_to(jnp.asarray(valid) > 0, values.shape)
+    return mean(jnp.where(keep, values, 0)) / mean(keep.astype(values.dtype))
 
 
 def _with_root(valid, root):

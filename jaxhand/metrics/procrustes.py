@@ -1,14 +1,20 @@
 """Similarity alignment (scale, rotation, translation) of batches of point sets, under both conventions of the field.
 
-Everything is written over leading batch axes with the 3x3 matrices in front, so that XLA sees few, long, plain loops.
+A hand of up to `MOST_UNROLLED` joints whose error alone is wanted goes through one kernel, unrolled over the joints,
+that reads each number once and stores nothing else. All the rest, meshes, masks, aligned points and gradients, takes
+its sums over the points in one pass with `lax.reduce` over many operands. XLA:CPU makes long vector loops of both.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-SWEEPS = 5  # of the Jacobi iteration below; it converges quadratically, 4 are enough for float32
+from jaxhand.metrics.rotation import cross, dot, nearest_rotation, reciprocal
+
+MOST_UNROLLED = 24  # points; beyond them one kernel is slower, and some sizes never end
 
 
 @partial(jax.jit, static_argnames="reflection")
@@ -24,13 +30,13 @@ def procrustes_align(pred, gt, *, reflection: bool = False, valid=None):
 
     Returns:
         (..., N, 3) aligned points in the unit of `gt`. Coinciding `pred` points land on the centroid of `gt`; a
-        non-finite input makes the whole sample non-finite.
+        non-finite input makes the whole sample non-finite. Gradients are finite wherever the points are.
 
     Raises:
         ValueError: the shapes differ or are not (..., N, 3).
     """
-    matrix, pred, _, centroid = similarity(pred, gt, reflection, valid)
-    return _apply(matrix, pred) + centroid
+    pred, gt = as_points(pred, gt)
+    return gt + jnp.stack(_residual(pred, gt, _weight(valid), reflection), axis=-1)
 
 
 @partial(jax.jit, static_argnames="reflection")
@@ -39,21 +45,17 @@ def aligned_distances(pred, gt, *, reflection: bool = False, valid=None):
 
     Taken about the centroid, so that a hand metres away loses no digits. The arguments are those of `procrustes_align`.
     """
-    matrix, pred, gt, _ = similarity(pred, gt, reflection, valid)
-    return jnp.linalg.norm(_apply(matrix, pred) - gt, axis=-1)
-
-
-def similarity(pred, gt, reflection: bool, valid):
-    """The best similarity: its scaled rotation (3, 3, ...), `pred` and `gt` about their centroids, `gt`'s centroid."""
     pred, gt = as_points(pred, gt)
-    pred, _ = _centre(pred, valid)
-    gt, centroid = _centre(gt, valid)
-    x, y = (pred, gt) if valid is None else (jnp.where(valid[..., None] > 0, p, 0) for p in (pred, gt))
-    covariance = jnp.einsum("...ni,...nj->ij...", y, x, precision="highest")  # (3, 3, ...)
-    rotation = nearest_rotation(covariance, reflection)
-    spread = jnp.square(x).sum((-2, -1))
-    scale = (rotation * covariance).sum((0, 1)) / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny)
-    return rotation * scale, pred, gt, centroid
+    return length(_residual(pred, gt, _weight(valid), reflection))
+
+
+@partial(jax.jit, static_argnames="reflection")
+def aligned_error(pred, gt, *, reflection: bool = False):
+    """Mean of `aligned_distances` over the points, (...,) in the unit of `gt`; the fastest way to it."""
+    pred, gt = as_points(pred, gt)
+    if pred.shape[-2] > MOST_UNROLLED or pred.dtype != jnp.float32:
+        return mean(aligned_distances(pred, gt, reflection=reflection))
+    return _unrolled_error(pred, gt, reflection)
 
 
 def as_points(pred, gt):
@@ -69,60 +71,146 @@ def as_points(pred, gt):
     return pred.astype(dtype), gt.astype(dtype)
 
 
-def nearest_rotation(matrix, reflection: bool = False):
-    """The R of `argmax tr(R^T M)` with det R = +1, or with any sign of the determinant, for (3, 3, ...) matrices M.
+def length(vector):
+    """Euclidean length (...) of a vector in three components (...); its gradient at 0 is 0."""
+    square = dot(vector, vector)
+    tiny = jnp.finfo(square.dtype).tiny
+    return jnp.sqrt(jnp.maximum(square, tiny)) - np.sqrt(tiny)
 
-    One-sided Jacobi turns M into columns b = sigma u with right vectors v. `sigma_1 b_k + b_i x b_j` then points along
-    the wanted u_k for each k: its coefficient sigma_1 sigma_k + det(UV) sigma_i sigma_j is positive for the two larger
-    singular values and has the determinant's sign for the smallest. So flat, straight and mirrored hands need no sort,
-    no sign test and no branch. The sweeps are a loop because XLA:CPU compiles them for minutes when they are unrolled.
+
+def mean(values):
+    """Mean over the last axis of (..., N) values, as a product: XLA:CPU adds up roots one by one in a plain mean."""
+    count = values.shape[-1]
+    return jnp.matmul(values, jnp.full(count, 1 / count, values.dtype), precision="highest")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _unrolled_error(pred, gt, reflection):
+    """Mean distance (...,) after the alignment of (..., N, 3), as one kernel without intermediate arrays."""
+    count = pred.shape[-2]
+    x, y = ([[points[..., n, c] for c in range(3)] for n in range(count)] for points in (pred, gt))
+    x, y = (_minus(points, _mean(points)) for points in (x, y))
+    matrix = [[sum(q[i] * p[j] for p, q in zip(x, y)) for j in range(3)] for i in range(3)]
+    rotation = nearest_rotation(matrix, reflection)
+    trace = sum(dot(*rows) for rows in zip(rotation, matrix))
+    scale = trace * reciprocal(jnp.maximum(sum(dot(p, p) for p in x), 4 * jnp.finfo(jnp.float32).tiny))
+    rotation = [[entry * scale for entry in row] for row in rotation]
+    rest = [dot(row, _mean(x)) - m for row, m in zip(rotation, _mean(y))]  # what rounding left of the centroids
+    errors = ([dot(row, p) - target - r for row, target, r in zip(rotation, q, rest)] for p, q in zip(x, y))
+    return sum(jnp.sqrt(dot(error, error)) for error in errors) * (1 / count)
+
+
+def _unrolled_error_backward(reflection, points, gradient):
+    _, vjp = jax.vjp(lambda *points: mean(length(_residual(*points, None, reflection))), *points)
+    return vjp(gradient)
+
+
+_unrolled_error.defvjp(lambda *inputs: (_unrolled_error(*inputs), inputs[:2]), _unrolled_error_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _residual(pred, gt, weight, reflection):
+    """Aligned minus `gt`: three components (..., N). `weight` (..., N) is 1 for the points that decide, or None."""
+    return _solve(pred, gt, weight, reflection)[0]
+
+
+def _solve(pred, gt, weight, reflection):
+    """`_residual`, and what its gradient needs."""
+    x, y = _about_centroid(pred, weight), _about_centroid(gt, weight)
+    xs, ys = _masked(x, weight), _masked(y, weight)
+    count = _count(x, weight)
+    *matrix, spread, x0, x1, x2, y0, y1, y2 = _sums([a * b for a in ys for b in xs] + [dot(xs, xs), *xs, *ys])
+    matrix = jnp.stack(matrix).reshape(3, 3, *spread.shape)
+    rotation = nearest_rotation(matrix, reflection)
+    inverse = jnp.where(spread > 0, 1 / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny), 0)
+    scale = (rotation * matrix).sum((0, 1)) * inverse
+    scaled = rotation * scale
+    rest = [(dot(row, (x0, x1, x2)) - m) / count for row, m in zip(scaled, (y0, y1, y2))]  # of the centroids' rounding
+    residual = [a - b - r[..., None] for a, b, r in zip(_apply(scaled, x), y, rest)]
+    return residual, (x, y, weight, matrix, rotation, scale, inverse)
+
+
+def _residual_backward(reflection, saved, gradient):
+    """The gradient of `_residual`, in closed form.
+
+    With A = s R and N = sum n_j x_j^T for the incoming n_j, the trace tr(R^T M) is stationary, so that dA acts through
+    ds = <R, dM> / g - s dg / g and dR = R [w]x, (tr(S) I - S) w = vee(R^T dM - dM^T R), S = R^T M. Hence dM weighs
+    G = s R [h]x + tr(R^T N) / g R with (tr(S) I - S) h = vee(R^T N - N^T R), damped where R is not unique.
     """
-    eps, tiny = jnp.finfo(matrix.dtype).eps, jnp.finfo(matrix.dtype).tiny
-    batch = (1,) * (matrix.ndim - 2)
-    matrix = matrix / jnp.maximum(jnp.abs(matrix).max((0, 1)), tiny)
-    flip = jnp.where(reflection & (_dot(matrix[0], _cross(matrix[1], matrix[2])) < 0), -1, 1).astype(matrix.dtype)
-    eye = jnp.eye(3, dtype=matrix.dtype).reshape(3, 3, *batch)
-    ramp = eps**1.5 * jnp.arange(1, 4, dtype=matrix.dtype).reshape(3, 1, *batch)  # exact rank 1 still has three columns
-    left = jnp.swapaxes(flip * matrix, 0, 1) + ramp * eye
-    columns = jnp.concatenate([left, jnp.broadcast_to(eye, matrix.shape)], axis=1)  # (3, b over v: 6, ...)
-
-    def sweep(_, columns):
-        columns = list(columns)
-        for p, q in ((0, 1), (0, 2), (1, 2)):
-            a, b = columns[p], columns[q]
-            x, y = _dot(a[:3], a[:3]) - _dot(b[:3], b[:3]), 2 * _dot(a[:3], b[:3])
-            tangent = jnp.where(x < 0, -y, y) / (jnp.abs(x) + jnp.sqrt(x * x + y * y) + tiny)
-            cos = jax.lax.rsqrt(1 + tangent * tangent)
-            sin = tangent * cos
-            columns[p], columns[q] = cos * a + sin * b, cos * b - sin * a
-        return jnp.stack(columns)
-
-    columns = jax.lax.fori_loop(0, SWEEPS, sweep, columns)
-    b, v = columns[:, :3], columns[:, 3:]
-    sigma = jnp.sqrt(jnp.square(b).sum(1).max(0))
-    rotation = jnp.zeros_like(matrix)
-    for k in range(3):
-        u = sigma * b[k] + _cross(b[k - 2], b[k - 1])
-        rotation += (u * jax.lax.rsqrt(_dot(u, u) + tiny))[:, None] * v[k]
-    return flip * rotation
+    x, y, weight, matrix, rotation, scale, inverse = saved
+    # A point that nothing asks for may be anything: 0 times NaN must stay 0
+    *outer, n0, n1, n2 = _sums([jnp.where(n == 0, 0, n * p) for n in gradient for p in x] + list(gradient))
+    outer = jnp.stack(outer).reshape(matrix.shape)
+    trace = (rotation * outer).sum((0, 1)) * inverse
+    turned = _product(rotation, outer)
+    v = [turned[2, 1] - turned[1, 2], turned[0, 2] - turned[2, 0], turned[1, 0] - turned[0, 1]]
+    h = [scale * entry for entry in _solve_damped(_product(rotation, matrix), v)]
+    zero = jnp.zeros_like(trace)
+    skew = jnp.stack([jnp.stack(row) for row in ([zero, -h[2], h[1]], [h[2], zero, -h[0]], [-h[1], h[0], zero])])
+    of_matrix = _product(rotation.swapaxes(0, 1), skew) + trace * rotation
+    scaled, count = (rotation * scale).swapaxes(0, 1), _count(x, weight)
+    to_pred, to_gt = [dot(row, (n0, n1, n2)) / count for row in scaled], [n / count for n in (n0, n1, n2)]
+    shrink = (2 * trace * scale)[..., None]
+    by_pred = [a - shrink * b - c[..., None] for a, b, c in zip(_apply(of_matrix.swapaxes(0, 1), y), x, to_pred)]
+    by_gt = [a + c[..., None] for a, c in zip(_apply(of_matrix, x), to_gt)]
+    of_pred = jnp.stack([a + b for a, b in zip(_apply(scaled, gradient), _masked(by_pred, weight))], axis=-1)
+    of_gt = jnp.stack([b - n for n, b in zip(gradient, _masked(by_gt, weight))], axis=-1)
+    return of_pred, of_gt, None if weight is None else jnp.zeros_like(weight)
 
 
-def _centre(points, valid):
-    """Points about the centroid of the valid ones, and that centroid; a second pass mends the rounding of the first."""
-    keep = None if valid is None else (valid > 0)[..., None]
-    first = points.mean(-2, keepdims=True, where=keep)
-    second = (points - first).mean(-2, keepdims=True, where=keep)
-    return points - first - second, first + second
+_residual.defvjp(_solve, _residual_backward)
+
+
+def _solve_damped(s, v):
+    """x of (tr(S) I - S) x = v for S (3, 3, ...) and three v (...); finite where that matrix has no inverse."""
+    size = jnp.maximum(jnp.abs(s).max((0, 1)), jnp.finfo(s.dtype).tiny)
+    s = (s + s.swapaxes(0, 1)) / (2 * size)
+    trace = s[0, 0] + s[1, 1] + s[2, 2]
+    rows = [[trace * (i == j) - s[i, j] for j in range(3)] for i in range(3)]
+    cofactors = [cross(rows[1], rows[2]), cross(rows[2], rows[0]), cross(rows[0], rows[1])]
+    determinant = dot(rows[0], cofactors[0])
+    factor = determinant / ((determinant**2 + 1e-12) * size)
+    return [sum(cofactors[i][j] * v[i] for i in range(3)) * factor for j in range(3)]
+
+
+def _about_centroid(points, weight):
+    """The components (..., N) of points about the centroid of the valid ones, but for its rounding."""
+    points = [points[..., c] for c in range(3)]
+    sums = _sums(_masked(points, weight))
+    return [p - (total / _count(points, weight))[..., None] for p, total in zip(points, sums)]
+
+
+def _count(points, weight):
+    return points[0].shape[-1] if weight is None else jnp.maximum(weight.sum(-1), 1)
+
+
+def _masked(points, weight):
+    return points if weight is None else [jnp.where(weight > 0, p, 0) for p in points]
+
+
+def _weight(valid):
+    return None if valid is None else (jnp.asarray(valid) > 0).astype(jnp.float32)
+
+
+def _sums(terms):
+    """The sum of each of the (..., N) terms over N, all in one pass over memory."""
+    zeros = [np.zeros((), term.dtype) for term in terms]
+    return lax.reduce(terms, zeros, lambda a, b: [p + q for p, q in zip(a, b)], (terms[0].ndim - 1,))
 
 
 def _apply(matrix, points):
-    """(3, 3, ...) matrices times (..., N, 3) points, without a matmul that could round to bfloat16 or TF32."""
-    return jnp.stack([_dot(row[..., None], jnp.moveaxis(points, -1, 0)) for row in matrix], axis=-1)
+    """(3, 3, ...) matrices times points in components (..., N): no matmul that could round to bfloat16 or TF32."""
+    return [dot(row[..., None], points) for row in matrix]
 
 
-def _dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+def _product(a, b):
+    """A^T B of (3, 3, ...) matrices."""
+    return sum(a[k, :, None] * b[k, None, :] for k in range(3))
 
 
-def _cross(a, b):
-    return jnp.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
+def _mean(points):
+    return [sum(p[c] for p in points) * (1 / len(points)) for c in range(3)]
+
+
+def _minus(points, centroid):
+    return [[p - m for p, m in zip(point, centroid)] for point in points]

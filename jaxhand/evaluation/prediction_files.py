@@ -1,0 +1,274 @@
+"""Predictions and ground truth on disk: FreiHAND's and HO-3D's JSON, DexYCB's text, .npz and .npy, read and written.
+
+Arrays stay as the files have them: their unit, frame and joint order.
+"""
+
+import contextlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from jaxhand.config import UserError
+
+BLOCK = 2**20  # bytes read at a time
+SUFFIXES = "pred.json, pred.zip, .txt or .csv as DexYCB's results, .npz, .npy"
+_WHITE = b" \t\r\n"
+_LEAD = re.compile(rb"[\s,\[\]]*")  # what stands before a sample's first number
+_DEXYCB_COLUMNS = 64  # id, x1, y1, z1, …, z21
+
+
+def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """Read a file of samples; values are not looked at.
+
+    Args:
+        path: `pred.json` ([xyz, verts], also inside a zip), `*_xyz.json` (with `*_verts.json` where that lies beside
+            it), a folder that holds these, `id,x1,y1,z1,…,z21` lines (DexYCB), .npz, or .npy.
+        names: of the arrays wanted: joints first, then vertices, then any other. Files without names fill them in
+            this order; of an .npz they are the keys, and other keys are left alone.
+
+    Returns:
+        Arrays by name, (N, points, 3) float64 or as an .npz or .npy has them, and `id` (N,) where the file has ids;
+        the files they come from.
+
+    Raises:
+        UserError: naming the file, and the sample or line: missing, cut off, ragged, not of a known form.
+    """
+    path = Path(path).expanduser()
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        if path.is_dir():
+            path = _labels_in(path)
+        if path.suffix == ".json":
+            return _read_json_files(path, names)
+        if path.suffix == ".zip":
+            return dict(zip(names, _read_zip(path, names))), [path]
+        if path.suffix in (".txt", ".csv"):
+            ids, joints = _read_dexycb(path)
+            return {"id": ids, names[0]: joints}, [path]
+        if path.suffix in (".npz", ".npy"):
+            return _read_numpy(path, names), [path]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    raise UserError(f"{path}: a file of an unknown kind; known are {SUFFIXES}, and a folder of *_xyz.json")
+
+
+def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None:
+    """Write `pred.json`, as FreiHAND and HO-3D take it, or a zip of it if the path ends in .zip; `read` gives it back.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        xyz: (N, 21, 3) m. FreiHAND: OpenCV camera frame, our joint order. HO-3D: OpenGL frame (y and z negated), its
+            own order (`hand.skeleton.from_our_order`).
+        verts: (N, V, 3) m, the same frame.
+
+    Raises:
+        UserError: a value is not finite, the lengths differ, or the file cannot be written.
+    """
+    arrays = [_checked(xyz, "xyz", path), _checked(verts, "verts", path)]
+    if len(arrays[0]) != len(arrays[1]):
+        raise UserError(f"{path}: not written, xyz has {len(arrays[0])} samples and verts has {len(arrays[1])}")
+    content = orjson.dumps(arrays, option=orjson.OPT_SERIALIZE_NUMPY)
+    with draft_of(path) as draft:
+        if Path(path).suffix == ".zip":
+            with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("pred.json", content)
+        else:
+            draft.write_bytes(content)
+
+
+def write_dexycb(path: str | Path, ids: np.ndarray, joints: np.ndarray) -> None:
+    """Write DexYCB's text of results, `id,x1,y1,z1,…,z21` a line; `read` gives it back.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        ids: (N,) indices of the images in the order of the toolkit's setup.
+        joints: (N, 21, 3) mm, OpenCV camera frame, not relative to the wrist.
+
+    Raises:
+        UserError: a value is not finite, the shapes do not fit, or the file cannot be written.
+    """
+    joints = _checked(joints, "joints", path)
+    if joints.shape != (len(ids), 21, 3):
+        raise UserError(f"{path}: not written, joints must be ({len(ids)}, 21, 3) for {len(ids)} ids, {joints.shape}")
+    rows = orjson.dumps(joints.reshape(len(ids), 63), option=orjson.OPT_SERIALIZE_NUMPY)  # [[…],[…]]
+    lines = rows.decode().strip("[]").split("],[")
+    with draft_of(path) as draft:
+        draft.write_text("".join(f"{int(i)},{line}\n" for i, line in zip(ids, lines)))
+
+
+@contextlib.contextmanager
+def draft_of(path: str | Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` when all went well, and is gone if not.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(path).expanduser()
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _checked(points: np.ndarray, name: str, path) -> np.ndarray:
+    points = np.ascontiguousarray(points)
+    if points.ndim != 3 or points.shape[-1] != 3:
+        raise UserError(f"{path}: not written, {name} must be (N, points, 3), got {points.shape}")
+    bad = ~np.isfinite(points).all((1, 2))
+    if bad.any():
+        raise UserError(f"{path}: not written, sample {bad.argmax()} of {name} is not finite (JSON has no NaN)")
+    return points
+
+
+def _labels_in(folder: Path) -> Path:
+    """The `*_xyz.json` of a folder, the evaluation set's if there are more."""
+    found = sorted(folder.glob("*_xyz.json"))
+    preferred = [path for path in found if path.name == "evaluation_xyz.json"] or found
+    if len(preferred) != 1:
+        fault = f"several ({', '.join(path.name for path in found)}): give one of them" if found else "none"
+        raise UserError(f"{folder}: looked for *_xyz.json in this folder and found {fault}")
+    return preferred[0]
+
+
+def _read_json_files(path: Path, names) -> tuple[dict, list[Path]]:
+    with path.open("rb") as stream:
+        arrays = dict(zip(names, _read_json(stream, path, names)))
+    beside = path.with_name(path.name.removesuffix("_xyz.json") + "_verts.json")
+    if len(arrays) > 1 or not path.name.endswith("_xyz.json") or len(names) < 2 or not beside.exists():
+        return arrays, [path]
+    with beside.open("rb") as stream:
+        [arrays[names[1]]] = _read_json(stream, beside, names[1:2])
+    return arrays, [path, beside]
+
+
+def _read_zip(path: Path, names) -> list[np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.namelist() if m.endswith(".json") and not m.startswith("__MACOSX")]
+            chosen = [member for member in members if Path(member).name == "pred.json"] or members
+            if len(chosen) != 1:
+                found = ", ".join((chosen or archive.namelist())[:4]) or "nothing"
+                raise UserError(f"{path}: looked for one pred.json in it and found {found}")
+            with archive.open(chosen[0]) as stream:
+                return _read_json(stream, f"{path}:{chosen[0]}", names)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        advice = "make it again: zip -j pred.zip pred.json"
+        raise UserError(f"{path}: not a whole, plain zip file ({error}); {advice}") from None
+
+
+def _read_json(stream, where, names) -> list[np.ndarray]:
+    """Lists of samples, [sample, …] or [[sample, …], [sample, …]], a sample being [[x, y, z], …]: (N, points, 3) each.
+
+    Sample by sample: a whole file as Python lists would take ten times the room of its arrays. A sample ends at `]]`.
+    """
+    lists, rest, opening, closed, spaced = [], b"", b"", False, None
+
+    def here() -> str:
+        return f"{where}: sample {len(lists[-1])} of {names[min(len(lists), len(names)) - 1]}"
+
+    while block := stream.read(BLOCK):
+        if spaced is None:
+            spaced = re.search(rb"\]\s+\]", block) is not None  # indented: `]]` has to be made first
+        *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
+        for piece in pieces:
+            lead = _LEAD.match(piece)[0]
+            numbers, brackets = piece[len(lead) :], lead.translate(None, b"," + _WHITE)
+            if not lists:
+                opening, lists = brackets, [[]]
+                if opening not in (b"[[[", b"[[[["):
+                    raise UserError(f"{where}: holds no [{', '.join(names[:2])}] nor a list of samples of [x, y, z]")
+            elif closed or brackets not in (b"[[", b"][[[", b"][", b"]", b""):
+                raise UserError(f"{here()} is not a list of [x, y, z]")
+            elif brackets.startswith(b"][") and opening == b"[[[[":
+                lists.append([])
+            if numbers:
+                lists[-1].append(_sample(numbers, lists[-1], here))
+            else:
+                closed = True
+    if not lists:
+        if not rest.translate(None, _WHITE).startswith(b"[[["):
+            raise UserError(f"{where}: {'not such JSON' if rest else 'empty'}; it should hold lists of [x, y, z]")
+        lists = [[]]
+    if rest.strip() != b"]" if opening == b"[[[" else rest.strip() or not closed:
+        raise UserError(f"{here()}: the file is cut off there; write or copy it again")
+    if len(lists) > 2:
+        raise UserError(f"{where}: holds {len(lists)} lists where [{', '.join(names[:2])}] are expected")
+    return [np.stack(samples) for samples in lists if samples]
+
+
+def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
+    """The points (J, 3) of `x, y, z], [x, …, z`, as many as those of the sample before."""
+    points = text.count(b"[") + 1
+    flat = b"[%b]" % text.translate(None, b"[]")
+    try:
+        try:
+            values = np.array(orjson.loads(flat), float)
+        except orjson.JSONDecodeError:
+            values = np.array(json.loads(flat), float)  # slow, and knows NaN and Infinity; null is NaN as well
+    except (ValueError, TypeError):
+        raise UserError(f"{here()} is not a list of [x, y, z]") from None
+    if values.shape != (3 * points,):
+        raise UserError(f"{here()} is ragged: {values.size} numbers in {points} points of [x, y, z]")
+    if before and len(before[0]) != points:
+        raise UserError(f"{here()} has {points} points, the samples before it have {len(before[0])}")
+    return values.reshape(points, 3)
+
+
+def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (N,) and joints (N, 21, 3) of lines of 64 numbers."""
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: empty; it should hold a line id,x1,y1,z1,…,z21 for every image")
+    for number, line in enumerate(lines, start=1):
+        if line.count(b",") != _DEXYCB_COLUMNS - 1:
+            found = line.count(b",") + 1
+            raise UserError(f"{path}: line {number} has {found} numbers, not {_DEXYCB_COLUMNS} (id,x1,y1,z1,…,z21)")
+    try:
+        pieces = (b",".join(lines[start : start + 1000]) for start in range(0, len(lines), 1000))
+        table = np.concatenate([np.array(orjson.loads(b"[%b]" % piece), float) for piece in pieces])
+    except ValueError:
+        table = np.array([_line(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)])
+    table = np.reshape(table, (-1, _DEXYCB_COLUMNS))
+    ids, first, counts = np.unique(table[:, 0], return_index=True, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(f"{path}: id {ids[counts > 1][0]:g} stands in more than one line")
+    odd = ~np.isfinite(ids) | (ids != np.round(ids))
+    if odd.any():
+        raise UserError(f"{path}: line {first[odd][0] + 1} starts with {ids[odd][0]:g}, an id is a whole number")
+    return table[:, 0].astype(int), table[:, 1:].reshape(-1, 21, 3)
+
+
+def _line(line: bytes, where: str) -> list[float]:
+    """The numbers of a line that is not JSON: "nan", "1." and "+1" are numbers to other people's programs."""
+    try:
+        return [float(value) for value in line.split(b",")]
+    except ValueError as error:
+        raise UserError(f"{where} is not all numbers ({error})") from None
+
+
+def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {names[0]: content} if path.suffix == ".npy" else {}
+        arrays |= {name: content[name] for name in (*names, "id") if path.suffix == ".npz" and name in content}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a whole {path.suffix} of plain numbers ({error})") from None
+    if names[0] not in arrays:
+        raise UserError(f"{path}: has no array {names[0]!r}; it holds {', '.join(content.files) or 'nothing'}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub" and name != "hand_type":
+            raise UserError(f"{path}: array {name!r} holds no numbers but {array.dtype}")
+    return arrays

@@ -1,0 +1,283 @@
+"""Files of predictions against files of ground truth under a benchmark's protocol: read, checked, scored, reported."""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import yaml
+
+import jaxhand
+from jaxhand.config import UserError
+from jaxhand.evaluation import plausibility
+from jaxhand.evaluation.prediction_files import draft_of, read
+from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
+from jaxhand.metrics.protocols import PROTOCOLS, Protocol, Scores
+from jaxhand.metrics.tables import finger_means
+
+WORST = 5  # samples that are shown
+_UNLABELLED = (-1, -1000)  # of DexYCB, in m and after the change to mm: there is no hand
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Predictions and ground truth of the same samples, checked, in the protocol's unit, frame and joint order."""
+
+    protocol: Protocol
+    pred: dict[str, np.ndarray]  # (N, …) each, by the protocol's names
+    gt: dict[str, np.ndarray]
+    ids: np.ndarray  # (N,) names of the samples: as the files have them, or their index
+    pred_files: list[Path]
+    gt_files: list[Path]
+    warnings: list[str]  # what may be wrong, a sentence each
+
+
+def described() -> list[str]:
+    """A few lines on every protocol: its arrays, unit, joint order and options."""
+    lines = []
+    for name, protocol in PROTOCOLS.items():
+        sides = ((protocol.pred, protocol.pred_optional), (protocol.gt, protocol.gt_optional))
+        pred, gt = (", ".join([*needed, *(f"[{name}]" for name in optional)]) for needed, optional in sides)
+        space = "px" if "2d" in pred else plausibility.unit_of(protocol.unit_mm)
+        options = "".join(f"; {key}={default}" for key, default in protocol.options.items())
+        lines.append(f"  {name}: predictions {pred}; ground truth {gt}; {space}, {protocol.joints} joints{options}")
+    return lines
+
+
+def protocol_of(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        UserError: there is none; the nearest is named.
+    """
+    if name not in PROTOCOLS:
+        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        meant = f" did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown protocol {name!r},{meant} known are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
+    """Options of a protocol from `key=value` texts, each of the type of its default.
+
+    Raises:
+        UserError: a text is not of that form, the protocol has no such option, or it takes another type.
+    """
+    options, known = {}, protocol.options
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in known:
+            have = ", ".join(f"{name}={default}" for name, default in known.items()) or "none"
+            raise UserError(f"no option {text!r} of {protocol.name}, which has (with its defaults): {have}")
+        kind = tuple if known[key] is None else type(known[key])
+        try:
+            options[key] = tuple(map(int, value.split(","))) if kind is tuple else yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError):
+            options[key] = None
+        if type(options[key]) is not kind:
+            wanted = "whole numbers such as 0,4,8" if kind is tuple else f"a {kind.__name__} such as {known[key]}"
+            raise UserError(f"option {key} of {protocol.name} takes {wanted}, got {value!r}")
+    return options
+
+
+def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Protocol) -> Pair:
+    """Read both sides, put them sample by sample beside each other, and look for what cannot or may not be right.
+
+    Args:
+        predictions, ground_truth: as `prediction_files.read` takes them.
+        protocol: names, shapes, unit and joint order of the arrays.
+
+    Raises:
+        UserError: a file cannot be read, samples are missing, a value is not finite, a shape or a unit is wrong.
+    """
+    pred, pred_files = read(predictions, [*protocol.pred, *protocol.pred_optional])
+    gt, gt_files = read(ground_truth, [*protocol.gt, *protocol.gt_optional])
+    sides = ((protocol.pred, protocol.pred_optional), (protocol.gt, protocol.gt_optional))
+    for path, arrays, shapes in zip((pred_files[0], gt_files[0]), (pred, gt), sides):
+        protocol._arrays(f"arrays of {path}", arrays, *shapes)
+        _check_lengths(arrays, path)
+    pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
+    _check_finite(pred, ids, pred_files)
+    _check_finite(gt, ids, gt_files, gt.get("joint_valid"))
+    warnings = [
+        f"no scores of {name}: only {files[-1]} has them"
+        for name in protocol.pred_optional
+        for files, has, lacks in ((gt_files, gt, pred), (pred_files, pred, gt))
+        if name in protocol.gt_optional and name in has and name not in lacks
+    ]
+    warnings += _compared(pred, gt, ids, protocol, pred_files[0], gt_files[0])
+    return Pair(protocol, pred, gt, ids, pred_files, gt_files, warnings)
+
+
+def table(pair: Pair, scores: Scores) -> str:
+    """The scores to read: the official numbers, the fingers, the worst samples."""
+    main, worst, scored = _worst(scores)
+    count = f"{len(pair.ids)} samples" if scored == len(pair.ids) else f"{scored} of {len(pair.ids)} samples"
+    lines = [f"{pair.protocol.name}, {count}, as {pair.protocol.source}:"]
+    values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}  # HInt's, by joint
+    fingers = {
+        f"{name} {side}".rstrip(): finger_means(hand, ~np.isnan(hand))
+        for name, joints in scores.joints.items()
+        for side, hand in _hands(joints, pair.protocol).items()
+    }
+    width = max(map(len, [*values, *fingers]))
+    for name, value in values.items():
+        unit = scores.units.get(name, "")
+        in_mm = f"{value * 10:12.3f} mm" if unit == "cm" else ""
+        lines.append(f"  {name:{width}}{value:12.4f} {unit:2}{in_mm}".rstrip())
+    if len(values) < len(scores.values):
+        lines.append(f"  and {len(scores.values) - len(values)} of single joints")
+    if fingers:
+        lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
+    for name, means in fingers.items():
+        lines.append(f"  {name:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
+    heads = {name: f"{name} {scores.units[name]}" for name in scores.samples if name in scores.units}
+    lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads.values()))
+    for row in worst:
+        cells = (f"  {scores.samples[name][row]:{max(7, len(head))}.2f}" for name, head in heads.items())
+        lines.append(f"  {pair.ids[row]!s:{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]:
+    """Write `scores.json` and `samples.csv` into a folder that is made if need be; their paths.
+
+    What is not finite is null in the JSON and empty in the CSV.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    main, worst, scored = _worst(scores)
+    report = {
+        "protocol": pair.protocol.name,
+        "source": pair.protocol.source,
+        "options": options,
+        "predictions": [str(path) for path in pair.pred_files],
+        "ground_truth": [str(path) for path in pair.gt_files],
+        "samples": len(pair.ids),
+        "scored": scored,
+        "values": scores.values,
+        "units": scores.units,
+        "joints_mm": {name: _named(joints, pair.protocol) for name, joints in scores.joints.items()},
+        "curves": {name: {"mm": mm, "share": share} for name, (mm, share) in scores.curves.items()},
+        "worst_samples": {main: pair.ids[worst].tolist()},
+        "warnings": pair.warnings,
+        "jaxhand": jaxhand.__version__,
+    }
+    columns = [f"{name}_{scores.units[name]}" if name in scores.units else name for name in scores.samples]
+    rows = zip(pair.ids.tolist(), *(values.tolist() for values in scores.samples.values()))
+    lines = [",".join(["sample", *columns])]
+    lines += [",".join([str(name), *(f"{v:.6g}" if np.isfinite(v) else "" for v in values)]) for name, *values in rows]
+    paths = [folder / "scores.json", folder / "samples.csv"]
+    make_folder(folder)
+    for path, text in zip(paths, (_json(report), "\n".join(lines).encode() + b"\n")):
+        with draft_of(path) as draft:
+            draft.write_bytes(text)
+    return paths
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written to.
+
+    Raises:
+        UserError: that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder by --output") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: permission denied; choose another folder by --output")
+
+
+def _json(report: dict) -> bytes:
+    return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+def _named(joints: np.ndarray, protocol: Protocol) -> dict[str, float]:
+    """The means of `Scores.joints` by the joints' names."""
+    hands = {f"{side}_".lstrip("_"): hand.tolist() for side, hand in _hands(joints, protocol).items()}
+    return {side + name: mean for side, hand in hands.items() for name, mean in zip(JOINT_NAMES, hand)}
+
+
+def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
+    """The joints of each hand in our order, (21,) each, by its side, which is empty where there is but one."""
+    hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[protocol.joint_order])]
+    return dict(zip(("right", "left") if len(hands) == 2 else ("",), hands))
+
+
+def _worst(scores: Scores) -> tuple[str, np.ndarray, int]:
+    """The least error over joints, which tells a hand's shape best; the samples where it is highest; how many have it."""
+    over_joints = [name for name in scores.samples if name in scores.joints] or list(scores.samples)[:1]
+    main = min(over_joints, key=lambda name: np.nanmean(scores.samples[name]))
+    errors = scores.samples[main]
+    order = np.argsort(-np.nan_to_num(errors, nan=-np.inf, posinf=np.inf), kind="stable")
+    scored = int(np.isfinite(errors).sum())
+    return main, order[: min(WORST, scored)], scored
+
+
+def _check_lengths(arrays: dict, path: Path) -> None:
+    (first, values), *others = [(name, values) for name, values in arrays.items()]
+    for name, other in others:
+        if len(other) != len(values):
+            raise UserError(f"{path}: {first} has {len(values)} samples but {name} has {len(other)}")
+    if not len(values):
+        raise UserError(f"{path}: holds no samples")
+
+
+def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict, dict, np.ndarray]:
+    """Both sides' arrays row by row, and the samples' names. Predictions without ids are in the order of the labels."""
+    pred_ids, (labels, *_) = pred.pop("id", None), [values for name, values in gt.items() if name != "id"]
+    gt_ids = gt.pop("id", np.arange(len(labels)))
+    if pred_ids is None:
+        [count, *_] = (len(values) for values in pred.values())
+        if count != len(labels):
+            raise UserError(
+                f"{pred_file}: has {count} samples, but {gt_file} has {len(labels)}: "
+                "there must be one for every sample of the ground truth, in its order"
+            )
+        return pred, gt, gt_ids
+    shown = ~np.isin(labels, _UNLABELLED).reshape(len(labels), -1).all(1)
+    gt, gt_ids = {name: values[shown] for name, values in gt.items()}, gt_ids[shown]
+    missing = gt_ids[~np.isin(gt_ids, pred_ids)]
+    if len(missing):
+        raise UserError(f"{pred_file}: lacks sample {missing[0]}, and {len(missing)} of {len(gt_ids)} in all")
+    order = np.argsort(pred_ids)
+    rows = order[np.searchsorted(pred_ids, gt_ids, sorter=order)]
+    return {name: values[rows] for name, values in pred.items()}, gt, gt_ids
+
+
+def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
+    """Every number is finite, or belongs to a point that is not valid."""
+    for i, (name, values) in enumerate(arrays.items()):
+        if values.dtype.kind != "f":
+            continue
+        bad = ~np.isfinite(values)
+        if valid is not None and values.shape[:2] == valid.shape[:2]:
+            bad &= (valid > 0).reshape(*valid.shape[:2], *[1] * (values.ndim - 2))
+        if bad.any():
+            sample, *where = np.argwhere(bad)[0]
+            count = bad.reshape(len(bad), -1).any(1).sum()
+            point = f", point {where[0]}," if where else ""
+            raise UserError(
+                f"{files[min(i, len(files) - 1)]}: sample {ids[sample]} of {name}{point} is not finite "
+                f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples are such"
+            )
+
+
+def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt_file: Path) -> list[str]:
+    """Warnings on 3D points; a unit that is wrong stops."""
+    name, target = next(iter(protocol.pred)), gt[next(iter(protocol.gt))]
+    if protocol.pred[name][-1] != 3:
+        return []
+    joints, target, names = plausibility.whole_hands(pred[name], target[..., :3], ids, gt.get("joint_valid"))
+    plausibility.check_units(joints, target, names, protocol.unit_mm, f"{pred_file}", f"{gt_file}")
+    warnings = plausibility.suspicions(joints, target, names, protocol)
+    if "verts" in pred and "verts" in gt:
+        for side, file in ((pred, pred_file), (gt, gt_file)):
+            warnings += plausibility.apart(side[name], side["verts"], protocol.unit_mm, str(file))
+    return warnings

@@ -1,0 +1,64 @@
+"""What a set of distances amounts to under the field's definitions: means, curves of correct keypoints, areas."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxhand.metrics.pose import THRESHOLDS_MM
+from jaxhand.metrics.tables import mean_where
+
+MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`, after MPI-INF-3DHP
+
+
+class Measures(NamedTuple):
+    """What `eval_util` finds; all of it counts every joint alike, however often it is valid."""
+
+    mean: float  # mm
+    median: float  # mm, mean over the joints of each joint's median
+    auc: float  # area under `pck` over that of the whole range, 0 to 1
+    pck: np.ndarray  # (T,) share of distances <= each threshold
+    thresholds: np.ndarray  # (T,) mm
+    joints: np.ndarray  # (J,) mm, mean of each joint; NaN if it is never valid
+
+
+def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
+    """FreiHAND's `EvalUtil.get_measures`, which HO-3D and DexYCB use too: per joint first, then the mean over joints.
+
+    Args:
+        distances: (N, J), mm. One that is not finite makes the means not finite, and is a miss in the curve.
+        valid: (N, J) mask of the entries that count. A joint that is never valid is left out of the means.
+        thresholds: (T,) mm, ascending. Theirs are 100 from 0 to 50, both ends included, met by `<=`.
+
+    Returns:
+        `Measures` in float64.
+    """
+    distances, thresholds = np.asarray(distances), np.asarray(thresholds, np.float64)
+    keep = np.ones(distances.shape, bool) if valid is None else np.asarray(valid) > 0
+    seen = keep.any(0)  # (J,)
+    joints, medians = np.full((2, len(seen)), np.nan)
+    curves = np.full((len(seen), len(thresholds)), np.nan)
+    for joint in np.flatnonzero(seen):
+        values = np.sort(distances[keep[:, joint], joint])  # NaN last
+        curves[joint] = np.searchsorted(values, thresholds, "right") / len(values)
+        joints[joint], medians[joint] = values.mean(dtype=np.float64), np.median(values)
+    mean, median = (float(mean_where(by_joint, seen)) for by_joint in (joints, medians))
+    pck = mean_where(curves, np.broadcast_to(seen[:, None], curves.shape), 0)
+    auc = float(np.trapezoid(pck, thresholds) / (thresholds[-1] - thresholds[0]))
+    return Measures(mean, median, auc, pck, thresholds, joints)
+
+
+def keypoint_3d_pck(distances, valid=None, threshold: float = 150.0) -> float:
+    """mmpose's 3DPCK: per cent of all valid distances (..., J) in mm that are < the threshold; NaN if there is none."""
+    return _per_cent_below(distances, valid, np.array([threshold]))
+
+
+def keypoint_3d_auc(distances, valid=None, thresholds=MMPOSE_THRESHOLDS_MM) -> float:
+    """mmpose's 3DAUC: the plain mean of `keypoint_3d_pck` over thresholds 0, 5, … 150 mm, in per cent."""
+    return _per_cent_below(distances, valid, np.asarray(thresholds))
+
+
+def _per_cent_below(distances, valid, thresholds) -> float:
+    distances = np.asarray(distances)
+    distances = distances.ravel() if valid is None else distances[np.asarray(valid) > 0]
+    hits = (distances < threshold for threshold in thresholds)
+    return 100 * float(np.mean([hit.mean() for hit in hits])) if distances.size else np.nan

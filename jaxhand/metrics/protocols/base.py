@@ -1,0 +1,114 @@
+"""What every benchmark's protocol takes and gives, and how a set is scored piece by piece."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxhand.config import UserError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of a set under one protocol; nothing that is not finite is hidden."""
+
+    values: dict[str, float]  # in the official code's names and units
+    samples: dict[str, np.ndarray]  # (N,) each; NaN for a sample that the protocol leaves out
+    units: dict[str, str]  # of the names above, such as "cm"; a name without one is a share of 1
+    joints: dict[str, np.ndarray] = field(default_factory=dict)  # (J,) mm in the official order; NaN if never measured
+    curves: dict[str, np.ndarray] = field(default_factory=dict)  # (2, T): thresholds in mm, share of distances <=
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark's official code scores predictions.
+
+    The shapes are those of one sample: an int, a choice of ints, or None for any number.
+    """
+
+    name: str
+    measure: Callable[..., Scores]  # (pred, gt, **options) on arrays already checked
+    pred: dict[str, tuple]  # arrays needed, by name
+    gt: dict[str, tuple]
+    source: str  # the official code
+    unit_mm: float = 1.0  # of its 3D points, in mm
+    joint_order: str = "freihand"  # key of `jaxhand.hand.skeleton.JOINT_ORDERS`
+    joints: int = 21  # 42 are a right hand and a left one, each in that order
+    pred_optional: dict[str, tuple] = field(default_factory=dict)
+    gt_optional: dict[str, tuple] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict:
+        """Names and defaults of the keyword options of `score`."""
+        parameters = inspect.signature(self.measure).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def score(self, pred: dict, gt: dict, **options) -> Scores:
+        """Score a whole set.
+
+        Args:
+            pred: arrays (N, …) by the names of `self.pred`, in the official code's units, frame and joint order.
+            gt: the same, by the names of `self.gt`.
+            options: out of `self.options`.
+
+        Raises:
+            UserError: an array is missing or has the wrong shape, or an option is unknown.
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            raise UserError(f"{self.name} has no option {unknown[0]!r}, it has {', '.join(self.options) or 'none'}")
+        pred = self._arrays("predictions", pred, self.pred, self.pred_optional)
+        gt = self._arrays("ground truth", gt, self.gt, self.gt_optional)
+        (name, first), *others = [*pred.items(), *((f"ground truth {name}", values) for name, values in gt.items())]
+        for other, values in others:
+            if len(values) != len(first):
+                raise UserError(f"{self.name}: {name} has {len(first)} samples but {other} has {len(values)}")
+        if not len(first):
+            raise UserError(f"{self.name}: there are no samples")
+        return self.measure(pred, gt, **options)
+
+    def _arrays(self, side, given, needed, optional) -> dict[str, np.ndarray]:
+        """The arrays that the protocol reads, checked."""
+        arrays = {}
+        for name, shape in (needed | optional).items():
+            if given.get(name) is None:
+                if name in needed:
+                    raise UserError(f"{self.name}: the {side} lack {name!r}, {_text(shape)}")
+                continue
+            try:
+                arrays[name] = array = np.asarray(given[name])
+            except ValueError:  # nested lists of several lengths
+                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, its samples differ") from None
+            pairs = zip(array.shape[1:], shape)
+            fits = all(want is None or have in (want if isinstance(want, tuple) else (want,)) for have, want in pairs)
+            if array.ndim != len(shape) + 1 or not fits:
+                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, it is {array.shape}")
+        return arrays
+
+
+def _text(shape) -> str:
+    sizes = ("any" if size is None else "|".join(map(str, size)) if isinstance(size, tuple) else size for size in shape)
+    return f"({', '.join(['N', *map(str, sizes)])})"
+
+
+def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
+    """`function` of (B, …) arrays → dict of (B, …), over (N, …) arrays in pieces of one shape: (N, …) numpy arrays.
+
+    The last piece is filled up with the last sample, so that a set compiles one program.
+    """
+    count, found = len(arrays[0]), {}
+    size = min(size, count)
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        for name, piece in function(*(array[rows] for array in arrays)).items():
+            piece = np.asarray(piece)
+            if name not in found:
+                found[name] = np.empty((count, *piece.shape[1:]), piece.dtype)
+            found[name][start : start + size] = piece[: count - start]
+    return found
+
+
+def in_mm(unit_mm: float, origin, *points) -> list[np.ndarray]:
+    """Points (B, N, 3) about `origin` (B, 1, 3), in mm; in float64, so that a hand metres away loses no digits."""
+    return [(np.asarray(p, np.float64) - origin) * unit_mm for p in points]

@@ -1,0 +1,108 @@
+"""InterHand2.6M's own evaluation (InterNet), and mmpose's averages of the same."""
+
+import jax
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.metrics.protocols.base import Protocol, Scores, in_pieces
+from jaxhand.metrics.tables import joint_means, mean_where
+from jaxhand.metrics.two_hands import ROOTS, handedness_correct, mrrpe, two_hand_distances, two_hand_valid
+
+PIECE = 8192  # samples at a time
+HANDS = {"right": (1, 0), "left": (0, 1), "interacting": (1, 1)}
+AVERAGINGS = ("interhand", "mmpose")
+CELLS, CROP, VOLUME_MM = 64, 256, 400  # of InterNet's heat map volume: cells a side, px of the crop, mm
+
+
+@jax.jit
+def _errors(pred, gt, valid, relative_root):
+    return {
+        "joints": two_hand_distances(pred, gt),
+        "valid": two_hand_valid(valid),
+        "MRRPE": mrrpe(pred, gt, valid=valid, relative_root=relative_root),
+    }
+
+
+def interhand(pred, gt, *, averaging: str = "interhand") -> Scores:
+    """MPJPE about each hand's own wrist, over all, single and interacting hands; MRRPE; accuracy of handedness.
+
+    `averaging`: "interhand" takes the mean of every joint over its valid samples, then over the 42 joints, wrists of
+    error 0 among them; "mmpose" the mean over all valid entries. A joint that is never valid is left out (the official
+    code stops). Without `rel_root`, the vector between the wrists is that of the predicted joints.
+    """
+    if averaging not in AVERAGINGS:
+        raise UserError(f"interhand: averaging must be {' or '.join(AVERAGINGS)}, not {averaging!r}")
+    kinds = gt["hand_type"].astype(str)
+    unknown = np.flatnonzero(~np.isin(kinds, list(HANDS)))
+    if unknown.size:
+        raise UserError(
+            f"interhand: hand_type of sample {unknown[0]} is {str(kinds[unknown[0]])!r}, not {', '.join(HANDS)}"
+        )
+    roots = pred["joints"][:, ROOTS[1]] - pred["joints"][:, ROOTS[0]]
+    arrays = pred["joints"], gt["joints"], gt["joint_valid"], pred.get("rel_root", roots)
+    found = in_pieces(_errors, PIECE, *arrays)
+    distance, valid, interacting = found["joints"], found["valid"], kinds == "interacting"
+    samples = {"MPJPE": mean_where(distance, valid, 1), "MRRPE": np.where(interacting, found["MRRPE"], np.nan)}
+    values, joints = {}, {}
+    for name, rows in (("all", interacting | ~interacting), ("single", ~interacting), ("interacting", interacting)):
+        if (keep := valid[rows]).any():
+            joints[name] = joint_means(distance[rows], keep)
+            entries = (joints[name], keep.any(0)) if averaging == "interhand" else (distance[rows], keep)
+            values[f"MPJPE_{name}"] = mean_where(*entries)
+    both = interacting & (gt["joint_valid"][:, ROOTS] > 0).all(1)
+    if both.any():
+        values["MRRPE"] = mean_where(samples["MRRPE"], both)
+    if "hand_type" in pred:
+        correct = handedness_correct(pred["hand_type"], np.array([HANDS[kind] for kind in kinds]))
+        known = gt.get("hand_type_valid", np.ones(len(kinds))) > 0
+        samples["HandednessAcc"] = np.where(known, correct, np.nan)
+        values["HandednessAcc"] = mean_where(correct, known)
+    units = {name: "mm" for name in (*values, *samples) if name != "HandednessAcc"}
+    return Scores({name: float(value) for name, value in values.items()}, samples, units, joints)
+
+
+def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_depth) -> dict[str, np.ndarray]:
+    """InterNet's outputs → the joints and the vector between the wrists that `interhand` reads, as its `evaluate` does.
+
+    Args:
+        joint_coord: (N, 42, 3) x, y, z in cells of the 64^3 volume, which covers the 256 px crop and 400 mm of depth.
+        rel_root_depth: (N,) depth of the left wrist behind the right one in 64 cells over 400 mm.
+        inv_trans: (N, 2, 3) affine from pixels of the crop to those of the image.
+        focal: (2,) or (N, 2) px.
+        princpt: (2,) or (N, 2) px.
+        abs_depth: (N, 2) mm of the right and the left wrist.
+
+    Returns:
+        `{"joints": (N, 42, 3), "rel_root": (N, 3)}`, mm in the camera's frame.
+    """
+    arrays = (np.asarray(array, np.float64) for array in (joint_coord, rel_root_depth, inv_trans, abs_depth))
+    joint_coord, rel_root_depth, inv_trans, abs_depth = arrays
+    focal, princpt = (np.broadcast_to(value, (len(joint_coord), 2))[:, None] for value in (focal, princpt))
+    crop = np.concatenate([joint_coord[..., :2] * (CROP / CELLS), np.ones_like(joint_coord[..., :1])], -1)
+    image = np.einsum("nij,nkj->nki", inv_trans, crop)
+    depth, behinds = _depth(joint_coord[..., 2]), (0, _depth(rel_root_depth)[:, None])  # of each root to the right one
+
+    def camera(joints, depth):
+        return np.concatenate([(image[:, joints] - princpt) / focal * depth[..., None], depth[..., None]], -1)
+
+    right, left = (camera([root], depth[:, [root]] + abs_depth[:, :1] + behind) for root, behind in zip(ROOTS, behinds))
+    joints = camera(slice(None), depth + np.repeat(abs_depth, 21, 1))
+    return {"joints": joints, "rel_root": (left - right)[:, 0]}
+
+
+def _depth(cells):
+    """Cells of the volume → mm about its centre."""
+    return (cells / CELLS * 2 - 1) * (VOLUME_MM / 2)
+
+
+INTERHAND = Protocol(
+    "interhand",
+    interhand,
+    pred={"joints": (42, 3)},
+    gt={"joints": (42, 3), "joint_valid": (42,), "hand_type": ()},
+    pred_optional={"rel_root": (3,), "hand_type": (2,)},
+    gt_optional={"hand_type_valid": ()},
+    joint_order="interhand",
+    joints=42,
+    source="facebookresearch/InterHand2.6M data/InterHand2.6M/dataset.py evaluate",
+)
