@@ -85,7 +85,8 @@ def test_labels_that_are_missing_in_ho3d(tmp_path, looked):
     (folder / "train/MC1/meta/0000.pkl").unlink()
     (folder / "evaluation/SM1/rgb/0001.jpg").unlink()
     train, test = looked("ho3d", folder)[0]
-    assert train.startswith("train: half-downloaded or damaged: ") and "ABF10/meta/0002.pkl: no such file, as 2 of" in train
+    assert train.startswith("train: half-downloaded or damaged: ")
+    assert "ABF10/meta/0002.pkl: no such file, as 2 of" in train
     assert test.endswith("1 of 6 images are missing or empty, first evaluation/SM1/rgb/0001.jpg")
 
 

@@ -7,7 +7,7 @@ from jaxhand.hand.skeleton import JOINT_ORDERS, PARENTS
 # mm, an adult's, thumb to little, each from the wrist to the tip: about the mean of several sets' own means
 ADULT = np.array([[37, 39, 33, 26], [88, 41, 26, 24], [86, 44, 29, 25], [82, 39, 28, 23], [81, 32, 20, 19]], float)
 SIZES = (0.55, 1.7)  # of a hand over an adult's: children, and figures drawn large
-UNITS_MM = {"metres": 1000, "decimetres": 100, "centimetres": 10, "inches": 25.4, "tenths of mm": 0.1, "μm": 0.001}
+UNITS_MM = {"metres": 1000, "decimetres": 100, "centimetres": 10, "inches": 25.4, "tenths of mm": 0.1}
 UNLIKE = 0.3  # root mean square logarithm of bones over an adult's, the size left out; sets of real hands have 0.06-0.16
 FAR_BETTER = 0.5  # of that under another order is no chance
 BENDING = 0.3  # least share of hands that bend towards their palm
@@ -46,11 +46,12 @@ def doubts(joints: np.ndarray) -> list[str]:
     if np.median(joints[..., 2]) <= 0:
         found.append("hands are behind the camera (z <= 0): of OpenGL's frame? y and z have to be negated then")
     orders = {f"as they stand in {name}": np.array(order) for name, order in JOINT_ORDERS.items()}
-    orders |= {f"as if {name}'s order was undone by mistake": np.argsort(order) for name, order in JOINT_ORDERS.items()}
+    orders |= {f"as if {name}'s order was undone by mistake": np.argsort(o) for name, o in JOINT_ORDERS.items()}
     off = {name: unlike(joints[:, order]) for name, order in orders.items()}
     as_is, best = unlike(joints), min(off, key=off.get)
     if as_is > UNLIKE and off[best] > FAR_BETTER * as_is:
-        return [*found, f"bones are not those of hands in any known order: off by {as_is:.2f}, real hands by up to 0.16"]
+        numbers = f"off by {as_is:.2f}, real hands by up to 0.16"
+        return [*found, f"bones are not those of hands in any known order: {numbers}"]
     if as_is > UNLIKE:
         numbers = f"bones are off by {as_is:.2f}, reordered by {off[best]:.2f}"
         found.append(f"the joints seem to be ordered {best}: {numbers}")
