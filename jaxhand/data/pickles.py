@@ -1,7 +1,7 @@
 """Reads pickles of data sets without running anything from them: plain Python values and numpy arrays, nothing else.
 
-NumPy's own way from a pickle to a dtype and an array is not used: a forged dtype state makes numpy take bytes of the
-file for pointers.
+NumPy's own way from a pickle to a dtype and an array is not used: a damaged state can end the process, and a forged one
+makes numpy take bytes of the file for pointers.
 """
 
 import collections
@@ -36,12 +36,12 @@ def load(source: str | Path | bytes, where: str = ""):
         except OSError as error:
             raise UserError(f"{where}: cannot be read ({error.strerror})") from None
     try:
-        return _Unpickler(io.BytesIO(source), encoding="latin1").load()
+        return _made(_Unpickler(io.BytesIO(source), encoding="latin1").load())
     except _Refused as error:
         known = "a pickle may hold plain values and numpy arrays only"
-        raise UserError(f"{where}: wants to run {error}: refused, {known}") from None
+        raise UserError(f"{where}: wants to run {_line(error)}: refused, {known}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{where}: not a whole pickle ({type(error).__name__}: {error}); download it again") from None
+        raise UserError(f"{where}: not a whole pickle ({_line(error)}); download it again") from None
 
 
 def load_npz(file: Path) -> dict:
@@ -68,8 +68,13 @@ def load_npz(file: Path) -> dict:
     except UserError:
         raise
     except Exception as error:  # a damaged zip file raises nearly anything
-        raise UserError(f"{file}: not a whole .npz file ({type(error).__name__}: {error}); download it again") from None
+        raise UserError(f"{file}: not a whole .npz file ({_line(error)}); download it again") from None
     return arrays
+
+
+def _line(error: Exception) -> str:
+    """What an error says, as one short line whatever a file has put into it."""
+    return ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
 
 
 class _Refused(Exception):
@@ -84,27 +89,59 @@ class _Unpickler(pickle.Unpickler):
         return _ADMITTED[key]
 
 
-class _Array(np.ndarray):
-    """An array that takes its content from a pickle's state, with a checked dtype."""
+class _Array:
+    """Stands for an array while a pickle is read: its content comes last, by `__setstate__`."""
 
     def __setstate__(self, state):
-        version, shape, dtype, fortran, content = state
-        super().__setstate__((version, shape, dtype.checked, fortran, content))
+        self.state = state
+
+    def made(self) -> np.ndarray:
+        """The array."""
+        _, shape, dtype, fortran, content = self.state
+        return _array(content, dtype, shape, "F" if fortran else "C")
 
 
 class _Dtype:
     """Stands for a dtype: its letter and size come at first, its byte order by `__setstate__`."""
 
-    def __init__(self, code):
+    def __init__(self, code: str):
         if not re.fullmatch(r"[biufcSUO]\d*", code):
             raise _Refused(f"numpy.dtype({code!r})")
-        self.checked = np.dtype(code)
+        self.made = np.dtype(code)
 
     def __setstate__(self, state):
         _, order, subarray, names, fields = state[:5]
         if not (subarray is names is fields is None):
             raise _Refused("numpy.dtype of a structure")
-        self.checked = self.checked.newbyteorder(order)
+        self.made = self.made.newbyteorder(order)
+
+
+def _array(content, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+    if dtype.made.kind == "O":
+        flat = np.empty(len(content), object)
+        for i, value in enumerate(content):
+            flat[i] = _made(value)
+    else:
+        content = _Numpy.encode(content)
+        if not isinstance(content, (bytes, bytearray)):
+            raise TypeError("an array's content is not bytes")
+        flat = np.frombuffer(bytes(content), dtype.made) if content else np.empty(0, dtype.made)
+    if min(shape, default=0) < 0:
+        raise ValueError("an array's shape is negative")
+    return flat.reshape(shape, order=order).copy(order)  # a copy, since bytes cannot be written to
+
+
+def _made(value):
+    """A value with the arrays and dtypes in it put where something stands for them."""
+    if isinstance(value, _Array):
+        return value.made()
+    if isinstance(value, _Dtype):
+        return value.made
+    if isinstance(value, dict):
+        return type(value)((_made(key), _made(each)) for key, each in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value)(_made(each) for each in value)
+    return value
 
 
 class _Numpy:
@@ -116,17 +153,15 @@ class _Numpy:
 
     @classmethod
     def reconstruct(cls, kind, shape, code):
-        return _Array((0,), np.uint8)
+        return _Array()
 
     @classmethod
     def frombuffer(cls, content, dtype, shape, order):
-        return np.frombuffer(content, dtype.checked).reshape(shape, order=order)
+        return _array(content, dtype, shape, order)
 
     @classmethod
     def scalar(cls, dtype, content):
-        if dtype.checked.kind == "O":
-            return content
-        return np.frombuffer(cls.encode(content), dtype.checked)[0]
+        return content if dtype.made.kind == "O" else _array(content, dtype, (1,), "C")[0]
 
     @classmethod
     def encode(cls, text="", encoding=""):
