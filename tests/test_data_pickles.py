@@ -102,6 +102,7 @@ class States:
         (os.path.join, r"posixpath\.join|ntpath\.join"),
         (np.load, r"numpy\.load"),
         (np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")]), r"numpy\.dtype"),
+        (np.zeros(2, "V4"), r"numpy\.dtype"),
         (np.ma.zeros(1), r"numpy\.ma\."),
     ],
 )

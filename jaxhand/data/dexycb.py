@@ -177,6 +177,9 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple) -> dict[st
         frames.append(int(meta["num_frames"]))
         sides.append(meta["mano_sides"][0].encode())
         files += [home / name / c / f"labels_{f:06d}.npz" for c in serials for f in range(frames[-1])]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: no such file, as {len(missing)} of {len(files)}; the set is half-downloaded")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for disks that answer late
         labels = list(pool.map(_labels, files))
     return {
@@ -194,8 +197,6 @@ def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file) as content:
             joints, pose = np.float32(content["joint_3d"]), np.float32(content["pose_m"])
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; the set is half-downloaded") from None
     except Exception as error:  # a damaged zip file raises nearly anything
         raise UserError(f"{file}: not whole labels of DexYCB ({error}); download it again") from None
     if joints.shape != (1, 21, 3) or pose.shape != (1, 51) or not np.isfinite(joints).all():

@@ -123,9 +123,7 @@ def _array(content, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
             flat[i] = _made(value)
     else:
         content = _Numpy.encode(content)
-        if not isinstance(content, (bytes, bytearray)):
-            raise TypeError("an array's content is not bytes")
-        flat = np.frombuffer(bytes(content), dtype.made) if content else np.empty(0, dtype.made)
+        flat = np.frombuffer(content, dtype.made) if content else np.empty(0, dtype.made)
     if min(shape, default=0) < 0:
         raise ValueError("an array's shape is negative")
     return flat.reshape(shape, order=order).copy(order)  # a copy, since bytes cannot be written to
