@@ -8,7 +8,7 @@ from jaxhand.hand.skeleton import JOINT_ORDERS, PARENTS
 ADULT = np.array([[37, 39, 33, 26], [88, 41, 26, 24], [86, 44, 29, 25], [82, 39, 28, 23], [81, 32, 20, 19]], float)
 SIZES = (0.55, 1.7)  # of a hand over an adult's: children, and figures drawn large
 UNITS_MM = {"metres": 1000, "decimetres": 100, "centimetres": 10, "inches": 25.4, "tenths of mm": 0.1}
-UNLIKE = 0.3  # root mean square logarithm of bones over an adult's, the size left out; sets of real hands have 0.06-0.16
+UNLIKE = 0.3  # root mean square logarithm of bones over an adult's, size left out; sets of real hands have 0.04 to 0.16
 FAR_BETTER = 0.5  # of that under another order is no chance
 BENDING = 0.3  # least share of hands that bend towards their palm
 
