@@ -184,7 +184,7 @@ def test_mistakes_in_tars_are_named(tmp_path):
             hamer.load(tmp_path / f"{number}", "train")
 
     cut = tree.image(0)[:700]
-    with pytest.raises(UserError, match=r"000000\.tar/rgb/a\.b/00000000\.jpg#0: not a whole image"):
+    with pytest.raises(UserError, match=r"000000\.tar/rgb/a\.b/00000000\.jpg#0 is not an image or is cut off"):
         hamer.load(one(tmp_path / "cut", tree.hand(0), content=cut), "train")[0]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import index, splits
-from jaxhand.data.folder import read_image
 from jaxhand.data.json_stream import entries
+from jaxhand.data.photo import Photo, read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -48,6 +48,10 @@ class CocoSet:
 
     def __getitem__(self, i: int) -> Record:
         return self._record(i, read_image)
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        return self._record(i, Photo.read)
 
     def label(self, i: int) -> Record:
         """Record i without its image."""

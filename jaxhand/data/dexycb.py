@@ -13,8 +13,8 @@ import yaml
 from jaxhand.config import UserError
 from jaxhand.data import dexycb_json, index
 from jaxhand.data.dexycb_json import depth_of, read_depth
-from jaxhand.data.folder import read_image
 from jaxhand.data.mano_pose import of_side
+from jaxhand.data.photo import Photo
 from jaxhand.data.record import Record
 
 SUBJECTS = (
@@ -116,10 +116,15 @@ class DexYCB:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> Record:
+        record = self.undecoded(i)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
         record = self.label(i)
         file = self._folder / record.name
         depth = read_depth(depth_of(file), record.name) if self._depth else None
-        return Record(**vars(record) | {"image": read_image(file), "depth": depth})
+        return Record(**vars(record) | {"image": Photo.read(file), "depth": depth})
 
     def label(self, i: int) -> Record:
         """Record i without its image and depth."""

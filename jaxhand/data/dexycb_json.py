@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import index, splits
-from jaxhand.data.folder import decode, read_image
 from jaxhand.data.json_stream import entries
 from jaxhand.data.mano_pose import of_side
+from jaxhand.data.photo import Photo, decode
 from jaxhand.data.record import Record
 
 _ALL_VALID = np.ones(21, np.float32)
@@ -61,10 +61,15 @@ class DexYCBJson:
         return len(self._kept)
 
     def __getitem__(self, i: int) -> Record:
+        record = self.undecoded(i)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
         record = self.label(i)
         file, depth = self._folder / record.name, self._depth_file(record.name)
         depth = None if depth is None else read_depth(depth, record.name)
-        return Record(**vars(record) | {"image": read_image(file), "depth": depth})
+        return Record(**vars(record) | {"image": Photo.read(file), "depth": depth})
 
     def label(self, i: int) -> Record:
         """Record i without its image and depth."""

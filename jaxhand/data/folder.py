@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.photo import Photo, decode
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
-CACHE_BYTES = 2**29  # decoded images kept in memory
 VAL_EVERY = 5  # every fifth line of train.jsonl can be held out
 
 
@@ -61,24 +61,21 @@ def load(path: str | Path, split: str, *, variant: str = "", without_val: bool =
 
 
 class FolderSet:
-    """A source of records; the first `CACHE_BYTES` of decoded images stay in memory."""
+    """A source of records."""
 
     def __init__(self, entries: list["_Entry"]):
         self._entries = entries
-        self._cache, self._room = {}, CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._cache.get(index)
-        if record is None:
-            record = self._entries[index].read()
-            size = record.image.nbytes + (0 if record.depth is None else record.depth.nbytes)
-            if size <= self._room:  # two threads may count one record twice: the bound still holds
-                self._room -= size
-                self._cache[index] = record
-        return record
+        record = self.undecoded(index)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, index: int) -> Record:
+        """Record `index` whose image is a `Photo`."""
+        return self._entries[index].read()
 
     def label(self, index: int) -> Record:
         """Record `index` without its image and depth."""
@@ -87,20 +84,6 @@ class FolderSet:
     def encoded(self, index: int) -> tuple[bytes, None]:
         """The bytes of the image file of record `index`."""
         return Path(self._entries[index].image).read_bytes(), None
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """A photograph as RGB (H, W, 3) uint8, whatever it was: grey, with alpha, 16 bits, turned by EXIF.
-
-    Raises:
-        UserError: there is no such file, or it is not a whole image.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"image {path} does not exist")
-    image = _read(path)
-    if image is None:
-        raise UserError(f"image {path} is not an image or is cut off")
-    return image
 
 
 class _Entry:
@@ -132,15 +115,12 @@ class _Entry:
         }
 
     def read(self) -> Record:
-        """Decode the image, as RGB whatever it was, and the depth."""
-        try:
-            image = read_image(self.image)
-        except UserError as error:
-            raise UserError(f"{self.where}: {error}") from None
-        height, width = image.shape[:2]
+        """Read the image file, and decode the depth."""
+        image = Photo.read(self.image, self.where)
+        width, height = image.size
         depth = None
         if self.depth is not None:
-            depth = _read(self.depth, cv2.IMREAD_UNCHANGED)
+            depth = decode(_content(self.depth), cv2.IMREAD_UNCHANGED)
             if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
                 need = f"a 16-bit grey PNG of the image's {width}x{height} px"
                 raise UserError(f"{self.where}: depth {self.depth} is not {need}")
@@ -152,19 +132,11 @@ class _Entry:
         return Record(image=image, depth=depth, **self.labels)
 
 
-def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
-    """The bytes of an image file as RGB (H, W, 3) uint8, or None where they are none.
-
-    OpenCV drops alpha, spreads grey, turns by EXIF and brings 16 bits to 8, unless `flags` say otherwise.
-    """
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-
-
-def _read(path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
+def _content(path: str) -> bytes:
     try:
-        return decode(Path(path).read_bytes(), flags)
+        return Path(path).read_bytes()
     except OSError:
-        return None
+        return b""
 
 
 def _file(folder: Path, name, key: str) -> str:

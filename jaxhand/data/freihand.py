@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import coco, index, splits
-from jaxhand.data.folder import read_image
 from jaxhand.data.mano_pose import of_side
+from jaxhand.data.photo import Photo, read_image
 from jaxhand.data.record import Record
 
 VERSIONS = ("gs", "hom", "sample", "auto")  # of the background: green screen, homogenised, sampled, recoloured
@@ -87,6 +87,10 @@ class FreiHAND:
 
     def __getitem__(self, i: int) -> Record:
         return self._record(i, read_image)
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        return self._record(i, Photo.read)
 
     def label(self, i: int) -> Record:
         """Record i without its image."""

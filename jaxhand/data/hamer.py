@@ -11,14 +11,13 @@ import tarfile
 import typing
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import hamer_npz, index, pickles, splits
-from jaxhand.data.folder import decode
 from jaxhand.data.hamer_npz import BOX_UNIT, SHAPES, hand_record
 from jaxhand.data.image_size import size_from
+from jaxhand.data.photo import Photo
 from jaxhand.data.record import Record
 
 _IMAGE_ENDINGS = ("jpg", "jpeg", "png")
@@ -106,13 +105,14 @@ class HaMeRTars:
         return int(self._ends[-1])
 
     def __getitem__(self, i: int) -> Record:
+        record = self.undecoded(i)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
         record, content = self.label(i), self.encoded(i)[0]
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # the labels are of the image as stored
-        image = decode(content, flags)
-        if image is None:
-            member = self._tars[self._place(i)[0]].parent / record.name
-            raise UserError(f"{member}: not a whole image; download the tar again")
-        return Record(**vars(record) | {"image": image})
+        where = f"image {self._tars[self._place(i)[0]].parent / record.name}"
+        return Record(**vars(record) | {"image": Photo(content, where, exif=False)})  # labels are of the stored image
 
     def label(self, i: int) -> Record:
         """Record i without its image."""

@@ -11,8 +11,8 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index, pickles, splits
 from jaxhand.data.coco import nominal_K
-from jaxhand.data.folder import read_image
 from jaxhand.data.image_size import size_of_file
+from jaxhand.data.photo import Photo
 from jaxhand.data.record import Record
 
 BOX_UNIT = 200  # px that 1 of `scale` is in the training tars
@@ -66,8 +66,13 @@ class HaMeRNpz:
         return len(self._kept)
 
     def __getitem__(self, i: int) -> Record:
-        image = read_image(self._file(i))
-        return Record(**vars(self._label(i, image.shape[1::-1])) | {"image": image})
+        record = self.undecoded(i)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        photo = Photo.read(self._file(i))
+        return Record(**vars(self._label(i, photo.size)) | {"image": photo})
 
     def label(self, i: int) -> Record:
         """Record i without its image, of which only the size is read."""

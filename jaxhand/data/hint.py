@@ -12,8 +12,8 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index
 from jaxhand.data.coco import nominal_K
-from jaxhand.data.folder import read_image
 from jaxhand.data.image_size import size_of_file
+from jaxhand.data.photo import Photo
 from jaxhand.data.record import Record
 
 SOURCES = ("newdays", "epick", "ego4d", "ego4d_seq")
@@ -63,8 +63,13 @@ class HInt:
         return len(self._arrays["name"])
 
     def __getitem__(self, i: int) -> Record:
-        image = read_image(self._file(i))
-        return self._record(i, image, image.shape[1::-1])
+        record = self.undecoded(i)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        photo = Photo.read(self._file(i))
+        return self._record(i, photo, photo.size)
 
     def label(self, i: int) -> Record:
         """Record i without its image, of which only the size is read."""

@@ -13,8 +13,8 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index, pickles, splits
 from jaxhand.data.depth import read_two_channels
-from jaxhand.data.folder import read_image
 from jaxhand.data.mano_pose import turn
+from jaxhand.data.photo import Photo, read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -91,6 +91,10 @@ class HO3D:
 
     def __getitem__(self, i: int) -> Record:
         return self._record(i, read_image(self._folder / self._file(i, "rgb")), self._read_depth(i))
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        return self._record(i, Photo.read(self._folder / self._file(i, "rgb")), self._read_depth(i))
 
     def label(self, i: int) -> Record:
         """Record i without image and depth."""

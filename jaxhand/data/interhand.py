@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import index
-from jaxhand.data.folder import read_image
 from jaxhand.data.json_stream import entries
 from jaxhand.data.mano_pose import SIDES, of_side, turn
+from jaxhand.data.photo import Photo, read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -72,6 +72,10 @@ class InterHand:
 
     def __getitem__(self, i: int) -> Record:
         return self._record(i, read_image(self._folder / self._file(i)))
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        return self._record(i, Photo.read(self._folder / self._file(i)))
 
     def label(self, i: int) -> Record:
         """Record i without its image."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record, label
+from jaxhand.data.record import Record, label, undecoded
 
 
 class Mix:
@@ -32,6 +32,10 @@ class Mix:
     def __getitem__(self, i: int) -> Record:
         source, i = self._find(i)
         return source[i]
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`, where its source gives such."""
+        return undecoded(*self._find(i))
 
     def label(self, i: int) -> Record:
         """Record i without its image."""

@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from flax import serialization
 
 from jaxhand.config import UserError
-from jaxhand.data.folder import decode
+from jaxhand.data.photo import Photo, decode
 from jaxhand.data.record import Record
 
 FORMAT = 1
@@ -106,9 +106,15 @@ class PackedSet:
         return len(self._indices)
 
     def __getitem__(self, i: int) -> Record:
+        record = self.undecoded(i)
+        return Record(**vars(record) | {"image": record.image.pixels})
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
         fields = self._fields(i)
-        image, depth = decode(fields["image"]), fields.get("depth")
-        return Record(**fields | {"image": image, "depth": None if depth is None else _depth(depth)})
+        depth, where = fields.get("depth"), f"image {fields['name']} in {self._files[0].parent}"
+        photo = Photo(fields["image"], where)
+        return Record(**fields | {"image": photo, "depth": None if depth is None else _depth(depth)})
 
     def label(self, i: int) -> Record:
         """Record i without image and depth."""

@@ -1,12 +1,15 @@
 """What one labelled hand is, whatever it was read from.
 
 A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It
-may offer `label(i)`, the same record without its image (`image` is None), where that is cheaper.
+may offer the same record where that is cheaper: `label(i)` without its image (`image` is None), and `undecoded(i)` with
+a `photo.Photo` as `image`, of which a crop decodes only what it needs.
 """
 
 import dataclasses
 
 import numpy as np
+
+from jaxhand.data.photo import Photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Record:
     labelled in 2D only has `keypoints_2d` and `joint_valid_2d`, and `joint_valid` is 0.
     """
 
-    image: np.ndarray | None  # (H, W, 3) uint8; None only where `label` gives it
+    image: np.ndarray | Photo | None  # (H, W, 3) uint8; else only where `undecoded` or `label` gives it
     K: np.ndarray  # (3, 3)
     keypoints_3d: np.ndarray  # (21, 3) mm
     joint_valid: np.ndarray  # (21,) 1 where the joint is labelled
@@ -44,6 +47,10 @@ class WithoutDepth:
     def __getitem__(self, index: int) -> Record:
         return dataclasses.replace(self._source[index], depth=None)
 
+    def undecoded(self, index: int) -> Record:
+        """Record `index` whose image is a `Photo`, where the source gives such."""
+        return dataclasses.replace(undecoded(self._source, index), depth=None)
+
     def label(self, index: int) -> Record:
         """Record `index` without image and depth."""
         return dataclasses.replace(label(self._source, index), depth=None)
@@ -52,6 +59,11 @@ class WithoutDepth:
 def label(source, index: int) -> Record:
     """Record `index` of a source for its labels: no image is decoded where the source can do without."""
     return getattr(source, "label", source.__getitem__)(int(index))
+
+
+def undecoded(source, index: int) -> Record:
+    """Record `index` of a source to be cropped: its image is a `Photo` where the source can leave it encoded."""
+    return getattr(source, "undecoded", source.__getitem__)(int(index))
 
 
 def labels(source, most: int) -> tuple[np.ndarray, np.ndarray]:
