@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 import os
+import types
 import typing
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class AugmentConfig:
 class DataConfig:
     """Which hands are read and how they become crops."""
 
-    train: str = "synthetic"  # "synthetic", or "folder:PATH"
+    train: str | dict[str, float] = "synthetic"  # or NAME:PATH such as "freihand:PATH", or several {NAME:PATH: weight}
     test: str = "synthetic"
     test_split: str = "test"  # "val" tests on a split of its own, for choosing recipes
     view: str = "front"  # built-in world: "front" (palm or back, ±35°) or "all" directions
@@ -119,6 +120,7 @@ class SchedulerConfig:
 class TrainingConfig:
     num_epochs: int = 10
     batch_size: int = 64  # over all devices and hosts
+    epoch_samples: int = 0  # that an epoch draws; 0: as many as the training sets hold
     save_freq: int = 10  # every so many epochs a checkpoint is kept for good
     test_freq: int = 1  # accepted for old configs; every epoch is tested
     init_from: str = ""  # run folder whose best parameters are the start
@@ -176,14 +178,14 @@ def dump(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The keys that differ, one line each: `training.batch_size: 64 -> 32`."""
-    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    before, after = _flat(old), _flat(new)
     return [f"{key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
+def _flat(section, prefix: str = "") -> dict:
     flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    for key, value in vars(section).items():
+        flat |= _flat(value, f"{prefix}{key}.") if dataclasses.is_dataclass(value) else {prefix + key: value}
     return flat
 
 
@@ -229,7 +231,7 @@ def _build(cls, tree, path: tuple, source: str):
 def _nearest(key: str, path: tuple, fields: dict) -> str:
     """A hint for a mistyped or abbreviated key: a sibling, else a field of another section."""
     siblings = {name: ".".join((*path, name)) for name in fields}
-    elsewhere = {name.rpartition(".")[2]: name for name in _flat(to_dict(Config()))}
+    elsewhere = {name.rpartition(".")[2]: name for name in _flat(Config())}
     for known in (siblings, elsewhere):
         initials = [name for name in known if "".join(word[0] for word in name.split("_")) == key]  # lr
         close = initials or difflib.get_close_matches(key, known, n=1)
@@ -238,8 +240,12 @@ def _nearest(key: str, path: tuple, fields: dict) -> str:
     return f" Known here: {', '.join(fields)}."
 
 
-def _coerce(value, kind: type, here: str, source: str):
+def _coerce(value, kind, here: str, source: str):
     """PyYAML reads 1e-3 as a string and 1 as an int: bring the value to the field's type."""
+    if isinstance(kind, types.UnionType):  # text, or names with weights
+        if isinstance(value, dict):
+            return {str(name): _coerce(weight, float, f"{here}: {name}", source) for name, weight in value.items()}
+        kind = str
     try:
         if kind is float and not isinstance(value, bool):
             return float(value)
@@ -256,7 +262,7 @@ def _coerce(value, kind: type, here: str, source: str):
 
 def _check(config: Config) -> None:
     """Refuse values that no run could use."""
-    values = _flat(to_dict(config))
+    values = _flat(config)
     for key, value in values.items():
         if isinstance(value, (int, float)) and key != "seed":
             least = _LEAST.get(key, 0)
@@ -269,6 +275,12 @@ def _check(config: Config) -> None:
         raise ConfigError(f"data.depth_dropout must lie in 0..1, got {values['data.depth_dropout']}")
     if not -(2**63) <= config.seed < 2**63:
         raise ConfigError(f"seed must fit into 64 bits, got {config.seed}")
+    if isinstance(config.data.train, dict):
+        if not config.data.train:
+            raise ConfigError("data.train names no set: give every set a line, NAME:PATH: weight")
+        for name, weight in config.data.train.items():
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
     if not any(vars(config.loss).values()):
         raise ConfigError("all weights of loss are 0: nothing would be learned")
     choices = {

@@ -1,7 +1,8 @@
 """Score the best step of a run, or predictions that any program wrote to a file.
 
 `python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
-WORKDIR/evaluation.json. A set with depth is scored with it and without it.
+WORKDIR/evaluation.json. A set with depth is scored with it and without it. With `--data ho3d:PATH --submit pred.zip` it
+writes the file that the leaderboard of FreiHAND, HO-3D or DexYCB takes as well.
 `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run: it scores as
 the benchmark's official code does, and writes scores.json and samples.csv.
 """
@@ -26,8 +27,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=name, description=description, epilog=usage, formatter_class=how)
     run = parser.add_argument_group("the best step of a run")
     run.add_argument("workdir", type=Path, nargs="?", help="run folder")
-    names = "synthetic or folder:PATH (default: the run's test set)"
+    names = "synthetic or NAME:PATH such as ho3d:PATH (default: the run's test set)"
     run.add_argument("--data", nargs="+", metavar="NAME", help=names)
+    submit = "the leaderboard's: pred.zip or pred.json, of DexYCB .txt; with depth also FILE_rgbd"
+    run.add_argument("--submit", type=Path, metavar="FILE", help=submit)
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
@@ -35,15 +38,17 @@ def main() -> int:
     files.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: beside the predictions")
     arguments = parser.parse_args()
-    of_run = [arguments.workdir, arguments.data]
+    of_run = [arguments.workdir, arguments.data, arguments.submit]
     of_files = [arguments.predictions, arguments.ground_truth, arguments.protocol]
     if any(of_run) and any([*of_files, arguments.option, arguments.output]):
-        raise UserError("a run folder and --data are one way to score, --predictions another: give one of them")
+        raise UserError("a run folder with --data, --submit is one way to score, --predictions another: give one")
     if any(of_files) and not all(of_files):
         names = ", ".join(scoring.PROTOCOLS)
         raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
     if not arguments.workdir and not any(of_files):
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
+    if arguments.submit and len(arguments.data or [""]) > 1:
+        raise UserError("--submit writes the file of one set: give one --data")
     if arguments.workdir and arguments.workdir.is_file():
         usage = f"--predictions {arguments.workdir} --ground-truth PATH --protocol NAME"
         raise UserError(f"{arguments.workdir} is a file, not the folder of a run; to score predictions: {usage}")
@@ -76,7 +81,7 @@ def _score_run(arguments) -> None:
     print(f"Best model of {arguments.workdir}: Epoch {best.meta['epoch']}, step {best.step}")
     results = []
     for name in arguments.data or [best.config.data.test]:
-        results += _score_data(name, tester, best)
+        results += _score_data(name, tester, best, arguments.submit)
     report = {"workdir": str(arguments.workdir), "step": best.step, "epoch": best.meta["epoch"], "results": results}
     report = json.loads(json.dumps(report), parse_constant=lambda _: None)  # JSON has no infinity
     path = arguments.workdir / "evaluation.json"
@@ -87,33 +92,43 @@ def _score_run(arguments) -> None:
     print(f"Written to {path}")
 
 
-def _score_data(name: str, tester, best) -> list[dict]:
-    """Score one data set, with and without its depth."""
+def _score_data(name: str, tester, best, submit: Path | None) -> list[dict]:
+    """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
     from jaxhand import data
     from jaxhand.data.record import WithoutDepth, labels
+    from jaxhand.evaluation.submission import Submission
     from jaxhand.training.testing import batches_of, run_test
 
     config = best.config.data
-    source = data.load(name, config.test_split, config, best.config.seed)
+    source = data.load(name, "test" if submit else config.test_split, config, best.config.seed)
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
-    joints, valid = labels(source, len(source))
-    rigid_hand = baselines.rigid_hand(joints, joints, valid, valid)
-    mean_pose = baselines.mean_pose(joints, joints, valid, valid)
+    files = {"RGB-D": submit.with_stem(f"{submit.stem}_rgbd"), "RGB": submit} if submit else {}
+    submissions = {kind: Submission(name, source, files[kind]) for kind in kinds if submit}
     results = []
     print(f"{name}, {len(source)} hands:")
     for kind, records in kinds.items():
-        scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester))
+        collect = submissions[kind].collect if submit else None
+        scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester), collect=collect)
         kept = ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric", "count", "nonfinite", "invalid")
         results.append({"data": name, "input": kind} | {key: scores[key] for key in kept})
-        print(
-            f"  {kind}: MPJPE: {scores['mpjpe']:.3f} mm, PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, "
-            f"Avg Metric: {scores['avg_metric']:.3f} mm"
-        )
-        if scores["nonfinite"] or scores["invalid"]:
+        if scores["count"]:
+            print(
+                f"  {kind}: MPJPE: {scores['mpjpe']:.3f} mm, PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, "
+                f"Avg Metric: {scores['avg_metric']:.3f} mm"
+            )
+        else:
+            print(f"  {kind}: not scored, no hand has joints in 3D as ground truth")
+        if scores["nonfinite"] or scores["count"] and scores["invalid"]:
             left_out = f"{scores['invalid']} hands left out for their labels"
             print(f"    {scores['nonfinite']} predictions not finite, {left_out}")
-    print("  Baselines, from this set's own labels:")
-    print(f"    mean pose: MPJPE: {mean_pose:.3f} mm; one rigid hand, aligned: PA-MPJPE: {rigid_hand:.3f} mm")
+        if submit:
+            print(f"    {submissions[kind].write()}")
+    if scores["count"]:
+        joints, valid = labels(source, len(source))
+        rigid_hand = baselines.rigid_hand(joints, joints, valid, valid)
+        mean_pose = baselines.mean_pose(joints, joints, valid, valid)
+        print("  Baselines, from this set's own labels:")
+        print(f"    mean pose: MPJPE: {mean_pose:.3f} mm; one rigid hand, aligned: PA-MPJPE: {rigid_hand:.3f} mm")
     return results
 
 

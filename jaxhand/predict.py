@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.crop import uncrop
-from jaxhand.data.folder import read_image
+from jaxhand.data.photo import read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.draw import draw_skeleton, write_png
 from jaxhand.hand.skeleton import JOINT_NAMES

@@ -90,7 +90,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is():
         ("training.batch_size=true", "training.batch_size must be int"),
         ("training.batch_size=many", "training.batch_size must be int, got 'many'"),
         ("optimizer.learning_rate=[1]", "optimizer.learning_rate must be float"),
-        ("data.train={a: 1}", "data.train must be str"),
+        ("data.test={a: 1}", "data.test must be str"),
         ("training=5", "'training' is a section"),
         ("data.view=side", "data.view must be one of front, all"),
         ("data.test_split=train", "data.test_split must be one of test, val"),
@@ -156,3 +156,20 @@ def test_the_project_s_own_configs_load():
     for path in paths:
         assert math.isfinite(load(path).optimizer.learning_rate), path
         assert path.read_text().startswith("#"), path  # what it is for, in the first line
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem)
+def test_configs_say_only_what_differs_and_how_to_run_them(path):
+    text = path.read_text()
+    assert text.startswith(("# python -m jaxhand.train", "# make train"))
+    given, default = yaml.safe_load(text), configs.to_dict(Config())
+    config = configs.to_dict(load(path))
+
+    def check(given, config, default):
+        for key, value in given.items():
+            if isinstance(default[key], dict):
+                check(value, config[key], default[key])
+            else:
+                assert config[key] != default[key], f"{key}: {value} is the default"
+
+    check(given, config, default)

@@ -111,6 +111,23 @@ def test_square_is_around_the_valid_joints():
     np.testing.assert_array_equal(sample["joint_valid"], valid)
 
 
+@pytest.mark.parametrize("hand", ["right", "left"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_labels_in_2d_only_go_where_projected_ones_go(hand, change):
+    whole, valid = make_record(hand), np.ones(21)
+    valid[[2, 11]] = 0
+    pixels = project(whole.keypoints_3d, K)
+    pixels[2] = np.nan
+    nominal = np.array([[5000 / 256 * 260, 0, 129.5], [0, 5000 / 256 * 260, 114.5], [0, 0, 1]])
+    labels = {"keypoints_2d": pixels, "joint_valid_2d": valid}
+    flat = Record(whole.image, nominal, np.zeros((21, 3)), np.zeros(21), hand, **labels)
+    one = crop(make_record(hand, joint_valid=valid), 64, 1.4, **change)
+    two = crop(flat, 64, 1.4, **change)
+    np.testing.assert_allclose(two["keypoints_2d"], one["keypoints_2d"], atol=1e-3)
+    np.testing.assert_array_equal(two["joint_valid_2d"], valid)
+    assert not two["joint_valid"].any() and not two["keypoints_3d"].any() and np.isfinite(two["K"]).all()
+
+
 def test_without_box_and_joints_the_whole_image_is_taken():
     image = np.zeros((50, 80, 3), np.uint8)
     image[:, 79] = 255

@@ -9,7 +9,6 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import DataConfig, UserError
-from jaxhand.data import folder as folder_module
 from jaxhand.data.crop import crop
 from jaxhand.data.folder import load
 from jaxhand.hand.camera import project
@@ -163,18 +162,6 @@ def test_every_fifth_line_is_held_out(folder):
     assert len(data.load(f"folder:{path}", "train", config, 0)) == 10
     assert len(data.load(f"folder:{path}", "val", config, 0)) == 2
     assert len(data.load(f"folder:{path}", "train", dataclasses.replace(config, test_split="test"), 0)) == 12
-
-
-def test_memory_for_decoded_images_is_bounded(folder, monkeypatch):
-    monkeypatch.setattr(folder_module, "CACHE_BYTES", 2 * PIXELS.nbytes)
-    source = load(folder(*[LINE] * 3), "train")
-    assert [source[i] is source[i] for i in range(3)] == [True, True, False]
-
-
-@pytest.mark.parametrize("name", ["freihand", "folder", "folder:", "Synthetic"])
-def test_an_unknown_name_lists_the_known(name):
-    with pytest.raises(UserError, match=f"unknown data set '{name}'; known: synthetic, folder:PATH"):
-        data.load(name, "train", DataConfig(), 0)
 
 
 def test_real_photographs(shared):

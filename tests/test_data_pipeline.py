@@ -1,5 +1,6 @@
 """Batches: every sample once, the same on any number of processes, resumed to the very next one."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxhand import data
 from jaxhand.config import UserError, load
 from jaxhand.data import synthetic
 from jaxhand.data.pipeline import steps_per_epoch, test_batches as batches_of_test, train_iterator
-from jaxhand.data.record import Record
+from jaxhand.data.record import Record, WithoutDepth, labels
 from jaxhand.data.synthetic import SyntheticSet
 from jaxhand.hand.camera import DEPTH_RANGE_MM
 
@@ -63,6 +64,7 @@ def test_batch_has_the_contract_of_shapes():
         "keypoints_3d": ((21, 3), "float32"),
         "keypoints_2d": ((21, 2), "float32"),
         "joint_valid": ((21,), "float32"),
+        "joint_valid_2d": ((21,), "float32"),
         "K": ((3, 3), "float32"),
         "is_right": ((), "float32"),
         "index": ((), "int32"),
@@ -75,7 +77,7 @@ def test_batch_has_the_contract_of_shapes():
 
 def test_every_epoch_is_another_permutation():
     config = make_config("data.threads=3")
-    assert steps_per_epoch(20, 6) == 3
+    assert steps_per_epoch(Source(20), config) == 3
     iterator = train_iterator(Source(20), config)
     epochs = [np.concatenate([batch["index"] for batch in take(iterator, 3)]) for _ in range(8)]
     for epoch in epochs:
@@ -176,6 +178,22 @@ def test_error_of_a_record_reaches_the_training():
 
     with pytest.raises(UserError, match="train.jsonl:3: image a.jpg"):
         next(train_iterator(Broken(20), make_config()))
+
+
+def test_labels_are_read_without_images_where_a_source_can_and_leave_out_hands_without_3d():
+    class Flat(Source):
+        def __getitem__(self, i):
+            raise AssertionError("an image is decoded for its labels")
+
+        def label(self, i):
+            record = Source.__getitem__(self, i)
+            return dataclasses.replace(record, image=None, joint_valid=np.full(21, float(i % 2)))
+
+    joints, valid = labels(WithoutDepth(Flat(10)), 10)
+    assert joints.shape == (5, 21, 3) and valid.all()
+    mirrored = [Source(10)[i].keypoints_3d * ((-1, 1, 1) if i % 3 == 0 else (1, 1, 1)) for i in range(1, 10, 2)]
+    np.testing.assert_array_equal(joints, np.float32(mirrored))
+    assert labels(Flat(1), 5)[0].shape == (0, 21, 3)
 
 
 def test_a_rendered_set_comes_through_untouched():

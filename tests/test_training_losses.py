@@ -19,6 +19,7 @@ def make_batch(rows=2):
         "keypoints_3d": joints,
         "keypoints_2d": rng.uniform(0, SIZE, (rows, 21, 2)).astype(np.float32),
         "joint_valid": np.ones((rows, 21), np.float32),
+        "joint_valid_2d": np.ones((rows, 21), np.float32),
         "has_depth": np.ones(rows, np.float32),
     }
 
@@ -111,7 +112,7 @@ def test_every_guess_costs_what_final_joints_do():
 
 def test_joints_without_a_label_do_not_matter():
     batch, off = make_batch(), right(make_batch())
-    batch["joint_valid"][:, 5:9] = 0
+    batch["joint_valid"][:, 5:9] = batch["joint_valid_2d"][:, 5:9] = 0
     for key, by in (("keypoints_3d", 1e4), ("guesses_3d", -1e4), ("keypoints_2d", 1e3), ("guesses_2d", 1e3)):
         off[key] = off[key].copy()
         off[key][..., 5:9, :] += np.float32(by)
@@ -131,7 +132,7 @@ def test_without_a_wrist_only_joints_3d_is_left_out():
 
 def test_a_hand_without_any_label_costs_nothing():
     batch, off = make_batch(), right(make_batch())
-    batch["joint_valid"][0] = 0
+    batch["joint_valid"][0] = batch["joint_valid_2d"][0] = 0
     batch["keypoints_3d"][0] = batch["keypoints_2d"][0] = 0  # as the crop gives them
     off = {key: value + 1 for key, value in off.items()}
     batch["has_depth"][0] = 0
@@ -142,6 +143,25 @@ def test_a_hand_without_any_label_costs_nothing():
     assert total(off)[0] == 0 < total(off)[1]
     gradient = jax.grad(lambda predictions: total(predictions).sum())(off)
     assert all(np.isfinite(leaf).all() and (leaf[0] == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_hand_labelled_in_2d_only_learns_pixels_and_does_not_water_down_the_rest():
+    batch = make_batch(4)
+    batch["joint_valid"][:3], batch["keypoints_3d"][:3], batch["has_depth"][:3] = 0, 0, 1
+    batch["joint_valid_2d"][0, 10:] = 0
+    off = {key: value + 3 for key, value in right(make_batch(4)).items()}
+    off["keypoints_3d"] = moved(off["keypoints_3d"], slice(None), 5, (30, 40, 10))
+    terms = losses.terms(off, batch)
+    for name in ("joints_3d", "depth", "distance", "size"):
+        assert (terms[name][:3] == 0).all() and terms[name][3] > 0
+    np.testing.assert_allclose(terms["joints_2d"], 3 / 32, atol=1e-6)
+    balanced = losses.terms(off, batch, balanced=True)
+    for name in ("joints_3d", "depth", "distance", "size"):
+        np.testing.assert_allclose(balanced[name].mean(), terms[name][3], rtol=1e-6)  # of the one hand that has it
+    np.testing.assert_allclose(balanced["joints_2d"], terms["joints_2d"], rtol=1e-6)
+    whole = losses.terms(off, make_batch(4)), losses.terms(off, make_batch(4), balanced=True)
+    for name in terms:
+        np.testing.assert_array_equal(whole[0][name], whole[1][name])
 
 
 def test_total_is_the_weighted_sum():

@@ -1,24 +1,29 @@
 """Hands by name: whatever they are read from, a source of records."""
 
+import difflib
+import importlib
+from pathlib import Path
+
 from jaxhand.config import DataConfig, UserError
-from jaxhand.data import folder
+from jaxhand.data import mix, packed
+
+READERS = ("freihand", "ho3d", "dexycb", "interhand", "rhd", "hamer", "hint", "folder")  # each a module with `load`
 
 
-def load(name: str, split: str, config: DataConfig, seed: int):
-    """The source called `name`: "synthetic", or "folder:PATH".
+def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int):
+    """The source called `name`: "synthetic", "NAME:PATH" or "NAME-VARIANT:PATH"; of names with weights a `mix.Mix`.
 
     Args:
         name: as in `data.train` and `data.test`.
         split: "train", or `config.test_split` for the set that is tested on.
-        config: sizes of the built-in sets. With `test_split` "val" the training split of a folder leaves val out.
+        config: sizes of the built-in sets. With `test_split` "val" the training split leaves val out.
         seed: of the built-in world.
 
     Raises:
-        UserError: the name is unknown, or the folder holds a mistake.
+        UserError: the name is unknown, or what is at the path holds a mistake.
     """
-    kind, _, path = name.partition(":")
-    if kind == "folder" and path:
-        return folder.load(path, split, without_val=config.test_split == "val")
+    if isinstance(name, dict):
+        return mix.Mix({each: load(each, split, config, seed) for each in name}, name)
     if name == "synthetic":
         from jaxhand.data import synthetic  # not above: it is also a command, and Python warns of one imported before
         return synthetic.load(
@@ -30,4 +35,35 @@ def load(name: str, split: str, config: DataConfig, seed: int):
             cache=config.cache or None,
             crop_scale=config.crop_scale,
         )
-    raise UserError(f"unknown data set {name!r}; known: synthetic, folder:PATH")
+    kind, colon, path = name.partition(":")
+    if not colon or not path:
+        hint = f"give its path, {kind}:PATH" if kind.partition("-")[0] in READERS else _known(kind)
+        raise UserError(f"unknown data set {name!r}; {hint}")
+    return read(kind, path, split, without_val=config.test_split == "val")
+
+
+def read(kind: str, path: str | Path, split: str, *, without_val: bool = False):
+    """A set on disk, as its authors lay it out or packed by `python -m jaxhand.convert data`.
+
+    Args:
+        kind: NAME or NAME-VARIANT, such as "dexycb-s1".
+        path: its folder or file.
+        split: "train", "val" or "test".
+        without_val: leave the records of "val" out of "train" where they are held out of it.
+
+    Raises:
+        UserError: the name is unknown, or what is at the path holds a mistake.
+    """
+    reader, _, variant = kind.partition("-")
+    if reader not in READERS:
+        raise UserError(f"unknown data set {kind!r}; {_known(reader)}")
+    if (Path(path).expanduser() / "packed.json").is_file():
+        return packed.load(path, split, kind=kind, without_val=without_val)
+    options = {"variant": variant} if variant else {}
+    return importlib.import_module(f"jaxhand.data.{reader}").load(path, split, without_val=without_val, **options)
+
+
+def _known(name: str) -> str:
+    near = difflib.get_close_matches(name, (*READERS, "synthetic"), n=1)
+    nearest = f"did you mean {near[0]!r}? " if near else ""
+    return f"{nearest}known: synthetic, {', '.join(f'{reader}:PATH' for reader in READERS)}"

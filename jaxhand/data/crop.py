@@ -7,15 +7,18 @@ With X' = R X and K' = A K R^T the new camera sees X' where A carries the image 
 import cv2
 import numpy as np
 
+from jaxhand.data.photo import Photo, enlarge, reused
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 
 
-def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.0, shift=(0.0, 0.0)) -> dict:
+def crop(
+    record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.0, shift=(0.0, 0.0), out: dict | None = None
+) -> dict:
     """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
 
-    The square is centred on the record's box (without one: on the box of its valid joints; without those the whole
-    image is taken) and `crop_scale` times its longer side wide.
+    The square is centred on the record's box (without one: on the box of its valid 2D joints; without those the whole
+    image is taken) and `crop_scale` times its longer side wide. A `Photo` is decoded no finer than the crop needs.
 
     Args:
         record: the labelled hand.
@@ -24,31 +27,41 @@ def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.
         rotation: in-plane turn of the hand in radians, clockwise as seen.
         scale: factor on the side of the square.
         shift: (x, y) of the square's centre, as parts of its side, in the mirrored image of a left hand.
+        out: where to write, a `row` of `empty`; None makes one.
 
     Returns:
-        image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth · has_depth
-        () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) · K (3,3) ·
-        is_right (). Joints that are not valid are 0.
+        `out`: image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth ·
+        has_depth () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) of 3D ·
+        joint_valid_2d (21,) · K (3,3) · is_right (). Joints that are not valid are 0.
     """
-    height, width = record.image.shape[:2]
+    out = row(empty(1, size), 0) if out is None else out
+    photo = isinstance(record.image, Photo)
     left = record.hand == "left"
     K = np.asarray(record.K, np.float64)  # (3, 3)
     joints = np.asarray(record.keypoints_3d, np.float64)  # (21, 3)
     valid = np.asarray(record.joint_valid) > 0  # (21,)
+    labels = None if record.keypoints_2d is None else np.asarray(record.keypoints_2d, np.float64)  # (21, 2)
+    valid_2d = valid if labels is None else np.asarray(record.joint_valid_2d) > 0
 
-    center_x, center_y, side = _square(record, joints, K, valid, crop_scale)
+    seen = project(joints[valid], K) if labels is None else labels[valid_2d]  # (n, 2)
+
+    center_x, center_y, side = _square(record, seen, crop_scale)
+    side *= scale
+    pixels, T = record.image.shrunk(side / size) if photo else (record.image, np.eye(3))
+    width, height = record.image.size if photo else pixels.shape[1::-1]
     A, R = np.eye(3), np.eye(3)
     if left:
         center_x = width - 1 - center_x
         A[0, 0], A[0, 2] = -1.0, width - 1
         R[0, 0] = -1.0
-    side *= scale
     center_x, center_y = center_x + shift[0] * side, center_y + shift[1] * side
 
     zoom, middle = size / side, (size - 1) / 2
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - middle) + abs(center_y - middle)  # px, at most
-    if (height, width) == (size, size) and moved < 0.01:
-        image, depth = (record.image[:, ::-1], _mirrored(record.depth)) if left else (record.image, record.depth)
+    depth = record.depth
+    if (height, width) == (size, size) and not photo and moved < 0.01:
+        out["image"][...] = pixels[:, ::-1] if left else pixels
+        depth = depth[:, ::-1] if left and depth is not None else depth
     else:
         cos, sin = np.cos(rotation), np.sin(rotation)
         a, b = zoom * cos, zoom * sin
@@ -56,28 +69,46 @@ def crop(record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.
                       [b, a, middle - b * center_x - a * center_y],
                       [0, 0, 1]]) @ A
         R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
-        image = _warp(record.image, A, size, zoom)
-        depth = None
-        if record.depth is not None:
-            depth = cv2.warpAffine(np.asarray(record.depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
+        _warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), out["image"])
+        if depth is not None:
+            depth = cv2.warpAffine(np.asarray(depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
 
     K, joints = A @ K @ R.T, joints @ R.T
     joints[~valid] = 0, 0, 1  # keeps the projection finite
-    pixels = project(joints, K)
+    seen = project(joints, K) if labels is None else labels @ A[:2, :2].T + A[:2, 2]
     joints[~valid] = 0
-    pixels[~valid] = 0
-    depth, depth_center = _around_hand(depth, size)
-    return {
-        "image": image,
-        "depth": depth,
-        "has_depth": np.float32(depth_center > 0),
-        "depth_center": np.float32(depth_center),
-        "keypoints_3d": joints.astype(np.float32),
-        "keypoints_2d": pixels.astype(np.float32),
-        "joint_valid": valid.astype(np.float32),
-        "K": K.astype(np.float32),
-        "is_right": np.float32(not left),
+    seen[~valid_2d] = 0
+    if depth is not None:
+        _around_hand(depth, out)
+    out["keypoints_3d"][...] = joints
+    out["keypoints_2d"][...] = seen
+    out["joint_valid"][...] = valid
+    out["joint_valid_2d"][...] = valid_2d
+    out["K"][...] = K
+    out["is_right"][...] = not left
+    return out
+
+
+def empty(count: int, size: int) -> dict[str, np.ndarray]:
+    """Arrays for `count` crops as `crop` fills them, all 0."""
+    shapes = {
+        "depth": (size, size),
+        "has_depth": (),
+        "depth_center": (),
+        "keypoints_3d": (21, 3),
+        "keypoints_2d": (21, 2),
+        "joint_valid": (21,),
+        "joint_valid_2d": (21,),
+        "K": (3, 3),
+        "is_right": (),
     }
+    arrays = {key: np.zeros((count, *shape), np.float32) for key, shape in shapes.items()}
+    return {"image": np.zeros((count, size, size, 3), np.uint8)} | arrays
+
+
+def row(batch: dict, i: int) -> dict:
+    """Row i of the arrays of a batch, to write to."""
+    return {key: values[i, ...] for key, values in batch.items()}
 
 
 def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right):
@@ -101,49 +132,49 @@ def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right):
     return pixels[..., :2], keypoints_3d * signs[..., None, :]
 
 
-def _square(record, joints, K, valid, crop_scale):
-    """Centre x, y and side in px of the square around the hand, in the image as it is."""
+def _square(record, seen, crop_scale):
+    """Centre x, y and side in px of the square around the hand, whose joints are at `seen` (n, 2), in its image."""
     if record.bbox is not None:
         x0, y0, x1, y1 = map(float, record.bbox)
-    elif valid.any():
-        pixels = project(joints[valid], K)  # (n, 2)
-        (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
+    elif len(seen):
+        (x0, y0), (x1, y1) = seen.min(0), seen.max(0)
     else:
-        height, width = record.image.shape[:2]
+        width, height = record.image.size if isinstance(record.image, Photo) else record.image.shape[1::-1]
         return (width - 1) / 2, (height - 1) / 2, float(max(width, height))
     return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * max(x1 - x0, y1 - y0, 1.0)
 
 
-def _mirrored(depth):
-    return None if depth is None else depth[:, ::-1]
-
-
-def _warp(image, A, size, zoom):
-    """Resample (H, W, 3) through A. Whole blocks of pixels are averaged first: bilinear samples alone would alias."""
-    height, width = image.shape[:2]
+def _warp(pixels, A, zoom, out):
+    """Resample (H, W, 3 or 4) through A, whole blocks of pixels averaged first: bilinear samples alone would alias."""
+    height, width = pixels.shape[:2]
     block = min(round(1 / zoom), height, width)  # a whole number: OpenCV averages those several times faster
     if block > 1:
         rows, columns = height // block, width // block
-        image = image[: rows * block, : columns * block]
-        image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-        A = A @ np.array([[block, 0, (block - 1) / 2], [0, block, (block - 1) / 2], [0, 0, 1]])  # from its pixels
-    return cv2.warpAffine(image, A[:2], (size, size), flags=cv2.INTER_LINEAR)
+        pixels = pixels[: rows * block, : columns * block]
+        pixels = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)
+        A = A @ enlarge(block)
+    size = out.shape[:2]
+    if pixels.shape[2] == 3:
+        cv2.warpAffine(pixels, A[:2], size, out, flags=cv2.INTER_LINEAR)
+    else:
+        warped = reused("warped", 4 * size[0] * size[1])[: 4 * size[0] * size[1]].reshape(*size, 4)
+        cv2.cvtColor(cv2.warpAffine(pixels, A[:2], size, warped, flags=cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB, out)
 
 
-def _around_hand(depth, size):
-    """Depth (h, w) mm → the same in [-1, 1] around the hand, and the hand's distance in mm (0 where not measured).
+def _around_hand(depth, out):
+    """Write depth (h, w) mm in [-1, 1] around the hand, and the hand's distance in mm, where any is measured.
 
     The distance is the 20 % quantile of what is known in the crop's central half: the hand is the nearest large
     thing there, so neither holes nor the background move it much, and no label is asked.
     """
-    if depth is not None:
-        edge = size // 4
-        middle = depth[edge : size - edge, edge : size - edge]
-        known = middle[middle > 0]
-        if known.size:
-            nearer = known.size // 5
-            center = np.partition(known, nearer)[nearer]
-            around = np.clip((depth - center) * np.float32(1 / DEPTH_RANGE_MM), -1, 1)
-            around[~(depth > 0)] = 1
-            return around.astype(np.float32, copy=False), float(center)
-    return np.zeros((size, size), np.float32), 0.0
+    edge = len(depth) // 4
+    middle = depth[edge : len(depth) - edge, edge : len(depth) - edge]
+    known = middle[middle > 0]
+    if known.size:
+        nearer = known.size // 5
+        center = np.partition(known, nearer)[nearer]
+        around = np.clip((depth - center) * np.float32(1 / DEPTH_RANGE_MM), -1, 1)
+        around[~(depth > 0)] = 1
+        out["depth"][...] = around
+        out["has_depth"][...] = 1
+        out["depth_center"][...] = center

@@ -13,24 +13,27 @@ import cv2
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.photo import Photo, decode
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
-CACHE_BYTES = 2**29  # decoded images kept in memory
 VAL_EVERY = 5  # every fifth line of train.jsonl can be held out
 
 
-def load(path: str | Path, split: str, *, without_val: bool = False) -> "FolderSet":
+def load(path: str | Path, split: str, *, variant: str = "", without_val: bool = False) -> "FolderSet":
     """Read and check the labels of a folder; images are only looked for, not opened.
 
     Args:
         path: the folder.
         split: "train" or "test" for the file of that name, "val" for every fifth line of train.jsonl.
+        variant: there is none.
         without_val: leave the lines of "val" out of "train".
 
     Raises:
         UserError: naming file, line and fault. Reading a record raises it for an image that cannot be decoded.
     """
+    if variant:
+        raise UserError(f"folder-{variant}: unknown; it is called folder")
     folder = Path(path).expanduser()
     file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
     if not folder.is_dir():
@@ -58,38 +61,29 @@ def load(path: str | Path, split: str, *, without_val: bool = False) -> "FolderS
 
 
 class FolderSet:
-    """A source of records; the first `CACHE_BYTES` of decoded images stay in memory."""
+    """A source of records."""
 
     def __init__(self, entries: list["_Entry"]):
         self._entries = entries
-        self._cache, self._room = {}, CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._cache.get(index)
-        if record is None:
-            record = self._entries[index].read()
-            size = record.image.nbytes + (0 if record.depth is None else record.depth.nbytes)
-            if size <= self._room:  # two threads may count one record twice: the bound still holds
-                self._room -= size
-                self._cache[index] = record
-        return record
+        record = self.undecoded(index)
+        return Record(**vars(record) | {"image": record.image.pixels})
 
+    def undecoded(self, index: int) -> Record:
+        """Record `index` whose image is a `Photo`."""
+        return self._entries[index].read()
 
-def read_image(path: str | Path) -> np.ndarray:
-    """A photograph as RGB (H, W, 3) uint8, whatever it was: grey, with alpha, 16 bits, turned by EXIF.
+    def label(self, index: int) -> Record:
+        """Record `index` without its image and depth."""
+        return Record(image=None, **self._entries[index].labels)
 
-    Raises:
-        UserError: there is no such file, or it is not a whole image.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"image {path} does not exist")
-    image = _decode(path, cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise UserError(f"image {path} is not an image or is cut off")
-    return image
+    def encoded(self, index: int) -> tuple[bytes, None]:
+        """The bytes of the image file of record `index`."""
+        return Path(self._entries[index].image).read_bytes(), None
 
 
 class _Entry:
@@ -121,15 +115,12 @@ class _Entry:
         }
 
     def read(self) -> Record:
-        """Decode the image, as RGB whatever it was, and the depth."""
-        try:
-            image = read_image(self.image)
-        except UserError as error:
-            raise UserError(f"{self.where}: {error}") from None
-        height, width = image.shape[:2]
+        """Read the image file, and decode the depth."""
+        image = Photo.read(self.image, self.where)
+        width, height = image.size
         depth = None
         if self.depth is not None:
-            depth = _decode(self.depth, cv2.IMREAD_UNCHANGED)
+            depth = decode(_content(self.depth), cv2.IMREAD_UNCHANGED)
             if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
                 need = f"a 16-bit grey PNG of the image's {width}x{height} px"
                 raise UserError(f"{self.where}: depth {self.depth} is not {need}")
@@ -141,13 +132,11 @@ class _Entry:
         return Record(image=image, depth=depth, **self.labels)
 
 
-def _decode(path: str | Path, flags: int):
-    """The decoded image, or None. OpenCV drops alpha, spreads grey, turns by EXIF and brings 16 bits to 8."""
+def _content(path: str) -> bytes:
     try:
-        content = np.fromfile(path, np.uint8)
+        return Path(path).read_bytes()
     except OSError:
-        return None
-    return cv2.imdecode(content, flags) if content.size else None
+        return b""
 
 
 def _file(folder: Path, name, key: str) -> str:

@@ -8,25 +8,33 @@ batch is the same on however many processes.
 import functools
 import math
 
+import cv2
 import grain
 import numpy as np
 
-from jaxhand.config import Config, UserError
+from jaxhand.config import Config, DataConfig, UserError
+from jaxhand.data import mix
 from jaxhand.data.augment import draw
-from jaxhand.data.crop import crop
+from jaxhand.data.crop import crop, empty, row
+from jaxhand.data.record import undecoded
 
 ENDLESS = 2**40  # steps
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
+def steps_per_epoch(source, config: Config) -> int:
     """Full batches in an epoch. Raises UserError where not even one can be filled."""
+    batch_size, asked = config.training.batch_size, config.training.epoch_samples
+    samples = asked or len(source)
     if samples < batch_size:
-        raise UserError(f"training.batch_size is {batch_size}, but the training set holds {samples} samples: lower it")
+        holds = f"training.epoch_samples is {asked}" if asked else f"the training set holds {samples} samples"
+        raise UserError(f"training.batch_size is {batch_size}, but {holds}: lower it")
     return samples // batch_size
 
 
 def train_iterator(source, config: Config, *, process_index: int = 0, process_count: int = 1):
     """Endless host batches, shuffled anew every epoch, each sample at most once an epoch.
+
+    A `Mix` is drawn as `mix.order` says, and so is any source where `training.epoch_samples` is set.
 
     Args:
         source: `__len__` and `__getitem__(i) -> Record`.
@@ -52,6 +60,7 @@ def test_batches(source, config: Config, batch_size: int, *, process_index: int 
 
 
 def _ahead(config: Config) -> grain.ReadOptions:
+    cv2.setNumThreads(1)  # for the whole process: a thread of ours has a core, and OpenCV's own would take turns on it
     return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
 
 
@@ -59,16 +68,21 @@ class _TrainBatches:
     """Step → this process's rows of the global batch."""
 
     def __init__(self, source, config: Config, process_index: int, process_count: int):
+        if config.training.epoch_samples and not isinstance(source, mix.Mix):
+            source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
         self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
-        self.steps = steps_per_epoch(len(source), config.training.batch_size)
+        self.steps = steps_per_epoch(source, config)
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
         return ENDLESS
 
     def _order(self, epoch: int) -> np.ndarray:
+        if isinstance(self.source, mix.Mix):
+            count = self.steps * self.config.training.batch_size
+            return mix.order(self.source.sizes, self.source.weights, self.seed, epoch, count)
         return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
 
     def __getitem__(self, step: int) -> dict:
@@ -78,8 +92,7 @@ class _TrainBatches:
         rng = np.random.default_rng((self.seed, 1, step))
         changes = draw(rng, data.augment, batch_size)[self.rows]
         hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
-        samples = [crop(self.source[int(i)], data.image_size, data.crop_scale, **c) for i, c in zip(index, changes)]
-        batch = _stack(samples, index, np.ones(len(index)))
+        batch = _read(self.source, index, data, changes) | _rest(index, np.ones(len(index)))
         for key in ("depth", "has_depth", "depth_center"):
             batch[key][hidden] = 0
         return batch
@@ -98,8 +111,8 @@ class _TestBatches:
     def __getitem__(self, number: int) -> dict:
         data, last = self.config.data, len(self.source) - 1
         index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
-        samples = [crop(self.source[int(min(i, last))], data.image_size, data.crop_scale) for i in index]
-        return _stack(samples, np.minimum(index, last), index <= last)
+        held = np.minimum(index, last)
+        return _read(self.source, held, data, [{}] * len(held)) | _rest(held, index <= last)
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -109,6 +122,13 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def _stack(samples: list[dict], index, valid) -> dict:
-    batch = {key: np.array([sample[key] for sample in samples]) for key in samples[0]}
-    return batch | {"index": np.asarray(index, np.int32), "valid": np.asarray(valid, np.float32)}
+def _read(source, index, data: DataConfig, changes: list[dict]) -> dict:
+    """The crops of records `index` as one batch. A source that can gives photographs: the crop decodes them."""
+    batch = empty(len(index), data.image_size)
+    for number, (i, change) in enumerate(zip(index, changes)):
+        crop(undecoded(source, i), data.image_size, data.crop_scale, **change, out=row(batch, number))
+    return batch
+
+
+def _rest(index, valid) -> dict:
+    return {"index": np.asarray(index, np.int32), "valid": np.asarray(valid, np.float32)}

@@ -1,18 +1,26 @@
 """What one labelled hand is, whatever it was read from.
 
-A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads.
+A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It
+may offer the same record where that is cheaper: `label(i)` without its image (`image` is None), and `undecoded(i)` with
+a `photo.Photo` as `image`, of which a crop decodes only what it needs.
 """
 
 import dataclasses
 
 import numpy as np
 
+from jaxhand.data.photo import Photo
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One labelled hand: millimetres in the OpenCV camera frame, RGB, integer pixel coordinates are pixel centres."""
+    """One labelled hand: millimetres in the OpenCV camera frame, RGB, integer pixel coordinates are pixel centres.
 
-    image: np.ndarray  # (H, W, 3) uint8
+    Without `keypoints_2d` the 2D labels are the projection of `keypoints_3d`, valid as `joint_valid` is. A hand that is
+    labelled in 2D only has `keypoints_2d` and `joint_valid_2d`, and `joint_valid` is 0.
+    """
+
+    image: np.ndarray | Photo | None  # (H, W, 3) uint8; else only where `undecoded` or `label` gives it
     K: np.ndarray  # (3, 3)
     keypoints_3d: np.ndarray  # (21, 3) mm
     joint_valid: np.ndarray  # (21,) 1 where the joint is labelled
@@ -23,6 +31,8 @@ class Record:
     mano_pose: np.ndarray | None = None  # (48,) axis-angle
     mano_shape: np.ndarray | None = None  # (10,)
     name: str = ""
+    keypoints_2d: np.ndarray | None = None  # (21, 2) px of the image
+    joint_valid_2d: np.ndarray | None = None  # (21,) given with keypoints_2d
 
 
 class WithoutDepth:
@@ -37,11 +47,32 @@ class WithoutDepth:
     def __getitem__(self, index: int) -> Record:
         return dataclasses.replace(self._source[index], depth=None)
 
+    def undecoded(self, index: int) -> Record:
+        """Record `index` whose image is a `Photo`, where the source gives such."""
+        return dataclasses.replace(undecoded(self._source, index), depth=None)
+
+    def label(self, index: int) -> Record:
+        """Record `index` without image and depth."""
+        return dataclasses.replace(label(self._source, index), depth=None)
+
+
+def label(source, index: int) -> Record:
+    """Record `index` of a source for its labels: no image is decoded where the source can do without."""
+    return getattr(source, "label", source.__getitem__)(int(index))
+
+
+def undecoded(source, index: int) -> Record:
+    """Record `index` of a source to be cropped: its image is a `Photo` where the source can leave it encoded."""
+    return getattr(source, "undecoded", source.__getitem__)(int(index))
+
 
 def labels(source, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Joints of at most `most` records, evenly spread over a source, left hands mirrored: (N,21,3) mm, (N,21) valid."""
+    """Joints of records evenly spread over a source, left hands mirrored: (N,21,3) mm and (N,21) valid.
+
+    At most `most` records are looked at; those without a joint in 3D are left out, so N may be 0.
+    """
     indices = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
-    records = [source[int(i)] for i in indices]
-    mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records])  # (N, 3)
-    joints = np.stack([record.keypoints_3d for record in records]).astype(np.float32) * mirror[:, None]
-    return joints, np.stack([record.joint_valid for record in records]).astype(np.float32)
+    records = [record for record in (label(source, i) for i in indices) if np.any(record.joint_valid)]
+    mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records]).reshape(-1, 1, 3)
+    joints = np.float32([record.keypoints_3d for record in records]).reshape(-1, 21, 3)
+    return joints * mirror, np.float32([record.joint_valid for record in records]).reshape(-1, 21)

@@ -53,7 +53,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.train_set = data.load(config.data.train, "train", config.data, config.seed)
         self.test_set = data.load(config.data.test, config.data.test_split, config.data, config.seed)
-        self.steps = pipeline.steps_per_epoch(len(self.train_set), config.training.batch_size)
+        self.steps = pipeline.steps_per_epoch(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set, config, process_index=jax.process_index(), process_count=jax.process_count()
         )
@@ -182,7 +182,7 @@ class Run:
         if results["nonfinite"]:
             self.logger.print(f"  {results['nonfinite']} predictions are not finite, which makes the metrics infinite")
         if results["invalid"]:
-            self.logger.print(f"  {results['invalid']} test hands have no usable ground truth and are left out")
+            self.logger.print(f"  {results['invalid']} test hands have no usable 3D ground truth and are left out")
 
         self.state["sums"] = jax.device_put(self.trainer.zero_sums(), replicated(self.mesh))
         if self._save(step, summary, avg_metric=results["avg_metric"]):
@@ -221,7 +221,7 @@ class Run:
         if jax.process_index() == 0:
             sheet = comparison_sheet(
                 samples["image"], samples["predicted_2d"], samples["keypoints_2d"], columns=2,
-                scale=max(1, 192 // self.config.data.image_size), valid=samples["joint_valid"],
+                scale=max(1, 192 // self.config.data.image_size), valid=samples["joint_valid_2d"],
             )
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
@@ -229,6 +229,9 @@ class Run:
     def _print_baselines(self) -> None:
         train, train_valid = record.labels(self.train_set, BASELINE_HANDS)
         test, test_valid = record.labels(self.test_set, BASELINE_HANDS)
+        if not (len(train) and len(test)):
+            self.logger.print("Baseline: none, a set without 3D labels has none")
+            return
         mean_pose = baselines.mean_pose(train, test, train_valid, test_valid)
         rigid_hand = baselines.rigid_hand(train, test, train_valid, test_valid)
         self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {mean_pose:.3f} mm")
@@ -238,7 +241,8 @@ class Run:
 def _suspects(records: list[record.Record]) -> str:
     """Names of the records with a number that is not finite, or else of all."""
     def is_finite(entry):
-        return all(np.isfinite(v).all() for v in (entry.K, entry.keypoints_3d, entry.depth) if v is not None)
+        values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)
+        return all(np.isfinite(value).all() for value in values if value is not None)
 
     names = [entry.name for entry in [entry for entry in records if not is_finite(entry)] or records]
     return ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else "")

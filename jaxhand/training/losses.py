@@ -5,29 +5,37 @@ import jax.numpy as jnp
 from jaxhand.config import LossConfig
 
 
-def terms(predictions: dict, batch: dict) -> dict:
-    """Every term of the loss, unweighted.
+def terms(predictions: dict, batch: dict, *, balanced: bool = False) -> dict:
+    """Every term of the loss, unweighted; 0 for a hand that lacks the labels of a term.
 
     Args:
-        predictions: what a model returns; `guesses_3d` (B,G,21,3), `guesses_2d` (before the final joints) and `root_depth`
-            are optional.
-        batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` (B,21), `has_depth` (B,), `image`.
+        predictions: what a model returns; `guesses_3d` (B,G,21,3), `guesses_2d` (before the final joints) and
+            `root_depth` are optional.
+        batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` and `joint_valid_2d` (B,21),
+            `has_depth` (B,), `image`.
+        balanced: enlarge the terms so that the mean over the batch is the mean over the hands that have such labels (in
+            3D, or in 2D): hands labelled in 2D only do not water down what is learned in 3D.
 
     Returns:
         name → (B,), the names of `LossConfig`'s fields.
     """
     true_3d, valid = batch["keypoints_3d"], batch["joint_valid"]
-    half_side = batch["image"].shape[1] / 2
-    losses = _joint_terms(predictions["keypoints_3d"], predictions["keypoints_2d"], batch, half_side)
+    share_3d, share_2d = (_share(batch[key]) if balanced else 1.0 for key in ("joint_valid", "joint_valid_2d"))
+
+    def joint_terms(joints, pixels):
+        found = _joint_terms(joints, pixels, batch)
+        return {name: value * (share_2d if name == "joints_2d" else share_3d) for name, value in found.items()}
+
+    losses = joint_terms(predictions["keypoints_3d"], predictions["keypoints_2d"])
     true_depth = masked_mean(true_3d[..., 2], valid)  # (B,)
     depth = masked_mean(predictions["keypoints_3d"][..., 2], valid)
-    losses["distance"] = jnp.abs(depth - true_depth) / 100 * batch["has_depth"]
+    losses["distance"] = jnp.abs(depth - true_depth) / 100 * batch["has_depth"] * share_3d
     if "root_depth" in predictions:
         known = jnp.where(valid.any(-1), true_depth, predictions["root_depth"])  # without labels there is no error
-        losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(known, 1.0)))
+        losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(known, 1.0))) * share_3d
     if "guesses_3d" in predictions:
         guesses = zip(*(jnp.moveaxis(predictions[name], 1, 0) for name in ("guesses_3d", "guesses_2d")))
-        of_guesses = (sum(_joint_terms(*guess, batch, half_side).values()) for guess in guesses)
+        of_guesses = (sum(joint_terms(*guess).values()) for guess in guesses)
         losses["guesses"] = sum(of_guesses, jnp.zeros_like(true_depth))
     return losses
 
@@ -42,14 +50,19 @@ def masked_mean(values, mask):
     return (values * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
 
 
-def _joint_terms(joints, pixels, batch, half_side) -> dict:
-    true_3d, valid = batch["keypoints_3d"], batch["joint_valid"]
+def _share(valid):
+    """1 / (share of the hands with a label) of every hand (B,): 1 where all have one."""
+    return len(valid) / jnp.maximum((valid > 0).any(-1).sum(), 1)
+
+
+def _joint_terms(joints, pixels, batch) -> dict:
+    true_3d, valid, half_side = batch["keypoints_3d"], batch["joint_valid"], batch["image"].shape[1] / 2
     from_wrist = (joints - joints[:, :1]) - (true_3d - true_3d[:, :1])  # (B, 21, 3)
     depth, true_depth = joints[..., 2], true_3d[..., 2]
     depth_error = (depth - masked_mean(depth, valid)[:, None]) - (true_depth - masked_mean(true_depth, valid)[:, None])
     return {
         "joints_3d": masked_mean(length(from_wrist), valid * valid[:, :1]) / 100,
-        "joints_2d": masked_mean(jnp.abs(pixels - batch["keypoints_2d"]).mean(-1), valid) / half_side,
+        "joints_2d": masked_mean(jnp.abs(pixels - batch["keypoints_2d"]).mean(-1), batch["joint_valid_2d"]) / half_side,
         "depth": masked_mean(jnp.abs(depth_error), valid) / 100,
     }
 

@@ -88,7 +88,7 @@ class Trainer(Tester):
 
         def mean_loss(params):
             model = nnx.merge(self.graphdef, params, state["rest"])
-            terms = losses.terms(model(batch | {"image": image}), batch)
+            terms = losses.terms(model(batch | {"image": image}), batch, balanced=True)
             terms["loss"] = losses.total(terms, self.config.loss)
             means = {name: value.mean() for name, value in terms.items()}
             return means["loss"], (means, self._split(model)["rest"])

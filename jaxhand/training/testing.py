@@ -45,7 +45,7 @@ def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int 
 
     Returns:
         `test_loss`, `losses` (every term), `mpjpe`, `pa_mpjpe`, `avg_metric` in mm, `count`, `nonfinite`, `invalid`;
-        and `image`, `keypoints_2d`, `joint_valid`, `predicted_2d` of the samples.
+        and `image`, `keypoints_2d`, `joint_valid_2d`, `predicted_2d` of the samples.
     """
     sums, shown = [], {}
     for batch in batches:
@@ -54,7 +54,7 @@ def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int 
         sums.append(of_batch)
         if samples and not shown:
             few = slice(min(samples, int(batch["valid"].sum())))
-            shown = {key: batch[key][few] for key in ("image", "keypoints_2d", "joint_valid")}
+            shown = {key: batch[key][few] for key in ("image", "keypoints_2d", "joint_valid_2d")}
             shown["predicted_2d"] = local_rows(predictions["keypoints_2d"])[few]
         if collect is not None:
             collect(batch, {key: local_rows(value) for key, value in predictions.items()})

@@ -1,0 +1,318 @@
+"""Look at a data set before training on it: `python -m jaxhand.data.inspect NAME PATH [--sheet FILE.png]`.
+
+Says what its splits hold, what is missing or cannot be read, and what looks wrong. Exit code: 0 whole, 1 not, 2 error.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import sys
+import typing
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxhand import data
+from jaxhand.config import UserError
+from jaxhand.data import anatomy
+from jaxhand.data.crop import crop
+from jaxhand.data.packed import Manifest
+from jaxhand.data.record import Record, label
+from jaxhand.hand import draw
+from jaxhand.hand.camera import project
+from jaxhand.hand.skeleton import JOINT_NAMES
+
+SPLITS = ("train", "val", "test")
+OWN_SPLITS = {"freihand": ("train", "test"), "ho3d": ("train", "test"), "rhd": ("train", "test")}  # val is held out
+OWN_SPLITS |= {"folder": ("train", "test"), "dexycb-json": ("train", "test"), "hamer": ("train",)}
+PUBLISHED = {  # images of the split, by what its authors or users of it count; several where there are several versions
+    "freihand": {"train": (130240,), "test": (3960,)},
+    "ho3d": {"train": (66034, 83325), "test": (11524, 20137)},
+    "dexycb": {"train": (406888,)},  # with a hand
+    "interhand": {"train": (1361062,), "val": (380125,), "test": (849160,)},
+    "rhd": {"train": (41258,), "test": (2728,)},
+    "hint": {"train": (12446, 24098), "val": (1175, 1689), "test": (3660, 5374)},  # without and with Ego4D
+}
+FEWER = 0.8  # of what is published: frames without a labelled hand are not counted here
+LABELS = 20000  # that ranges are measured on, spread over the split
+DECODED = 200  # images of a split that are decoded, unless all are
+CELLS, CELL = 24, 224  # of the contact sheet, and the side of one, px
+INSIDE = 0.5  # least share of the joints that lie in their image
+DEPTH = (0.5, 2)  # of the depth image at the joints over their own
+_AHEAD = 1024
+
+
+def inspect(
+    kind: str,
+    path: str | Path,
+    *,
+    splits: typing.Sequence[str] = (),
+    sheet: str | Path | None = None,
+    decode_all: bool = False,
+    say: typing.Callable[[str], None] = print,
+) -> list[str]:
+    """Look at every label and file of a set, and decode some or all images.
+
+    Args:
+        kind, path: as for `data.read`.
+        splits: which; none are all that the set has.
+        sheet: PNG file for hands with their labels drawn over them.
+        decode_all: decode every image.
+        say: called with every line of the account.
+
+    Returns:
+        What is missing, unreadable or doubtful, a sentence each; none for a set that is whole.
+
+    Raises:
+        UserError: there is no such kind of set or nothing at the path, or the sheet cannot be written.
+    """
+    path = Path(path).expanduser()
+    if kind.partition("-")[0] in data.READERS and not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    faults, cells = _missing_tars(path) if kind == "hamer" else [], []
+    splits = splits or _own_splits(kind, path)
+    for split in splits:
+        try:
+            source = data.read(kind, path, split)
+        except UserError as error:
+            if kind.partition("-")[0] not in data.READERS:
+                raise
+            say(f"{split}: cannot be read")
+            faults.append(f"{split}: half-downloaded or damaged: {error}")
+            continue
+        found, good = _split(kind, path, split, source, decode_all, say)
+        faults += [f"{split}: {fault}" for fault in found]
+        if sheet:
+            cells += [_cell(source[int(i)], split) for i in _spread(good, CELLS // len(splits))]
+    if sheet and cells:
+        draw.write_png(sheet, draw.grid(cells, columns=min(8, CELLS // len(splits))))
+        say(f"Written to {sheet}")
+    return faults
+
+
+def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
+    if (path / "packed.json").is_file():
+        return tuple(Manifest.read(path).splits)
+    if path.suffix in (".json", ".npz"):  # one file is one split, whatever it is called
+        return ("test",)
+    return OWN_SPLITS.get(kind) or OWN_SPLITS.get(kind.partition("-")[0], SPLITS)
+
+
+def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
+    """The account of one split: what is wrong with it, and the indices of the records that were decoded well."""
+    names, there = _names(source)
+    if kind != "hamer" and not (path / "packed.json").is_file():  # their images are in other files
+        there &= _present(_root(path), names)
+    images, missing = len(set(names)), list(dict.fromkeys(names[i] for i in np.flatnonzero(~there)))
+    published = PUBLISHED.get(kind, {}).get(split, ()) if path.is_dir() else ()
+    counts = f" (published: {' or '.join(f'{count:,}' for count in published)})" if published else ""
+    say(f"{split}: {len(source):,} hands in {images:,} images{counts}{_held_out(kind, path, split)}")
+    faults = []
+    if published and images < FEWER * min(published):
+        faults.append(f"half-downloaded: labels of {images:,} images, where {min(published):,} are published")
+    if missing:
+        how_many = f"{len(missing):,} of {images:,} images are missing or empty"
+        faults.append(f"half-downloaded: {how_many}, first {missing[0]}")
+    rows = np.flatnonzero(there)
+    faults += _look_at_labels([label(source, i) for i in _spread(rows, LABELS)], say)
+    rows = rows if decode_all else _spread(rows, DECODED)
+    seen = _decoded(source, rows)
+    say(f"  files     {images - len(missing):,} of {images:,} images are there; {len(rows):,} hands were decoded")
+    broken = [found for found in seen if isinstance(found, UserError)]
+    if broken:
+        faults.append(f"{len(broken):,} of {len(rows):,} hands decoded cannot be read, first: {broken[0]}")
+    faults += _look_at_images([found for found in seen if isinstance(found, _Seen)], say)
+    return faults, rows[np.array([isinstance(found, _Seen) for found in seen], bool)]
+
+
+def _names(source) -> tuple[list[str], np.ndarray]:
+    """The image of every record, and whether its labels can be read; a fault in the image's place where not."""
+    names, readable = [], np.ones(len(source), bool)
+    for i in range(len(source)):
+        try:
+            names.append(label(source, i).name.partition("#")[0])
+        except UserError as error:  # of readers that need the image's size
+            names.append(str(error))
+            readable[i] = False
+    return names, readable
+
+
+def _present(root: Path, names: list[str]) -> np.ndarray:
+    """(N,) whether the files are there with something in them."""
+    files = sorted(set(names))
+
+    def sized(some: list[str]) -> list[str]:
+        return [name for name in some if _size(root / name) > 0]
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # for disks that answer late
+        pieces = pool.map(sized, [files[k : k + _AHEAD] for k in range(0, len(files), _AHEAD)])
+        present = {name for piece in pieces for name in piece}
+    return np.array([name in present for name in names], bool)
+
+
+def _root(path: Path) -> Path:
+    """The folder that the records' names start from."""
+    folder = path.parent if path.is_file() else path
+    return folder.parent if path.is_file() and folder.name == "annotations" else folder
+
+
+def _size(file: Path) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return 0
+
+
+def _held_out(kind: str, path: Path, split: str) -> str:
+    if split != "train" or "val" in _own_splits(kind, path):
+        return ""
+    try:
+        return f"; {len(data.read(kind, path, 'val')):,} of the hands can be held out as val"
+    except UserError:  # too few, or none in such a file
+        return ""
+
+
+def _missing_tars(folder: Path) -> list[str]:
+    """HaMeR's tars are numbered through: a sentence on those that are not there; the last ones cannot be told."""
+    numbers = sorted(int(tar.stem) for tar in folder.glob("*.tar") if tar.stem.isdigit())
+    missing = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
+    if not missing:
+        return []
+    of = f"{len(missing)} of at least {numbers[-1] + 1} tars are missing"
+    return [f"half-downloaded: {of}, first {missing[0]:06d}.tar"]
+
+
+def _look_at_labels(records: list[Record], say) -> list[str]:
+    """Say what labels hold; what is doubtful in them."""
+    if not records:
+        return []
+    valid_3d = np.array([record.joint_valid for record in records]) > 0  # (N, 21)
+    valid_2d = np.array([r.joint_valid if r.joint_valid_2d is None else r.joint_valid_2d for r in records]) > 0
+    left = np.array([record.hand == "left" for record in records])
+    posed = np.mean([record.mano_pose is not None for record in records])
+    in_3d = valid_3d.any(-1)
+    say(f"  hands     {left.mean():.0%} left; {in_3d.mean():.0%} with joints in 3D, {posed:.0%} with a MANO pose")
+    least = int(valid_2d.mean(0).argmin())
+    fewest = "" if valid_2d.all() else f"; fewest {JOINT_NAMES[least]}, {valid_2d[:, least].mean():.0%}"
+    say(f"  joints    {valid_2d.mean():.0%} are labelled{fewest}")
+    if not in_3d.any():  # no K either, but a nominal one
+        return []
+    say(f"  cameras   focal length {_range([record.K[0, 0] for record in records])} px")
+    joints = np.array([record.keypoints_3d for record in records], np.float64)  # (N, 21, 3)
+    joints *= np.where(left[:, None, None], (-1, 1, 1), 1)
+    say(f"  distance  {_range(joints[valid_3d][:, 2])} mm")
+    whole = joints[valid_3d.all(-1)]
+    if not len(whole):
+        say("  bones     no hand is labelled whole: unit, order and side are not judged")
+        return []
+    say(
+        f"  bones     of {len(whole):,} hands, {anatomy.size(whole):.2f} times as long as an adult's, off by "
+        f"{anatomy.unlike(whole):.2f}; {anatomy.bending(whole):.0%} bend towards their palm"
+    )
+    return [f"doubtful: {doubt}" for doubt in anatomy.doubts(whole)]
+
+
+class _Seen(typing.NamedTuple):
+    """What is kept of a decoded record."""
+
+    size: str  # width x height
+    inside: float  # share of the labelled joints that lie in the image; NaN without any
+    depth: float  # what the depth image has at the joints over their own depth; NaN without
+
+
+def _decoded(source, rows: np.ndarray) -> list[_Seen | UserError]:
+    """Decode records, many at a time; what was found, or what was wrong, in their order."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pieces = [rows[k : k + _AHEAD] for k in range(0, len(rows), _AHEAD)]
+        return [found for piece in pieces for found in pool.map(lambda i: _seen(source, int(i)), piece)]
+
+
+def _seen(source, i: int) -> _Seen | UserError:
+    try:
+        record = source[i]
+    except UserError as error:
+        return error
+    height, width = record.image.shape[:2]
+    points, valid = _pixels(record)
+    inside = ((points > -0.5) & (points < (width - 0.5, height - 0.5))).all(-1)[valid]  # (n,)
+    depth = np.nan
+    if record.depth is not None and np.any(record.joint_valid):
+        x, y = np.clip(np.round(points), 0, (width - 1, height - 1)).astype(int).T
+        ratio = (record.depth[y, x] / np.maximum(record.keypoints_3d[:, 2], 1))[(record.joint_valid > 0) & valid]
+        depth = np.median(ratio[ratio > 0]) if (ratio > 0).any() else np.nan
+    return _Seen(f"{width}x{height}", inside.mean() if len(inside) else np.nan, depth)
+
+
+def _look_at_images(seen: list[_Seen], say) -> list[str]:
+    """Say what decoded images hold; what is doubtful in them."""
+    if not seen:
+        return []
+    size, *others = (size for size, _ in collections.Counter(found.size for found in seen).most_common())
+    more = f" and {len(others)} other sizes" if others else ""
+    inside, depth = (np.array([found[k] for found in seen]) for k in (1, 2))
+    inside, depth = inside[np.isfinite(inside)], depth[np.isfinite(depth)]
+    say(f"  images    {size} px{more}" + (f"; {inside.mean():.0%} of the joints lie in them" if len(inside) else ""))
+    faults = []
+    if len(inside) and inside.mean() < INSIDE:
+        outside = f"only {inside.mean():.0%} of the joints lie in their image"
+        faults.append(f"doubtful: {outside}: K of another size of image, or joints in another frame?")
+    if len(depth):
+        say(f"  depth     at the joints {_range(depth)} times their own")
+        if not DEPTH[0] < np.median(depth) < DEPTH[1]:
+            faults.append(f"doubtful: depth at the joints is {np.median(depth):.3g} times theirs: not in mm?")
+    return faults
+
+
+def _pixels(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """The 2D labels (21, 2) px and which of them are valid (21,)."""
+    if record.keypoints_2d is not None:
+        return np.asarray(record.keypoints_2d, np.float64), np.asarray(record.joint_valid_2d) > 0
+    valid = np.asarray(record.joint_valid) > 0
+    return project(np.where(valid[:, None], record.keypoints_3d, (0, 0, 1)).astype(np.float64), record.K), valid
+
+
+def _cell(record: Record, split: str) -> np.ndarray:
+    """A hand of the contact sheet, as it stands in its image: a left one is not mirrored."""
+    hand = crop(dataclasses.replace(record, hand="right"), CELL, 1.6)
+    cell = draw.draw_skeleton(hand["image"], hand["keypoints_2d"], scale=1, valid=hand["joint_valid_2d"])
+    cell[-14:] //= 4
+    text = f"{split} {record.hand} {record.name.partition('#')[0][-26:]}"
+    cv2.putText(cell, text, (3, CELL - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
+    return cell
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spread."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
+
+
+def _range(values) -> str:
+    low, middle, high = np.percentile(values, (0, 50, 100))
+    return f"{low:,.4g} … {middle:,.4g} … {high:,.4g}"
+
+
+def main(argv: typing.Sequence[str] | None = None) -> int:
+    """The command; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m jaxhand.data.inspect", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
+    parser.add_argument("path", metavar="PATH", help="where the set is, as it was downloaded or packed")
+    parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")
+    parser.add_argument("--sheet", metavar="FILE.png", help="draw some hands with their labels")
+    parser.add_argument("--all", action="store_true", help=f"decode every image (default: {DECODED} of a split)")
+    arguments = parser.parse_args(argv)
+    try:
+        faults = inspect(
+            arguments.name, arguments.path, splits=arguments.split, sheet=arguments.sheet, decode_all=arguments.all
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(*(faults or ["Whole: every image is there, and nothing is doubtful."]), sep="\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

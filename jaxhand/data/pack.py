@@ -1,0 +1,195 @@
+"""Packing: any set on disk into the files that `packed` reads, shard by shard, each read back before it counts."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import typing
+import zlib
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+import jaxhand
+from jaxhand import data
+from jaxhand.config import UserError
+from jaxhand.data.packed import Manifest, PackedSet, encode
+from jaxhand.data.record import label
+
+SPLITS = ("train", "val", "test")
+OPTIONS = "group_size:1,uncompressed"  # a record is read alone, and images are compressed already
+_AHEAD = 64  # records encoded side by side
+_COMPARED = 200  # records of every split that are read at random and compared with the source
+
+
+def pack(
+    kind: str,
+    path: str | Path,
+    out: str | Path,
+    *,
+    splits: typing.Sequence[str] = (),
+    shard_size: int = 16384,
+    say: typing.Callable[[str], None] = print,
+) -> None:
+    """Pack a set, or go on where packing it was interrupted: shards with the right checksum are kept.
+
+    Args:
+        kind: the set's name, such as "dexycb-s1".
+        path: where the set is.
+        out: folder to pack into.
+        splits: which of `SPLITS`; none are all that the set has.
+        shard_size: records in a shard.
+        say: called with a line of progress.
+
+    Raises:
+        UserError: the set holds a mistake, `out` holds something else or cannot be written, or what was written does
+            not read back equal.
+    """
+    out = Path(out).expanduser()
+    if shard_size < 1:
+        raise UserError(f"--shard-size must be at least 1, got {shard_size}")
+    sources = _open(kind, path, splits, say)
+    held_out = _held_out(kind, path, sources["train"]) if "train" in sources else []
+    manifest = _begin(kind, out, shard_size)
+    for split, source in sources.items():
+        if split == "val" and held_out:
+            entry, indices = manifest.splits["train"], np.array(held_out)
+        else:
+            entry, indices = _shards(split, source, out, manifest, say), np.arange(len(source))
+        if split == "train":
+            entry["held_out"] = held_out
+        _compare(source, PackedSet(out, entry["shards"], indices), f"{out}: {split}")
+    manifest.complete = True
+    with _writing(out):
+        manifest.write(out)
+    say(f"{', '.join(f'{split} {len(source):,}' for split, source in sources.items())} records: read {kind}:{out}")
+
+
+def _open(kind: str, path, splits, say) -> dict:
+    """The source of every split; of those not asked for by name only what the set has."""
+    sources, missing = {}, []
+    for split in splits or SPLITS:
+        try:
+            sources[split] = data.read(kind, path, split)
+        except UserError as error:
+            if splits:
+                raise
+            missing.append((split, error))
+    if not sources:
+        raise missing[0][1]
+    for split, error in missing:
+        say(f"{split} is left out: {error}")
+    return sources
+
+
+def _held_out(kind: str, path, train) -> list[int]:
+    """The indices of the records of "train" that `without_val` leaves out, in order."""
+    try:
+        without = data.read(kind, path, "train", without_val=True)
+    except UserError:  # a set too small to hold anything out
+        return []
+    if len(without) == len(train):
+        return []
+    indices, kept = [], 0
+    for i in range(len(train)):
+        if kept < len(without) and _key(train, i) == _key(without, kept):
+            kept += 1
+        else:
+            indices.append(i)
+    return indices
+
+
+def _key(source, i: int) -> tuple:
+    record = label(source, i)
+    return record.name, record.hand, np.asarray(record.keypoints_3d).tobytes()
+
+
+def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
+    """The manifest to fill: that of an earlier attempt, or a new one."""
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / "packed.json").exists():
+            manifest = Manifest.read(out)
+            if (manifest.name, manifest.shard_size) != (kind, shard_size):
+                holds = f"{manifest.name} in shards of {manifest.shard_size}"
+                raise UserError(f"{out} holds {holds}, not {kind} in shards of {shard_size}: choose another folder")
+            manifest.complete = False
+        elif any(out.iterdir()):
+            raise UserError(f"{out} is not empty and holds no packed set: choose another folder")
+        else:
+            manifest = Manifest(kind, shard_size, jaxhand.__version__)
+        manifest.write(out)
+    return manifest
+
+
+def _shards(split: str, source, out: Path, manifest: Manifest, say) -> dict:
+    """Write the shards of a split that are not there yet; its entry in the manifest."""
+    entry = manifest.splits.setdefault(split, {"count": len(source), "shards": []})
+    if entry["count"] != len(source):
+        counts = f"{entry['count']} records, now there are {len(source)}"
+        raise UserError(f"{out}: {split} was begun with {counts}: choose another folder")
+    starts = range(0, len(source), manifest.shard_size)
+    for number, start in enumerate(starts):
+        indices = range(start, min(start + manifest.shard_size, len(source)))
+        place = f"{split} {number + 1}/{len(starts)}"
+        if number < len(entry["shards"]) and _is_whole(out, entry["shards"][number]):
+            say(f"{place}: kept")
+            continue
+        shard = _write(source, indices, out / f"{split}-{number:05d}-of-{len(starts):05d}.array_record")
+        entry["shards"][number : number + 1] = [shard]
+        with _writing(out):
+            manifest.write(out)
+        say(f"{place}: {shard['count']:,} records, {shard['bytes'] / 1e6:,.1f} MB")
+    return entry
+
+
+def _is_whole(out: Path, shard: dict) -> bool:
+    file = out / shard["file"]
+    return file.is_file() and file.stat().st_size == shard["bytes"] and _sha256(file) == shard["sha256"]
+
+
+def _write(source, indices: range, file: Path) -> dict:
+    """Write a shard and read it back in sequence; its entry in the manifest."""
+    part, sums = file.with_suffix(".part"), []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, _writing(file.parent):
+        writer = ArrayRecordWriter(str(part), OPTIONS)
+        for begin in range(0, len(indices), _AHEAD):
+            for record in pool.map(lambda i: encode(source, i), indices[begin : begin + _AHEAD]):
+                sums.append(zlib.crc32(record))
+                writer.write(record)
+        writer.close()
+        reader = ArrayRecordReader(str(part))
+        if [zlib.crc32(record) for record in reader.read_all()] != sums:
+            raise UserError(f"{part} does not read back as it was written: check the disk")
+        reader.close()
+        os.replace(part, file)
+    return {"file": file.name, "count": len(indices), "bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _compare(source, packed: PackedSet, where: str) -> None:
+    """See that records read at random are those of the source. Raises UserError for the first that is not."""
+    if len(source) != len(packed):
+        raise UserError(f"{where} has {len(packed)} records, its source {len(source)}: pack into another folder")
+    rng = np.random.default_rng(0)
+    for i in map(int, rng.permutation(len(source))[:_COMPARED]):
+        ours, theirs = vars(packed[i]), vars(source[i])
+        differing = [key for key in theirs if not np.array_equal(ours[key], theirs[key])]
+        if differing:
+            differs = f"record {i} ({theirs['name']}) differs in {differing[0]}"
+            raise UserError(f"{where}: {differs} from its source: pack into another folder")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(out: Path):
+    """What ArrayRecord and the system raise becomes a UserError that names the folder."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
+        raise UserError(f"cannot write to {out} ({reason}); the same command goes on from there") from None
