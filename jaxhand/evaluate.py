@@ -31,6 +31,7 @@ def main() -> int:
     run.add_argument("--data", nargs="+", metavar="NAME", help=names)
     submit = "the leaderboard's: pred.zip or pred.json, of DexYCB .txt; with depth also FILE_rgbd"
     run.add_argument("--submit", type=Path, metavar="FILE", help=submit)
+    run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
@@ -38,7 +39,7 @@ def main() -> int:
     files.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: beside the predictions")
     arguments = parser.parse_args()
-    of_run = [arguments.workdir, arguments.data, arguments.submit]
+    of_run = [arguments.workdir, arguments.data, arguments.submit, arguments.split]
     of_files = [arguments.predictions, arguments.ground_truth, arguments.protocol]
     if any(of_run) and any([*of_files, arguments.option, arguments.output]):
         raise UserError("a run folder with --data, --submit is one way to score, --predictions another: give one")
@@ -49,6 +50,8 @@ def main() -> int:
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
     if arguments.submit and len(arguments.data or [""]) > 1:
         raise UserError("--submit writes the file of one set: give one --data")
+    if arguments.submit and arguments.split not in (None, "test"):
+        raise UserError(f"--submit writes the file of the test split: leave out --split {arguments.split}")
     if arguments.workdir and arguments.workdir.is_file():
         usage = f"--predictions {arguments.workdir} --ground-truth PATH --protocol NAME"
         raise UserError(f"{arguments.workdir} is a file, not the folder of a run; to score predictions: {usage}")
@@ -81,7 +84,7 @@ def _score_run(arguments) -> None:
     print(f"Best model of {arguments.workdir}: Epoch {best.meta['epoch']}, step {best.step}")
     results = []
     for name in arguments.data or [best.config.data.test]:
-        results += _score_data(name, tester, best, arguments.submit)
+        results += _score_data(name, arguments.split, tester, best, arguments.submit)
     report = {"workdir": str(arguments.workdir), "step": best.step, "epoch": best.meta["epoch"], "results": results}
     report = json.loads(json.dumps(report), parse_constant=lambda _: None)  # JSON has no infinity
     path = arguments.workdir / "evaluation.json"
@@ -92,22 +95,24 @@ def _score_run(arguments) -> None:
     print(f"Written to {path}")
 
 
-def _score_data(name: str, tester, best, submit: Path | None) -> list[dict]:
+def _score_data(name: str, split: str | None, tester, best, submit: Path | None) -> list[dict]:
     """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
     from jaxhand import data
     from jaxhand.data.record import WithoutDepth, labels
+    from jaxhand.evaluation.in_image import BoxPCK
     from jaxhand.evaluation.submission import Submission
     from jaxhand.training.testing import batches_of, run_test
 
     config = best.config.data
-    source = data.load(name, "test" if submit else config.test_split, config, best.config.seed)
+    source = data.load(name, "test" if submit else split or config.test_split, config, best.config.seed)
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
     files = {"RGB-D": submit.with_stem(f"{submit.stem}_rgbd"), "RGB": submit} if submit else {}
     submissions = {kind: Submission(name, source, files[kind]) for kind in kinds if submit}
     results = []
     print(f"{name}, {len(source)} hands:")
     for kind, records in kinds.items():
-        collect = submissions[kind].collect if submit else None
+        pck = BoxPCK(config.crop_scale)
+        collect = submissions[kind].collect if submit else pck.collect
         scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester), collect=collect)
         kept = ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric", "count", "nonfinite", "invalid")
         results.append({"data": name, "input": kind} | {key: scores[key] for key in kept})
@@ -116,8 +121,11 @@ def _score_data(name: str, tester, best, submit: Path | None) -> list[dict]:
                 f"  {kind}: MPJPE: {scores['mpjpe']:.3f} mm, PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, "
                 f"Avg Metric: {scores['avg_metric']:.3f} mm"
             )
-        else:
+        elif submit:
             print(f"  {kind}: not scored, no hand has joints in 3D as ground truth")
+        else:
+            results[-1] |= (shares := pck.values())
+            print(f"  {kind}: no 3D ground truth; " + ", ".join(f"{key} {100 * v:.1f} %" for key, v in shares.items()))
         if scores["nonfinite"] or scores["count"] and scores["invalid"]:
             left_out = f"{scores['invalid']} hands left out for their labels"
             print(f"    {scores['nonfinite']} predictions not finite, {left_out}")
