@@ -27,14 +27,14 @@ def crop(
         rotation: in-plane turn of the hand in radians, clockwise as seen.
         scale: factor on the side of the square.
         shift: (x, y) of the square's centre, as parts of its side, in the mirrored image of a left hand.
-        out: where to write, a `row` of `empty`; None makes one.
+        out: arrays to fill, as `layout` says; None makes them.
 
     Returns:
         `out`: image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth ·
         has_depth () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) of 3D ·
         joint_valid_2d (21,) · K (3,3) · is_right (). Joints that are not valid are 0.
     """
-    out = row(empty(1, size), 0) if out is None else out
+    out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size).items()} if out is None else out
     photo = isinstance(record.image, Photo)
     left = record.hand == "left"
     K = np.asarray(record.K, np.float64)  # (3, 3)
@@ -78,8 +78,10 @@ def crop(
     seen = project(joints, K) if labels is None else labels @ A[:2, :2].T + A[:2, 2]
     joints[~valid] = 0
     seen[~valid_2d] = 0
-    if depth is not None:
-        _around_hand(depth, out)
+    out["depth_center"][...] = 0 if depth is None else _around_hand(depth, out["depth"])
+    out["has_depth"][...] = out["depth_center"] > 0
+    if not out["has_depth"]:
+        out["depth"][...] = 0
     out["keypoints_3d"][...] = joints
     out["keypoints_2d"][...] = seen
     out["joint_valid"][...] = valid
@@ -89,8 +91,8 @@ def crop(
     return out
 
 
-def empty(count: int, size: int) -> dict[str, np.ndarray]:
-    """Arrays for `count` crops as `crop` fills them, all 0."""
+def layout(size: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and dtype of what `crop` gives."""
     shapes = {
         "depth": (size, size),
         "has_depth": (),
@@ -102,13 +104,7 @@ def empty(count: int, size: int) -> dict[str, np.ndarray]:
         "K": (3, 3),
         "is_right": (),
     }
-    arrays = {key: np.zeros((count, *shape), np.float32) for key, shape in shapes.items()}
-    return {"image": np.zeros((count, size, size, 3), np.uint8)} | arrays
-
-
-def row(batch: dict, i: int) -> dict:
-    """Row i of the arrays of a batch, to write to."""
-    return {key: values[i, ...] for key, values in batch.items()}
+    return {"image": ((size, size, 3), np.uint8)} | {key: (shape, np.float32) for key, shape in shapes.items()}
 
 
 def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right):
@@ -161,8 +157,8 @@ def _warp(pixels, A, zoom, out):
         cv2.cvtColor(cv2.warpAffine(pixels, A[:2], size, warped, flags=cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB, out)
 
 
-def _around_hand(depth, out):
-    """Write depth (h, w) mm in [-1, 1] around the hand, and the hand's distance in mm, where any is measured.
+def _around_hand(depth, out) -> float:
+    """Write depth (h, w) mm in [-1, 1] around the hand to `out`; the hand's distance in mm (0 where not measured).
 
     The distance is the 20 % quantile of what is known in the crop's central half: the hand is the nearest large
     thing there, so neither holes nor the background move it much, and no label is asked.
@@ -170,11 +166,10 @@ def _around_hand(depth, out):
     edge = len(depth) // 4
     middle = depth[edge : len(depth) - edge, edge : len(depth) - edge]
     known = middle[middle > 0]
-    if known.size:
-        nearer = known.size // 5
-        center = np.partition(known, nearer)[nearer]
-        around = np.clip((depth - center) * np.float32(1 / DEPTH_RANGE_MM), -1, 1)
-        around[~(depth > 0)] = 1
-        out["depth"][...] = around
-        out["has_depth"][...] = 1
-        out["depth_center"][...] = center
+    if not known.size:
+        return 0.0
+    nearer = known.size // 5
+    center = np.partition(known, nearer)[nearer]
+    out[...] = np.clip((depth - center) * np.float32(1 / DEPTH_RANGE_MM), -1, 1)
+    out[~(depth > 0)] = 1
+    return float(center)

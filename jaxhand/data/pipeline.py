@@ -7,15 +7,16 @@ batch is the same on however many processes.
 
 import functools
 import math
+import weakref
 
 import cv2
 import grain
 import numpy as np
 
-from jaxhand.config import Config, DataConfig, UserError
+from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
-from jaxhand.data.crop import crop, empty, row
+from jaxhand.data.crop import crop, layout
 from jaxhand.data.record import undecoded
 
 ENDLESS = 2**40  # steps
@@ -74,6 +75,7 @@ class _TrainBatches:
         self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
+        self.crops = _Crops(source, config)
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
@@ -92,7 +94,7 @@ class _TrainBatches:
         rng = np.random.default_rng((self.seed, 1, step))
         changes = draw(rng, data.augment, batch_size)[self.rows]
         hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
-        batch = _read(self.source, index, data, changes) | _rest(index, np.ones(len(index)))
+        batch = self.crops(index, changes) | _rest(index, np.ones(len(index)))
         for key in ("depth", "has_depth", "depth_center"):
             batch[key][hidden] = 0
         return batch
@@ -104,6 +106,7 @@ class _TestBatches:
     def __init__(self, source, config: Config, batch_size: int, process_index: int, process_count: int):
         self.source, self.config, self.batch_size = source, config, batch_size
         self.rows = _rows(batch_size, process_index, process_count)
+        self.crops = _Crops(source, config)
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
@@ -112,7 +115,7 @@ class _TestBatches:
         data, last = self.config.data, len(self.source) - 1
         index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
         held = np.minimum(index, last)
-        return _read(self.source, held, data, [{}] * len(held)) | _rest(held, index <= last)
+        return self.crops(held, [{}] * len(held)) | _rest(held, index <= last)
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -122,12 +125,37 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def _read(source, index, data: DataConfig, changes: list[dict]) -> dict:
-    """The crops of records `index` as one batch. A source that can gives photographs: the crop decodes them."""
-    batch = empty(len(index), data.image_size)
-    for number, (i, change) in enumerate(zip(index, changes)):
-        crop(undecoded(source, i), data.image_size, data.crop_scale, **change, out=row(batch, number))
-    return batch
+class _Crops:
+    """Records of a source as one batch of crops, in memory of earlier batches that nobody holds any more.
+
+    Fresh memory would cost as much as decoding: the system clears it page by page.
+    """
+
+    def __init__(self, source, config: Config):
+        self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
+        self.free = {}  # bytes → blocks of memory
+
+    def __call__(self, index, changes: list[dict]) -> dict:
+        """The crops of records `index`; `changes` are keyword arguments of `crop` for each."""
+        batch = self._arrays(len(index))
+        for row, (i, change) in enumerate(zip(index, changes)):
+            out = {key: array[row, ...] for key, array in batch.items()}
+            crop(undecoded(self.source, i), self.size, self.crop_scale, **change, out=out)
+        return batch
+
+    def _arrays(self, count: int) -> dict:
+        places, end = {}, 0
+        for key, (shape, dtype) in layout(self.size).items():
+            places[key] = end, (count, *shape), dtype
+            end += -(-math.prod((count, *shape)) * np.dtype(dtype).itemsize // 64) * 64
+        free = self.free.setdefault(end, [])
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = memoryview(np.empty(end, np.uint8))
+        block = np.frombuffer(memory, np.uint8)  # every array that looks into the memory holds it
+        weakref.finalize(block, free.append, memory).atexit = False
+        return {key: np.ndarray(shape, dtype, block, begin) for key, (begin, shape, dtype) in places.items()}
 
 
 def _rest(index, valid) -> dict:

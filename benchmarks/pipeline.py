@@ -1,0 +1,281 @@
+"""Images/s from JPEG files to augmented 256x256 batches, against a PyTorch DataLoader that does the same work, in turn.
+
+`python -m benchmarks.pipeline`: made-up trees in FreiHAND's and DexYCB's layout, JPEGs of the size in bytes that the
+real ones have. Both sides have the same number of workers. Each round times every contestant; ratios are medians over
+rounds. The share of JPEG decoding alone is printed, for it is the limit.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import torch
+
+from jaxhand import config as configs
+from jaxhand import data
+from jaxhand.data import pack, packed, pipeline
+from jaxhand.data.photo import Photo
+from jaxhand.data.record import undecoded
+from jaxhand.training.sharding import make_mesh, to_global
+from jaxhand.training.step import Trainer
+
+BATCH, SIZE, CROP_SCALE = 64, 256, 1.25
+AUGMENT = {"rotation_deg": 30, "scale": 0.25, "shift": 0.1, "color": 0.2}
+MEAN, DEVIATION = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])  # of ImageNet
+START = """
+import resource, sys, time
+begin = time.time()
+from jaxhand.data import freihand
+imported = time.time()
+source = freihand.load(sys.argv[1], "train")
+source.label(len(source) - 1)
+end, memory = time.time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(f"{len(source):,} records in {end - imported:.2f} s after {imported - begin:.2f} s of imports, {memory:.0f} MB")
+"""
+
+
+def main() -> None:
+    """Make the trees, time everything in turn and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batches", type=int, default=12, help="per round and contestant")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # of the index
+        folder = Path(folder)
+        freihand_tree(folder / "freihand")
+        dexycb_tree(folder / "dexycb")
+        compare("FreiHAND, 224x224", "freihand", folder / "freihand", arguments)
+        compare("DexYCB, 640x480", "dexycb-json", folder / "dexycb", arguments)
+        keep_busy(data.read("freihand", folder / "freihand", "train"), arguments)
+        start_up(folder / "index")
+
+
+def compare(name: str, kind: str, path: Path, arguments) -> None:
+    """Time a set, the same packed, and PyTorch on the same files, and what decoding alone takes."""
+    source, out = data.read(kind, path, "train"), path.with_name(f"packed-{kind}")
+    photos = [undecoded(source, i).image for i in range(len(source))]
+    pack.pack(kind, path, out, splits=("train",), say=lambda line: None)
+    contestants = {
+        "jaxhand, files": Ours(source, arguments.workers),
+        "jaxhand, ArrayRecord": Ours(packed.load(out, "train", kind=kind), arguments.workers),
+        "PyTorch": Theirs(source, arguments.workers),
+        "PyTorch, uint8 out": Theirs(source, arguments.workers, to_float=False),
+    }
+    rates = {key: [] for key in (*contestants, "decoding alone, one thread")}
+    for _ in range(arguments.rounds):
+        for key, contestant in contestants.items():
+            rates[key].append(contestant.images_per_second(arguments.batches))
+        rates["decoding alone, one thread"].append(decoding(photos))
+    kilobytes = statistics.mean(len(photo.content) for photo in photos) / 1000
+    print(f"\n{name}, {kilobytes:.0f} KB a file, {arguments.workers} workers, {arguments.rounds} rounds in turn")
+    for key, of_rounds in rates.items():
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(of_rounds, rates["PyTorch"]))
+        median = f"{statistics.median(of_rounds):6.0f} images/s (best {max(of_rounds):.0f}, worst {min(of_rounds):.0f})"
+        print(f"  {key:28} {median}, {ratio:.2f} times PyTorch")
+    alone = (arguments.workers * a for a in rates["decoding alone, one thread"])
+    share = statistics.median(ours / most for ours, most in zip(rates["jaxhand, files"], alone))
+    print(f"  JPEG decoding is {share:.0%} of jaxhand's time from files")
+
+
+class Ours:
+    """The training batches of a source."""
+
+    def __init__(self, source, workers: int):
+        self.ahead = workers + 1
+        augment = f"data.augment={json.dumps(AUGMENT)}"
+        self.batches = pipeline.train_iterator(source, our_config(SIZE, BATCH, workers, augment))
+
+    def images_per_second(self, count: int) -> float:
+        return rate(self.batches, count, self.ahead)
+
+
+class Theirs:
+    """PyTorch's DataLoader on the same files, boxes and joints."""
+
+    def __init__(self, source, workers: int, to_float: bool = True):
+        self.ahead = 2 * workers
+        loader = torch.utils.data.DataLoader(
+            TorchSet(source, to_float), BATCH, shuffle=True, num_workers=workers, prefetch_factor=2, drop_last=True,
+            persistent_workers=True, worker_init_fn=one_thread,
+        )  # fmt: skip
+        self.batches = (batch for _ in iter(int, 1) for batch in loader)
+
+    def images_per_second(self, count: int) -> float:
+        return rate(self.batches, count, self.ahead)
+
+
+class TorchSet(torch.utils.data.Dataset):
+    """Read, RGB, one warp of rotation, scale and shift, colour, normalisation, as the field's loaders do."""
+
+    def __init__(self, source, to_float: bool):
+        records = [undecoded(source, i) for i in range(len(source))]
+        self.files = [record.image.where.removeprefix("image ") for record in records]
+        self.K = np.float32([record.K for record in records])
+        self.joints = np.float32([record.keypoints_3d for record in records])
+        self.to_float = to_float
+
+    def __len__(self) -> int:
+        return len(self.files) * 64  # epochs that are long: their ends would stop the workers
+
+    def __getitem__(self, i: int) -> dict:
+        i %= len(self.files)
+        image = cv2.cvtColor(cv2.imread(self.files[i]), cv2.COLOR_BGR2RGB)
+        K, joints = self.K[i], self.joints[i]
+        pixels = joints @ K.T
+        pixels = pixels[:, :2] / pixels[:, 2:]
+        low, high = pixels.min(0), pixels.max(0)
+        side = CROP_SCALE * (high - low).max() * (1 + AUGMENT["scale"] * np.random.uniform(-1, 1))
+        center = (low + high) / 2 + side * AUGMENT["shift"] * np.random.uniform(-1, 1, 2)
+        angle = AUGMENT["rotation_deg"] * np.random.uniform(-1, 1)
+        A = cv2.getRotationMatrix2D(tuple(center.tolist()), -angle, SIZE / side)
+        A[:, 2] += (SIZE - 1) / 2 - center
+        turn = np.float32([[np.cos(np.deg2rad(angle)), -np.sin(np.deg2rad(angle)), 0],
+                           [np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle)), 0],
+                           [0, 0, 1]])  # fmt: skip
+        image = cv2.warpAffine(image, A, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+        if self.to_float:
+            image = image.transpose(2, 0, 1).astype(np.float32)
+            for channel, gain in enumerate(1 + AUGMENT["color"] * np.random.uniform(-1, 1, 3)):
+                image[channel] = np.clip(image[channel] * gain, 0, 255)
+                image[channel] = (image[channel] - MEAN[channel]) / DEVIATION[channel]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "keypoints_2d": torch.from_numpy(np.float32(pixels @ A[:, :2].T + A[:, 2])),
+            "keypoints_3d": torch.from_numpy(joints @ turn.T),
+            "joint_valid": torch.ones(21),
+            "K": torch.from_numpy(np.float32(np.vstack([A, [0, 0, 1]]) @ K @ turn.T)),
+        }
+
+
+def one_thread(_: int) -> None:
+    """What a worker of a DataLoader begins with."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def rate(batches, count: int, ahead: int) -> float:
+    """Images/s of `count` batches after those that were made ahead; then it is left until that many are again."""
+    for _ in range(ahead):
+        next(batches)
+    begin = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    seconds = time.perf_counter() - begin
+    time.sleep(1.5 * ahead * seconds / count)
+    return count * BATCH / seconds
+
+
+def decoding(photos: list[Photo]) -> float:
+    """Images/s of decoding JPEGs whole, by the decoder of the pipeline, in one thread."""
+    photos = [Photo(photo.content, "") for photo in photos]
+    begin = time.perf_counter()
+    for photo in photos:
+        photo.shrunk(1)
+    return len(photos) / (time.perf_counter() - begin)
+
+
+def our_config(size: int, batch: int, threads: int, *overrides: str) -> configs.Config:
+    """A config for crops of a size."""
+    sizes = (f"data.image_size={size}", f"training.batch_size={batch}", f"data.threads={threads}")
+    return configs.load(None, [*sizes, f"data.crop_scale={CROP_SCALE}", *overrides])
+
+
+def keep_busy(source, arguments) -> None:
+    """Training of the default model on crops of 64 px from files, against the same steps on a batch in memory."""
+    config = our_config(64, 64, arguments.workers)
+    trainer = Trainer(config, make_mesh(), total_steps=1000)
+    state, batches = trainer.init(), pipeline.train_iterator(source, config)
+
+    def steps(count: int, fed: bool) -> float:
+        nonlocal state
+        begin = time.perf_counter()
+        for _ in range(count):
+            on_device = on_devices(next(batches)) if fed else kept
+            state, loss = trainer.train_step(state, on_device)
+        jax.block_until_ready(loss)
+        return 64 * count / (time.perf_counter() - begin)
+
+    def on_devices(batch: dict) -> dict:
+        return to_global({key: value for key, value in batch.items() if key != "index"}, trainer.mesh)
+
+    kept = on_devices(next(batches))
+    steps(2, True)
+    rounds = [(steps(16, True), steps(16, False)) for _ in range(arguments.rounds)]
+    alone = statistics.median(rate(batches, 40, config.data.threads + 1) for _ in range(5))
+    fed, memory = (statistics.median(rates) for rates in zip(*rounds))
+    ratio = statistics.median(fed / memory for fed, memory in rounds)
+    print(f"\nDefault model, 64 px, batch 64: {fed:.0f} images/s from FreiHAND's files, {memory:.0f} from memory, "
+          f"median ratio {ratio:.2f}; the pipeline alone {alone:.0f} images/s")  # fmt: skip
+
+
+def start_up(folder: Path) -> None:
+    """Load an index of FreiHAND's 32,560 annotations, first parsed and then from the cache."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name, shape in (("K", (3, 3)), ("xyz", (21, 3))):
+        values = rng.uniform(0.4, 0.9, (32560, *shape))
+        (folder / f"training_{name}.json").write_text(json.dumps(values.tolist()))
+    for kind in ("first", "again"):
+        print(f"Start, {kind}:", subprocess.check_output([sys.executable, "-c", START, folder], text=True).strip())
+
+
+def freihand_tree(root: Path) -> None:
+    """128 annotations before four backgrounds: 512 JPEGs of 224x224."""
+    rng = np.random.default_rng(0)
+    annotations = 128
+    (root / "training/rgb").mkdir(parents=True)
+    for i in range(4 * annotations):
+        cv2.imwrite(str(root / f"training/rgb/{i:08d}.jpg"), photograph(rng, 224, 224, 20, 1.2))
+    K = np.tile([[480.0, 0, 112], [0, 480, 112], [0, 0, 1]], (annotations, 1, 1))
+    for name, values in (("K", K), ("xyz", [hand(rng, K[0], (112, 112), rng.uniform(130, 170)) for _ in K])):
+        (root / f"training_{name}.json").write_text(json.dumps(np.asarray(values).tolist()))
+
+
+def dexycb_tree(root: Path) -> None:
+    """256 JPEGs of 640x480, hands of 150 to 250 px, labelled in a COCO-style file."""
+    rng = np.random.default_rng(1)
+    images, annotations = [], []
+    (root / "annotations").mkdir(parents=True)
+    K = np.array([[615.0, 0, 320], [0, 615, 240], [0, 0, 1]])
+    camera = {"focal": [615, 615], "princpt": [320, 240]}
+    for i in range(256):
+        name = f"subject/sequence/serial/color_{i:06d}.jpg"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), photograph(rng, 480, 640, 30, 1.55))
+        joints = hand(rng, K, rng.uniform((220, 160), (420, 320)), rng.uniform(150, 250))
+        images.append({"id": i, "file_name": name, "width": 640, "height": 480})
+        annotations.append({"id": i, "image_id": i, "joints_coord_cam": joints.tolist(), "cam_param": camera})
+        annotations[-1] |= {"hand_type": "right"}
+    content = json.dumps({"images": images, "annotations": annotations})
+    (root / "annotations/DEX_YCB_s0_train_data.json").write_text(content)
+
+
+def hand(rng: np.random.Generator, K: np.ndarray, center, extent: float) -> np.ndarray:
+    """Joints (21, 3) m seen in a square of `extent` px around `center`."""
+    pixels = np.concatenate([center + extent * rng.uniform(-0.5, 0.5, (21, 2)), np.ones((21, 1))], axis=1)
+    return pixels @ np.linalg.inv(K).T * rng.uniform(0.6, 0.8, (21, 1))
+
+
+def photograph(rng: np.random.Generator, height: int, width: int, contrast: float, slope: float) -> np.ndarray:
+    """Noise with the spectrum of photographs, little of it in colour: it takes as many bytes as a JPEG as they do."""
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    amplitude = np.maximum(np.hypot(y, x), 1 / width) ** -slope
+    noise = np.fft.irfft2(amplitude * np.exp(2j * np.pi * rng.random((3, *amplitude.shape))), (height, width))
+    noise = noise / noise.std((1, 2), keepdims=True)
+    pixels = 120 + contrast * (noise[:1] + 0.3 * noise)
+    return np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+if __name__ == "__main__":
+    main()
