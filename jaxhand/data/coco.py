@@ -13,7 +13,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index, splits
 from jaxhand.data.json_stream import entries
-from jaxhand.data.photo import Photo, read_image
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -36,7 +36,7 @@ def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bo
     return CocoSet(file, arrays, order, splits.keep(split, splits.blocks(ids, ids.max() + 1), file, without_val))
 
 
-class CocoSet:
+class CocoSet(Photographs):
     """The hands of a COCO-style file as records."""
 
     def __init__(self, file: Path, arrays: dict, order: str, kept):
@@ -46,28 +46,18 @@ class CocoSet:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, i: int) -> Record:
-        return self._record(i, read_image)
-
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        return self._record(i, Photo.read)
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")
 
     def label(self, i: int) -> Record:
         """Record i without its image."""
-        return self._record(i, lambda file: None)
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; there is no depth."""
-        return index.content(self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")), None
-
-    def _record(self, i: int, read) -> Record:
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         file_name, hand, flat = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8"), np.isnan(a["joints"]).any()
         keypoints = to_our_order(a["keypoints"], self._order)  # (21, 3) x, y, visible
         visible = (keypoints[:, 2] > 0).astype(np.float32)
         return Record(
-            image=read(self._folder / file_name),
+            image=None,
             K=nominal_K(*a["size"]) if flat else a["K"],
             keypoints_3d=np.zeros((21, 3), np.float32) if flat else to_our_order(a["joints"], self._order),
             joint_valid=np.zeros(21, np.float32) if flat else visible,

@@ -14,7 +14,7 @@ from jaxhand.config import UserError
 from jaxhand.data import dexycb_json, index
 from jaxhand.data.dexycb_json import depth_of, read_depth
 from jaxhand.data.mano_pose import of_side
-from jaxhand.data.photo import Photo
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 
 SUBJECTS = (
@@ -102,7 +102,7 @@ def load(
     return DexYCB(folder, parts, serials, depth, mano_mean, mano_components)
 
 
-class DexYCB:
+class DexYCB(Photographs):
     """DexYCB's frames with a hand as records; `ids` (N,) are the toolkit's numbers of them."""
 
     def __init__(self, folder: Path, parts: list, serials: tuple, depth: bool, mano_mean, mano_components):
@@ -115,16 +115,13 @@ class DexYCB:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return Record(**vars(record) | {"image": record.image.pixels})
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self.label(i).name
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        record = self.label(i)
-        file = self._folder / record.name
-        depth = read_depth(depth_of(file), record.name) if self._depth else None
-        return Record(**vars(record) | {"image": Photo.read(file), "depth": depth})
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth (H, W) of record i in mm, 0 where unknown, or None if it is not to be read."""
+        return read_depth(depth_of(self.file(i)), self.label(i).name) if self._depth else None
 
     def label(self, i: int) -> Record:
         """Record i without its image and depth."""
@@ -148,7 +145,7 @@ class DexYCB:
 
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
         """The files of the image and the depth of record i as they are."""
-        file = self._folder / self.label(i).name
+        file = self.file(i)
         return index.content(file), index.content(depth_of(file)) if self._depth else None
 
     def _pose(self, pose: np.ndarray, hand: str) -> np.ndarray | None:

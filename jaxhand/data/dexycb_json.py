@@ -14,7 +14,8 @@ from jaxhand.config import UserError
 from jaxhand.data import index, splits
 from jaxhand.data.json_stream import entries
 from jaxhand.data.mano_pose import of_side
-from jaxhand.data.photo import Photo, decode
+from jaxhand.data.photo import decode
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 
 _ALL_VALID = np.ones(21, np.float32)
@@ -49,7 +50,7 @@ def load(
     return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano_mean)
 
 
-class DexYCBJson:
+class DexYCBJson(Photographs):
     """The hands of a COCO-style file as records; `ids` (N,) are the toolkit's numbers of them."""
 
     def __init__(self, file: Path, arrays: dict, kept: np.ndarray, depth: bool, mano_mean):
@@ -60,16 +61,14 @@ class DexYCBJson:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return Record(**vars(record) | {"image": record.image.pixels})
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self._name(i)
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        record = self.label(i)
-        file, depth = self._folder / record.name, self._depth_file(record.name)
-        depth = None if depth is None else read_depth(depth, record.name)
-        return Record(**vars(record) | {"image": Photo.read(file), "depth": depth})
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        file = self._depth_file(i)
+        return None if file is None else read_depth(file, self._name(i))
 
     def label(self, i: int) -> Record:
         """Record i without its image and depth."""
@@ -86,17 +85,19 @@ class DexYCBJson:
             hand=hand,
             mano_pose=np.concatenate([a["pose"][:3], a["pose"][3:] + mean]).astype(np.float32) if posed else None,
             mano_shape=a["betas"] if np.isfinite(a["betas"]).all() else None,
-            name=str(a["name"], "utf-8"),
+            name=self._name(i),
         )
 
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
         """The files of the image and the depth of record i as they are."""
-        name = self.label(i).name
-        depth = self._depth_file(name)
-        return index.content(self._folder / name), None if depth is None else index.content(depth)
+        depth = self._depth_file(i)
+        return index.content(self.file(i)), None if depth is None else index.content(depth)
 
-    def _depth_file(self, name: str) -> Path | None:
-        file = depth_of(self._folder / name)
+    def _name(self, i: int) -> str:
+        return str(self._arrays["name"][self._kept[i]], "utf-8")
+
+    def _depth_file(self, i: int) -> Path | None:
+        file = depth_of(self.file(i))
         return file if self._depth and file.is_file() else None
 
 

@@ -5,7 +5,6 @@ k + N v: before a green screen, and with three kinds of new background. Its eval
 FreiHAND_pub_v2_eval.
 """
 
-import typing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import coco, index, splits
 from jaxhand.data.mano_pose import of_side
-from jaxhand.data.photo import Photo, read_image
+from jaxhand.data.photo import read_image
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 
 VERSIONS = ("gs", "hom", "sample", "auto")  # of the background: green screen, homogenised, sampled, recoloured
@@ -75,7 +75,7 @@ def load(
     return FreiHAND(folder, part, arrays, kept, versions, mano_mean)
 
 
-class FreiHAND:
+class FreiHAND(Photographs):
     """FreiHAND's records: all kept annotations of one background, then of the next."""
 
     def __init__(self, folder: Path, part: str, arrays: dict, kept, versions: tuple, mano_mean):
@@ -85,20 +85,9 @@ class FreiHAND:
     def __len__(self) -> int:
         return len(self._kept) * len(self._versions)
 
-    def __getitem__(self, i: int) -> Record:
-        return self._record(i, read_image)
-
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        return self._record(i, Photo.read)
-
-    def label(self, i: int) -> Record:
-        """Record i without its image."""
-        return self._record(i, lambda file: None)
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; there is no depth."""
-        return index.content(self._folder / self._image(i)), None
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self._image(i)
 
     def mask(self, i: int) -> np.ndarray | None:
         """(H, W) bool, True on the hand of record i; of the training set only."""
@@ -113,12 +102,13 @@ class FreiHAND:
         version = self._versions[i // len(self._kept)]
         return f"{self._part}/rgb/{self._annotation(i) + len(self._arrays['K']) * version:08d}.jpg"
 
-    def _record(self, i: int, read: typing.Callable) -> Record:
+    def label(self, i: int) -> Record:
+        """Record i without its image."""
         i = range(len(self))[i]
         k, arrays, name = self._annotation(i), self._arrays, self._image(i)
         labelled, mano = "xyz" in arrays, arrays["mano"][k, 0] if "mano" in arrays else None
         return Record(
-            image=read(self._folder / name),
+            image=None,
             K=arrays["K"][k],
             keypoints_3d=arrays["xyz"][k] * 1000 if labelled else np.zeros((21, 3), np.float32),
             joint_valid=_ALL_VALID if labelled else _NONE_VALID,

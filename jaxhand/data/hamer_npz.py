@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data import index, pickles, splits
+from jaxhand.data import pickles, splits
 from jaxhand.data.coco import nominal_K
-from jaxhand.data.image_size import size_of_file
 from jaxhand.data.photo import Photo
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 
 BOX_UNIT = 200  # px that 1 of `scale` is in the training tars
@@ -56,7 +56,7 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
     return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept)
 
 
-class HaMeRNpz:
+class HaMeRNpz(Photographs):
     """The hands of one of HaMeR's evaluation files as records."""
 
     def __init__(self, images: Path, names: list[str], fields: dict, kept: np.ndarray):
@@ -65,28 +65,13 @@ class HaMeRNpz:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return Record(**vars(record) | {"image": record.image.pixels})
-
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        photo = Photo.read(self._file(i))
-        return Record(**vars(self._label(i, photo.size)) | {"image": photo})
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._images / self._names[self._kept[i]]
 
     def label(self, i: int) -> Record:
         """Record i without its image, of which only the size is read."""
-        return self._label(i, size_of_file(self._file(i)))
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; there is no depth."""
-        return index.content(self._file(i)), None
-
-    def _file(self, i: int) -> Path:
-        return self._images / self._names[self._kept[i]]
-
-    def _label(self, i: int, size: tuple[int, int]) -> Record:
-        row = self._kept[i]
+        row, size = self._kept[i], Photo.read(self.file(i)).size
         hand = {key: values[row] for key, values in self._fields.items()}
         pose, betas = (hand[k] if hand[f"has_{k}"] > 0 else None for k in ("hand_pose", "betas"))
         seen = hand["keypoints_2d"][:, 2] > 0

@@ -12,8 +12,8 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index
 from jaxhand.data.coco import nominal_K
-from jaxhand.data.image_size import size_of_file
 from jaxhand.data.photo import Photo
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 
 SOURCES = ("newdays", "epick", "ego4d", "ego4d_seq")
@@ -53,7 +53,7 @@ def load(
     return HInt(folder, index.cached(homes, lambda: _read(homes)), joints)
 
 
-class HInt:
+class HInt(Photographs):
     """The hands of HInt as records."""
 
     def __init__(self, folder: Path, arrays: dict, joints: str):
@@ -62,33 +62,18 @@ class HInt:
     def __len__(self) -> int:
         return len(self._arrays["name"])
 
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return Record(**vars(record) | {"image": record.image.pixels})
-
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        photo = Photo.read(self._file(i))
-        return self._record(i, photo, photo.size)
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / str(self._arrays["name"][i], "utf-8")
 
     def label(self, i: int) -> Record:
         """Record i without its image, of which only the size is read."""
-        return self._record(i, None, size_of_file(self._file(i)))
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; there is no depth."""
-        return index.content(self._file(i)), None
-
-    def _file(self, i: int) -> Path:
-        return self._folder / str(self._arrays["name"][i], "utf-8")
-
-    def _record(self, i: int, image, size: tuple[int, int]) -> Record:
         name, bbox, keypoints, occluded = (self._arrays[k][i] for k in ("name", "bbox", "keypoints", "occluded"))
         counted = {"all": np.ones(21, bool), "visible": ~occluded, "occluded": occluded}[self._joints]
         name = str(name, "utf-8")
         return Record(
-            image=image,
-            K=nominal_K(*size),
+            image=None,
+            K=nominal_K(*Photo.read(self.file(i)).size),
             keypoints_3d=np.zeros((21, 3), np.float32),
             joint_valid=np.zeros(21, np.float32),
             hand="right" if name.endswith("_r.jpg") else "left",

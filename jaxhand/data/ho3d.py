@@ -14,7 +14,7 @@ from jaxhand.config import UserError
 from jaxhand.data import index, pickles, splits
 from jaxhand.data.depth import read_two_channels
 from jaxhand.data.mano_pose import turn
-from jaxhand.data.photo import Photo, read_image
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -76,7 +76,7 @@ def load(
     return HO3D(folder, part, frames, arrays, kept, depth)
 
 
-class HO3D:
+class HO3D(Photographs):
     """HO-3D's frames as records."""
 
     def __init__(self, folder: Path, part: str, frames: list[str], arrays: dict, kept: np.ndarray, depth: bool):
@@ -89,31 +89,27 @@ class HO3D:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, i: int) -> Record:
-        return self._record(i, read_image(self._folder / self._file(i, "rgb")), self._read_depth(i))
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self._file(i, "rgb")
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        return self._record(i, Photo.read(self._folder / self._file(i, "rgb")), self._read_depth(i))
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        file = self._folder / self._file(i, "depth")
+        if not self._depth or not file.parent.is_dir():
+            return None
+        return read_two_channels(file, high="green", unit=DEPTH_UNIT)
 
     def label(self, i: int) -> Record:
         """Record i without image and depth."""
-        return self._record(i, None, None)
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; its depth is packed in a way of its own."""
-        return index.content(self._folder / self._file(i, "rgb")), None
-
-    def _record(self, i: int, image, depth) -> Record:
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         posed, boxed = np.isfinite(a["handPose"]).all(), np.isfinite(a["handBoundingBox"]).all()
         return Record(
-            image=image,
+            image=None,
             K=a["camMat"],
             keypoints_3d=a["joints"],
             joint_valid=a["joint_valid"],
             hand="right",
-            depth=depth,
             bbox=a["handBoundingBox"] if boxed else None,
             vertices=a["vertices"] * 1000 * FROM_OPENGL if "vertices" in a else None,
             mano_pose=a["handPose"] if posed else None,
@@ -124,12 +120,6 @@ class HO3D:
     def _file(self, i: int, kind: str) -> str:
         sequence, number = self._frames[self._kept[i]].split("/")
         return f"{self._part}/{sequence}/{kind}/{number}{self._ending if kind == 'rgb' else '.png'}"
-
-    def _read_depth(self, i: int) -> np.ndarray | None:
-        file = self._folder / self._file(i, "depth")
-        if not self._depth or not file.parent.is_dir():
-            return None
-        return read_two_channels(file, high="green", unit=DEPTH_UNIT)
 
 
 def _frames(file: Path) -> list[str]:

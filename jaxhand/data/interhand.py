@@ -13,7 +13,7 @@ from jaxhand.config import UserError
 from jaxhand.data import index
 from jaxhand.data.json_stream import entries
 from jaxhand.data.mano_pose import SIDES, of_side, turn
-from jaxhand.data.photo import Photo, read_image
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -61,7 +61,7 @@ def load(
     return InterHand(folder, split, arrays, mano_mean)
 
 
-class InterHand:
+class InterHand(Photographs):
     """The hands of InterHand2.6M as records."""
 
     def __init__(self, folder: Path, split: str, arrays: dict, mano_mean):
@@ -70,26 +70,16 @@ class InterHand:
     def __len__(self) -> int:
         return len(self._arrays["image"])
 
-    def __getitem__(self, i: int) -> Record:
-        return self._record(i, read_image(self._folder / self._file(i)))
-
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        return self._record(i, Photo.read(self._folder / self._file(i)))
-
-    def label(self, i: int) -> Record:
-        """Record i without its image."""
-        return self._record(i, None)
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; there is no depth."""
-        return index.content(self._folder / self._file(i)), None
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self._file(i)
 
     def _file(self, i: int) -> str:
         name = self._arrays["file_name"][self._arrays["image"][i]]
         return f"images/{self._split}/{str(name, 'utf-8')}"
 
-    def _record(self, i: int, image) -> Record:
+    def label(self, i: int) -> Record:
+        """Record i without its image."""
         a = self._arrays
         frame, side, valid = int(a["frame"][i]), int(a["side"][i]), a["valid"][i]
         camera = {key: a[key][a["camera"][i]].astype(np.float64) for key in _FIELDS}
@@ -101,7 +91,7 @@ class InterHand:
             pose = np.concatenate([turn(pose[:3], camera["camrot"]), pose[3:] + mean]).astype(np.float32)
         (fx, fy), (cx, cy) = camera["focal"], camera["princpt"]
         return Record(
-            image=image,
+            image=None,
             K=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
             keypoints_3d=np.where(valid[:, None], joints, 0).astype(np.float32),
             joint_valid=valid.astype(np.float32),

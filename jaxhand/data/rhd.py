@@ -11,7 +11,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import coco, index, pickles, splits
 from jaxhand.data.depth import read_two_channels
-from jaxhand.data.photo import Photo, read_image
+from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 
@@ -54,7 +54,7 @@ def load(path: str | Path, split: str, *, variant: str = "", without_val: bool =
     return RHD(folder, part, arrays, images[kept], hands[kept], depth)
 
 
-class RHD:
+class RHD(Photographs):
     """RHD's hands as records, in the order of the images, left before right."""
 
     def __init__(self, folder: Path, part: str, arrays: dict, images: np.ndarray, hands: np.ndarray, depth: bool):
@@ -64,42 +64,32 @@ class RHD:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, i: int) -> Record:
-        return self._record(i, read_image(self._folder / self._file(i, "color")), self._read_depth(i))
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self._file(i, "color")
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        return self._record(i, Photo.read(self._folder / self._file(i, "color")), self._read_depth(i))
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        file = self._folder / self._file(i, "depth")
+        if not self._depth or not file.parent.is_dir():
+            return None
+        return read_two_channels(file, high="red", unit=DEPTH_UNIT)
 
     def label(self, i: int) -> Record:
         """Record i without image and depth."""
-        return self._record(i, None, None)
-
-    def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is; its depth is packed in a way of its own."""
-        return index.content(self._folder / self._file(i, "color")), None
-
-    def _record(self, i: int, image, depth) -> Record:
         row, hand = self._images[i], int(self._hands[i])
         joints = self._arrays["xyz"][row, 21 * hand : 21 * hand + 21]  # (21, 3)
         return Record(
-            image=image,
+            image=None,
             K=self._arrays["K"][row],
             keypoints_3d=to_our_order(joints, "rhd") * 1000,
             joint_valid=_ALL_VALID,
             hand=HANDS[hand],
-            depth=depth,
             name=f"{self._file(i, 'color')}#{HANDS[hand]}",
         )
 
     def _file(self, i: int, kind: str) -> str:
         return f"{self._part}/{kind}/{self._arrays['id'][self._images[i]]:05d}.png"
-
-    def _read_depth(self, i: int) -> np.ndarray | None:
-        file = self._folder / self._file(i, "depth")
-        if not self._depth or not file.parent.is_dir():
-            return None
-        return read_two_channels(file, high="red", unit=DEPTH_UNIT)
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,42 @@
+"""Sources of images that are files of their own: what all readers of such sets share."""
+
+import abc
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.data import index
+from jaxhand.data.photo import Photo
+from jaxhand.data.record import Record
+
+
+class Photographs(abc.ABC):
+    """A source; a reader says how many records it has, what their labels are, and which files they are of."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def label(self, i: int) -> Record:
+        """Record i without image and depth."""
+
+    @abc.abstractmethod
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        return None
+
+    def __getitem__(self, i: int) -> Record:
+        record = self.undecoded(i)
+        return dataclasses.replace(record, image=record.image.pixels)
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        return dataclasses.replace(self.label(i), image=Photo.read(self.file(i)), depth=self.depth(i))
+
+    def encoded(self, i: int) -> tuple[bytes, bytes | None]:
+        """The image file of record i as it is, and its depth file where that is a 16-bit PNG in mm."""
+        return index.content(self.file(i)), None
