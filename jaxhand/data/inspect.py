@@ -103,9 +103,8 @@ def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
 
 def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
     """The account of one split: what is wrong with it, and the indices of the records that were decoded well."""
-    names, there = _names(source)
-    if kind != "hamer" and not (path / "packed.json").is_file():  # their images are in other files
-        there &= _present(_root(path), names)
+    names = _images(source)
+    there = _present(names) if hasattr(source, "file") else np.ones(len(names), bool)
     images, missing = len(set(names)), list(dict.fromkeys(names[i] for i in np.flatnonzero(~there)))
     published = PUBLISHED.get(kind, {}).get(split, ()) if path.is_dir() else ()
     counts = f" (published: {' or '.join(f'{count:,}' for count in published)})" if published else ""
@@ -115,7 +114,8 @@ def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> 
         faults.append(f"half-downloaded: labels of {images:,} images, where {min(published):,} are published")
     if missing:
         how_many = f"{len(missing):,} of {images:,} images are missing or empty"
-        faults.append(f"half-downloaded: {how_many}, first {missing[0]}")
+        first = os.path.relpath(missing[0], path) if path.is_dir() else missing[0]
+        faults.append(f"half-downloaded: {how_many}, first {first}")
     rows = np.flatnonzero(there)
     faults += _look_at_labels([label(source, i) for i in _spread(rows, LABELS)], say)
     rows = rows if decode_all else _spread(rows, DECODED)
@@ -128,24 +128,19 @@ def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> 
     return faults, rows[np.array([isinstance(found, _Seen) for found in seen], bool)]
 
 
-def _names(source) -> tuple[list[str], np.ndarray]:
-    """The image of every record, and whether its labels can be read; a fault in the image's place where not."""
-    names, readable = [], np.ones(len(source), bool)
-    for i in range(len(source)):
-        try:
-            names.append(label(source, i).name.partition("#")[0])
-        except UserError as error:  # of readers that need the image's size
-            names.append(str(error))
-            readable[i] = False
-    return names, readable
+def _images(source) -> list[str]:
+    """The image file of every record, or its name where images are in tars or shards."""
+    if hasattr(source, "file"):
+        return [str(source.file(i)) for i in range(len(source))]
+    return [label(source, i).name.partition("#")[0] for i in range(len(source))]
 
 
-def _present(root: Path, names: list[str]) -> np.ndarray:
+def _present(names: list[str]) -> np.ndarray:
     """(N,) whether the files are there with something in them."""
     files = sorted(set(names))
 
     def sized(some: list[str]) -> list[str]:
-        return [name for name in some if _size(root / name) > 0]
+        return [name for name in some if _size(name) > 0]
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # for disks that answer late
         pieces = pool.map(sized, [files[k : k + _AHEAD] for k in range(0, len(files), _AHEAD)])
@@ -153,13 +148,7 @@ def _present(root: Path, names: list[str]) -> np.ndarray:
     return np.array([name in present for name in names], bool)
 
 
-def _root(path: Path) -> Path:
-    """The folder that the records' names start from."""
-    folder = path.parent if path.is_file() else path
-    return folder.parent if path.is_file() and folder.name == "annotations" else folder
-
-
-def _size(file: Path) -> int:
+def _size(file: str) -> int:
     try:
         return os.stat(file).st_size
     except OSError:
