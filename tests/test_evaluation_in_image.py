@@ -35,7 +35,8 @@ def test_crops_score_as_whole_images(folder):
     pixels, _ = uncrop(pred, np.zeros((*pred.shape[:2], 3)), batch["K"], K, batch["is_right"])
     target = np.stack([record.keypoints_2d for record in records])
     box_size = np.array([max(record.bbox[2:] - record.bbox[:2]) for record in records])
-    ground_truth = {"keypoints_2d": np.concatenate([target, batch["joint_valid_2d"][..., None]], -1), "box_size": box_size}
+    target = np.concatenate([target, batch["joint_valid_2d"][..., None]], -1)  # (N, 21, 3)
+    ground_truth = {"keypoints_2d": target, "box_size": box_size}
     official = PROTOCOLS["hint"].score({"keypoints_2d": pixels}, ground_truth).values
     for part, share in pck.values().items():
         assert 0.05 < share < 1
