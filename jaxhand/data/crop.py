@@ -47,8 +47,7 @@ def crop(
 
     center_x, center_y, side = _square(record, seen, crop_scale)
     side *= scale
-    pixels, T = record.image.shrunk(side / size) if photo else (record.image, np.eye(3))
-    width, height = record.image.size if photo else pixels.shape[1::-1]
+    width, height = record.image.size if photo else record.image.shape[1::-1]
     A, R = np.eye(3), np.eye(3)
     if left:
         center_x = width - 1 - center_x
@@ -60,7 +59,7 @@ def crop(
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - middle) + abs(center_y - middle)  # px, at most
     depth = record.depth
     if (height, width) == (size, size) and not photo and moved < 0.01:
-        out["image"][...] = pixels[:, ::-1] if left else pixels
+        out["image"][...] = record.image[:, ::-1] if left else record.image
         depth = depth[:, ::-1] if left and depth is not None else depth
     else:
         cos, sin = np.cos(rotation), np.sin(rotation)
@@ -69,6 +68,10 @@ def crop(
                       [b, a, middle - b * center_x - a * center_y],
                       [0, 0, 1]]) @ A
         R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
+        pixels, T = record.image, np.eye(3)
+        if photo:
+            edges = np.array([[0, 0, size, size], [0, size, 0, size], [1, 1, 1, 1]])
+            pixels, T = record.image.part(np.linalg.solve(A, edges), 1 / zoom)
         _warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), out["image"])
         if depth is not None:
             depth = cv2.warpAffine(np.asarray(depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
