@@ -223,7 +223,8 @@ def test_the_built_in_world_is_asked_for_the_split(monkeypatch):
 def test_memory_is_used_again_only_when_nobody_holds_it():
     config = make_config("data.threads=1")
     source = Source(20)
-    expected = [{key: np.copy(value) for key, value in batch.items()} for batch in take(train_iterator(source, config), 9)]
+    batches = take(train_iterator(source, config), 9)
+    expected = [{key: np.copy(value) for key, value in batch.items()} for batch in batches]
     held, places = [], []
     iterator = train_iterator(source, config)
     for step, batch in enumerate(take(iterator, 9)):
