@@ -192,7 +192,7 @@ def core_seconds(processes) -> float:
 
 def decoding(photos: list[Photo]) -> tuple[float, float]:
     """Images/s, and of a core, of decoding JPEGs whole, by the decoder of the pipeline, in one thread."""
-    photos, everything = [Photo(photo.content, "") for photo in photos], np.array([[640], [480], [1]])
+    photos, everything = [Photo(photo.content, "") for photo in photos], np.array([[640], [480]])
     begin, cores = time.perf_counter(), core_seconds(())
     for photo in photos:
         photo.part(everything, 1)

@@ -237,6 +237,6 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     value = corner.copy()
     del held, batch, one
     later = [next(iterator)["image"].ctypes.data for _ in range(12)]
-    assert places[4] not in later and set(places) & set(later)
+    assert places[4] not in later and len(set(later)) < 6  # each was let go at once
     np.testing.assert_array_equal(corner, value)
     np.testing.assert_array_equal(value, expected[4]["K"][2:, 0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import threading
 from pathlib import Path
 
@@ -82,12 +83,12 @@ class Photo:
         """What a crop needs of the pixels: of a JPEG at 1, 1/2, 1/4 or 1/8 of its size, and to the last row needed.
 
         Args:
-            corners: (3, n) x, y, 1 px in the image, around all that is needed.
+            corners: (2, n) x, y px in the image, around all that is needed.
             most: how many pixels in a row may become one; the size is the least that keeps to it.
 
         Returns:
-            (h, w, 3) RGB or (h, w, 4) with a fourth channel that means nothing, uint8, and a 3x3 matrix from its pixel
-            coordinates to those of the image. The pixels are overwritten by the thread's next call.
+            (h, w, 3) uint8 RGB and a 3x3 matrix from its pixel coordinates to those of the image. The pixels are
+            overwritten by the thread's next call.
 
         Raises:
             UserError: it is not a whole image.
@@ -96,13 +97,13 @@ class Photo:
             width, height, turn = self._stored
             shrink = next((s for s in _SHRINKS if s <= most and min(width, height) >= s), 1)
             T = _turn(turn, width, height)
-            last = (T[:2, 1] @ (corners[:2] - T[:2, 2:])).max()  # T is orthogonal
+            last = (T[:2, 1] @ (corners - T[:2, 2:])).max()  # T is orthogonal
             rows = int(min(max(last, 0) + 2 * most + _MARGIN, height))
             cut = first_rows(self.content, rows) if rows < height else None
             w, h = -(-width // shrink), -(-(rows if cut else height) // shrink)
-            try:  # four channels: OpenCV warps them in half the time of three
+            try:
                 pixels = simplejpeg.decode_jpeg(
-                    cut or self.content, "RGBX", min_height=h, min_width=w, buffer=reused("decoded", h * w * 4),
+                    cut or self.content, "RGB", min_height=h, min_width=w, buffer=reused("decoded", (h, w, 3)),
                     strict=cut is None,  # what is left over of a cut one counts as an error
                 )  # fmt: skip
                 return pixels, T @ enlarge(shrink)
@@ -135,12 +136,12 @@ def read_image(path: str | Path) -> np.ndarray:
     return Photo.read(path).pixels
 
 
-def reused(purpose: str, count: int) -> np.ndarray:
-    """At least `count` bytes that this thread reuses for a purpose: fresh memory would cost as much as the decoding."""
-    kept = vars(_memory).get(purpose)
+def reused(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 array in memory that this thread reuses for a purpose: fresh memory would cost as much as the decoding."""
+    count, kept = math.prod(shape), vars(_memory).get(purpose)
     if kept is None or kept.size < count:
         kept = vars(_memory)[purpose] = np.empty(count, np.uint8)
-    return kept
+    return kept[:count].reshape(shape)
 
 
 def _turn(orientation: int, width: int, height: int) -> np.ndarray:
