@@ -81,8 +81,10 @@ def compare(name: str, kind: str, path: Path, arguments) -> None:
     print(f"\n{name}, {kilobytes:.0f} KB a file, {arguments.workers} workers, {arguments.rounds} rounds in turn")
     print(f"{'median':22} images/s   of PyTorch's   images/s of one core   of PyTorch's")
     for key, of_rounds in rates.items():
-        columns = zip(zip(*of_rounds), zip(*rates["PyTorch"]))
-        cells = [(statistics.median(own), statistics.median(o / t for o, t in zip(own, their))) for own, their in columns]
+        cells = [
+            (statistics.median(own), statistics.median(o / t for o, t in zip(own, their)))
+            for own, their in zip(zip(*of_rounds), zip(*rates["PyTorch"]))
+        ]
         print(f"{key:22} {cells[0][0]:8.0f} {cells[0][1]:14.2f} {cells[1][0]:22.0f} {cells[1][1]:14.2f}")
     share = statistics.median(o[1] / d[1] for o, d in zip(rates["jaxhand, files"], rates["decoding alone"]))
     print(f"decoding whole JPEGs would take {share:.0%} of the time of a core that jaxhand takes from files")

@@ -137,7 +137,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def reused(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array in memory that this thread reuses for a purpose: fresh memory would cost as much as the decoding."""
+    """A uint8 array in memory that this thread reuses for a purpose: fresh memory would cost as much as decoding."""
     count, kept = math.prod(shape), vars(_memory).get(purpose)
     if kept is None or kept.size < count:
         kept = vars(_memory)[purpose] = np.empty(count, np.uint8)
