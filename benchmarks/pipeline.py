@@ -32,13 +32,13 @@ BATCH, SIZE, CROP_SCALE = 64, 256, 1.25
 AUGMENT = {"rotation_deg": 30, "scale": 0.25, "shift": 0.1, "color": 0.2}
 MEAN, DEVIATION = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])  # of ImageNet
 START = """
-import resource, sys, time
+import re, sys, time
 begin = time.time()
 from jaxhand.data import freihand
 imported = time.time()
 source = freihand.load(sys.argv[1], "train")
 source.label(len(source) - 1)
-end, memory = time.time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+end, memory = time.time(), int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 print(f"{len(source):,} records in {end - imported:.2f} s after {imported - begin:.2f} s of imports, {memory:.0f} MB")
 """
 
@@ -53,12 +53,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # of the index
         folder = Path(folder)
+        start_up(folder / "index")
         freihand_tree(folder / "freihand")
         dexycb_tree(folder / "dexycb")
         compare("FreiHAND, 224x224", "freihand", folder / "freihand", arguments)
         compare("DexYCB, 640x480", "dexycb-json", folder / "dexycb", arguments)
         keep_busy(data.read("freihand", folder / "freihand", "train"), arguments)
-        start_up(folder / "index")
 
 
 def compare(name: str, kind: str, path: Path, arguments) -> None:
@@ -72,20 +72,22 @@ def compare(name: str, kind: str, path: Path, arguments) -> None:
         "PyTorch": Theirs(source, arguments.workers),
         "PyTorch, uint8 out": Theirs(source, arguments.workers, to_float=False),
     }
-    rates = {key: [] for key in (*contestants, "decoding alone, one thread")}
+    rates = {key: [] for key in (*contestants, "decoding alone")}
     for _ in range(arguments.rounds):
         for key, contestant in contestants.items():
-            rates[key].append(contestant.images_per_second(arguments.batches))
-        rates["decoding alone, one thread"].append(decoding(photos))
+            rates[key].append(contestant.rates(arguments.batches))
+        rates["decoding alone"].append(decoding(photos))
     kilobytes = statistics.mean(len(photo.content) for photo in photos) / 1000
     print(f"\n{name}, {kilobytes:.0f} KB a file, {arguments.workers} workers, {arguments.rounds} rounds in turn")
+    print(f"{'median':22} images/s   of PyTorch's   images/s of one core   of PyTorch's")
     for key, of_rounds in rates.items():
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(of_rounds, rates["PyTorch"]))
-        median = f"{statistics.median(of_rounds):6.0f} images/s (best {max(of_rounds):.0f}, worst {min(of_rounds):.0f})"
-        print(f"  {key:28} {median}, {ratio:.2f} times PyTorch")
-    alone = (arguments.workers * a for a in rates["decoding alone, one thread"])
-    share = statistics.median(ours / most for ours, most in zip(rates["jaxhand, files"], alone))
-    print(f"  JPEG decoding is {share:.0%} of jaxhand's time from files")
+        cells = [
+            (statistics.median(own), statistics.median(o / t for o, t in zip(own, their)))
+            for own, their in zip(zip(*of_rounds), zip(*rates["PyTorch"]))
+        ]
+        print(f"{key:22} {cells[0][0]:8.0f} {cells[0][1]:14.2f} {cells[1][0]:22.0f} {cells[1][1]:14.2f}")
+    share = statistics.median(o[1] / d[1] for o, d in zip(rates["jaxhand, files"], rates["decoding alone"]))
+    print(f"decoding whole JPEGs would take {share:.0%} of the time of a core that jaxhand takes from files")
 
 
 class Ours:
@@ -96,8 +98,8 @@ class Ours:
         augment = f"data.augment={json.dumps(AUGMENT)}"
         self.batches = pipeline.train_iterator(source, our_config(SIZE, BATCH, workers, augment))
 
-    def images_per_second(self, count: int) -> float:
-        return rate(self.batches, count, self.ahead)
+    def rates(self, count: int) -> tuple[float, float]:
+        return rates(self.batches, count, self.ahead)
 
 
 class Theirs:
@@ -107,12 +109,13 @@ class Theirs:
         self.ahead = 2 * workers
         loader = torch.utils.data.DataLoader(
             TorchSet(source, to_float), BATCH, shuffle=True, num_workers=workers, prefetch_factor=2, drop_last=True,
-            persistent_workers=True, worker_init_fn=one_thread,
+            worker_init_fn=one_thread,
         )  # fmt: skip
-        self.batches = (batch for _ in iter(int, 1) for batch in loader)
+        self.batches = iter(loader)
+        self.processes = [worker.pid for worker in self.batches._workers]
 
-    def images_per_second(self, count: int) -> float:
-        return rate(self.batches, count, self.ahead)
+    def rates(self, count: int) -> tuple[float, float]:
+        return rates(self.batches, count, self.ahead, self.processes)
 
 
 class TorchSet(torch.utils.data.Dataset):
@@ -126,7 +129,7 @@ class TorchSet(torch.utils.data.Dataset):
         self.to_float = to_float
 
     def __len__(self) -> int:
-        return len(self.files) * 64  # epochs that are long: their ends would stop the workers
+        return len(self.files) * 1000  # an epoch that does not end
 
     def __getitem__(self, i: int) -> dict:
         i %= len(self.files)
@@ -164,25 +167,38 @@ def one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def rate(batches, count: int, ahead: int) -> float:
-    """Images/s of `count` batches after those that were made ahead; then it is left until that many are again."""
+def rates(batches, count: int, ahead: int, processes=()) -> tuple[float, float]:
+    """Images/s and images/s of a core, of `count` batches after those that were made ahead.
+
+    The time of cores is that of this process and of `processes`: other people's work on the machine does not count.
+    Then the batches are left until as many are made ahead again.
+    """
     for _ in range(ahead):
         next(batches)
-    begin = time.perf_counter()
+    begin, cores = time.perf_counter(), core_seconds(processes)
     for _ in range(count):
         next(batches)
-    seconds = time.perf_counter() - begin
+    seconds, cores = time.perf_counter() - begin, core_seconds(processes) - cores
     time.sleep(1.5 * ahead * seconds / count)
-    return count * BATCH / seconds
+    return count * BATCH / seconds, count * BATCH / cores
 
 
-def decoding(photos: list[Photo]) -> float:
-    """Images/s of decoding JPEGs whole, by the decoder of the pipeline, in one thread."""
-    photos = [Photo(photo.content, "") for photo in photos]
-    begin = time.perf_counter()
+def core_seconds(processes) -> float:
+    """User and system time of this process and of others so far."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def decoding(photos: list[Photo]) -> tuple[float, float]:
+    """Images/s, and of a core, of decoding JPEGs whole, by the decoder of the pipeline, in one thread."""
+    photos, everything = [Photo(photo.content, "") for photo in photos], np.array([[640], [480]])
+    begin, cores = time.perf_counter(), core_seconds(())
     for photo in photos:
-        photo.shrunk(1)
-    return len(photos) / (time.perf_counter() - begin)
+        photo.part(everything, 1)
+    return len(photos) / (time.perf_counter() - begin), len(photos) / (core_seconds(()) - cores)
 
 
 def our_config(size: int, batch: int, threads: int, *overrides: str) -> configs.Config:
@@ -212,8 +228,8 @@ def keep_busy(source, arguments) -> None:
     kept = on_devices(next(batches))
     steps(2, True)
     rounds = [(steps(16, True), steps(16, False)) for _ in range(arguments.rounds)]
-    alone = statistics.median(rate(batches, 40, config.data.threads + 1) for _ in range(5))
-    fed, memory = (statistics.median(rates) for rates in zip(*rounds))
+    alone = statistics.median(rates(batches, 40, config.data.threads + 1)[0] for _ in range(5))
+    fed, memory = (statistics.median(side) for side in zip(*rounds))
     ratio = statistics.median(fed / memory for fed, memory in rounds)
     print(f"\nDefault model, 64 px, batch 64: {fed:.0f} images/s from FreiHAND's files, {memory:.0f} from memory, "
           f"median ratio {ratio:.2f}; the pipeline alone {alone:.0f} images/s")  # fmt: skip

@@ -218,3 +218,25 @@ def test_the_built_in_world_is_asked_for_the_split(monkeypatch):
     options = {"size": 16, "view": "all", "seed": 3, "cache": "here", "crop_scale": 1.4}
     assert data.load("synthetic", "train", config, 3) == (("train", 8), options)
     assert data.load("synthetic", "val", config, 3) == (("val", 5), options)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    config = make_config("data.threads=1")
+    source = Source(20)
+    batches = take(train_iterator(source, config), 9)
+    expected = [{key: np.copy(value) for key, value in batch.items()} for batch in batches]
+    held, places = [], []
+    iterator = train_iterator(source, config)
+    for step, batch in enumerate(take(iterator, 9)):
+        held.append(batch)
+        places.append(batch["image"].ctypes.data)
+    for one, two in zip(held, expected):
+        assert_same(one, two)
+    assert len(set(places)) == 9
+    corner = held[4]["K"][2:, 0]  # a view of a view of one key holds all of its batch
+    value = corner.copy()
+    del held, batch, one
+    later = [next(iterator)["image"].ctypes.data for _ in range(12)]
+    assert places[4] not in later and len(set(later)) < 6  # each was let go at once
+    np.testing.assert_array_equal(corner, value)
+    np.testing.assert_array_equal(value, expected[4]["K"][2:, 0])

@@ -47,8 +47,7 @@ def crop(
 
     center_x, center_y, side = _square(record, seen, crop_scale)
     side *= scale
-    pixels, T = record.image.shrunk(side / size) if photo else (record.image, np.eye(3))
-    width, height = record.image.size if photo else pixels.shape[1::-1]
+    width, height = record.image.size if photo else record.image.shape[1::-1]
     A, R = np.eye(3), np.eye(3)
     if left:
         center_x = width - 1 - center_x
@@ -60,7 +59,7 @@ def crop(
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - middle) + abs(center_y - middle)  # px, at most
     depth = record.depth
     if (height, width) == (size, size) and not photo and moved < 0.01:
-        out["image"][...] = pixels[:, ::-1] if left else pixels
+        out["image"][...] = record.image[:, ::-1] if left else record.image
         depth = depth[:, ::-1] if left and depth is not None else depth
     else:
         cos, sin = np.cos(rotation), np.sin(rotation)
@@ -69,6 +68,9 @@ def crop(
                       [b, a, middle - b * center_x - a * center_y],
                       [0, 0, 1]]) @ A
         R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
+        pixels, T = record.image, np.eye(3)
+        if photo:
+            pixels, T = record.image.part(_seen(A, size), 1 / zoom)
         _warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), out["image"])
         if depth is not None:
             depth = cv2.warpAffine(np.asarray(depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
@@ -141,20 +143,31 @@ def _square(record, seen, crop_scale):
 
 
 def _warp(pixels, A, zoom, out):
-    """Resample (H, W, 3 or 4) through A, whole blocks of pixels averaged first: bilinear samples alone would alias."""
+    """Resample (H, W, 3) through A to `out`, whole blocks of pixels averaged first: bilinear samples alone would alias.
+
+    The region seen is copied together and gets a fourth channel: OpenCV warps that in half the time or less.
+    """
     height, width = pixels.shape[:2]
     block = min(round(1 / zoom), height, width)  # a whole number: OpenCV averages those several times faster
     if block > 1:
-        rows, columns = height // block, width // block
-        pixels = pixels[: rows * block, : columns * block]
-        pixels = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)
+        height, width = height // block, width // block
+        pixels = pixels[: height * block, : width * block]
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         A = A @ enlarge(block)
-    size = out.shape[:2]
-    if pixels.shape[2] == 3:
-        cv2.warpAffine(pixels, A[:2], size, out, flags=cv2.INTER_LINEAR)
-    else:
-        warped = reused("warped", 4 * size[0] * size[1])[: 4 * size[0] * size[1]].reshape(*size, 4)
-        cv2.cvtColor(cv2.warpAffine(pixels, A[:2], size, warped, flags=cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB, out)
+    size = len(out)
+    seen = _seen(A, size)
+    (x0, y0), (x1, y1) = seen.min(1) - 2, seen.max(1) + 3  # a pixel more than bilinear samples touch
+    x0, y0 = int(np.clip(x0, 0, width - 1)), int(np.clip(y0, 0, height - 1))
+    x1, y1 = int(np.clip(x1, x0 + 1, width)), int(np.clip(y1, y0 + 1, height))
+    region = cv2.cvtColor(pixels[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA, reused("region", (y1 - y0, x1 - x0, 4)))
+    A = A @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]])
+    warped = cv2.warpAffine(region, A[:2], (size, size), reused("warped", (size, size, 4)), flags=cv2.INTER_LINEAR)
+    cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, out)
+
+
+def _seen(A, size):
+    """Where the corners of a crop through A are, (2, 4) x, y."""
+    return np.linalg.solve(A, np.array([[0, 0, size, size], [0, size, 0, size], [1, 1, 1, 1]]))[:2]
 
 
 def _around_hand(depth, out) -> float:

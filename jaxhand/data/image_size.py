@@ -47,6 +47,17 @@ def image_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
+def first_rows(content: bytes, rows: int) -> bytes | None:
+    """A JPEG that claims to end after `rows` rows, so that a decoder stops there.
+
+    None for a progressive one, whose passes each go over the whole image.
+    """
+    for marker, at in _segments(content):
+        if marker in (0xC0, 0xC1):
+            return b"".join((content[: at + 3], rows.to_bytes(2, "big"), content[at + 5 :]))
+    return None
+
+
 def orientation(content: bytes) -> int:
     """How EXIF says that a JPEG is to be turned: 1 to 8, 1 (not at all) where it says nothing."""
     for marker, at in _segments(content):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from jaxhand.config import UserError
-from jaxhand.data.image_size import image_size, orientation
+from jaxhand.data.image_size import first_rows, image_size, orientation
 
 # EXIF orientation → the image's axes as those of the stored pixels: are they swapped, does x, does y run backwards?
 _TURNS = {
@@ -22,6 +23,7 @@ _TURNS = {
     7: (True, True, True),
     8: (True, False, True),
 }
+_MARGIN = 33  # rows: colours are spread from blocks of up to 32
 _SHRINKS = (8, 4, 2)  # that JPEG decoders do at once, in less time than the whole image takes
 _memory = threading.local()
 
@@ -77,15 +79,16 @@ class Photo:
         width, height, turn = stored
         return (height, width) if _TURNS.get(turn, (False,))[0] else (width, height)
 
-    def shrunk(self, most: float) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels at the least scale 1, 1/2, 1/4 or 1/8 that is not below 1 / `most`, and where they are in the image.
+    def part(self, corners: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
+        """What a crop needs of the pixels: of a JPEG at 1, 1/2, 1/4 or 1/8 of its size, and to the last row needed.
 
         Args:
-            most: how many pixels of the image may become one in a row; only JPEG is shrunk.
+            corners: (2, n) x, y px in the image, around all that is needed.
+            most: how many pixels in a row may become one; the size is the least that keeps to it.
 
         Returns:
-            (h, w, 3) RGB or (h, w, 4) with a fourth channel that means nothing, uint8, and a 3x3 matrix from its pixel
-            coordinates to those of the image. The pixels are overwritten by the thread's next call.
+            (h, w, 3) uint8 RGB and a 3x3 matrix from its pixel coordinates to those of the image. The pixels are
+            overwritten by the thread's next call.
 
         Raises:
             UserError: it is not a whole image.
@@ -93,20 +96,26 @@ class Photo:
         if self._stored is not None:
             width, height, turn = self._stored
             shrink = next((s for s in _SHRINKS if s <= most and min(width, height) >= s), 1)
-            w, h = -(-width // shrink), -(-height // shrink)
-            try:  # four channels: OpenCV warps them in half the time of three
+            T = _turn(turn, width, height)
+            last = (T[:2, 1] @ (corners - T[:2, 2:])).max()  # T is orthogonal
+            rows = int(min(max(last, 0) + 2 * most + _MARGIN, height))
+            cut = first_rows(self.content, rows) if rows < height else None
+            w, h = -(-width // shrink), -(-(rows if cut else height) // shrink)
+            try:
                 pixels = simplejpeg.decode_jpeg(
-                    self.content, "RGBX", min_height=h, min_width=w, buffer=reused("decoded", h * w * 4)
-                )
-                return pixels, _turn(turn, width, height) @ enlarge(shrink)
+                    cut or self.content, "RGB", min_height=h, min_width=w, buffer=reused("decoded", (h, w, 3)),
+                    strict=cut is None,  # what is left over of a cut one counts as an error
+                )  # fmt: skip
+                return pixels, T @ enlarge(shrink)
             except ValueError:  # damaged, or of a kind that only OpenCV knows
                 pass
         return self.pixels, np.eye(3)
 
     @functools.cached_property
     def _stored(self) -> tuple[int, int, int] | None:
-        """Width, height and EXIF orientation of a JPEG as it is stored, or None."""
-        size = image_size(self.content) if self.content.startswith(b"\xff\xd8") else None
+        """Width, height and EXIF orientation of a JPEG that is not cut off, as it is stored; else None."""
+        whole = self.content.startswith(b"\xff\xd8") and self.content.endswith(b"\xff\xd9")
+        size = image_size(self.content) if whole else None
         return size and (*size, orientation(self.content) if self.exif else 1)
 
 
@@ -127,12 +136,12 @@ def read_image(path: str | Path) -> np.ndarray:
     return Photo.read(path).pixels
 
 
-def reused(purpose: str, count: int) -> np.ndarray:
-    """At least `count` bytes that this thread reuses for a purpose: fresh memory would cost as much as the decoding."""
-    kept = vars(_memory).get(purpose)
+def reused(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 array in memory that this thread reuses for a purpose: fresh memory would cost as much as decoding."""
+    count, kept = math.prod(shape), vars(_memory).get(purpose)
     if kept is None or kept.size < count:
         kept = vars(_memory)[purpose] = np.empty(count, np.uint8)
-    return kept
+    return kept[:count].reshape(shape)
 
 
 def _turn(orientation: int, width: int, height: int) -> np.ndarray:

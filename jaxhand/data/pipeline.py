@@ -112,7 +112,7 @@ class _TestBatches:
         return math.ceil(len(self.source) / self.batch_size)
 
     def __getitem__(self, number: int) -> dict:
-        data, last = self.config.data, len(self.source) - 1
+        last = len(self.source) - 1
         index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
         held = np.minimum(index, last)
         return self.crops(held, [{}] * len(held)) | _rest(held, index <= last)
