@@ -20,7 +20,7 @@ from jaxhand.metrics import pa_mpjpe
 SIZES = ((1_000, 21), (100_000, 21), (1_000_000, 21), (4_000, 778))
 GRADIENT_SIZE = (10_000, 21)
 SECONDS_A_CALL = 0.5  # a peer slower than that gets a part of the samples
-LEAST_SECONDS = 0.05  # of calls that are timed together
+LEAST_SECONDS = 0.2  # of calls that are timed together
 PAUSE = 0.3  # seconds, until the threads of the way before have gone to sleep
 
 

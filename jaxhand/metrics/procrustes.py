@@ -169,7 +169,7 @@ def _residual(pred, gt, weight, reflection):
 def _solve(pred, gt, weight, reflection):
     """`_residual`, and what its gradient needs."""
     share = 1 / pred.shape[-2] if weight is None else 1 / jnp.maximum(weight.sum(-1), 1)
-    x, y = _about_centroids(pred, gt, weight, share)
+    x, y = _from_near_the_centre(pred, gt, weight)
     xs, ys = _masked(x, weight), _masked(y, weight)
     moments = sums([a * b for a in ys for b in xs] + [dot(xs, xs), *xs, *ys])
     fit = in_one_kernel(_Fit.of(moments, share, reflection))
@@ -226,12 +226,16 @@ def _solve_damped(s, v):
     return [dot(column, v) * factor for column in zip(*cofactors)]
 
 
-def _about_centroids(pred, gt, weight, share):
-    """The components (..., N) of both about their centroids, but for the rounding, which the sums to come find."""
-    x, y = ([points[..., c] for c in range(3)] for points in (pred, gt))
-    centroids = [total * share for total in sums(_masked(x + y, weight))]
-    both = [p - m[..., None] for p, m in zip(x + y, centroids)]
-    return both[:3], both[3:]
+def _from_near_the_centre(pred, gt, weight):
+    """The components (..., N) of both relative to a point in their midst, which keeps the digits of a hand far away.
+
+    That is the mean of some ten points, or of all valid ones under a mask; the sums to come find the true centroid.
+    """
+    points = [p[..., c] for p in (pred, gt) for c in range(3)]
+    some = [p[..., :: max(1, p.shape[-1] // 8)] for p in points] if weight is None else _masked(points, weight)
+    count = some[0].shape[-1] if weight is None else jnp.maximum(weight.sum(-1), 1)
+    points = [p - (total / count)[..., None] for p, total in zip(points, sums(some))]
+    return points[:3], points[3:]
 
 
 def _masked(points, weight):
