@@ -8,7 +8,8 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import UserError, load
-from jaxhand.data import folder, pack as packing
+from jaxhand.data import folder
+from jaxhand.data import pack as packing
 from jaxhand.data.pack import pack
 from jaxhand.data.packed import Manifest
 from jaxhand.data.pipeline import train_iterator

@@ -9,7 +9,8 @@ import pytest
 from jaxhand import data
 from jaxhand.config import UserError, load
 from jaxhand.data import synthetic
-from jaxhand.data.pipeline import steps_per_epoch, test_batches as batches_of_test, train_iterator
+from jaxhand.data.pipeline import steps_per_epoch, train_iterator
+from jaxhand.data.pipeline import test_batches as batches_of_test
 from jaxhand.data.record import Record, WithoutDepth, labels
 from jaxhand.data.synthetic import SyntheticSet
 from jaxhand.hand.camera import DEPTH_RANGE_MM

@@ -2,38 +2,14 @@
 
 import struct
 import typing
-from pathlib import Path
-
-from jaxhand.config import UserError
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # JPEG markers that hold it
 
 
-def size_of_file(file: Path) -> tuple[int, int]:
-    """Width and height in px of an image file.
-
-    Raises:
-        UserError: there is no such file, or it is no JPEG or PNG.
-    """
-    try:
-        with file.open("rb") as content:
-            size = size_from(content.read)
-    except OSError as error:
-        raise UserError(f"image {file} cannot be read ({error.strerror.lower()})") from None
-    if size is None:
-        raise UserError(f"image {file} is not an image or is cut off")
-    return size
-
-
-def size_from(read: typing.Callable[[int], bytes], most: int = -1) -> tuple[int, int] | None:
-    """As `image_size` of what `read(count)` gives, piece after piece: a few kB do unless much stands before the image.
-
-    Args:
-        read: gives the next `count` bytes, or fewer at the end; all that are left for -1.
-        most: bytes of the image, -1 for all that `read` gives.
-    """
-    first = read(4096 if most < 0 else min(4096, most))
-    return image_size(first) or image_size(first + read(most if most < 0 else most - len(first)))
+def size_from(read: typing.Callable[[int], bytes], count: int) -> tuple[int, int] | None:
+    """As `image_size` of the `count` bytes that `read` gives: a few kB do unless much stands before the image."""
+    first = read(min(4096, count))
+    return image_size(first) or image_size(first + read(count - len(first)))
 
 
 def image_size(content: bytes) -> tuple[int, int] | None:
