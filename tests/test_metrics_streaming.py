@@ -9,15 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.metrics import pck, pck_auc
-from jaxhand.metrics.streaming import (
-    BINS,
-    EDGES_MM,
-    QUANTILES,
-    merge,
-    start,
-    summary,
-    update,
-)
+from jaxhand.metrics.streaming import BINS, EDGES_MM, QUANTILES, merge, start, summary, update
 
 THRESHOLDS = np.linspace(0, 50, 100)
 BATCH = 4096

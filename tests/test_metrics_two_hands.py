@@ -6,13 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxhand.metrics import (
-    PROTOCOLS,
-    handedness_correct,
-    mrrpe,
-    two_hand_distances,
-    two_hand_valid,
-)
+from jaxhand.metrics import PROTOCOLS, handedness_correct, mrrpe, two_hand_distances, two_hand_valid
 from jaxhand.metrics.protocols.interhand import from_volumes
 
 

@@ -25,9 +25,7 @@ def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed) for each in name}, name)
     if name == "synthetic":
-        from jaxhand.data import (
-            synthetic,  # not above: it is also a command, and Python warns of one imported before
-        )
+        from jaxhand.data import synthetic  # not above: it is also a command, and Python warns of one imported before
         return synthetic.load(
             split,
             config.train_samples if split == "train" else config.test_samples,

@@ -8,18 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxhand.data.scene import Scene
-from jaxhand.data.trace import (
-    FAR_MM,
-    Cone,
-    Skin,
-    distance,
-    dot,
-    meet,
-    times,
-    trace_hand,
-    unit,
-    wave,
-)
+from jaxhand.data.trace import FAR_MM, Cone, Skin, distance, dot, meet, times, trace_hand, unit, wave
 from jaxhand.hand import body
 
 

@@ -10,12 +10,7 @@ from jaxhand.metrics.procrustes import procrustes_align
 from jaxhand.metrics.protocols import PROTOCOLS
 from jaxhand.metrics.sequence import acceleration_error, jitter
 from jaxhand.metrics.tables import finger_means, joint_means
-from jaxhand.metrics.two_hands import (
-    handedness_correct,
-    mrrpe,
-    two_hand_distances,
-    two_hand_valid,
-)
+from jaxhand.metrics.two_hands import handedness_correct, mrrpe, two_hand_distances, two_hand_valid
 
 __all__ = [
     "PROTOCOLS",

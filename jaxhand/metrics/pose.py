@@ -6,13 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.metrics.procrustes import (
-    aligned_distances,
-    aligned_error,
-    as_points,
-    length,
-    mean,
-)
+from jaxhand.metrics.procrustes import aligned_distances, aligned_error, as_points, length, mean
 
 THRESHOLDS_MM = np.linspace(0, 50, 100)  # of FreiHAND's PCK curve, both ends included
 

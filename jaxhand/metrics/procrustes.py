@@ -13,15 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.metrics.rotation import (
-    cross,
-    dot,
-    in_one_kernel,
-    nearest_rotation,
-    reciprocal,
-    reciprocal_sqrt,
-    sums,
-)
+from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
 
 MOST_UNROLLED = 24  # points; beyond them one kernel is slower, and some sizes never end
 

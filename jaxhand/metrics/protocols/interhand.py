@@ -6,13 +6,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.metrics.protocols.base import Protocol, Scores, in_pieces
 from jaxhand.metrics.tables import joint_means, mean_where
-from jaxhand.metrics.two_hands import (
-    ROOTS,
-    handedness_correct,
-    mrrpe,
-    two_hand_distances,
-    two_hand_valid,
-)
+from jaxhand.metrics.two_hands import ROOTS, handedness_correct, mrrpe, two_hand_distances, two_hand_valid
 
 PIECE = 8192  # samples at a time
 HANDS = {"right": (1, 0), "left": (0, 1), "interacting": (1, 1)}
