@@ -1,8 +1,8 @@
 """Score the best step of a run, or predictions that any program wrote to a file.
 
 `python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
-WORKDIR/evaluation.json. A set with depth is scored with it and without it. With `--data ho3d:PATH --submit pred.zip` it
-writes the file that the leaderboard of FreiHAND, HO-3D or DexYCB takes as well.
+WORKDIR/evaluation.json. A set with depth is scored with it and without it. `--protocol freihand` counts as that
+benchmark does as well; `--data ho3d:PATH --submit pred.zip` also writes the file that its leaderboard takes.
 `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run: it scores as
 the benchmark's official code does, and writes scores.json and samples.csv.
 """
@@ -35,19 +35,22 @@ def main() -> int:
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
-    files.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
-    files.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: beside the predictions")
+    both = parser.add_argument_group("how a benchmark counts, for either")
+    both.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
+    both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
     arguments = parser.parse_args()
     of_run = [arguments.workdir, arguments.data, arguments.submit, arguments.split]
-    of_files = [arguments.predictions, arguments.ground_truth, arguments.protocol]
-    if any(of_run) and any([*of_files, arguments.option, arguments.output]):
+    of_files = [arguments.predictions, arguments.ground_truth]
+    if any(of_run) and any([*of_files, arguments.output]):
         raise UserError("a run folder with --data, --submit is one way to score, --predictions another: give one")
-    if any(of_files) and not all(of_files):
+    if any(of_files) and not all([*of_files, arguments.protocol]):
         names = ", ".join(scoring.PROTOCOLS)
         raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
     if not arguments.workdir and not any(of_files):
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
+    if arguments.option and not arguments.protocol:
+        raise UserError("--option is of a protocol: give --protocol NAME")
     if arguments.submit and len(arguments.data or [""]) > 1:
         raise UserError("--submit writes the file of one set: give one --data")
     if arguments.submit and arguments.split not in (None, "test"):
@@ -77,14 +80,14 @@ def _score_files(arguments) -> None:
 
 
 def _score_run(arguments) -> None:
-    """Score the best step of a run on data sets; its imports are here, they would double the start of `_score_files`."""
+    """Score the best step of a run on data sets; its imports are here, they would double the start of the files'."""
     from jaxhand.training import testing
 
     tester, best = testing.load_best(arguments.workdir)
     print(f"Best model of {arguments.workdir}: Epoch {best.meta['epoch']}, step {best.step}")
     results = []
     for name in arguments.data or [best.config.data.test]:
-        results += _score_data(name, arguments.split, tester, best, arguments.submit)
+        results += _score_data(name, tester, best, arguments)
     report = {"workdir": str(arguments.workdir), "step": best.step, "epoch": best.meta["epoch"], "results": results}
     report = json.loads(json.dumps(report), parse_constant=lambda _: None)  # JSON has no infinity
     path = arguments.workdir / "evaluation.json"
@@ -95,25 +98,26 @@ def _score_run(arguments) -> None:
     print(f"Written to {path}")
 
 
-def _score_data(name: str, split: str | None, tester, best, submit: Path | None) -> list[dict]:
+def _score_data(name: str, tester, best, arguments) -> list[dict]:
     """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
     from jaxhand import data
     from jaxhand.data.record import WithoutDepth, labels
-    from jaxhand.evaluation.in_image import BoxPCK
+    from jaxhand.evaluation.of_run import Gathered
     from jaxhand.evaluation.submission import Submission
     from jaxhand.training.testing import batches_of, run_test
 
-    config = best.config.data
-    source = data.load(name, "test" if submit else split or config.test_split, config, best.config.seed)
+    config, submit = best.config.data, arguments.submit
+    protocol = arguments.protocol and scoring.protocol_of(arguments.protocol)
+    options = scoring.options_of(protocol, arguments.option) if protocol else {}
+    source = data.load(name, "test" if submit else arguments.split or config.test_split, config, best.config.seed)
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
     files = {"RGB-D": submit.with_stem(f"{submit.stem}_rgbd"), "RGB": submit} if submit else {}
     submissions = {kind: Submission(name, source, files[kind]) for kind in kinds if submit}
     results = []
     print(f"{name}, {len(source)} hands:")
     for kind, records in kinds.items():
-        pck = BoxPCK(config.crop_scale)
-        collect = submissions[kind].collect if submit else pck.collect
-        scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester), collect=collect)
+        gathered = submissions[kind].gathered if submit else Gathered(source)
+        scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester), collect=gathered.collect)
         kept = ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric", "count", "nonfinite", "invalid")
         results.append({"data": name, "input": kind} | {key: scores[key] for key in kept})
         if scores["count"]:
@@ -121,16 +125,16 @@ def _score_data(name: str, split: str | None, tester, best, submit: Path | None)
                 f"  {kind}: MPJPE: {scores['mpjpe']:.3f} mm, PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, "
                 f"Avg Metric: {scores['avg_metric']:.3f} mm"
             )
-        elif submit:
-            print(f"  {kind}: not scored, no hand has joints in 3D as ground truth")
         else:
-            results[-1] |= (shares := pck.values())
-            print(f"  {kind}: no 3D ground truth; " + ", ".join(f"{key} {100 * v:.1f} %" for key, v in shares.items()))
+            print(f"  {kind}: not scored, no hand has joints in 3D as ground truth; --protocol hint scores 2D joints")
         if scores["nonfinite"] or scores["count"] and scores["invalid"]:
             left_out = f"{scores['invalid']} hands left out for their labels"
             print(f"    {scores['nonfinite']} predictions not finite, {left_out}")
         if submit:
             print(f"    {submissions[kind].write()}")
+        if protocol:
+            folder = arguments.workdir / f"{protocol.name}_{name.partition(':')[0]}_{kind}"
+            results[-1][protocol.name] = _by_protocol(protocol, options, gathered, name, folder)
     if scores["count"]:
         joints, valid = labels(source, len(source))
         rigid_hand = baselines.rigid_hand(joints, joints, valid, valid)
@@ -138,6 +142,19 @@ def _score_data(name: str, split: str | None, tester, best, submit: Path | None)
         print("  Baselines, from this set's own labels:")
         print(f"    mean pose: MPJPE: {mean_pose:.3f} mm; one rigid hand, aligned: PA-MPJPE: {rigid_hand:.3f} mm")
     return results
+
+
+def _by_protocol(protocol, options: dict, gathered, name: str, folder: Path) -> dict[str, float]:
+    """Print and write what a run scores by a protocol; its official numbers."""
+    from jaxhand.evaluation.of_run import pair
+
+    found = pair(protocol.name, gathered, folder.parent, name)
+    for warning in found.warnings:
+        print(f"warning: {warning}")
+    scores = protocol.score(found.pred, found.gt, **options)
+    print(scoring.table(found, scores))
+    print("Written to " + " and ".join(map(str, scoring.write(found, scores, options, folder))))
+    return scores.values
 
 
 if __name__ == "__main__":

@@ -193,3 +193,10 @@ def test_an_infinite_metric_is_null_in_json(finished, call, monkeypatch):
     assert code == 0 and "22 predictions not finite" in output and "MPJPE: inf mm" in output
     text = (finished / "evaluation.json").read_text()
     assert json.loads(text, parse_constant=lambda _: pytest.fail(text))["results"][0]["mpjpe"] is None
+
+
+def test_output_that_nobody_reads_on(finished, start):
+    process = start("evaluate", finished)
+    process.stdout.close()
+    process.wait(240)
+    assert process.returncode == 1 and process.stderr.read() == ""

@@ -46,7 +46,7 @@ def submit(tiny, name, source, file, *, mesh=False):
             predictions["vertices"] = joints[:, :1] + rng.normal(0, 50, (4, 778, 3)).astype(np.float32)
             meshes.append(predictions["vertices"][batch["valid"] > 0])
         evaluator(joints, batch["keypoints_3d"], batch["valid"], batch["joint_valid"])
-        submission.collect(batch, predictions)
+        submission.gathered.collect(batch, predictions)
         right.append(batch["is_right"][batch["valid"] > 0])
     said, scores = submission.write(), evaluator.get_metrics_dict()
     joints = evaluator.get_predictions_dict()["keypoints_3d"]
@@ -150,7 +150,7 @@ def test_it_refuses(tmp_path, tiny):
     sample = {key: np.array([value]) for key, value in crop(Blank(source)[0], 64, 1.4).items()}
     joints = np.full((1, 21, 3), np.nan, np.float32)
     predictions = {"keypoints_3d": joints, "keypoints_2d": joints[..., :2]}
-    submission.collect(sample | {"index": np.array([0]), "valid": np.array([1])}, predictions)
+    submission.gathered.collect(sample | {"index": np.array([0]), "valid": np.array([1])}, predictions)
     with pytest.raises(UserError, match="pred.zip: not written, sample 0 of xyz is not finite"):
         submission.write()
     assert not (tmp_path / "pred.zip").exists()

@@ -136,10 +136,12 @@ def table(pair: Pair, scores: Scores) -> str:
     for name, means in fingers.items():
         lines.append(f"  {name:{width}}" + "".join(f"{mean:9.2f}" for mean in means))
     heads = {name: f"{name} {scores.units[name]}" for name in scores.samples if name in scores.units}
+    names = [str(pair.ids[row]) for row in worst]
+    width = max(map(len, ["sample", *names]))
     lines.append(f"Worst samples by {main}:\n  {'sample':{width}}" + "".join(f"  {head:>7}" for head in heads.values()))
-    for row in worst:
-        cells = (f"  {scores.samples[name][row]:{max(7, len(head))}.2f}" for name, head in heads.items())
-        lines.append(f"  {pair.ids[row]!s:{width}}" + "".join(cells))
+    for name, row in zip(names, worst):
+        cells = (f"  {scores.samples[key][row]:{max(7, len(head))}.2f}" for key, head in heads.items())
+        lines.append(f"  {name:{width}}" + "".join(cells))
     return "\n".join(lines)
 
 

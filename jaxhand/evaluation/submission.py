@@ -6,24 +6,21 @@ the set gives. DexYCB: millimetres in the camera frame, with the toolkit's ids.
 
 from pathlib import Path
 
-import numpy as np
-
 from jaxhand.config import UserError
-from jaxhand.data.crop import uncrop
 from jaxhand.data.ho3d import FROM_OPENGL
 from jaxhand.data.record import label
+from jaxhand.evaluation.of_run import Gathered, to_wrist
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
 from jaxhand.hand.skeleton import from_our_order
 
 SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": (".txt", ".csv")}
-JOINTS = 21
 
 
 class Submission:
-    """Gathers the predictions of a test set batch by batch, then writes the file.
+    """Gathers the predictions of a test set, then writes the file.
 
         submission = Submission("ho3d:PATH", source, "pred.zip")
-        run_test(…, collect=submission.collect)
+        run_test(…, collect=submission.gathered.collect)
         print(submission.write())
 
     Args:
@@ -50,39 +47,22 @@ class Submission:
             raise UserError(f"{where}: not the evaluation set; name the folder FreiHAND_pub_v2")
         if self._kind == "dexycb" and not hasattr(source, "ids"):
             raise UserError(f"{name}: a packed set has not the toolkit's ids; name the folder that it was packed from")
-        self._points = []
-
-    def collect(self, batch: dict, predictions: dict) -> None:
-        """Add a host batch of the source and its predictions: `keypoints_2d`, `keypoints_3d`, maybe `vertices`.
-
-        Raises:
-            UserError: HO-3D's labels do not give the wrist.
-        """
-        rows = np.flatnonzero(batch["valid"])
-        records = [label(self._source, i) for i in batch["index"][rows]]
-        points = [predictions[key][rows] for key in ("keypoints_3d", "vertices") if key in predictions]
-        points, K = np.concatenate(points, axis=1), np.array([record.K for record in records])  # (n, 21 + V, 3)
-        _, points = uncrop(predictions["keypoints_2d"][rows], points, batch["K"][rows], K, batch["is_right"][rows])
-        if self._kind == "ho3d":
-            for record in records:
-                if not record.joint_valid[0]:
-                    raise UserError(f"{record.name}: has no wrist to move the results to; download it again")
-            points += np.array([record.keypoints_3d[:1] for record in records]) - points[:, :1]
-        self._points.append(points)
+        self.gathered = Gathered(source)
 
     def write(self) -> str:
         """Write the file; what is in it, as a sentence.
 
         Raises:
-            UserError: a prediction is not finite, or the file cannot be written.
+            UserError: a prediction is not finite, HO-3D's labels do not give a wrist, or the file cannot be written.
         """
-        points = np.concatenate(self._points).astype(np.float32)
-        joints, vertices = points[:, :JOINTS], points[:, JOINTS:]
-        hands = f"{self._path}: {len(points):,} hands for the leaderboard of {self._kind}"
+        joints, vertices = self.gathered.points()
+        hands = f"{self._path}: {len(joints):,} hands for the leaderboard of {self._kind}"
         if self._kind == "dexycb":
             write_dexycb(self._path, self._source.ids, joints)
             return hands
         if self._kind == "ho3d":
+            records = [label(self._source, i) for i in range(len(self._source))]
+            joints, vertices = (to_wrist(points, joints, records) for points in (joints, vertices))
             joints, vertices = from_our_order(joints, "ho3d") * FROM_OPENGL, vertices * FROM_OPENGL
         if not vertices.size:  # servers refuse an empty mesh
             hands += "; the model has no mesh, its joints stand in for one: scores of meshes mean nothing"

@@ -80,6 +80,9 @@ def run(main, *arguments) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         if not isinstance(error, jax.errors.JaxRuntimeError):
