@@ -39,7 +39,8 @@ def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
             official codes align by all joints and mask the mean: `mpjpe(procrustes_align(pred, gt), gt, valid=valid)`.)
 
     Returns:
-        (...,) mm, one number a sample. NaN where no joint is valid. Gradients are finite for all finite points.
+        (...,) mm, one number a sample. NaN where no joint is valid. Gradients (reverse mode) are finite for all finite
+        points.
     """
     if valid is None:
         return aligned_error(pred, gt, reflection=reflection)

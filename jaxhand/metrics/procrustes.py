@@ -31,7 +31,7 @@ def procrustes_align(pred, gt, *, reflection: bool = False, valid=None):
 
     Returns:
         (..., N, 3) aligned points in the unit of `gt`. Coinciding `pred` points land on the centroid of `gt`; a
-        non-finite input makes the whole sample non-finite. Gradients are finite wherever the points are.
+        non-finite input makes the whole sample non-finite. Gradients (reverse mode) are finite wherever the points are.
 
     Raises:
         ValueError: the shapes differ or are not (..., N, 3).
