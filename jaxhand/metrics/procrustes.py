@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
 
-MOST_UNROLLED = 24  # points; beyond them one kernel is slower, and some sizes never end
+# Points: beyond them one kernel is slower, and some sizes never end. With jax 0.11.2 no size ends on a CPU.
+MOST_UNROLLED = 24 if jax.__version_info__ < (0, 11) else 0
 
 
 @partial(jax.jit, static_argnames="reflection")
