@@ -37,12 +37,13 @@ def main() -> None:
 
 def _alignment(count: int, points: int, rounds: int) -> None:
     pred, gt = _hands(count, points)
-    on_device = [jnp.asarray(array) for array in (pred, gt)]
+    on_device, valid = [jnp.asarray(array) for array in (pred, gt)], jnp.ones((count, points))
     tensors = [torch.from_numpy(array) for array in (pred, gt)]
     copies = [torch.empty_like(tensor) for tensor in tensors]
     ways = {
         "jaxhand": (lambda n: pa_mpjpe(*on_device).block_until_ready(), count),
         "jaxhand, numpy in and out": (lambda n: np.asarray(pa_mpjpe(pred, gt)), count),
+        "jaxhand, with a mask": (lambda n: pa_mpjpe(*on_device, valid=valid).block_until_ready(), count),
         "torch SVD (HaMeR)": _cut(lambda n: torch_svd(*(t[:n] for t in tensors)), count),
         "scipy, one by one (FreiHAND)": _cut(lambda n: scipy_each(pred[:n], gt[:n]), count),
         "numpy SVD": _cut(lambda n: numpy_svd(pred[:n], gt[:n]), count),

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.photo import Photo, decode
+from jaxhand.data.photographs import Undecoded
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
@@ -60,7 +61,7 @@ def load(path: str | Path, split: str, *, variant: str = "", without_val: bool =
     return FolderSet(entries)
 
 
-class FolderSet:
+class FolderSet(Undecoded):
     """A source of records."""
 
     def __init__(self, entries: list["_Entry"]):
@@ -68,10 +69,6 @@ class FolderSet:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self.undecoded(index)
-        return Record(**vars(record) | {"image": record.image.pixels})
 
     def undecoded(self, index: int) -> Record:
         """Record `index` whose image is a `Photo`."""

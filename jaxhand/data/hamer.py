@@ -18,6 +18,7 @@ from jaxhand.data import hamer_npz, index, pickles, splits
 from jaxhand.data.hamer_npz import BOX_UNIT, SHAPES, hand_record
 from jaxhand.data.image_size import size_from
 from jaxhand.data.photo import Photo
+from jaxhand.data.photographs import Undecoded
 from jaxhand.data.record import Record
 
 _IMAGE_ENDINGS = ("jpg", "jpeg", "png")
@@ -94,7 +95,7 @@ def load(
     return HaMeRTars(tars, parts, rows, limits)
 
 
-class HaMeRTars:
+class HaMeRTars(Undecoded):
     """The hands in HaMeR's tars as records."""
 
     def __init__(self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], limits: tuple):
@@ -103,10 +104,6 @@ class HaMeRTars:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return Record(**vars(record) | {"image": record.image.pixels})
 
     def undecoded(self, i: int) -> Record:
         """Record i whose image is a `Photo`."""

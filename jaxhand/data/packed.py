@@ -15,6 +15,7 @@ from flax import serialization
 
 from jaxhand.config import UserError
 from jaxhand.data.photo import Photo, decode
+from jaxhand.data.photographs import Undecoded
 from jaxhand.data.record import Record
 
 FORMAT = 1
@@ -93,7 +94,7 @@ def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) 
     return PackedSet(folder, entry["shards"], indices)
 
 
-class PackedSet:
+class PackedSet(Undecoded):
     """A source: the records `indices` of shards."""
 
     def __init__(self, folder: Path, shards: list[dict], indices: np.ndarray):
@@ -104,10 +105,6 @@ class PackedSet:
 
     def __len__(self) -> int:
         return len(self._indices)
-
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return Record(**vars(record) | {"image": record.image.pixels})
 
     def undecoded(self, i: int) -> Record:
         """Record i whose image is a `Photo`."""

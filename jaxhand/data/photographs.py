@@ -1,4 +1,4 @@
-"""Sources of images that are files of their own: what all readers of such sets share."""
+"""What readers of photographs share: decoding on demand, and images that are files of their own."""
 
 import abc
 import dataclasses
@@ -11,11 +11,23 @@ from jaxhand.data.photo import Photo
 from jaxhand.data.record import Record
 
 
-class Photographs(abc.ABC):
-    """A source; a reader says how many records it has, what their labels are, and which files they are of."""
+class Undecoded(abc.ABC):
+    """A source whose images are `Photo`s until they are decoded."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+
+    def __getitem__(self, i: int) -> Record:
+        record = self.undecoded(i)
+        return dataclasses.replace(record, image=record.image.pixels)
+
+
+class Photographs(Undecoded):
+    """A source; a reader says how many records it has, what their labels are, and which files they are of."""
 
     @abc.abstractmethod
     def label(self, i: int) -> Record:
@@ -28,10 +40,6 @@ class Photographs(abc.ABC):
     def depth(self, i: int) -> np.ndarray | None:
         """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
         return None
-
-    def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
-        return dataclasses.replace(record, image=record.image.pixels)
 
     def undecoded(self, i: int) -> Record:
         """Record i whose image is a `Photo`."""

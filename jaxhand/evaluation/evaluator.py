@@ -41,20 +41,15 @@ class Evaluator:
         metrics: Sequence[str] = ("mpjpe", "pa_mpjpe"),
         save_predictions: bool = False,
     ):
-        unknown = [name for name in metrics if name not in ERRORS]
-        if unknown:
-            raise UserError(f"unknown metric {unknown[0]!r}, known are {', '.join(ERRORS)}")
         self.dataset_length = dataset_length
-        self.keypoint_list = None if keypoint_list is None else tuple(int(joint) for joint in keypoint_list)
-        self.root_joint_idx = root_joint_idx
-        self.metrics = tuple(metrics)
+        self._options = options(keypoint_list, root_joint_idx, metrics)
         self.save_predictions = save_predictions
         self.reset()
 
     def reset(self) -> None:
         """Forget all samples."""
         self.counter = 0  # samples seen, with those left out
-        self._errors = {name: np.zeros(self.dataset_length) for name in self.metrics}  # mm
+        self._errors = {name: np.zeros(self.dataset_length) for name in self._options["metrics"]}  # mm
         self._labelled = np.zeros(self.dataset_length, bool)
         self._finite = np.zeros(self.dataset_length, bool)
         self._predictions = []
@@ -72,16 +67,7 @@ class Evaluator:
             UserError: there are more samples than `dataset_length`.
             ValueError: the shapes differ or are not (B, J, 3).
         """
-        errors, labelled, finite = jax.device_get(
-            _sample_errors(
-                pred,
-                gt,
-                joint_valid,
-                root=self.root_joint_idx,
-                keypoints=self.keypoint_list,
-                metrics=self.metrics,
-            )
-        )
+        errors, labelled, finite = jax.device_get(_sample_errors(pred, gt, joint_valid, **self._options))
         rows = slice(None) if valid is None else np.asarray(valid) > 0
         end = self.counter + len(labelled[rows])
         if end > self.dataset_length:
@@ -128,9 +114,23 @@ class Evaluator:
         """Print one line: the metrics, the number of samples, and what was wrong with them."""
         values = self.get_metrics_dict()
         parts = [f"{name}: {values[name]:.3f} mm" for name in values if name not in ("count", "nonfinite", "invalid")]
-        line = f"{', '.join(parts)} over {values['count']} of {self.dataset_length} samples"
-        if values["nonfinite"]:
-            line += f", {values['nonfinite']} predictions NOT FINITE"
-        if values["invalid"]:
-            line += f", {values['invalid']} invalid labels left out"
-        print(line)
+        print(f"{', '.join(parts)} over {values['count']} of {self.dataset_length} samples{faults(values)}")
+
+
+def options(keypoint_list: Sequence[int] | None, root_joint_idx: int, metrics: Sequence[str]) -> dict:
+    """Keyword arguments of `sample_errors` from an evaluator's.
+
+    Raises:
+        UserError: a metric is unknown.
+    """
+    unknown = [name for name in metrics if name not in ERRORS]
+    if unknown:
+        raise UserError(f"unknown metric {unknown[0]!r}, known are {', '.join(ERRORS)}")
+    keypoints = None if keypoint_list is None else tuple(int(joint) for joint in keypoint_list)
+    return {"root": root_joint_idx, "keypoints": keypoints, "metrics": tuple(metrics)}
+
+
+def faults(values: dict) -> str:
+    """What was wrong with the samples of a metrics dict, to end a sentence with."""
+    said = f", {values['nonfinite']} predictions NOT FINITE" if values["nonfinite"] else ""
+    return said + (f", {values['invalid']} invalid labels left out" if values["invalid"] else "")

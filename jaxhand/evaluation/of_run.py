@@ -56,6 +56,11 @@ def to_wrist(points: np.ndarray, joints: np.ndarray, records: list[Record]) -> n
     return points + wrists - joints[:, :1]
 
 
+def to_ho3d(joints: np.ndarray) -> np.ndarray:
+    """Joints (N, 21, 3) in the camera frame and our order → in OpenGL's frame and HO-3D's order."""
+    return from_our_order(joints, "ho3d") * FROM_OPENGL
+
+
 def pair(protocol: str, gathered: Gathered, run: Path, data: str) -> Pair:
     """The predictions beside the labels of the set, in the unit, frame and joint order of a protocol.
 
@@ -96,7 +101,7 @@ def _in_the_camera(gathered: Gathered, records: list[Record]):
 def _ho3d(gathered: Gathered, records: list[Record]):
     whole, joints, gt = _in_the_camera(gathered, records)
     joints[whole] = to_wrist(joints[whole], joints[whole], [records[i] for i in whole])
-    return whole, _opengl(joints), {"joints": _opengl(gt["joints"])}
+    return whole, to_ho3d(joints), {"joints": to_ho3d(gt["joints"])}
 
 
 def _in_the_image(gathered: Gathered, records: list[Record]):
@@ -118,7 +123,3 @@ def _longer_side(record: Record, points: np.ndarray) -> float:
     if record.bbox is not None:
         return float(max(record.bbox[2:] - record.bbox[:2]))
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
-
-
-def _opengl(points: np.ndarray) -> np.ndarray:
-    return from_our_order(points, "ho3d") * FROM_OPENGL

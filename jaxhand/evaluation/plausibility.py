@@ -185,7 +185,10 @@ def _sharing(name: str) -> str:
 
 
 def _aligned_errors(pred, gt) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square error after the best similarity without and with mirroring, (N,) each, by singular values."""
+    """Root mean square error after the best similarity without and with mirroring, (N,) each, by singular values.
+
+    On the host: a few hundred hands in every order are done before `jaxhand.metrics` would have compiled.
+    """
     pred, gt = pred - pred.mean(1, keepdims=True), gt - gt.mean(1, keepdims=True)
     product = np.swapaxes(pred, 1, 2) @ gt  # (N, 3, 3)
     s = np.linalg.svd(product, compute_uv=False)

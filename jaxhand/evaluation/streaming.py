@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.config import UserError
-from jaxhand.metrics.epoch import ERRORS, sample_errors
+from jaxhand.evaluation.evaluator import faults, options
+from jaxhand.metrics.epoch import sample_errors
 from jaxhand.metrics.streaming import QUANTILES, merge, start, summary, update
 
 
@@ -39,14 +39,7 @@ class StreamingEvaluator:
         root_joint_idx: int = 0,
         metrics: Sequence[str] = ("mpjpe", "pa_mpjpe"),
     ):
-        unknown = [name for name in metrics if name not in ERRORS]
-        if unknown:
-            raise UserError(f"unknown metric {unknown[0]!r}, known are {', '.join(ERRORS)}")
-        self._options = {
-            "root": root_joint_idx,
-            "keypoints": None if keypoint_list is None else tuple(int(joint) for joint in keypoint_list),
-            "metrics": tuple(metrics),
-        }
+        self._options = options(keypoint_list, root_joint_idx, metrics)
         self.reset()
 
     def reset(self) -> None:
@@ -92,12 +85,7 @@ class StreamingEvaluator:
         for name in self._options["metrics"]:
             spread = ", ".join(f"{key} {values[f'{name}_{key}']:.2f}" for key in (*QUANTILES, "max"))
             print(f"{name}: {values[name]:.3f} mm ({spread})")
-        line = f"over {values['count']} samples"
-        if values["nonfinite"]:
-            line += f", {values['nonfinite']} predictions NOT FINITE"
-        if values["invalid"]:
-            line += f", {values['invalid']} invalid labels left out"
-        print(line)
+        print(f"over {values['count']} samples{faults(values)}")
 
 
 @partial(jax.jit, static_argnames=("root", "keypoints", "metrics"))

@@ -9,9 +9,8 @@ from pathlib import Path
 from jaxhand.config import UserError
 from jaxhand.data.ho3d import FROM_OPENGL
 from jaxhand.data.record import label
-from jaxhand.evaluation.of_run import Gathered, to_wrist
+from jaxhand.evaluation.of_run import Gathered, to_ho3d, to_wrist
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
-from jaxhand.hand.skeleton import from_our_order
 
 SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": (".txt", ".csv")}
 
@@ -63,7 +62,7 @@ class Submission:
         if self._kind == "ho3d":
             records = [label(self._source, i) for i in range(len(self._source))]
             joints, vertices = (to_wrist(points, joints, records) for points in (joints, vertices))
-            joints, vertices = from_our_order(joints, "ho3d") * FROM_OPENGL, vertices * FROM_OPENGL
+            joints, vertices = to_ho3d(joints), vertices * FROM_OPENGL
         if not vertices.size:  # servers refuse an empty mesh
             hands += "; the model has no mesh, its joints stand in for one: scores of meshes mean nothing"
             vertices = joints

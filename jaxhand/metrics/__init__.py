@@ -1,11 +1,11 @@
 """Errors of hands as pure, jitted functions on batches of points in millimetres, and the protocols of benchmarks."""
 
 from jaxhand.metrics.align import align_by_joints, scale_align, scale_translation_align
-from jaxhand.metrics.curves import eval_util, keypoint_3d_auc, keypoint_3d_pck
+from jaxhand.metrics.curves import eval_util, keypoint_3d_auc, keypoint_3d_pck, pck, pck_auc
 from jaxhand.metrics.epoch import epoch_means, epoch_sums
 from jaxhand.metrics.mesh import f_score, mpvpe, pa_mpvpe
 from jaxhand.metrics.pixels import box_pck, box_squared_error
-from jaxhand.metrics.pose import mpjpe, pa_mpjpe, pck, pck_auc
+from jaxhand.metrics.pose import mpjpe, pa_mpjpe
 from jaxhand.metrics.procrustes import procrustes_align
 from jaxhand.metrics.protocols import PROTOCOLS
 from jaxhand.metrics.sequence import acceleration_error, jitter

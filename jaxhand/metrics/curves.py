@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.metrics.pose import THRESHOLDS_MM
+from jaxhand.metrics import pose
 from jaxhand.metrics.tables import mean_where
 
+THRESHOLDS_MM = np.linspace(0, 50, 100)  # of FreiHAND's PCK curve, both ends included
 MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`, after MPI-INF-3DHP
 
 
@@ -45,6 +48,43 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     pck = mean_where(curves, np.broadcast_to(seen[:, None], curves.shape), 0)
     auc = float(np.trapezoid(pck, thresholds) / (thresholds[-1] - thresholds[0]))
     return Measures(mean, median, auc, pck, thresholds, joints)
+
+
+def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
+    """Percentage of correct keypoints of a whole set, as `eval_util` counts it.
+
+    Args:
+        pred: (B, N, 3) joints, mm, compared as they are.
+        gt: (B, N, 3) joints, mm.
+        valid: (B, N) mask of the joints to measure. A joint that is never valid is left out of the mean.
+        thresholds: (T,) mm, ascending.
+
+    Returns:
+        (T,) share of joints with a distance <= the threshold, between 0 and 1.
+    """
+    return eval_util(pose.distances(pred, gt), valid, thresholds).pck
+
+
+@jax.jit
+def pck_auc(pred, gt, *, valid=None):
+    """Area under the curve of correct keypoints, as FreiHAND's `EvalUtil` counts it, of every sample.
+
+    The curve is the share of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
+    its trapezoid over 50 mm. A distance that is not finite is a miss. The mean over samples is FreiHAND's AUC where all
+    joints are valid; with joints missing that one averages per joint first: take `eval_util` over the whole set.
+
+    Args:
+        pred: (..., N, 3) joints, mm, compared as they are; pass aligned points for the aligned figure.
+        gt: (..., N, 3) joints, mm.
+        valid: (..., N) mask of the joints to measure; the values of the others are never read.
+
+    Returns:
+        (...,) between 0 and 1, one number a sample. NaN where no joint is valid.
+    """
+    distance = pose.distances(pred, gt)[..., None, :]  # (..., 1, N)
+    hits = (distance <= THRESHOLDS_MM[:, None]).astype(distance.dtype)  # (..., 100, N)
+    curve = pose.masked_mean(hits, None if valid is None else valid[..., None, :])
+    return jnp.trapezoid(curve, dx=1 / (len(THRESHOLDS_MM) - 1))
 
 
 def keypoint_3d_pck(distances, valid=None, threshold: float = 150.0) -> float:

@@ -1,14 +1,11 @@
-"""Errors of 3D joints: MPJPE, PA-MPJPE, PCK and its area. Inputs in millimetres."""
+"""Errors of 3D joints: MPJPE and PA-MPJPE. Inputs in millimetres."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxhand.metrics.procrustes import aligned_distances, aligned_error, as_points, length, mean
-
-THRESHOLDS_MM = np.linspace(0, 50, 100)  # of FreiHAND's PCK curve, both ends included
 
 
 @partial(jax.jit, static_argnames="root")
@@ -44,48 +41,12 @@ def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
     """
     if valid is None:
         return aligned_error(pred, gt, reflection=reflection)
+    return _masked_pa_mpjpe(pred, gt, reflection, valid)
+
+
+@partial(jax.jit, static_argnums=2)
+def _masked_pa_mpjpe(pred, gt, reflection, valid):
     return masked_mean(aligned_distances(pred, gt, reflection=reflection, valid=valid), valid)
-
-
-@jax.jit
-def pck_auc(pred, gt, *, valid=None):
-    """Area under the curve of correct keypoints, as FreiHAND's `EvalUtil` counts it, of every sample.
-
-    The curve is the share of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
-    its trapezoid over 50 mm. A distance that is not finite is a miss. The mean over samples is FreiHAND's AUC where all
-    joints are valid; with joints missing that one averages per joint first: take `pck` over the whole set.
-
-    Args:
-        pred: (..., N, 3) joints, mm, compared as they are; pass aligned points for the aligned figure.
-        gt: (..., N, 3) joints, mm.
-        valid: (..., N) mask of the joints to measure; the values of the others are never read.
-
-    Returns:
-        (...,) between 0 and 1, one number a sample. NaN where no joint is valid.
-    """
-    distance = distances(pred, gt)[..., None, :]  # (..., 1, N)
-    hits = (distance <= THRESHOLDS_MM[:, None]).astype(distance.dtype)  # (..., 100, N)
-    curve = masked_mean(hits, None if valid is None else valid[..., None, :])
-    return jnp.trapezoid(curve, dx=1 / (len(THRESHOLDS_MM) - 1))
-
-
-@jax.jit
-def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM):
-    """Percentage of correct keypoints of a whole set: per joint over the samples, then the mean over joints (FreiHAND).
-
-    Args:
-        pred: (B, N, 3) joints, mm, compared as they are.
-        gt: (B, N, 3) joints, mm.
-        valid: (B, N) mask of the joints to measure. A joint that is never valid is left out of the mean.
-        thresholds: (T,) mm.
-
-    Returns:
-        (T,) share of joints with a distance <= the threshold, between 0 and 1.
-    """
-    distance = distances(pred, gt)
-    hits = (distance <= jnp.asarray(thresholds)[:, None, None]).astype(distance.dtype)  # (T, B, N)
-    keep = None if valid is None else (valid > 0)[None]
-    return jnp.nanmean(hits.mean(1, where=keep), axis=-1)
 
 
 def distances(pred, gt, root: int | None = None, valid=None):

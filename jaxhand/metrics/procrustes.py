@@ -94,15 +94,8 @@ def _error(pred, gt, reflection):
 
 @functools.cache
 def _unrolled_alone():
-    """`_unrolled_error` as a program of its own, where the older emitter of XLA:CPU makes it a third faster.
-
-    The switch is one of the outermost `jax.jit` alone, and a jaxlib that has lost it goes on without.
-    """
+    """`_unrolled_error` as a program of its own: the older emitter of XLA:CPU is faster, and only such can ask for it."""
     options = {"xla_cpu_use_fusion_emitters": False} if jax.default_backend() == "cpu" else None
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        options = None
     return jax.jit(_unrolled_error, static_argnums=2, compiler_options=options)
 
 

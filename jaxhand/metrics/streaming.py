@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.metrics.pose import THRESHOLDS_MM
+from jaxhand.metrics.curves import THRESHOLDS_MM
 
 BINS, RANGE_MM = 19800, 1000.0
 EDGES_MM = np.linspace(0, RANGE_MM, BINS + 1)  # FreiHAND's thresholds and the multiples of 5 mm are edges
