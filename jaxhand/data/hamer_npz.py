@@ -11,8 +11,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import pickles, splits
 from jaxhand.data.coco import nominal_K
-from jaxhand.data.photo import Photo
-from jaxhand.data.photographs import Photographs
+from jaxhand.data.photographs import SizedPhotographs
 from jaxhand.data.record import Record
 
 BOX_UNIT = 200  # px that 1 of `scale` is in the training tars
@@ -56,7 +55,7 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
     return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept)
 
 
-class HaMeRNpz(Photographs):
+class HaMeRNpz(SizedPhotographs):
     """The hands of one of HaMeR's evaluation files as records."""
 
     def __init__(self, images: Path, names: list[str], fields: dict, kept: np.ndarray):
@@ -69,9 +68,9 @@ class HaMeRNpz(Photographs):
         """The image file of record i."""
         return self._images / self._names[self._kept[i]]
 
-    def label(self, i: int) -> Record:
-        """Record i without its image, of which only the size is read."""
-        row, size = self._kept[i], Photo.read(self.file(i)).size
+    def sized(self, i: int, size: tuple[int, int]) -> Record:
+        """Record i without its image, of that width and height in px."""
+        row = self._kept[i]
         hand = {key: values[row] for key, values in self._fields.items()}
         pose, betas = (hand[k] if hand[f"has_{k}"] > 0 else None for k in ("hand_pose", "betas"))
         seen = hand["keypoints_2d"][:, 2] > 0

@@ -12,8 +12,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data import index
 from jaxhand.data.coco import nominal_K
-from jaxhand.data.photo import Photo
-from jaxhand.data.photographs import Photographs
+from jaxhand.data.photographs import SizedPhotographs
 from jaxhand.data.record import Record
 
 SOURCES = ("newdays", "epick", "ego4d", "ego4d_seq")
@@ -53,7 +52,7 @@ def load(
     return HInt(folder, index.cached(homes, lambda: _read(homes)), joints)
 
 
-class HInt(Photographs):
+class HInt(SizedPhotographs):
     """The hands of HInt as records."""
 
     def __init__(self, folder: Path, arrays: dict, joints: str):
@@ -66,14 +65,14 @@ class HInt(Photographs):
         """The image file of record i."""
         return self._folder / str(self._arrays["name"][i], "utf-8")
 
-    def label(self, i: int) -> Record:
-        """Record i without its image, of which only the size is read."""
+    def sized(self, i: int, size: tuple[int, int]) -> Record:
+        """Record i without its image, of that width and height in px."""
         name, bbox, keypoints, occluded = (self._arrays[k][i] for k in ("name", "bbox", "keypoints", "occluded"))
         counted = {"all": np.ones(21, bool), "visible": ~occluded, "occluded": occluded}[self._joints]
         name = str(name, "utf-8")
         return Record(
             image=None,
-            K=nominal_K(*Photo.read(self.file(i)).size),
+            K=nominal_K(*size),
             keypoints_3d=np.zeros((21, 3), np.float32),
             joint_valid=np.zeros(21, np.float32),
             hand="right" if name.endswith("_r.jpg") else "left",

@@ -48,3 +48,20 @@ class Photographs(Undecoded):
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
         """The image file of record i as it is, and its depth file where that is a 16-bit PNG in mm."""
         return index.content(self.file(i)), None
+
+
+class SizedPhotographs(Photographs):
+    """One whose labels need the size of the image, which is read once for both."""
+
+    @abc.abstractmethod
+    def sized(self, i: int, size: tuple[int, int]) -> Record:
+        """Record i without its image, of that width and height in px."""
+
+    def label(self, i: int) -> Record:
+        """Record i without its image, of which only the size is read."""
+        return self.sized(i, Photo.read(self.file(i)).size)
+
+    def undecoded(self, i: int) -> Record:
+        """Record i whose image is a `Photo`."""
+        photo = Photo.read(self.file(i))
+        return dataclasses.replace(self.sized(i, photo.size), image=photo)
