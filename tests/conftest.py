@@ -43,7 +43,7 @@ class TrainedRun(NamedTuple):
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden values and real photographs; tests that need it are skipped without it."""
-    root = Path(os.environ.get("JAXHAND_SHARED", Path(__file__).parents[2] / "shared"))
+    root = Path(os.environ.get("JAXHAND_SHARED") or Path(__file__).parents[2] / "shared")
     if not root.is_dir():
         pytest.skip(f"needs the golden values and photographs, not found at {root}")
     return root
