@@ -108,10 +108,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, comm
 
 
 def test_a_full_disk(trained, command, disk_of):
-    small_disk = disk_of("64m")
     """It is told while the next epoch trains, the checkpoint before stays, and with room again the run goes on."""
+    small_disk = disk_of("64m")
     workdir, ballast = small_disk / "run", small_disk / "ballast"
-    fill = f"os.system('head -c 100M /dev/zero > {ballast} 2> /dev/null; truncate -s -65536 {ballast}')"
+    written = f"while [ ! -d {workdir}/checkpoints/12 ]; do sleep 0.05; done"  # a write in the background
+    fill = f"os.system('{written}; head -c 100M /dev/zero > {ballast} 2> /dev/null; truncate -s -65536 {ballast}')"
     arguments = ("train", "--config", trained.config, "--workdir", workdir)
     code, output, errors = command(*arguments, patch=PATCH_STEP.format(count=20, action=fill))
     assert code == 2
