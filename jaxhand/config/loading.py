@@ -1,14 +1,16 @@
-"""Experiments as frozen dataclasses: a YAML file over the defaults, dotted overrides over the file."""
+"""A YAML file over the defaults, dotted overrides over the file; mistakes are named with their nearest neighbour."""
 
 import dataclasses
 import difflib
 import math
-import os
 import types
 import typing
 from pathlib import Path
 
 import yaml
+
+from jaxhand.config.errors import ConfigError
+from jaxhand.config.schema import Config
 
 # What no run could do without; every other number may be 0, and none but the seed is negative.
 _LEAST = {
@@ -19,124 +21,19 @@ _LEAST = {
     "model.width": 2,
     "model.joint_width": 1,
     "model.expansion": 1,
+    "model.vit.width": 1,
+    "model.vit.depth": 1,
+    "model.vit.heads": 1,
+    "model.vit.patch": 1,
     "training.num_epochs": 1,
     "training.batch_size": 1,
     "training.save_freq": 1,
 }
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
-_BELOW_1 = ("data.augment.scale", "data.augment.color", "optimizer.b1", "optimizer.b2", "optimizer.momentum")
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for jaxhand: rendered sets and compiled programs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
-
-
-class UserError(ValueError):
-    """What a user can mend: a path, a file, a config. The message is one line that names the thing and the fix."""
-
-
-class ConfigError(UserError):
-    """A mistake in a config file or an override."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Ranges of the training augmentation; each is drawn anew for every sample."""
-
-    rotation_deg: float = 0.0  # in-plane rotation, uniform in ± this
-    scale: float = 0.0  # the crop's side times uniform(1 - this, 1 + this)
-    shift: float = 0.0  # the crop's centre, uniform in ± this part of its side
-    color: float = 0.2  # gain of every channel, brightness and contrast, uniform in ± this
-    noise: float = 0.0  # standard deviation of pixel noise, 1.0 is the full range
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which hands are read and how they become crops."""
-
-    train: str | dict[str, float] = "synthetic"  # or NAME:PATH such as "freihand:PATH", or several {NAME:PATH: weight}
-    test: str = "synthetic"
-    test_split: str = "test"  # "val" tests on a split of its own, for choosing recipes
-    view: str = "front"  # built-in world: "front" (palm or back, ±35°) or "all" directions
-    train_samples: int = 20480  # of the built-in world; a folder is read whole
-    test_samples: int = 2000
-    image_size: int = 64  # side of the square crop, px
-    crop_scale: float = 1.4  # side of the crop over the longer side of the hand's box
-    depth_dropout: float = 0.3  # share of training samples whose depth is hidden
-    threads: int = 2  # that read and crop ahead of the training
-    cache: str = ""  # folder of rendered sets; empty: the user's cache folder
-    augment: AugmentConfig = AugmentConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network."""
-
-    name: str = "dense"
-    width: int = 128  # channels
-    fine_blocks: int = 1  # on cells of 4 px
-    blocks: int = 4  # on cells of 8 px
-    expansion: int = 1  # hidden channels of a block over its channels
-    joint_width: int = 64  # channels a joint
-    joint_blocks: int = 1  # in every look
-    looks: int = 2  # corrections after the vote
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Weight of every term of the training loss; 0 leaves a term out."""
-
-    joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
-    joints_2d: float = 1.0  # distance in the crop, in half its side
-    depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
-    distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
-    size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # the three joint terms again, for every guess before the final one
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer; `b1`, `b2` are Adam's, Muon's momentum is `momentum`."""
-
-    name: str = "adamw"  # or "muon": Muon for matrices, Adam for the rest
-    learning_rate: float = 3e-3  # at the top of the schedule
-    weight_decay: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.99
-    momentum: float = 0.95
-    adam_rate: float = 0.5  # of muon: learning rate of what is no matrix over that of the matrices
-    clip_norm: float = 1.0  # global gradient norm; 0 does not clip
-
-
-@dataclasses.dataclass(frozen=True)
-class SchedulerConfig:
-    name: str = "cosine"  # or "constant", after the same warm-up
-    warmup_steps: int = 100
-    eta_min: float = 0.0  # learning rate at the end of the cosine
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    num_epochs: int = 10
-    batch_size: int = 64  # over all devices and hosts
-    epoch_samples: int = 0  # that an epoch draws; 0: as many as the training sets hold
-    save_freq: int = 10  # every so many epochs a checkpoint is kept for good
-    test_freq: int = 1  # accepted for old configs; every epoch is tested
-    init_from: str = ""  # run folder whose best parameters are the start
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """One experiment."""
-
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    scheduler: SchedulerConfig = SchedulerConfig()
-    training: TrainingConfig = TrainingConfig()
+_BELOW_1 = (
+    *("data.augment.scale", "data.augment.color", "model.vit.drop_path"),
+    *("optimizer.b1", "optimizer.b2", "optimizer.momentum"),
+)
 
 
 def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
@@ -281,11 +178,15 @@ def _check(config: Config) -> None:
         for name, weight in config.data.train.items():
             if not 0 < weight < math.inf:
                 raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
-    if not any(vars(config.loss).values()):
+    if not any(isinstance(weight, float) and weight for weight in vars(config.loss).values()):
         raise ConfigError("all weights of loss are 0: nothing would be learned")
     choices = {
         "data.view": (config.data.view, ("front", "all")),
         "data.test_split": (config.data.test_split, ("test", "val")),
+        "hand.tips": (config.hand.tips, ("smplx", "freihand", "ho3d", "manopth")),
+        "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
+        "model.vit.size": (config.model.vit.size, ("", "S", "B", "L", "H")),
+        "loss.reduction": (config.loss.reduction, ("mean", "sum")),
         "optimizer.name": (config.optimizer.name, ("adamw", "muon")),
         "scheduler.name": (config.scheduler.name, ("cosine", "constant")),
     }

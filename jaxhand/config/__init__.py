@@ -1,0 +1,52 @@
+"""Experiments as frozen dataclasses, read from YAML files and overrides."""
+
+import os
+from pathlib import Path
+
+from jaxhand.config.errors import ConfigError, UserError
+from jaxhand.config.loading import differences, dump, from_dict, load, to_dict
+from jaxhand.config.schema import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    FusionConfig,
+    HamerConfig,
+    HandConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrainingConfig,
+    ViTConfig,
+)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for jaxhand: rendered sets and compiled programs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
+
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "FusionConfig",
+    "HamerConfig",
+    "HandConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "SchedulerConfig",
+    "TrainingConfig",
+    "UserError",
+    "ViTConfig",
+    "cache_folder",
+    "differences",
+    "dump",
+    "from_dict",
+    "load",
+    "to_dict",
+]
