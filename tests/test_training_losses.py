@@ -46,10 +46,11 @@ def moved(values, row, joint, by):
 def test_names_and_shapes():
     batch = make_batch(3)
     terms = losses.terms(right(batch), batch)
-    assert terms.keys() == vars(LossConfig()).keys()
+    assert terms.keys() == set(losses.JOINT_TERMS)
     assert all(value.shape == (3,) for value in terms.values())
-    plain = losses.terms({key: right(batch)[key] for key in ("keypoints_3d", "keypoints_2d")}, batch)
-    assert plain.keys() == terms.keys() - {"size", "guesses"}
+    plain = losses.terms({key: moved(right(batch)[key], 0, 1, 5) for key in ("keypoints_3d", "keypoints_2d")}, batch)
+    assert not (np.any(plain["size"]) or np.any(plain["guesses"])) and np.all(plain["joints_3d"][:1] > 0)
+    assert losses.terms(right(batch), batch, ("depth",)).keys() == {"depth"}
 
 
 def test_no_error_costs_nothing_and_has_a_finite_gradient():
@@ -166,10 +167,18 @@ def test_a_hand_labelled_in_2d_only_learns_pixels_and_does_not_water_down_the_re
 
 def test_total_is_the_weighted_sum():
     weights = LossConfig(joints_3d=2, joints_2d=0, depth=0, distance=0, size=3, guesses=0)
-    terms = {name: jnp.array([1.0, 10.0]) for name in vars(weights)}
+    terms = {name: jnp.array([1.0, 10.0]) for name in losses.JOINT_TERMS}
     np.testing.assert_allclose(losses.total(terms, weights), [5, 50])
 
 
 @pytest.mark.parametrize(("mask", "mean"), [((1, 1, 1), 2), ((1, 0, 1), 2), ((0, 0, 1), 3), ((0, 0, 0), 0)])
 def test_masked_mean(mask, mean):
     assert losses.masked_mean(jnp.array([1.0, 2.0, 3.0]), jnp.array(mask, float)) == mean
+
+
+def test_the_batch_is_summed_or_averaged():
+    terms = {"betas": jnp.array([1.0, 3.0]), "adversarial": jnp.array([2.0, 4.0])}
+    mean = losses.reduced(terms, LossConfig(betas=10, adversarial=1))
+    assert (mean["betas"], mean["adversarial"], mean["loss"]) == (2, 3, 23)
+    summed = losses.reduced(terms, LossConfig(betas=10, adversarial=1, reduction="sum"))
+    assert (summed["betas"], summed["adversarial"], summed["loss"]) == (4, 3, 43)  # HaMeR averages the discriminator's

@@ -179,3 +179,8 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def has_mesh(self) -> bool:
+        """Whether the model gives a mesh, so that batches carry the labels of one."""
+        return self.model.name != "dense"

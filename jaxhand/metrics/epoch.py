@@ -5,14 +5,17 @@ from functools import partial
 
 import jax.numpy as jnp
 
+from jaxhand.metrics.mesh import f_score, mpvpe
 from jaxhand.metrics.pose import mpjpe, pa_mpjpe
-from jaxhand.metrics.procrustes import as_points
+from jaxhand.metrics.procrustes import as_points, procrustes_align
 
 ERRORS = {
     "mpjpe": mpjpe,
     "pa_mpjpe": pa_mpjpe,
     "pa_mpjpe_reflection": partial(pa_mpjpe, reflection=True),
 }  # by name, each (pred, gt, valid=) -> (B,) mm
+F_THRESHOLDS_MM = (5, 15)
+MESH_METRICS = ("mpvpe", "pa_mpvpe", "f_5", "f_15")
 LEAST_VARIANCE = 1e-8  # mm^2; a hand whose joints coincide is a placeholder, not a label
 
 
@@ -73,8 +76,36 @@ def epoch_sums(pred, gt, joint_valid, valid) -> dict:
     }
 
 
+def mesh_sums(pred, gt, valid) -> dict:
+    """Sums of a batch over the hands whose mesh is labelled, as those of `epoch_sums`.
+
+    Args:
+        pred: (B, V, 3) vertices relative to the wrist, mm.
+        gt: the same of the labels.
+        valid: (B,) 0 for rows that do not count.
+
+    Returns:
+        Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed, infinite
+        or 0 with a prediction that is not finite; `meshes`, how many were counted.
+    """
+    counted = valid > 0
+    finite = jnp.isfinite(pred).all((1, 2))
+    gt = jnp.where(counted[:, None, None], gt, pred)
+    aligned = procrustes_align(pred, gt)
+    scores = f_score(aligned, gt, F_THRESHOLDS_MM)  # (B, 2)
+    errors = {"mpvpe": mpvpe(pred, gt), "pa_mpvpe": mpvpe(aligned, gt)}
+    errors = {name: jnp.where(finite & jnp.isfinite(error), error, jnp.inf) for name, error in errors.items()}
+    scores = {name: jnp.nan_to_num(scores[:, k]) for k, name in enumerate(("f_5", "f_15"))}
+    sums = {name: jnp.where(counted, value, 0).sum() for name, value in (errors | scores).items()}
+    return sums | {"meshes": counted.sum()}
+
+
 def epoch_means(sums: dict) -> dict[str, float]:
-    """Means of `epoch_sums`, mm: `mpjpe`, `pa_mpjpe` and their mean `avg_metric`; infinite if nothing counted."""
-    count = int(sums["count"])
+    """Means of `epoch_sums`, mm: `mpjpe`, `pa_mpjpe` and their mean `avg_metric`; infinite if nothing counted.
+
+    With `mesh_sums` also theirs, if a mesh counted.
+    """
+    count, meshes = int(sums["count"]), int(sums.get("meshes", 0))
     means = {name: float(sums[name]) / count if count else math.inf for name in ("mpjpe", "pa_mpjpe")}
-    return means | {"avg_metric": (means["mpjpe"] + means["pa_mpjpe"]) / 2}
+    means["avg_metric"] = (means["mpjpe"] + means["pa_mpjpe"]) / 2
+    return means | {name: float(sums[name]) / meshes for name in MESH_METRICS if meshes}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxhand.config import ConfigError, ModelConfig
+from jaxhand.config import Config, ConfigError, ModelConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM, unproject
 
 JOINTS = 21
@@ -25,12 +25,16 @@ class Dense(nnx.Module):
     """Colour and depth crops → joints. One network serves both with and without depth.
 
     Args:
-        config: `width` channels of the coarse grid (the fine grid has half), number of `blocks` on it.
-        image_size: side of the crop in px, a multiple of 8.
+        config: `model.width` channels of the coarse grid (the fine grid has half), number of `model.blocks` on it,
+            `data.image_size` a multiple of 8.
+        hand: has no place here.
         rngs: draws the parameters.
     """
 
-    def __init__(self, config: ModelConfig, image_size: int, rngs: nnx.Rngs):
+    loss_terms = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
+
+    def __init__(self, config: Config, hand: None, rngs: nnx.Rngs):
+        config, image_size = config.model, config.data.image_size
         if image_size % (2 * PATCH) or image_size < 4 * PATCH:
             raise ConfigError(f"data.image_size must be a multiple of {2 * PATCH} for model 'dense', got {image_size}")
         self.image_size, width, fine = image_size, config.width, config.width // 2
@@ -48,11 +52,12 @@ class Dense(nnx.Module):
         self.size_norm = nnx.RMSNorm(config.joint_width, rngs=rngs)
         self.size = Linear(config.joint_width, 1, rngs, scale=0.1)
 
-    def __call__(self, batch: dict) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
         """Predict joints.
 
         Args:
             batch: `image` (B,h,w,3) in 0..1, `depth` (B,h,w) in [-1,1], `has_depth` (B,), `depth_center` (B,) mm, `K` (B,3,3).
+            key: nothing here is random.
 
         Returns:
             `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · the same of the vote

@@ -38,9 +38,14 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
     else:
         update = optax.adamw(
             learning_rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
         )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update) if config.clip_norm > 0 else update
+
+
+def _decays(path, leaf) -> bool:
+    """Matrices do; scales and biases do not, those of a stack of blocks, which look like matrices, neither."""
+    return leaf.ndim > 1 and path[-1].key not in ("scale", "bias")
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic

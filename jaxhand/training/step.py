@@ -9,9 +9,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxhand import models
-from jaxhand.config import Config
+from jaxhand.config import Config, ConfigError
 from jaxhand.data import augment
-from jaxhand.metrics import epoch_sums
+from jaxhand.metrics import epoch_sums, mesh_sums
 from jaxhand.training import losses, optimizer
 from jaxhand.training.sharding import replicated, split
 
@@ -25,7 +25,9 @@ class Tester:
 
     def __init__(self, config: Config, mesh: Mesh):
         self.config, self.mesh = config, mesh
-        self.graphdef, self._model = nnx.split(nnx.eval_shape(functools.partial(models.build, config)))
+        model = nnx.eval_shape(functools.partial(models.build, config))
+        self.loss_terms = model.loss_terms
+        self.graphdef, self._model = nnx.split(model)
         self.test_step = jax.jit(self._test_step, out_shardings=(replicated(mesh), split(mesh)))
 
     def abstract_model(self) -> dict:
@@ -44,12 +46,15 @@ class Tester:
 
     def _test_step(self, params: dict, rest: dict, batch: dict):
         predictions = nnx.merge(self.graphdef, params, rest)(batch | {"image": as_float(batch["image"])})
-        terms = losses.terms(predictions, batch)
+        terms = losses.terms(predictions, batch, self.loss_terms)
         terms["loss"] = losses.total(terms, self.config.loss)
         sums = {name: jnp.where(batch["valid"] > 0, value, 0).sum() for name, value in terms.items()}
-        metrics = epoch_sums(
-            predictions["keypoints_3d"], batch["keypoints_3d"], batch["joint_valid"], batch["valid"]
-        )
+        joints, true_joints = predictions["keypoints_3d"], batch["keypoints_3d"]
+        metrics = epoch_sums(joints, true_joints, batch["joint_valid"], batch["valid"])
+        if "vertices" in predictions:
+            labelled = batch["valid"] * batch["has_vertices"] * batch["joint_valid"][:, 0]
+            meshes = (values["vertices"] - values["keypoints_3d"][:, :1] for values in (predictions, batch))
+            metrics |= mesh_sums(*meshes, labelled)
         sums["rows"] = batch["valid"].sum()
         return sums | metrics, predictions
 
@@ -64,6 +69,9 @@ class Trainer(Tester):
 
     def __init__(self, config: Config, mesh: Mesh, total_steps: int):
         super().__init__(config, mesh)
+        if not any(getattr(config.loss, name) for name in self.loss_terms):
+            names = ", ".join(self.loss_terms)
+            raise ConfigError(f"loss: all of {names} are 0, and model {config.model.name!r} learns from no other")
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
         self.tx = optimizer.build(config.optimizer, self.learning_rate)
         self.init = jax.jit(self._init, out_shardings=replicated(mesh))
@@ -75,7 +83,7 @@ class Trainer(Tester):
 
     def zero_sums(self) -> dict:
         """The sums before an epoch's first step."""
-        return {name: jnp.float32(0) for name in ("loss", *vars(self.config.loss))}
+        return {name: jnp.float32(0) for name in ("loss", *self.loss_terms)}
 
     def _init(self) -> dict:
         model = self._split(models.build(self.config))
@@ -88,9 +96,9 @@ class Trainer(Tester):
 
         def mean_loss(params):
             model = nnx.merge(self.graphdef, params, state["rest"])
-            terms = losses.terms(model(batch | {"image": image}), batch, balanced=True)
-            terms["loss"] = losses.total(terms, self.config.loss)
-            means = {name: value.mean() for name, value in terms.items()}
+            predictions = model(batch | {"image": image}, key=jax.random.fold_in(key, 1))
+            terms = losses.terms(predictions, batch, self.loss_terms, balanced=True)
+            means = losses.reduced(terms, self.config.loss)
             return means["loss"], (means, self._split(model)["rest"])
 
         gradient, (means, rest) = jax.grad(mean_loss, has_aux=True)(state["params"])

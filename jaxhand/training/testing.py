@@ -59,7 +59,6 @@ def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int 
         if collect is not None:
             collect(batch, {key: local_rows(value) for key, value in predictions.items()})
     sums = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
-    names = [name for name in sums if name in ("loss", *vars(tester.config.loss))]
-    losses = {name: sums[name] / max(sums["rows"], 1) for name in names}
+    losses = {name: sums[name] / max(sums["rows"], 1) for name in ("loss", *tester.loss_terms)}
     counts = {name: int(sums[name]) for name in ("count", "nonfinite", "invalid")}
     return {"test_loss": losses["loss"], "losses": losses, **epoch_means(sums), **counts}, shown
