@@ -11,8 +11,8 @@ import pytest
 from jaxhand.config import UserError
 from jaxhand.data import hamer
 from jaxhand.data.image_size import image_size, size_from
-from jaxhand.data.pickles import load_npz
 from jaxhand.hand.camera import project
+from jaxhand.pickles import load_npz
 from tests import layouts
 from tests import layouts_hamer as tree
 

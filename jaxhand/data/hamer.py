@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import pickles
 from jaxhand.config import UserError
-from jaxhand.data import hamer_npz, index, pickles, splits
+from jaxhand.data import hamer_npz, index, splits
 from jaxhand.data.hamer_npz import BOX_UNIT, SHAPES, hand_record
 from jaxhand.data.image_size import size_from
 from jaxhand.data.photo import Photo

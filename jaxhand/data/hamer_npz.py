@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import pickles
 from jaxhand.config import UserError
-from jaxhand.data import pickles, splits
+from jaxhand.data import splits
 from jaxhand.data.coco import nominal_K
 from jaxhand.data.photographs import SizedPhotographs
 from jaxhand.data.record import Record

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import pickles
 from jaxhand.config import UserError
-from jaxhand.data import index, pickles, splits
+from jaxhand.data import index, splits
 from jaxhand.data.depth import read_two_channels
 from jaxhand.data.mano_pose import turn
 from jaxhand.data.photographs import Photographs

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import pickles
 from jaxhand.config import UserError
-from jaxhand.data import coco, index, pickles, splits
+from jaxhand.data import coco, index, splits
 from jaxhand.data.depth import read_two_channels
 from jaxhand.data.photographs import Photographs
 from jaxhand.data.record import Record

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data.pickles import load
+from jaxhand.pickles import load
 
 VALUES = {
     "floats": np.arange(6.0).reshape(2, 3),
