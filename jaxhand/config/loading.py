@@ -183,6 +183,7 @@ def _check(config: Config) -> None:
     choices = {
         "data.view": (config.data.view, ("front", "all")),
         "data.test_split": (config.data.test_split, ("test", "val")),
+        "data.crop_rule": (config.data.crop_rule, ("square", "hamer")),
         "hand.tips": (config.hand.tips, ("smplx", "freihand", "ho3d", "manopth")),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
         "model.vit.size": (config.model.vit.size, ("", "S", "B", "L", "H")),

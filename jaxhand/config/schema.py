@@ -26,6 +26,7 @@ class DataConfig:
     test_samples: int = 2000
     image_size: int = 64  # side of the square crop, px
     crop_scale: float = 1.4  # side of the crop over the longer side of the hand's box
+    crop_rule: str = "square"  # or "hamer": box, pixels and blur as HaMeR and WiLoR have them; crop_scale is then 2
     depth_dropout: float = 0.3  # share of training samples whose depth is hidden
     threads: int = 2  # that read and crop ahead of the training
     cache: str = ""  # folder of rendered sets; empty: the user's cache folder

@@ -7,23 +7,27 @@ With X' = R X and K' = A K R^T the new camera sees X' where A carries the image 
 import cv2
 import numpy as np
 
+from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma
 from jaxhand.data.photo import Photo, enlarge, reused
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 
 
 def crop(
-    record: Record, size: int, crop_scale: float, *, rotation=0.0, scale=1.0, shift=(0.0, 0.0), out: dict | None = None
-) -> dict:
+    record: Record, size: int, crop_scale: float, *,
+    rule: CropRule = RULES["square"], rotation=0.0, scale=1.0, shift=(0.0, 0.0), out: dict | None = None,
+) -> dict:  # fmt: skip
     """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
 
     The square is centred on the record's box (without one: on the box of its valid 2D joints; without those the whole
-    image is taken) and `crop_scale` times its longer side wide. A `Photo` is decoded no finer than the crop needs.
+    image is taken) and `crop_scale` times its longer side wide, or as `rule` says. A `Photo` is decoded no finer than the
+    crop needs.
 
     Args:
         record: the labelled hand.
         size: side of the crop in px.
         crop_scale: side of the square over the longer side of the box.
+        rule: one of `crop_rules.RULES`.
         rotation: in-plane turn of the hand in radians, clockwise as seen.
         scale: factor on the side of the square.
         shift: (x, y) of the square's centre, as parts of its side, in the mirrored image of a left hand.
@@ -45,7 +49,7 @@ def crop(
 
     seen = project(joints[valid], K) if labels is None else labels[valid_2d]  # (n, 2)
 
-    center_x, center_y, side = _square(record, seen, crop_scale)
+    center_x, center_y, side = _square(record, seen, crop_scale, rule)
     side *= scale
     width, height = record.image.size if photo else record.image.shape[1::-1]
     A, R = np.eye(3), np.eye(3)
@@ -55,7 +59,7 @@ def crop(
         R[0, 0] = -1.0
     center_x, center_y = center_x + shift[0] * side, center_y + shift[1] * side
 
-    zoom, middle = size / side, (size - 1) / 2
+    zoom, middle = size / side, (size - 1) / 2 + rule.middle
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - middle) + abs(center_y - middle)  # px, at most
     depth = record.depth
     if (height, width) == (size, size) and not photo and moved < 0.01:
@@ -69,9 +73,11 @@ def crop(
                       [0, 0, 1]]) @ A
         R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
         pixels, T = record.image, np.eye(3)
-        if photo:
+        if photo and rule.blurred:  # as its pixels are
+            pixels = record.image.pixels
+        elif photo:
             pixels, T = record.image.part(_seen(A, size), 1 / zoom)
-        _warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), out["image"])
+        _warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), rule.blurred, out["image"])
         if depth is not None:
             depth = cv2.warpAffine(np.asarray(depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
 
@@ -130,7 +136,7 @@ def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right):
     return pixels[..., :2], keypoints_3d * signs[..., None, :]
 
 
-def _square(record, seen, crop_scale):
+def _square(record, seen, crop_scale, rule):
     """Centre x, y and side in px of the square around the hand, whose joints are at `seen` (n, 2), in its image."""
     if record.bbox is not None:
         x0, y0, x1, y1 = map(float, record.bbox)
@@ -139,16 +145,19 @@ def _square(record, seen, crop_scale):
     else:
         width, height = record.image.size if isinstance(record.image, Photo) else record.image.shape[1::-1]
         return (width - 1) / 2, (height - 1) / 2, float(max(width, height))
-    return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * max(x1 - x0, y1 - y0, 1.0)
+    return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0)
 
 
-def _warp(pixels, A, zoom, out):
+def _warp(pixels, A, zoom, blurred, out):
     """Resample (H, W, 3) through A to `out`, whole blocks of pixels averaged first: bilinear samples alone would alias.
+
+    `blurred` blurs as HaMeR does instead.
 
     The region seen is copied together and gets a fourth channel: OpenCV warps that in half the time or less.
     """
     height, width = pixels.shape[:2]
-    block = min(round(1 / zoom), height, width)  # a whole number: OpenCV averages those several times faster
+    sigma = blur_sigma(1 / zoom) if blurred else 0.0
+    block = 1 if blurred else min(round(1 / zoom), height, width)  # a whole number: OpenCV averages those much faster
     if block > 1:
         height, width = height // block, width // block
         pixels = pixels[: height * block, : width * block]
@@ -156,10 +165,12 @@ def _warp(pixels, A, zoom, out):
         A = A @ enlarge(block)
     size = len(out)
     seen = _seen(A, size)
-    (x0, y0), (x1, y1) = seen.min(1) - 2, seen.max(1) + 3  # a pixel more than bilinear samples touch
+    reach = blur_reach(sigma)
+    (x0, y0), (x1, y1) = seen.min(1) - reach - 2, seen.max(1) + reach + 3  # a pixel more than bilinear samples touch
     x0, y0 = int(np.clip(x0, 0, width - 1)), int(np.clip(y0, 0, height - 1))
     x1, y1 = int(np.clip(x1, x0 + 1, width)), int(np.clip(y1, y0 + 1, height))
     region = cv2.cvtColor(pixels[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA, reused("region", (y1 - y0, x1 - x0, 4)))
+    region = blur(region, sigma) if sigma else region
     A = A @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]])
     warped = cv2.warpAffine(region, A[:2], (size, size), reused("warped", (size, size, 4)), flags=cv2.INTER_LINEAR)
     cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, out)

@@ -17,6 +17,7 @@ from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
 from jaxhand.data.crop import crop, layout
+from jaxhand.data.crop_rules import RULES
 from jaxhand.data.record import undecoded
 
 ENDLESS = 2**40  # steps
@@ -133,6 +134,7 @@ class _Crops:
 
     def __init__(self, source, config: Config):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
+        self.rule = RULES[config.data.crop_rule]
         self.free = {}  # bytes → blocks of memory
 
     def __call__(self, index, changes: list[dict]) -> dict:
@@ -140,7 +142,7 @@ class _Crops:
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
             out = {key: array[row, ...] for key, array in batch.items()}
-            crop(undecoded(self.source, i), self.size, self.crop_scale, **change, out=out)
+            crop(undecoded(self.source, i), self.size, self.crop_scale, rule=self.rule, **change, out=out)
         return batch
 
     def _arrays(self, count: int) -> dict:
