@@ -1,0 +1,74 @@
+"""Feature maps that grow finer step by step, and what they show at given places."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Upsampler(nnx.Module):
+    """A feature map → maps of which each is twice as fine as the one before, with half its channels.
+
+    A 1x1 convolution gives the first; a transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
+    normalisation and ReLU give the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), both sides reversed.
+
+    Args:
+        channels_in: of the map that comes in.
+        channels: of the first map.
+        scales: how many maps.
+        rngs: draws the parameters.
+        branched: every map is made from the first by steps of its own, as in WiLoR; else from the map before.
+        dtype: of the products and the maps; parameters and statistics are float32.
+    """
+
+    def __init__(self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False,
+                 dtype="float32"):
+        self.branched, dtype = branched, jnp.dtype(dtype)
+        self.first = nnx.Linear(channels_in, channels, dtype=dtype, rngs=rngs)
+        steps = [[*range(scale + 1)] if branched else [scale] for scale in range(scales - 1)]
+        self.chains = nnx.List([nnx.List([_Step(channels >> step, dtype, rngs) for step in chain]) for chain in steps])
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> list[jax.Array]:
+        """(B, h, w, C) → maps (B, h, w, c), (B, 2h, 2w, c/2), …; `train` normalises by this batch's statistics."""
+        maps = [self.first(x)]
+        for chain in self.chains:
+            x = maps[0 if self.branched else -1]
+            for step in chain:
+                x = step(x, train)
+            maps.append(x)
+        return maps
+
+
+class _Step(nnx.Module):
+    """(B, h, w, c) → (B, 2h, 2w, c/2)."""
+
+    def __init__(self, channels: int, dtype, rngs: nnx.Rngs):
+        self.conv = nnx.ConvTranspose(
+            channels, channels // 2, kernel_size=(4, 4), strides=(2, 2), use_bias=False, dtype=dtype, rngs=rngs
+        )
+        self.norm = nnx.BatchNorm(channels // 2, momentum=0.9, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, train):
+        return jax.nn.relu(self.norm(self.conv(x), use_running_average=not train))
+
+
+def sample(image: jax.Array, places: jax.Array) -> jax.Array:
+    """Look up maps between their pixels, bilinearly; beyond the outermost pixels a map falls off to 0 within a pixel.
+
+    Args:
+        image: (B, h, w, C).
+        places: (B, N, 2) x, y in pixels of the map; integers are the middles of pixels.
+
+    Returns:
+        (B, N, C), PyTorch's `grid_sample` with zeros around.
+    """
+    B, h, w, C = image.shape
+    padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(B, (h + 2) * (w + 2), C)
+    places = jnp.clip(places + 1, 0, jnp.array([w + 1, h + 1], places.dtype))  # in the padded map
+    corner = jnp.clip(places.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four around
+    right, down = jnp.moveaxis((places - corner).astype(image.dtype), -1, 0)[..., None]  # (B, N, 1) each
+    at = lambda i, j: jnp.take_along_axis(  # noqa: E731
+        padded, ((corner[..., 1] + i) * (w + 2) + corner[..., 0] + j)[..., None], axis=1
+    )
+    above = at(0, 0) * (1 - right) + at(0, 1) * right
+    below = at(1, 0) * (1 - right) + at(1, 1) * right
+    return above * (1 - down) + below * down
