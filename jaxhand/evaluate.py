@@ -109,7 +109,8 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
     config, submit = best.config.data, arguments.submit
     protocol = arguments.protocol and scoring.protocol_of(arguments.protocol)
     options = scoring.options_of(protocol, arguments.option) if protocol else {}
-    source = data.load(name, "test" if submit else arguments.split or config.test_split, config, best.config.seed)
+    split = "test" if submit else arguments.split or config.test_split
+    source = data.load(name, split, config, best.config.seed, best.config.hand if best.config.has_mesh else None)
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
     files = {"RGB-D": submit.with_stem(f"{submit.stem}_rgbd"), "RGB": submit} if submit else {}
     submissions = {kind: Submission(name, source, files[kind]) for kind in kinds if submit}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxhand import data
-from jaxhand.config import UserError, load
+from jaxhand.config import HandConfig, UserError, load
 from jaxhand.data import synthetic
 from jaxhand.data.pipeline import steps_per_epoch, train_iterator
 from jaxhand.data.pipeline import test_batches as batches_of_test
@@ -216,9 +216,10 @@ def test_a_rendered_set_comes_through_untouched():
 def test_the_built_in_world_is_asked_for_the_split(monkeypatch):
     monkeypatch.setattr(synthetic, "load", lambda *args, **options: (args, options))
     config = make_config("data.train_samples=8", "data.test_samples=5", "data.cache=here", "data.view=all").data
-    options = {"size": 16, "view": "all", "seed": 3, "cache": "here", "crop_scale": 1.4}
+    options = {"size": 16, "view": "all", "seed": 3, "cache": "here", "crop_scale": 1.4, "mesh": False}
     assert data.load("synthetic", "train", config, 3) == (("train", 8), options)
     assert data.load("synthetic", "val", config, 3) == (("val", 5), options)
+    assert data.load("synthetic", "val", config, 3, HandConfig()) == (("val", 5), options | {"mesh": True})
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it():

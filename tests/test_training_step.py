@@ -120,7 +120,7 @@ def test_every_test_sample_counts_once(on_four, test_set, batch_size):
     batches = pipeline.test_batches(test_set, config, 32 - batch_size)
     other, _ = run_test(trainer, state["params"], state["rest"], batches)
     assert result["test_loss"] == pytest.approx(other["test_loss"], abs=1e-5)
-    assert result["losses"].keys() == {"loss", *vars(config.loss)}
+    assert result["losses"].keys() == {"loss", *trainer.loss_terms}
 
 
 def test_invalid_labels_and_predictions_are_counted(on_four, test_set):

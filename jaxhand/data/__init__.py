@@ -2,15 +2,17 @@
 
 import difflib
 import importlib
+import inspect
 from pathlib import Path
 
-from jaxhand.config import DataConfig, UserError
+from jaxhand.config import DataConfig, HandConfig, UserError
 from jaxhand.data import mix, packed
+from jaxhand.hand import mano
 
 READERS = ("freihand", "ho3d", "dexycb", "interhand", "rhd", "hamer", "hint", "folder")  # each a module with `load`
 
 
-def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int):
+def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int, hand: HandConfig | None = None):
     """The source called `name`: "synthetic", "NAME:PATH" or "NAME-VARIANT:PATH"; of names with weights a `mix.Mix`.
 
     Args:
@@ -18,12 +20,13 @@ def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int
         split: "train", or `config.test_split` for the set that is tested on.
         config: sizes of the built-in sets. With `test_split` "val" the training split leaves val out.
         seed: of the built-in world.
+        hand: whose mesh the records shall be labelled with, where a set can; None: joints are all that is wanted.
 
     Raises:
         UserError: the name is unknown, or what is at the path holds a mistake.
     """
     if isinstance(name, dict):
-        return mix.Mix({each: load(each, split, config, seed) for each in name}, name)
+        return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
     if name == "synthetic":
         from jaxhand.data import synthetic  # not above: it is also a command, and Python warns of one imported before
         return synthetic.load(
@@ -34,15 +37,16 @@ def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int
             seed=seed,
             cache=config.cache or None,
             crop_scale=config.crop_scale,
+            mesh=hand is not None and not hand.mano_path,
         )
     kind, colon, path = name.partition(":")
     if not colon or not path:
         hint = f"give its path, {kind}:PATH" if kind.partition("-")[0] in READERS else _known(kind)
         raise UserError(f"unknown data set {name!r}; {hint}")
-    return read(kind, path, split, without_val=config.test_split == "val")
+    return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
 
 
-def read(kind: str, path: str | Path, split: str, *, without_val: bool = False):
+def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str = ""):
     """A set on disk, as its authors lay it out or packed by `python -m jaxhand.convert data`.
 
     Args:
@@ -50,6 +54,7 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False):
         path: its folder or file.
         split: "train", "val" or "test".
         without_val: leave the records of "val" out of "train" where they are held out of it.
+        mano_path: MANO's file, for the labels that need it, and vertices; a packed set has what it was packed with.
 
     Raises:
         UserError: the name is unknown, or what is at the path holds a mistake.
@@ -60,7 +65,12 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False):
     if (Path(path).expanduser() / "packed.json").is_file():
         return packed.load(path, split, kind=kind, without_val=without_val)
     options = {"variant": variant} if variant else {}
-    return importlib.import_module(f"jaxhand.data.{reader}").load(path, split, without_val=without_val, **options)
+    open_set = importlib.import_module(f"jaxhand.data.{reader}").load
+    if mano_path:
+        mean, components = mano.pose_numbers(mano_path)
+        labels = {"vertices": True, "mano_mean": mean, "mano_components": components}
+        options |= {key: value for key, value in labels.items() if key in inspect.signature(open_set).parameters}
+    return open_set(path, split, without_val=without_val, **options)
 
 
 def _known(name: str) -> str:

@@ -8,14 +8,17 @@ import cv2
 import numpy as np
 
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma
+from jaxhand.data.mano_pose import turn
 from jaxhand.data.photo import Photo, enlarge, reused
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
+from jaxhand.hand.skinned import SkinnedHand
 
 
 def crop(
     record: Record, size: int, crop_scale: float, *,
-    rule: CropRule = RULES["square"], rotation=0.0, scale=1.0, shift=(0.0, 0.0), out: dict | None = None,
+    rule: CropRule = RULES["square"], rotation=0.0, scale=1.0, shift=(0.0, 0.0),
+    hand: SkinnedHand | None = None, out: dict | None = None,
 ) -> dict:  # fmt: skip
     """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
 
@@ -31,14 +34,17 @@ def crop(
         rotation: in-plane turn of the hand in radians, clockwise as seen.
         scale: factor on the side of the square.
         shift: (x, y) of the square's centre, as parts of its side, in the mirrored image of a left hand.
+        hand: whose mesh labels are brought along; None leaves them out.
         out: arrays to fill, as `layout` says; None makes them.
 
     Returns:
         `out`: image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth ·
         has_depth () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) of 3D ·
-        joint_valid_2d (21,) · K (3,3) · is_right (). Joints that are not valid are 0.
+        joint_valid_2d (21,) · K (3,3) · is_right (). Joints that are not valid are 0. With `hand` also vertices (V,3) mm ·
+        has_vertices () · mano_pose (48,) axis-angle · mano_shape (10,) · has_pose (): 0 where a record has no such labels
+        of this hand.
     """
-    out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size).items()} if out is None else out
+    out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size, hand).items()} if out is None else out
     photo = isinstance(record.image, Photo)
     left = record.hand == "left"
     K = np.asarray(record.K, np.float64)  # (3, 3)
@@ -96,10 +102,28 @@ def crop(
     out["joint_valid_2d"][...] = valid_2d
     out["K"][...] = K
     out["is_right"][...] = not left
+    if hand is not None:
+        _put_mesh(record, hand, R, out)
     return out
 
 
-def layout(size: int) -> dict[str, tuple[tuple[int, ...], type]]:
+def _put_mesh(record: Record, hand: SkinnedHand, R, out: dict) -> None:
+    """The labels of a record's mesh, turned and mirrored by R, where they are of `hand`."""
+    ours = record.mesh == hand.name
+    has_vertices = ours and record.vertices is not None and len(record.vertices) == hand.num_vertices
+    has_pose = ours and record.mano_pose is not None and record.mano_shape is not None
+    out["has_vertices"][...], out["has_pose"][...] = has_vertices, has_pose
+    out["vertices"][...] = record.vertices @ R.T if has_vertices else 0
+    out["mano_shape"][...] = record.mano_shape if has_pose else 0
+    out["mano_pose"][...] = 0
+    if has_pose:
+        side = np.linalg.det(R)  # -1 where a left hand becomes a right one
+        pose = np.asarray(record.mano_pose, np.float64).reshape(16, 3) * (1, side, side)
+        pose[0] = turn(pose[0], R * (side, 1, 1))
+        out["mano_pose"][...] = pose.reshape(48)
+
+
+def layout(size: int, hand: SkinnedHand | None = None) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of what `crop` gives."""
     shapes = {
         "depth": (size, size),
@@ -112,6 +136,9 @@ def layout(size: int) -> dict[str, tuple[tuple[int, ...], type]]:
         "K": (3, 3),
         "is_right": (),
     }
+    if hand is not None:
+        shapes |= {"vertices": (hand.num_vertices, 3), "has_vertices": (), "mano_pose": (48,), "mano_shape": (10,)}
+        shapes |= {"has_pose": ()}
     return {"image": ((size, size, 3), np.uint8)} | {key: (shape, np.float32) for key, shape in shapes.items()}
 
 

@@ -8,11 +8,13 @@ batch is the same on however many processes.
 import functools
 import math
 import weakref
+from pathlib import Path
 
 import cv2
 import grain
 import numpy as np
 
+from jaxhand import hand, pickles
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
@@ -77,6 +79,7 @@ class _TrainBatches:
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
         self.crops = _Crops(source, config)
+        self.mocap = _mocap(config.data.mocap) if config.data.mocap else None
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
@@ -98,7 +101,21 @@ class _TrainBatches:
         batch = self.crops(index, changes) | _rest(index, np.ones(len(index)))
         for key in ("depth", "has_depth", "depth_center"):
             batch[key][hidden] = 0
+        if self.mocap is not None:
+            chosen = rng.integers(len(self.mocap["mocap_pose"]), size=2 * batch_size).reshape(2, -1)[:, self.rows]
+            batch |= {key: values[chosen.reshape(-1)] for key, values in self.mocap.items()}
         return batch
+
+
+def _mocap(path: str) -> dict[str, np.ndarray]:
+    """Real hands without images: `mocap_pose` (N, 48) axis-angle and `mocap_shape` (N, 10)."""
+    arrays = pickles.load_npz(Path(path).expanduser())
+    names = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}
+    for name, size in names.values():
+        found = np.shape(arrays.get(name))
+        if len(found) != 2 or found[1] != size:
+            raise UserError(f"data.mocap {path}: {name} must be (N, {size}), but is {found or 'not there'}")
+    return {key: np.asarray(arrays[name], np.float32) for key, (name, _) in names.items()}
 
 
 class _TestBatches:
@@ -134,6 +151,7 @@ class _Crops:
 
     def __init__(self, source, config: Config):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
+        self.hand = hand.load(config.hand) if config.has_mesh else None
         self.rule = RULES[config.data.crop_rule]
         self.free = {}  # bytes → blocks of memory
 
@@ -142,12 +160,13 @@ class _Crops:
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
             out = {key: array[row, ...] for key, array in batch.items()}
-            crop(undecoded(self.source, i), self.size, self.crop_scale, rule=self.rule, **change, out=out)
+            record = undecoded(self.source, i)
+            crop(record, self.size, self.crop_scale, rule=self.rule, **change, hand=self.hand, out=out)
         return batch
 
     def _arrays(self, count: int) -> dict:
         places, end = {}, 0
-        for key, (shape, dtype) in layout(self.size).items():
+        for key, (shape, dtype) in layout(self.size, self.hand).items():
             places[key] = end, (count, *shape), dtype
             end += -(-math.prod((count, *shape)) * np.dtype(dtype).itemsize // 64) * 64
         free = self.free.setdefault(end, [])

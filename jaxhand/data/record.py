@@ -30,6 +30,7 @@ class Record:
     vertices: np.ndarray | None = None  # (V, 3) mm
     mano_pose: np.ndarray | None = None  # (48,) axis-angle
     mano_shape: np.ndarray | None = None  # (10,)
+    mesh: str = "mano"  # whose vertices, pose and shape these are: "mano" or "builtin", the built-in hand
     name: str = ""
     keypoints_2d: np.ndarray | None = None  # (21, 2) px of the image
     joint_valid_2d: np.ndarray | None = None  # (21,) given with keypoints_2d

@@ -23,12 +23,15 @@ from jaxhand.data import render, scene, trace
 from jaxhand.data.record import Record
 from jaxhand.hand import body, draw
 from jaxhand.hand.camera import project
+from jaxhand.hand.rotations import matrix_to_axis_angle
 
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # the splits' scenes never meet
 MAX_COUNT = 1 << 30
+MESHES_TOGETHER = 512
 _ALL_VALID = np.ones(21, np.float32)
 # Changes whenever the code that makes the hands does: no cache outlives its world. Taken with the code, at import.
-_WORLD_VERSION = zlib.crc32(b"".join(Path(module.__file__).read_bytes() for module in (body, scene, trace, render)))
+_SOURCES = (__file__, *(module.__file__ for module in (body, scene, trace, render)))
+_WORLD_VERSION = zlib.crc32(b"".join(Path(file).read_bytes() for file in _SOURCES))
 
 
 class SyntheticSet:
@@ -36,12 +39,15 @@ class SyntheticSet:
 
     Attributes:
         arrays: `image` (N, S, S, 3) uint8, `depth` (N, S, S) uint16 mm as a sensor sees it, `K` (N, 3, 3),
-            `keypoints_3d` (N, 21, 3) mm, and of the built-in hand `pose` (N, 24) and `shape` (N, 10), float32.
+            `keypoints_3d` (N, 21, 3) mm, and of the built-in hand `pose` (N, 24), `shape` (N, 10) and `turn` (N, 3, 3), the
+            rotation from its frame to the camera's, float32.
+        mesh: `vertices` (N, V, 3) mm and `mano_pose` (N, 48) of the built-in hand's surface, or None.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], name: str, crop_scale: float):
+    def __init__(self, arrays: dict[str, np.ndarray], name: str, crop_scale: float, mesh: bool = False):
         self.arrays, self.name = arrays, name
         self._image, self._depth, self._K, self._joints = (arrays[k] for k in ("image", "depth", "K", "keypoints_3d"))
+        self.mesh = _meshes(arrays) if mesh else None
         size = self._image.shape[1]
         center, half = (size - 1) / 2, size / crop_scale / 2
         self._bbox = np.float32([center - half, center - half, center + half, center + half])
@@ -51,6 +57,9 @@ class SyntheticSet:
 
     def __getitem__(self, i: int) -> Record:
         """Record i. Its `bbox` is the square whose crop, `crop_scale` times as wide, is exactly the whole image."""
+        mesh = {}
+        if self.mesh is not None:
+            mesh = {key: values[i] for key, values in self.mesh.items()} | {"mano_shape": self.arrays["shape"][i]}
         return Record(
             image=self._image[i],
             K=self._K[i],
@@ -60,6 +69,8 @@ class SyntheticSet:
             depth=self._depth[i].astype(np.float32),
             bbox=self._bbox,
             name=f"{self.name}/{i}",
+            mesh="builtin",
+            **mesh,
         )
 
 
@@ -72,6 +83,7 @@ def load(
     seed: int = 0,
     cache: str | Path | None = None,
     crop_scale: float = 1.4,
+    mesh: bool = False,
     progress: typing.Callable[[str], None] | None = None,
 ) -> SyntheticSet:
     """The first `count` hands of a split, from the cache or rendered now.
@@ -82,6 +94,7 @@ def load(
         view: "front" (palm or back, up to 35° turned) or "all" directions.
         cache: folder of rendered sets; None or "" is the user's cache folder.
         crop_scale: side of the image over the side of the record's `bbox`.
+        mesh: label the records with the built-in hand's vertices and pose.
         progress: called with every message, a line each; None writes them and a progress bar to stderr.
 
     Raises:
@@ -106,7 +119,7 @@ def load(
             cache_file.write(file, arrays)
         except OSError as error:
             say(f"cannot keep rendered hands in {file.parent}: {error.strerror or error}; they stay in memory")
-    return SyntheticSet(arrays, name, crop_scale)
+    return SyntheticSet(arrays, name, crop_scale, mesh)
 
 
 def render_range(
@@ -156,10 +169,30 @@ def _render_chunk(seed: int, index: np.ndarray, size: int, view: str) -> dict[st
             "keypoints_3d": scenes.joints,
             "pose": scenes.pose,
             "shape": scenes.shape,
+            "turn": scenes.frames[:, 0],  # the wrist's axes are the hand's
             "exact_depth": pictures.depth,
             "mask": pictures.mask,
         }
         return jax.tree.map(np.asarray, chunk)
+
+
+def _meshes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The surface of every hand, and its pose as axis-angles."""
+    found = {}
+    for start in range(0, len(arrays["pose"]), MESHES_TOGETHER):
+        part = (arrays[key][start : start + MESHES_TOGETHER] for key in ("pose", "shape", "turn", "keypoints_3d"))
+        for key, values in zip(("vertices", "mano_pose"), _surfaces(*part)):
+            found.setdefault(key, []).append(np.asarray(values))
+    return {key: np.concatenate(values) for key, values in found.items()}
+
+
+@jax.jit
+def _surfaces(pose, shape, turn, joints):
+    from jaxhand.hand import surface
+
+    frames = turn[:, None] @ jax.vmap(body.forward)(pose, shape).frames  # (B, 16, 3, 3)
+    rotations = surface.rotations_of(frames)
+    return surface.vertices_of(frames, joints, shape), matrix_to_axis_angle(rotations).reshape(-1, 48)
 
 
 def sample_scenes(seed: int, index, view: str) -> scene.Scene:

@@ -51,8 +51,9 @@ class Run:
         check_batch_size(config.training.batch_size)
         folder.prepare(workdir, config)
         self.config, self.workdir = config, workdir
-        self.train_set = data.load(config.data.train, "train", config.data, config.seed)
-        self.test_set = data.load(config.data.test, config.data.test_split, config.data, config.seed)
+        options = config.data, config.seed, config.hand if config.has_mesh else None
+        self.train_set = data.load(config.data.train, "train", *options)
+        self.test_set = data.load(config.data.test, config.data.test_split, *options)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set, config, process_index=jax.process_index(), process_count=jax.process_count()
