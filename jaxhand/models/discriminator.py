@@ -1,0 +1,76 @@
+"""HMR's discriminator for hands: does a pose look like one of a real hand, joint by joint and as a whole?
+
+Kanazawa et al., "End-to-end Recovery of Human Shape and Pose" (2018), in the sizes of HaMeR.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+DIGIT_JOINTS = 15
+CHANNELS = 32
+HIDDEN = 1024
+LOGITS = DIGIT_JOINTS + 2
+
+
+class Discriminator(nnx.Module):
+    """Turns of the digits' joints and the shape → 17 judgements, 1 of a real hand and 0 of a made one.
+
+    Attributes are named as in HaMeR's checkpoint; `pose_out` holds its 15 layers of one output as rows.
+    """
+
+    def __init__(self, rngs: nnx.Rngs):
+        def linear(inputs, outputs):
+            return nnx.Linear(inputs, outputs, kernel_init=jax.nn.initializers.xavier_uniform(), rngs=rngs)
+
+        self.D_conv1, self.D_conv2 = linear(9, CHANNELS), linear(CHANNELS, CHANNELS)
+        self.pose_out = PerJoint(rngs)
+        self.betas_fc1, self.betas_fc2, self.betas_out = linear(10, 10), linear(10, 5), linear(5, 1)
+        self.D_alljoints_fc1 = linear(DIGIT_JOINTS * CHANNELS, HIDDEN)
+        self.D_alljoints_fc2, self.D_alljoints_out = linear(HIDDEN, HIDDEN), linear(HIDDEN, 1)
+
+    def __call__(self, rotations, shape):
+        """Rotations (B, 15, 3, 3) of the digits and shapes (B, 10) → (B, 17): of the joints, the shape, the pose."""
+        B, relu = len(rotations), jax.nn.relu
+        joints = relu(self.D_conv2(relu(self.D_conv1(rotations.reshape(B, DIGIT_JOINTS, 9)))))  # (B, 15, 32)
+        shape = self.betas_out(relu(self.betas_fc2(relu(self.betas_fc1(shape)))))  # (B, 1)
+        pose = joints.swapaxes(1, 2).reshape(B, -1)  # (B, 32 * 15), a channel's joints in a row as in PyTorch
+        pose = self.D_alljoints_out(relu(self.D_alljoints_fc2(relu(self.D_alljoints_fc1(pose)))))  # (B, 1)
+        return jnp.concatenate([self.pose_out(joints), shape, pose], axis=-1)
+
+
+class PerJoint(nnx.Module):
+    """A linear layer of its own for each of 15 joints, to one number."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        spread = jax.nn.initializers.variance_scaling(2.0, "fan_in", "uniform", in_axis=1, out_axis=())
+        self.kernel = nnx.Param(spread(rngs.params(), (DIGIT_JOINTS, CHANNELS)))
+        self.bias = nnx.Param(jnp.zeros(DIGIT_JOINTS))
+
+    def __call__(self, joints):
+        """(B, 15, 32) → (B, 15)."""
+        return jnp.einsum("bjc,jc->bj", joints, self.kernel[...]) + self.bias[...]
+
+
+def judgements(discriminator: Discriminator, rotations, shape, real_rotations, real_shape, real) -> dict:
+    """What the adversarial terms of the loss need, each gradient kept where it belongs.
+
+    Args:
+        discriminator: the judge, which may not learn from `fake_logits`.
+        rotations, shape: made hands, (B, 16, 3, 3) and (B, 10); they may not learn from `critic_fake`.
+        real_rotations, real_shape: real hands, (B, R, 15, 3, 3) and (B, R, 10).
+        real: (B, R) 0 where there is no real hand.
+
+    Returns:
+        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), which is a perfect 1 where there is no
+        real hand.
+    """
+    made, R = rotations[:, 1:], real.shape[1]
+    graphdef, parameters = nnx.split(discriminator)
+    fixed = nnx.merge(graphdef, jax.lax.stop_gradient(parameters))
+    seen = discriminator(real_rotations.reshape(-1, DIGIT_JOINTS, 3, 3), real_shape.reshape(-1, 10))
+    return {
+        "fake_logits": fixed(made, shape),
+        "critic_fake": discriminator(jax.lax.stop_gradient(made), jax.lax.stop_gradient(shape)),
+        "critic_real": jnp.where(real[..., None] > 0, seen.reshape(-1, R, LOGITS), 1.0),
+    }
