@@ -14,7 +14,7 @@ from pathlib import Path
 from jaxhand.config import UserError
 from jaxhand.evaluation import scoring
 from jaxhand.evaluation.prediction_files import SUFFIXES
-from jaxhand.metrics import baselines
+from jaxhand.metrics import MESH_METRICS, baselines
 from jaxhand.training import runtime
 
 
@@ -104,7 +104,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
     from jaxhand.data.record import WithoutDepth, labels
     from jaxhand.evaluation.of_run import Gathered
     from jaxhand.evaluation.submission import Submission
-    from jaxhand.training.testing import batches_of, run_test
+    from jaxhand.training.testing import batches_of, mesh_line, run_test
 
     config, submit = best.config.data, arguments.submit
     protocol = arguments.protocol and scoring.protocol_of(arguments.protocol)
@@ -119,13 +119,15 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
     for kind, records in kinds.items():
         gathered = submissions[kind].gathered if submit else Gathered(source)
         scores, _ = run_test(tester, best.params, best.rest, batches_of(records, tester), collect=gathered.collect)
-        kept = ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric", "count", "nonfinite", "invalid")
-        results.append({"data": name, "input": kind} | {key: scores[key] for key in kept})
+        kept = ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric", *MESH_METRICS, "count", "nonfinite", "invalid")
+        results.append({"data": name, "input": kind} | {key: scores[key] for key in kept if key in scores})
         if scores["count"]:
             print(
                 f"  {kind}: MPJPE: {scores['mpjpe']:.3f} mm, PA-MPJPE: {scores['pa_mpjpe']:.3f} mm, "
                 f"Avg Metric: {scores['avg_metric']:.3f} mm"
             )
+            if mesh_line(scores):
+                print(f"    {mesh_line(scores)}")
         else:
             print(f"  {kind}: not scored, no hand has joints in 3D as ground truth; --protocol hint scores 2D joints")
         if scores["nonfinite"] or scores["count"] and scores["invalid"]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxhand import metrics
 from jaxhand.metrics import f_score, mpvpe, pa_mpvpe, procrustes_align
 from jaxhand.metrics.mesh import BLOCK_SAMPLES
 
@@ -119,3 +120,23 @@ def test_golden_meshes(shared, code):
     for name, pair in poses.items():
         official = [golden[f"{code}/{name}/F@{limit}"][:, 0] for limit in LIMITS]
         np.testing.assert_allclose(f_score(*pair, LIMITS), np.transpose(official), atol=1e-6)
+
+
+def test_sums_of_an_epoch_count_labelled_meshes_only():
+    rng = np.random.default_rng(3)
+    gt = rng.normal(size=(4, 60, 3)).astype(np.float32) * 50
+    pred = gt + rng.normal(size=gt.shape).astype(np.float32) * 4
+    pred[2] = np.nan  # not counted
+    gt[2] = 0
+    valid = np.float32([1, 1, 0, 1])
+    sums = metrics.mesh_sums(pred, gt, valid)
+    keep = [0, 1, 3]
+    assert sums["meshes"] == 3
+    np.testing.assert_allclose(sums["mpvpe"], metrics.mpvpe(pred[keep], gt[keep]).sum(), rtol=1e-6)
+    np.testing.assert_allclose(sums["pa_mpvpe"], metrics.pa_mpvpe(pred[keep], gt[keep]).sum(), rtol=1e-5)
+    aligned = metrics.procrustes_align(pred[keep], gt[keep])
+    np.testing.assert_allclose(sums["f_5"], metrics.f_score(aligned, gt[keep], 5).sum(), rtol=1e-5)
+    means = metrics.epoch_means({"count": 1, "mpjpe": 3.0, "pa_mpjpe": 1.0} | {k: np.asarray(v) for k, v in sums.items()})
+    assert means["avg_metric"] == 2 and means["f_15"] == pytest.approx(float(sums["f_15"]) / 3)
+    broken = metrics.mesh_sums(np.where(valid[:, None, None] > 0, np.nan, pred), gt, valid)
+    assert np.isinf(broken["mpvpe"]) and broken["f_15"] == 0 and broken["meshes"] == 3

@@ -11,18 +11,19 @@ from jaxhand import data
 from jaxhand.config import Config, UserError, to_dict
 from jaxhand.data import pipeline, record
 from jaxhand.hand.draw import comparison_sheet, write_png
-from jaxhand.metrics import baselines
+from jaxhand.metrics import MESH_METRICS, baselines
 from jaxhand.training import folder, trees
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.logger import Logger
 from jaxhand.training.runtime import TERMINATED, Interruption
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
-from jaxhand.training.testing import batches_of, run_test
+from jaxhand.training.testing import batches_of, mesh_line, run_test
 
 LOG_EVERY = 20  # steps between two points of the training curve
 BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
 SAMPLES = 8  # test images in the picture of an epoch
+METRICS = ("mpjpe", "pa_mpjpe", "avg_metric", *MESH_METRICS)
 NAMES = 8  # at most, of records in an error
 
 
@@ -165,7 +166,7 @@ class Run:
         tested = time.monotonic() - begin
         means = {name: float(value) / self.steps for name, value in self.state["sums"].items()}
         rate = float(self.trainer.learning_rate(step - 1))
-        metrics = {name: results[name] for name in ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric")}
+        metrics = {name: results[name] for name in ("test_loss", *METRICS) if name in results}
         summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
 
         self._announce_best()  # of the epoch before; the next save waits for it anyway
@@ -180,6 +181,8 @@ class Run:
             f"  MPJPE: {results['mpjpe']:.3f} mm, PA-MPJPE: {results['pa_mpjpe']:.3f} mm, "
             f"Avg Metric: {results['avg_metric']:.3f} mm"
         )
+        if mesh_line(results):
+            self.logger.print(f"  {mesh_line(results)}")
         if results["nonfinite"]:
             self.logger.print(f"  {results['nonfinite']} predictions are not finite, which makes the metrics infinite")
         if results["invalid"]:
@@ -212,7 +215,7 @@ class Run:
     def _log_epoch(self, step: int, summary: dict, means: dict, results: dict, speed: dict) -> None:
         curves = {f"loss_train/{name}": value for name, value in means.items()}
         curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}
-        curves |= {f"metric/{name}": results[name] for name in ("mpjpe", "pa_mpjpe", "avg_metric")}
+        curves |= {f"metric/{name}": results[name] for name in METRICS if name in results}
         curves |= {f"speed/{name}": value for name, value in speed.items()}
         self.logger.scalars(step, curves)
         counts = {name: results[name] for name in ("count", "nonfinite", "invalid")}

@@ -44,7 +44,8 @@ def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int 
         collect: called with every host batch and its predictions (of this process's rows), where given.
 
     Returns:
-        `test_loss`, `losses` (every term), `mpjpe`, `pa_mpjpe`, `avg_metric` in mm, `count`, `nonfinite`, `invalid`;
+        `test_loss`, `losses` (every term), `mpjpe`, `pa_mpjpe`, `avg_metric` in mm, `count`, `nonfinite`, `invalid`, and
+        where meshes were compared `MESH_METRICS`;
         and `image`, `keypoints_2d`, `joint_valid_2d`, `predicted_2d` of the samples.
     """
     sums, shown = [], {}
@@ -62,3 +63,11 @@ def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int 
     losses = {name: sums[name] / max(sums["rows"], 1) for name in ("loss", *tester.loss_terms)}
     counts = {name: int(sums[name]) for name in ("count", "nonfinite", "invalid")}
     return {"test_loss": losses["loss"], "losses": losses, **epoch_means(sums), **counts}, shown
+
+
+def mesh_line(results: dict) -> str:
+    """How `run_test`'s meshes are shown; empty where none was compared."""
+    if "mpvpe" not in results:
+        return ""
+    scores = f"F@5: {results['f_5']:.3f}, F@15: {results['f_15']:.3f}"
+    return f"MPVPE: {results['mpvpe']:.3f} mm, PA-MPVPE: {results['pa_mpvpe']:.3f} mm, {scores}"
