@@ -1,10 +1,26 @@
 """Loss terms of networks with a mesh, one number a hand each: sums over a hand's joints, as their authors weigh them."""
 
+import jax
 import jax.numpy as jnp
 
+from jaxhand.hand import skinned
 from jaxhand.hand.rotations import axis_angle_to_matrix
+from jaxhand.hand.skinned import SkinnedHand
 
 MEANS = ("adversarial", "discriminator")  # that HaMeR averages over the batch where it sums all others
+
+
+def complete(hand: SkinnedHand, batch: dict) -> dict:
+    """The batch with vertices also for hands that are labelled with a pose and a wrist only: `hand` posed there."""
+    def posed():
+        found = skinned.forward(hand, true_rotations(batch), batch["mano_shape"])
+        vertices = found.vertices + (batch["keypoints_3d"][:, :1] - found.joints[:, :1])
+        return jnp.where(batch["has_vertices"][:, None, None] > 0, batch["vertices"], vertices)
+
+    has_vertices = jnp.maximum(batch["has_vertices"], batch["has_pose"] * batch["joint_valid"][:, 0])
+    as_they_are = jnp.all(has_vertices == batch["has_vertices"])
+    vertices = jax.lax.cond(as_they_are, lambda: batch["vertices"], posed)
+    return batch | {"vertices": vertices, "has_vertices": has_vertices}
 
 
 def vertices(predictions: dict, batch: dict):

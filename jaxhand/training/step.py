@@ -8,11 +8,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxhand import models
+from jaxhand import hand, models
 from jaxhand.config import Config, ConfigError
 from jaxhand.data import augment
 from jaxhand.metrics import epoch_sums, mesh_sums
-from jaxhand.training import losses, optimizer
+from jaxhand.training import losses, mesh_losses, optimizer
 from jaxhand.training.sharding import replicated, split
 
 
@@ -27,6 +27,7 @@ class Tester:
         self.config, self.mesh = config, mesh
         model = nnx.eval_shape(functools.partial(models.build, config))
         self.loss_terms = model.loss_terms
+        self.hand = hand.load(config.hand) if config.has_mesh else None
         self.graphdef, self._model = nnx.split(model)
         self.test_step = jax.jit(self._test_step, out_shardings=(replicated(mesh), split(mesh)))
 
@@ -44,7 +45,11 @@ class Tester:
         _, params, rest = nnx.split(model, nnx.Param, ...)
         return {"params": nnx.to_pure_dict(params), "rest": nnx.to_pure_dict(rest)}
 
+    def _labelled(self, batch: dict) -> dict:
+        return batch if self.hand is None else mesh_losses.complete(self.hand, batch)
+
     def _test_step(self, params: dict, rest: dict, batch: dict):
+        batch = self._labelled(batch)
         predictions = nnx.merge(self.graphdef, params, rest)(batch | {"image": as_float(batch["image"])})
         terms = losses.terms(predictions, batch, self.loss_terms)
         terms["loss"] = losses.total(terms, self.config.loss)
@@ -91,6 +96,7 @@ class Trainer(Tester):
         return {"step": jnp.int32(0), **model, "optimizer": optimizer_state, "sums": self.zero_sums()}
 
     def _train_step(self, state: dict, batch: dict):
+        batch = self._labelled(batch)
         key = jax.random.fold_in(jax.random.key(self.config.seed), state["step"])
         image = augment.color(key, as_float(batch["image"]), self.config.data.augment)
 
