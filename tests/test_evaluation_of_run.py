@@ -17,13 +17,14 @@ from tests import layouts_hint
 from tests.test_evaluation_submission import Blank, score
 
 
-def predicted(source, tiny, gathered=None):
-    """Noisy predictions of a source, gathered in batches whose last one is filled up."""
+def predicted(source, tiny, gathered=None, vertices=0):
+    """Noisy predictions of a source, gathered in batches whose last one is filled up; a mesh of `vertices` random ones."""
     gathered, rng = gathered or Gathered(source), np.random.default_rng(0)
     for batch in pipeline.test_batches(source, tiny, 4):
         joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)
         pixels = batch["keypoints_2d"] + rng.normal(0, 4, batch["keypoints_2d"].shape).astype(np.float32)
-        gathered.collect(batch, {"keypoints_3d": joints, "keypoints_2d": pixels})
+        mesh = {"vertices": joints[:, rng.integers(21, size=vertices)] + rng.normal(0, 5, (1, vertices, 3))} if vertices else {}
+        gathered.collect(batch, {"keypoints_3d": joints, "keypoints_2d": pixels} | mesh)
     return gathered
 
 
@@ -42,6 +43,19 @@ def test_as_its_leaderboard_file_scores(tmp_path, tiny):
     ours = scores("freihand", submission.gathered)
     assert ours.keys() < official.keys()  # which has the joints that stand in for a mesh
     assert ours == pytest.approx({name: official[name] for name in ours}, abs=1e-5)
+
+
+@pytest.mark.parametrize("vertices", [778, 100])
+def test_meshes_count_as_in_its_leaderboard_file(tmp_path, tiny, vertices):
+    folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
+    source = freihand.load(folder, "test", vertices=True)
+    submission = Submission(f"freihand:{folder}", source, tmp_path / "pred.json")
+    predicted(Blank(source), tiny, submission.gathered, vertices)
+    submission.write()
+    official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
+    ours = scores("freihand", submission.gathered)
+    assert ("mesh_al_mean3d" in ours) == (vertices == 778) and "f_al_score_5" in ours
+    assert ours == pytest.approx(official, abs=1e-5)
 
 
 def test_as_its_leaderboard_file_scores_in_opengl(tmp_path, tiny):

@@ -84,8 +84,9 @@ def pair(protocol: str, gathered: Gathered, run: Path, data: str) -> Pair:
         raise UserError(f"{data}: no hand has the labels that protocol {protocol} needs")
     chosen = PROTOCOLS[protocol]
     [name] = chosen.pred
-    pred = {name: pred[rows] / chosen.unit_mm}
-    gt = {name if key == "joints" else key: values[rows] / chosen.unit_mm for key, values in gt.items()}
+    pred, gt = (
+        {name if key == "joints" else key: values / chosen.unit_mm for key, values in side.items()} for side in (pred, gt)
+    )
     left_out = len(records) - len(rows)
     warnings = [f"{left_out} hands are left out, not all of their joints are labelled"] if left_out else []
     ids = np.array([records[i].name for i in rows])
@@ -93,21 +94,29 @@ def pair(protocol: str, gathered: Gathered, run: Path, data: str) -> Pair:
 
 
 def _in_the_camera(gathered: Gathered, records: list[Record]):
-    joints, _ = gathered.points()
+    """Rows that count, predictions and labels of these: `joints`, and `verts` where there are meshes on both sides."""
+    joints, vertices = gathered.points()
     whole = np.flatnonzero([np.all(record.joint_valid) for record in records])
-    return whole, joints, {"joints": np.array([record.keypoints_3d for record in records])}
+    labels = np.reshape([records[i].keypoints_3d for i in whole], (-1, *joints.shape[1:]))
+    pred, gt = {"joints": joints[whole]}, {"joints": labels}
+    meshes = [records[i].vertices for i in whole]
+    if vertices.size and all(mesh is not None for mesh in meshes) and len({len(mesh) for mesh in meshes}) == 1:
+        pred["verts"], gt["verts"] = vertices[whole], np.array(meshes)
+    return whole, pred, gt
 
 
 def _ho3d(gathered: Gathered, records: list[Record]):
-    whole, joints, gt = _in_the_camera(gathered, records)
-    joints[whole] = to_wrist(joints[whole], joints[whole], [records[i] for i in whole])
-    return whole, to_ho3d(joints), {"joints": to_ho3d(gt["joints"])}
+    whole, pred, gt = _in_the_camera(gathered, records)
+    pred = {key: to_wrist(points, pred["joints"], [records[i] for i in whole]) for key, points in pred.items()}
+    in_opengl = {"joints": to_ho3d, "verts": lambda points: points * FROM_OPENGL}
+    return whole, *({key: in_opengl[key](points) for key, points in side.items()} for side in (pred, gt))
 
 
 def _in_the_image(gathered: Gathered, records: list[Record]):
     labels = np.array([_pixels(record) for record in records])  # (N, 21, 3) x, y, valid
-    boxes = [_longer_side(record, found[found[:, 2] > 0, :2]) for record, found in zip(records, labels)]
-    return np.flatnonzero(labels[..., 2].any(1)), gathered.pixels(), {"keypoints_2d": labels, "box_size": np.array(boxes)}
+    boxes = np.array([_longer_side(record, found[found[:, 2] > 0, :2]) for record, found in zip(records, labels)])
+    rows = np.flatnonzero(labels[..., 2].any(1))
+    return rows, {"joints": gathered.pixels()[rows]}, {"keypoints_2d": labels[rows], "box_size": boxes[rows]}
 
 
 def _pixels(record: Record) -> np.ndarray:
