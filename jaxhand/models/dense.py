@@ -64,6 +64,10 @@ class Dense(nnx.Module):
             and every look before the last as `guesses_3d` (B,G,21,3), `guesses_2d` · `root_depth` (B,) mm, the hand's
             distance judged by its size alone.
         """
+        return self.read(batch)[0]
+
+    def read(self, batch: dict) -> tuple[dict, jax.Array]:
+        """The predictions of a call, and what each joint knows in the end: tokens (B, 21, c)."""
         B, has_depth = batch["image"].shape[0], batch["has_depth"]
         image = jnp.concatenate([batch["image"] * 2 - 1, batch["depth"][..., None]], axis=-1)  # (B, h, w, 4)
         x = self.stem(patches(image, PATCH))  # (B, h/4, w/4, C/2)
@@ -85,13 +89,14 @@ class Dense(nnx.Module):
         by_size = batch["K"][:, 0, 0] * side_mm / self.image_size
         distance = jnp.where(has_depth > 0, batch["depth_center"], by_size)
         points, pixels = self._lift(jnp.stack(guesses, axis=1), distance, batch["K"])  # (B, G+1, 21, 3), (…, 2)
-        return {
+        predictions = {
             "keypoints_3d": points[:, -1],
             "keypoints_2d": pixels[:, -1],
             "guesses_3d": points[:, :-1],
             "guesses_2d": pixels[:, :-1],
             "root_depth": by_size,
         }
+        return predictions, tokens
 
     def _count(self, votes, depth):
         """Votes (B, T, 21*4) and the depth image → joints (B, 21, 3) in [-1, 1] around the crop, weights (B, T, 21)."""
