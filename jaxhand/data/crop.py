@@ -83,7 +83,7 @@ def crop(
             pixels = record.image.pixels
         elif photo:
             pixels, T = record.image.part(_seen(A, size), 1 / zoom)
-        _warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), rule.blurred, out["image"])
+        warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), rule.blurred, out["image"])
         if depth is not None:
             depth = cv2.warpAffine(np.asarray(depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
 
@@ -175,10 +175,10 @@ def _square(record, seen, crop_scale, rule):
     return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0)
 
 
-def _warp(pixels, A, zoom, blurred, out):
-    """Resample (H, W, 3) through A to `out`, whole blocks of pixels averaged first: bilinear samples alone would alias.
+def warp(pixels, A, zoom, blurred, out) -> None:
+    """Resample (H, W, 3) uint8 through A (3, 3), which makes it `zoom` times as large, to `out`; black outside.
 
-    `blurred` blurs as HaMeR does instead.
+    Whole blocks of pixels are averaged first, as bilinear samples alone would alias; `blurred` blurs as HaMeR instead.
 
     The region seen is copied together and gets a fourth channel: OpenCV warps that in half the time or less.
     """

@@ -1,4 +1,4 @@
-"""Depth images that spread the 16 bits of a pixel over the red and the green channel of a PNG."""
+"""Depth images: PNGs of 16 bits, or with those spread over the red and the green channel."""
 
 from pathlib import Path
 
@@ -7,6 +7,19 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data import index
+from jaxhand.data.photo import decode
+
+
+def read_grey(file: str | Path, width: int, height: int) -> np.ndarray:
+    """A 16-bit grey PNG in mm of an image's size as (H, W) float32 mm, 0 where unknown.
+
+    Raises:
+        UserError: the file is missing or not such an image.
+    """
+    depth = decode(index.content(Path(file)), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
+        raise UserError(f"depth {file} is not a 16-bit grey PNG of the image's {width}x{height} px")
+    return depth.astype(np.float32)
 
 
 def read_two_channels(file: Path, *, high: str, unit: float) -> np.ndarray:

@@ -9,11 +9,11 @@ import json
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.photo import Photo, decode
+from jaxhand.data.depth import read_grey
+from jaxhand.data.photo import Photo
 from jaxhand.data.photographs import Undecoded
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
@@ -101,13 +101,13 @@ class _Entry:
         self.where = where
         self.image = _file(folder, fields["image"], "image")
         self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
-        joint_valid = np.ones(21) if fields.get("joint_valid") is None else _array(fields, "joint_valid", (21,))
+        joint_valid = np.ones(21) if fields.get("joint_valid") is None else array_of(fields, "joint_valid", (21,))
         self.labels = {
             "hand": fields["hand"],
-            "K": _checked_K(_array(fields, "K", (3, 3))),
+            "K": checked_K(array_of(fields, "K", (3, 3))),
             "joint_valid": (joint_valid > 0).astype(np.float32),
-            "keypoints_3d": _checked_joints(_array(fields, "joints_3d", (21, 3)), joint_valid > 0),
-            "bbox": None if fields.get("bbox") is None else _checked_bbox(_array(fields, "bbox", (4,))),
+            "keypoints_3d": _checked_joints(array_of(fields, "joints_3d", (21, 3)), joint_valid > 0),
+            "bbox": None if fields.get("bbox") is None else checked_bbox(array_of(fields, "bbox", (4,))),
             "name": fields["image"],
         }
 
@@ -117,23 +117,15 @@ class _Entry:
         width, height = image.size
         depth = None
         if self.depth is not None:
-            depth = decode(_content(self.depth), cv2.IMREAD_UNCHANGED)
-            if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
-                need = f"a 16-bit grey PNG of the image's {width}x{height} px"
-                raise UserError(f"{self.where}: depth {self.depth} is not {need}")
-            depth = depth.astype(np.float32)
+            try:
+                depth = read_grey(self.depth, width, height)
+            except UserError as error:
+                raise UserError(f"{self.where}: {error}") from None
         valid = self.labels["joint_valid"] > 0
         pixels = project(self.labels["keypoints_3d"][valid], self.labels["K"])  # (n, 2)
         if valid.any() and not ((pixels >= 0) & (pixels < (width, height))).all(-1).any():
             raise UserError(f"{self.where}: no joint lies in the {width}x{height} px image; K must be of this image")
         return Record(image=image, depth=depth, **self.labels)
-
-
-def _content(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""
 
 
 def _file(folder: Path, name, key: str) -> str:
@@ -145,8 +137,8 @@ def _file(folder: Path, name, key: str) -> str:
     return path
 
 
-def _array(fields: dict, key: str, shape: tuple) -> np.ndarray:
-    """A field as float64; null is NaN."""
+def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
+    """A field of a JSON object as float64 of a shape; null is NaN. Raises UserError where it is something else."""
     try:
         array = np.array(fields[key], np.float64)
     except (TypeError, ValueError):
@@ -157,13 +149,15 @@ def _array(fields: dict, key: str, shape: tuple) -> np.ndarray:
     return array
 
 
-def _checked_K(K: np.ndarray) -> np.ndarray:
+def checked_K(K: np.ndarray) -> np.ndarray:
+    """A camera matrix (3, 3) as it is. Raises UserError where it is none."""
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
         raise UserError(f"K must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in px, got {K.tolist()}")
     return K
 
 
-def _checked_bbox(bbox: np.ndarray) -> np.ndarray:
+def checked_bbox(bbox: np.ndarray) -> np.ndarray:
+    """A box (4,) as it is. Raises UserError where it is none."""
     if not np.isfinite(bbox).all() or not (bbox[:2] < bbox[2:]).all():
         raise UserError(f"bbox must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {bbox.tolist()}")
     return bbox

@@ -6,9 +6,12 @@ import cv2
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, WRIST_COLOR
 
 _SUBPIXEL = 4  # cv2 draws at 1/16 px
+_FINER = 2  # a mesh is drawn so many times larger, then averaged: smooth edges
+SKIN = (224, 178, 146)  # RGB
 
 
 def draw_skeleton(image, keypoints_2d, *, scale: int = 4, valid=None) -> np.ndarray:
@@ -32,6 +35,58 @@ def draw_skeleton(image, keypoints_2d, *, scale: int = 4, valid=None) -> np.ndar
         color = FINGER_COLORS[FINGER_OF_JOINT[joint]] if joint else WRIST_COLOR
         cv2.circle(canvas, at[joint], int((thickness + 0.6) * 2**_SUBPIXEL), color, -1, cv2.LINE_AA, _SUBPIXEL)
     return canvas
+
+
+def draw_mesh(image, vertices, faces, K, *, scale: int = 1, alpha: float = 0.85) -> np.ndarray:
+    """The image (H, W, 3) uint8, `scale` times larger, under a shaded mesh that it shines through a little.
+
+    Triangles are painted from far to near, lit from the camera and a little from above. One with a corner behind the
+    camera is left out.
+
+    Args:
+        image: (H, W, 3) uint8.
+        vertices: (V, 3) mm, camera frame; the meshes of several hands can be put together as one.
+        faces: (F, 3) int, outward by the right-hand rule.
+        K: (3, 3) of the image.
+        scale: how many times larger.
+        alpha: how much of the mesh is seen, 0 to 1.
+    """
+    canvas, faces = upscale(image, scale), np.asarray(faces)
+    vertices = np.asarray(vertices, np.float64)
+    faces = faces[(vertices[faces][..., 2] > 1).all(-1)]
+    corners = vertices[faces]  # (F, 3, 3)
+    faces, corners = (array[np.argsort(-corners[..., 2].mean(-1))] for array in (faces, corners))
+    pixels = (project(corners, K) + 0.5) * scale * _FINER  # (F, 3, 2) from the canvas's corner
+    low, high = (np.clip(edge, 0, np.multiply(image.shape[1::-1], scale)) for edge in (
+        np.floor(pixels.min((0, 1), initial=np.inf) / _FINER), np.ceil(pixels.max((0, 1), initial=0) / _FINER)
+    ))  # fmt: skip
+    if not (low < high).all():
+        return canvas
+    (x0, y0), (x1, y1) = low.astype(int), high.astype(int)
+    painted = np.zeros(((y1 - y0) * _FINER, (x1 - x0) * _FINER, 4), np.float32)
+    points = np.clip((pixels - (x0 * _FINER, y0 * _FINER) - 0.5) * 2**_SUBPIXEL, -(2**24), 2**24)
+    for triangle, color in zip(np.round(points).astype(np.int32), _shades(vertices, faces)):
+        cv2.fillConvexPoly(painted, triangle, (*color, 1.0), cv2.LINE_8, _SUBPIXEL)
+    painted = cv2.resize(painted, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+    part = canvas[y0:y1, x0:x1]
+    part[...] = np.round(part + alpha * (painted[..., :3] - painted[..., 3:] * part))  # unpainted, both are 0
+    return canvas
+
+
+def _shades(vertices, faces):
+    """Colours (F, 3) of triangles, lit along the rays of the camera and from above, smooth over their edges."""
+    corners = vertices[faces]  # (F, 3, 3)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (F, 3), as long as the area
+    smooth = np.zeros_like(vertices)
+    for corner in range(3):
+        np.add.at(smooth, faces[:, corner], normals)
+    normals = smooth[faces].mean(1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+    rays = corners.mean(1)
+    facing = -(normals * rays).sum(-1) / np.linalg.norm(rays, axis=-1)
+    # The inside, seen through an open wrist, is darker.
+    light = 0.25 + 0.65 * np.abs(facing) + 0.15 * np.maximum(-normals[:, 1], 0) - 0.25 * (facing < 0)
+    return np.clip(light[:, None] * SKIN, 0, 255)
 
 
 def upscale(image, scale: int) -> np.ndarray:

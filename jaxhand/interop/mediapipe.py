@@ -13,10 +13,10 @@ import importlib.util
 import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.crop import warp
 
 PALM_SIDE, HAND_SIDE = 192, 224  # px that the networks see
 LEAST_SCORE = 0.5
@@ -83,15 +83,16 @@ def _palms(image: np.ndarray) -> list[np.ndarray]:
     side = max(height, width)
     zoom = PALM_SIDE / side
     middle = (PALM_SIDE - 1) / 2
-    A = np.array([[zoom, 0, middle - zoom * (width - 1) / 2], [0, zoom, middle - zoom * (height - 1) / 2]])
-    boxes, scores = _run(_networks()[0], _shrunk(image, A, zoom))  # (2016, 18), (2016, 1)
+    move = middle - zoom * (np.array([width, height]) - 1) / 2
+    A = np.array([[zoom, 0, move[0]], [0, zoom, move[1]], [0, 0, 1]])
+    boxes, scores = _run(_networks()[0], _through(image, A, zoom, PALM_SIDE))  # (2016, 18), (2016, 1)
     likely = np.flatnonzero(scores[:, 0] > np.log(LEAST_SCORE / (1 - LEAST_SCORE)))
     likely = likely[np.argsort(-scores[likely, 0])]
     palms = []
     for numbers, anchor in zip(boxes[likely].reshape(-1, 9, 2), _anchors()[likely]):
         center, extent, points = numbers[0] + anchor, numbers[1], numbers[2:] + anchor
         points = np.stack([center - extent / 2, center + extent / 2, *points]) - 0.5  # pixel centres
-        points = (points - A[:, 2]) / zoom
+        points = (points - move) / zoom
         if all(_overlap(points[:2].ravel(), palm[:2].ravel()) < MOST_OVERLAP for palm in palms):
             palms.append(points)
     return palms
@@ -117,16 +118,18 @@ def _hand(image: np.ndarray, palm: np.ndarray) -> tuple[np.ndarray, float, float
     center = (corner + opposite) / 2 + UP * side * up
     zoom = HAND_SIDE / (HAND_OVER_PALM * side)
     turn = zoom * np.array([[-up[1], up[0]], [-up[0], -up[1]]])  # `up` becomes -y
-    A = np.concatenate([turn, ((HAND_SIDE - 1) / 2 - turn @ center)[:, None]], axis=1)
-    joints, presence, side_seen, _ = _run(_networks()[1], _shrunk(image, A, zoom))
-    joints = (joints.reshape(21, 3)[:, :2] - 0.5 - A[:, 2]) @ np.linalg.inv(turn).T
-    return joints, float(presence[0]), 1 - float(side_seen[0])  # it learned from mirrored images
+    move = (HAND_SIDE - 1) / 2 - turn @ center
+    A = np.block([[turn, move[:, None]], [np.zeros((1, 2)), 1]])
+    joints, presence, right, _ = _run(_networks()[1], _through(image, A, zoom, HAND_SIDE))
+    joints = (joints.reshape(21, 3)[:, :2] - 0.5 - move) @ np.linalg.inv(turn).T
+    return joints, float(presence[0]), float(right[0])
 
 
-def _shrunk(image: np.ndarray, A: np.ndarray, zoom: float) -> np.ndarray:
-    """What a network sees of an image through A (2, 3), which makes it `zoom` times as large; black outside."""
-    size = PALM_SIDE if zoom * max(image.shape[:2]) <= PALM_SIDE + 1e-6 else HAND_SIDE
-    return cv2.warpAffine(image, A, (size, size), flags=cv2.INTER_LINEAR)
+def _through(image: np.ndarray, A: np.ndarray, zoom: float, size: int) -> np.ndarray:
+    """What a network of `size` px sees of an image through A (3, 3), which makes it `zoom` times as large."""
+    out = np.empty((size, size, 3), np.uint8)
+    warp(image, A, zoom, False, out)
+    return out
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
