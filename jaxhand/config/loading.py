@@ -21,6 +21,8 @@ _LEAST = {
     "model.width": 2,
     "model.joint_width": 1,
     "model.expansion": 1,
+    "model.fusion.upsampler": 1,
+    "model.fusion.scales": 1,
     "model.vit.width": 1,
     "model.vit.depth": 1,
     "model.vit.heads": 1,

@@ -66,7 +66,7 @@ def sample(image: jax.Array, places: jax.Array) -> jax.Array:
     places = jnp.clip(places + 1, 0, jnp.array([w + 1, h + 1], places.dtype))  # in the padded map
     corner = jnp.clip(places.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four around
     right, down = jnp.moveaxis((places - corner).astype(image.dtype), -1, 0)[..., None]  # (B, N, 1) each
-    at = lambda i, j: jnp.take_along_axis(  # noqa: E731
+    at = lambda i, j: jnp.take_along_axis(
         padded, ((corner[..., 1] + i) * (w + 2) + corner[..., 0] + j)[..., None], axis=1
     )
     above = at(0, 0) * (1 - right) + at(0, 1) * right
