@@ -1,12 +1,30 @@
-"""Convert data: `python -m jaxhand.convert data NAME PATH OUT` packs a set into a few files with checksums.
+"""Convert data, or the weights of released models.
 
-The set is then read as NAME:OUT. The same command goes on where it was interrupted, and mends what is damaged.
+`python -m jaxhand.convert data NAME PATH OUT` packs a set into a few files with checksums, which is then read as
+NAME:OUT. The same command goes on where it was interrupted, and mends what is damaged.
+`python -m jaxhand.convert hamer|wilor CHECKPOINT OUT --mano PATH` makes a run folder of a checkpoint in PyTorch's zip
+format or .safetensors, which `evaluate`, `predict` and training.init_from=OUT take. `vitpose` takes the backbone alone,
+from which a training starts by training.init_from=OUT.
 """
 
 import argparse
+from pathlib import Path
 
+from jaxhand.config import UserError
 from jaxhand.data import pack
 from jaxhand.training import runtime
+
+KINDS = {
+    "hamer": "a checkpoint of HaMeR",
+    "wilor": "a checkpoint of WiLoR",
+    "vitpose": "the backbone of a ViTPose, HaMeR or WiLoR, to start a training from",
+}
+REPORT = "conversion.txt"
+_DRAWN = "joints and mesh are drawn on the built-in hand, an approximation. With MANO's own file: --mano MANO_RIGHT.pkl"
+WITHOUT_MANO = {
+    "hamer": f"Without MANO: mano_pose, mano_shape and camera are HaMeR's; {_DRAWN}",
+    "wilor": f"Without MANO: WiLoR refines what it sees at MANO's vertices, so that all is an approximation; {_DRAWN}",
+}
 
 
 def main() -> int:
@@ -19,11 +37,56 @@ def main() -> int:
     of_data.add_argument("out", metavar="OUT", help="folder to pack into")
     of_data.add_argument("--split", nargs="+", choices=pack.SPLITS, default=(), help="default: all that the set has")
     of_data.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records a file (default: 16384)")
+    for kind, what in KINDS.items():
+        of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
+        of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="in PyTorch's zip format, or .safetensors")
+        of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
+        of_kind.add_argument("--mano", type=Path, metavar="PATH", help="MANO_RIGHT.pkl or its folder, for joints and mesh")
+        of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml beside the checkpoint")
+        settings = "of the config, such as model.dtype=bfloat16"
+        of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     arguments = parser.parse_args()
-    pack.pack(
-        arguments.name, arguments.path, arguments.out, splits=arguments.split, shard_size=arguments.shard_size
-    )
+    if arguments.what == "data":
+        pack.pack(
+            arguments.name, arguments.path, arguments.out, splits=arguments.split, shard_size=arguments.shard_size
+        )
+    else:
+        _convert_weights(arguments)
     return 0
+
+
+def _convert_weights(arguments) -> None:
+    """Convert a checkpoint of another program; the imports are here, they would double the start of the data's."""
+    import jax
+
+    from jaxhand import config as configs
+    from jaxhand.interop.convert import convert
+    from jaxhand.training import folder, step_files
+    from jaxhand.training.checkpoint import Checkpoints
+
+    jax.config.update("jax_platforms", "cpu")  # where the weights may stay in the memory they are read into
+    kind, path, out = arguments.what, arguments.checkpoint, arguments.out
+    if step_files.steps(out / "checkpoints"):
+        raise UserError(f"{out} holds checkpoints already: choose another folder")
+    mano = [f"hand.mano_path={arguments.mano.absolute()}"] if arguments.mano else []
+    found = convert(kind, path, model_config=arguments.config, overrides=[*mano, *arguments.set])
+    folder.prepare(out, found.config)
+    trees = {"params": found.params, "rest": found.rest}
+    trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # takes them over, nothing is copied
+    origin = {"kind": kind, "file": str(path), "partial": found.partial}
+    meta = {"epoch": 0, "config": configs.to_dict(found.config), "converted": origin}
+    checkpoints = Checkpoints(out, compress=False)
+    checkpoints.save(0, **trees, optimizer={}, data={}, meta=meta, avg_metric=None)
+    checkpoints.close()
+    try:
+        (out / REPORT).write_text("".join(f"{line}\n" for line in found.report()))
+    except OSError as error:
+        raise UserError(f"cannot write {out / REPORT}: {error.strerror}") from error
+    print(f"{path} -> {out}:", *found.summary(), f"every key: {out / REPORT}", sep="\n  ")
+    if found.partial:
+        print(f"A part of a model: start a training with training.init_from={out}")
+    elif not found.config.hand.mano_path:
+        print(WITHOUT_MANO[kind])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Checkpoints of HaMeR, WiLoR and ViTPose → configs and arrays of our models, one tensor in memory at a time."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -35,6 +36,21 @@ class Converted:
     unused: dict[str, str]  # key: why
     partial: bool  # a backbone alone
 
+    def summary(self) -> list[str]:
+        """What it is, and in a line for each reason how many tensors were not used."""
+        vit, numbers = self.config.model.vit, sum(leaf.size for leaf in jax.tree.leaves((self.params, self.rest)))
+        name = "backbone" if self.partial else self.config.model.name
+        size = f"{name}, {vit.depth} blocks, {vit.width} wide with {vit.heads} heads, {numbers / 1e6:.1f} M numbers"
+        reasons = collections.Counter(self.unused.values())
+        unused = [f"{count} not used: {reason}" for reason, count in reasons.items()]
+        return [size, f"{len(self.used)} tensors used, none is missing", *unused]
+
+    def report(self) -> list[str]:
+        """A line for every key of the file."""
+        used = [f"  {key} -> {place}" for key, place in self.used.items()]
+        unused = [f"  {key}: {reason}" for key, reason in self.unused.items()]
+        return [f"used: {len(used)}", *used, f"unused: {len(unused)}", *unused, "missing: 0"]
+
 
 def convert(
     kind: str, path: str | Path, *, model_config: str | Path | None = None, overrides: Sequence[str] = ()
@@ -60,7 +76,8 @@ def convert(
     plan = {name: names.sources(kind, name[1], leaf.shape) for name, leaf in wanted.items()}
     _check(path, kind, tensors, plan, wanted)
     arrays = {name: _read(path, tensors, source, wanted[name].shape) for name, source in plan.items()}
-    used = {key: name for (_, name), source in plan.items() for key in source.keys}
+    places = {key: name for (_, name), source in plan.items() for key in source.keys}
+    used = {key: places[key] for key in tensors if key in places}
     unused |= {key: names.why_unused(key) for key in tensors if key not in used}
     params, rest = (_nested({name[1]: array for name, array in arrays.items() if name[0] == tree}) for tree in TREES)
     return Converted(config, params, rest, used, unused, partial=kind == "vitpose")

@@ -7,6 +7,7 @@ A step's folder `checkpoints/<step>/` holds the items `params`, `rest`, `optimiz
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import shutil
@@ -50,6 +51,11 @@ class Restored:
     data: dict | None = None
 
     @property
+    def partial(self) -> bool:
+        """Whether it is a part of a model, such as a backbone, for `training.init_from` alone."""
+        return self.meta.get("converted", {}).get("partial", False)
+
+    @property
     def config(self) -> Config:
         """The experiment that wrote the checkpoint."""
         return from_dict(self.meta["config"], source=f"config of checkpoint {self.step}")
@@ -67,13 +73,18 @@ class Checkpoints:
     Kept together: the best step, the latest two, and every multiple of `keep_every_steps` (0: none). The best has
     the lowest finite avg_metric, of equals the earliest; a step without a finite one is never the best.
 
+    Args:
+        compress: False writes arrays as they are. Random-looking weights are hardly larger so, and on a CPU Orbax then
+            writes from the arrays themselves, instead of from a second copy of all of them in memory.
+
     Raises:
         CheckpointError: the folder cannot be written to.
     """
 
-    def __init__(self, workdir: str | Path, *, keep_every_steps: int, warn: Callable[[str], None] = warn):
+    def __init__(self, workdir: str | Path, *, keep_every_steps: int = 0, compress: bool = True,
+                 warn: Callable[[str], None] = warn):
         self._folder = Path(workdir).absolute() / "checkpoints"
-        self._every = keep_every_steps
+        self._every, self._compress = keep_every_steps, compress
         self._warn = warn
         self._saving = None  # step that is being written
         try:
@@ -108,7 +119,8 @@ class Checkpoints:
         meta = _plain({**meta, "step": int(step), "avg_metric": avg_metric, "versions": versions})
         self._metas[step] = meta  # before the save: Orbax asks there what to keep
         named = {"params": params, "rest": rest, "optimizer": optimizer}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in named.items() if jax.tree.leaves(tree)}
+        form = ocp.args.StandardSave if self._compress else ocp.args.PyTreeSave
+        items = {name: form(tree) for name, tree in named.items() if jax.tree.leaves(tree)}
         items |= {"data": ocp.args.JsonSave(_plain(data)), "meta": ocp.args.JsonSave(meta)}
         self._saving = step
         try:
@@ -142,10 +154,14 @@ class Checkpoints:
             abstract: {"params", "rest", "optimizer"}: trees of `jax.ShapeDtypeStruct` with shardings.
 
         Raises:
-            CheckpointError: shape, dtype or name of a parameter differs from the saved one (it is named), or no
-                step can be read.
+            CheckpointError: shape, dtype or name of a parameter differs from the saved one (it is named), no step can
+                be read, or the folder holds converted weights and not a run.
         """
         self.wait()
+        if any("converted" in meta for meta in self._metas.values()):
+            source = self._folder.parent
+            start = f"choose another --workdir, with training.init_from={source}"
+            raise CheckpointError(f"{source} holds converted weights, not a run: {start}")
         damaged = {}  # step: what is wrong
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -201,6 +217,7 @@ class Checkpoints:
     def _open(self) -> None:
         self._manager = _manager(
             self._folder,
+            self._compress,
             preservation_policy=self,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
@@ -243,9 +260,8 @@ class Checkpoints:
         self._open()
 
 
-def restore_best(
-    workdir: str | Path, *, sharding: jax.sharding.Sharding | None = None, warn: Callable[[str], None] = warn
-) -> Restored:
+def restore_best(workdir: str | Path, *, sharding: jax.sharding.Sharding | None = None, partial: bool = False,
+                 warn: Callable[[str], None] = warn) -> Restored:
     """Restore the best step of a run for evaluation; no optimizer is read and nothing is written.
 
     It does not matter on how many devices the run was trained. Keys that are numbers come back as int, as
@@ -254,9 +270,11 @@ def restore_best(
     Args:
         workdir: the run's folder.
         sharding: of every array; by default each is whole on this process's first device.
+        partial: take what is only a part of a model, too.
 
     Raises:
-        CheckpointError: no such folder, no checkpoint in it, none with a finite avg_metric, or none that can be read.
+        CheckpointError: no such folder, no checkpoint in it, none with a finite avg_metric, none that can be read, or a
+            part of a model that is not asked for.
     """
     folder = Path(workdir).absolute() / "checkpoints"
     if not folder.parent.is_dir():
@@ -278,15 +296,20 @@ def restore_best(
                 continue
             for bad, damage in damaged.items():
                 warn(f"checkpoint {folder / str(bad)} is damaged ({damage}); step {step} is read in its place")
+            if restored.partial and not partial:
+                only = f"start a training with training.init_from={workdir}"
+                raise CheckpointError(f"{workdir} holds a part of a model: {only}")
             return restored
     finally:
         manager.close()
     raise _none_readable(folder, damaged)
 
 
-def _manager(folder: Path, **options) -> ocp.CheckpointManager:
+def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointManager:
     logging.getLogger("absl").addFilter(_not_from_orbax)
     tree, to_json = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    if not compress:
+        tree = functools.partial(ocp.PyTreeCheckpointHandler, use_compression=False)
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(

@@ -63,6 +63,7 @@ class Run:
         self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)
         self.test_batches = batches_of(self.test_set, self.trainer)
         self.checkpoints = Checkpoints(workdir, keep_every_steps=self.steps * config.training.save_freq)
+        self.start_line = ""  # what a new run begins with
         self.state, resumed_step = self._start()
         self.logger = Logger(workdir, is_main=jax.process_index() == 0, resume_step=resumed_step)
         self.best_line = ""  # to be printed as soon as the best checkpoint is on disk
@@ -76,14 +77,16 @@ class Run:
             sums = {name: np.float32(saved.meta["sums"][name]) for name in abstract["sums"]}
             counted = jax.device_put({"step": np.int32(saved.step), "sums": sums}, replicated(self.mesh))
             return counted | {"params": saved.params, "rest": saved.rest, "optimizer": saved.optimizer}, saved.step
-        pretrained = {}
-        if self.config.training.init_from:
-            best = restore_best(self.config.training.init_from, sharding=replicated(self.mesh))
-            difference = trees.mismatch("params", best.params, abstract["params"])
+        state, source = self.trainer.init(), self.config.training.init_from
+        if source:
+            best = restore_best(source, sharding=replicated(self.mesh), partial=True)
+            difference = trees.mismatch("params", best.params, abstract["params"], partial=best.partial)
             if difference:
-                raise UserError(f"training.init_from {self.config.training.init_from} does not fit: {difference}")
-            pretrained = {"params": best.params, "rest": best.rest}
-        return self.trainer.init() | pretrained, None
+                raise UserError(f"training.init_from {source} does not fit: {difference}")
+            if best.partial:
+                self.start_line = f"training.init_from {source}: {trees.parts(best.params, abstract['params'])}"
+            state |= {name: trees.overlaid(state[name], getattr(best, name)) for name in ("params", "rest")}
+        return state, None
 
     def close(self) -> None:
         """Close the logs, and the checkpoints where that cannot mean to wait for a process that is gone."""
@@ -97,6 +100,8 @@ class Run:
         """All epochs that are left; see `train`."""
         step = int(self.state["step"])
         self._print_baselines()
+        if self.start_line:
+            self.logger.print(self.start_line)
         if step:
             self.logger.print(f"Going on from step {step} of {self.steps * self.config.training.num_epochs}")
         for epoch in range(step // self.steps, self.config.training.num_epochs):

@@ -34,8 +34,9 @@ def metas(folder: Path) -> dict[int, dict]:
 
 
 def best(metas: dict[int, dict]) -> int | None:
-    """The step of the lowest finite avg_metric, of equals the earliest."""
+    """The step of the lowest finite avg_metric, of equals the earliest; weights from elsewhere are the only step."""
     ranked = [(meta["avg_metric"], step) for step, meta in metas.items() if is_finite(meta)]
+    ranked = ranked or [(0, step) for step, meta in metas.items() if "converted" in meta]
     return min(ranked)[1] if ranked else None
 
 

@@ -17,11 +17,14 @@ def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtyp
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def mismatch(name: str, saved, wanted) -> str | None:
-    """The first leaf of the tree `name` that differs in name, shape or dtype, in words; None where all fit."""
+def mismatch(name: str, saved, wanted, *, partial: bool = False) -> str | None:
+    """The first leaf of the tree `name` that differs in name, shape or dtype, in words; None where all fit.
+
+    With `partial`, the saved tree may lack leaves.
+    """
     saved, wanted = _by_path(saved), _by_path(wanted)
     faults = []
-    for path in wanted | saved:
+    for path in saved if partial else wanted | saved:
         have, want = saved.get(path), wanted.get(path)
         if have is None:
             faults.append(f"{name}/{path}: not saved, model wants {_shape(want)}")
@@ -33,6 +36,22 @@ def mismatch(name: str, saved, wanted) -> str | None:
             faults.append(f"{name}/{path}: saved {np.dtype(have.dtype)}, model wants {np.dtype(want.dtype)}")
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return faults[0] + more if faults else None
+
+
+def overlaid(tree: dict, saved: dict) -> dict:
+    """Nested dicts with the leaves that are saved in place of their own."""
+    both = {key: overlaid(tree[key], saved[key]) for key in tree.keys() & saved.keys() if isinstance(tree[key], dict)}
+    return tree | saved | both
+
+
+def parts(saved: dict, wanted: dict) -> str:
+    """Which leaves that are wanted are saved, and which are new, by the first two names on their paths."""
+    saved, wanted = _by_path(saved), _by_path(wanted)
+    taken, new = (
+        sorted({"/".join(path.split("/")[:2]) for path in wanted if (path in saved) == is_saved})
+        for is_saved in (True, False)
+    )
+    return f"{len(saved)} of {len(wanted)} parameters are taken ({', '.join(taken)}); new are {', '.join(new)}"
 
 
 def int_keys(tree):
