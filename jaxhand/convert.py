@@ -39,9 +39,9 @@ def main() -> int:
     of_data.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records a file (default: 16384)")
     for kind, what in KINDS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
-        of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="in PyTorch's zip format, or .safetensors")
+        of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of torch.save, or .safetensors")
         of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
-        of_kind.add_argument("--mano", type=Path, metavar="PATH", help="MANO_RIGHT.pkl or its folder, for joints and mesh")
+        of_kind.add_argument("--mano", type=Path, metavar="PATH", help="MANO_RIGHT.pkl or its folder: joints and mesh")
         of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml beside the checkpoint")
         settings = "of the config, such as model.dtype=bfloat16"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)

@@ -104,7 +104,8 @@ def _sizes(kind: str, tensors: dict[str, Tensor], path: Path, overrides: Sequenc
     """The config that the shapes of the tensors tell, as overrides."""
     def shape(key: str, axes: int) -> tuple[int, ...]:
         if key not in tensors:
-            raise UserError(f"{path}: has no {key}: it is no checkpoint of {kind}; it has {ascii(list(tensors)[:3])[:150]}")
+            has = ascii(list(tensors)[:3])[:150]
+            raise UserError(f"{path}: has no {key}, so it is no checkpoint of {kind}; it has {has}, …")
         if len(tensors[key].shape) != axes:
             raise UserError(f"{path}: {key} has shape {tensors[key].shape}, but {kind} has {axes} axes there")
         return tensors[key].shape
@@ -152,7 +153,8 @@ def _decoder(path: str | Path | None) -> list[str]:
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{path}: not a model_config.yaml of HaMeR or WiLoR ({' '.join(str(error).split())})") from None
     if focal * 256 != CAMERA_PX * size:
-        raise UserError(f"{path}: EXTRA.FOCAL_LENGTH {focal} for crops of {size} px; only {CAMERA_PX:.0f} for 256 is known")
+        known = f"{CAMERA_PX:.0f} for crops of 256 px"
+        raise UserError(f"{path}: EXTRA.FOCAL_LENGTH is {focal} for crops of {size} px; only {known} is known")
     return [f"model.hamer.{key}={value}" for key, value in found.items() if value is not None]
 
 

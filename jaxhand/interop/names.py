@@ -40,7 +40,7 @@ def _positions(x: np.ndarray) -> np.ndarray:
     return x[0, 1:] + x[0, :1]
 
 
-# Ours: theirs, and what becomes of a layer's `weight` (or of a parameter that is no layer's). {} counts what is stacked.
+# Ours: theirs, and what becomes of a layer's `weight`, or of a parameter that is no layer's. {} counts what is stacked.
 BACKBONE = {
     "positions": ("pos_embed", _positions),
     "patch_embed/proj": ("patch_embed.proj", _conv),

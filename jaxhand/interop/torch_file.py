@@ -1,4 +1,4 @@
-"""What `torch.save` wrote, without PyTorch: the zip archive is read here, its pickle runs nothing, tensors stay on disk.
+"""What `torch.save` wrote, read without PyTorch: its pickle runs nothing, and tensors stay on disk until asked for.
 
 The archive holds a pickle, data.pkl, in which a tensor is a call with the number of a storage, and the bytes of each
 storage uncompressed as a member of its own, data/NUMBER.
