@@ -1,11 +1,20 @@
 """HaMeR and WiLoR at a tiny size: a config, a hand, batches, and parameters from PyTorch's names."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxhand.config import Config, load
 from jaxhand.hand.skinned import SkinnedHand
+from jaxhand.models.hamer import mean_hand
 
+# Compiles several times as fast
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
 GOLDEN_SIZES = (  # of the golden files
     *("data.image_size=256", "model.vit.width=64", "model.vit.depth=2", "model.vit.heads=4"),
     *("model.hamer.width=48", "model.hamer.depth=2", "model.hamer.heads=2", "model.hamer.head_width=16"),
@@ -39,6 +48,23 @@ def toy_hand(vertices: int = 40) -> SkinnedHand:
     }
     numbers = {name: value.astype(np.float32) for name, value in numbers.items()}
     return SkinnedHand(name="builtin", side="right", growth=0.0, faces=faces, **numbers)
+
+
+def build(model_class, config: Config, hand: SkinnedHand, seed: int = 0) -> nnx.Module:
+    """A model whose parameters NumPy draws: nothing is compiled for it."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name, shape = path[-1].key, leaf.shape
+        small = 0.01 if path[-2].key.startswith("dec") else 1.0  # what reads out a hand says little
+        spread = {"kernel": small / np.sqrt(shape[-2]) if len(shape) > 1 else 1.0, "positions": 0.02}.get(name, 0.1)
+        return jnp.asarray(rng.normal(name in ("scale", "var"), spread, shape), leaf.dtype)
+
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: model_class(config, hand, nnx.Rngs(0))))
+    model = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state)))
+    holder = model.mano_head if hasattr(model, "mano_head") else model.backbone
+    holder.init_hand_pose, holder.init_betas, holder.init_cam = mean_hand(config.model.hamer.init, hand)
+    return model
 
 
 def make_batch(rows: int, size: int, seed: int = 0) -> dict:
@@ -93,7 +119,51 @@ def put_backbone(model, values: dict) -> None:
     put(model, "backbone.patch_embed.proj", values, "backbone.patch_embed.proj")
     put(model, "backbone.encoder.norm", values, "backbone.last_norm")
     for name in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        put(model, f"backbone.encoder.blocks.{name}", values, *(f"backbone.blocks.{i}.{name}" for i in range(2)))
+        keys = (f"backbone.blocks.{i}.{name}" for i in range(model.backbone.encoder.depth))
+        put(model, f"backbone.encoder.blocks.{name}", values, *keys)
+
+
+def put_hamer(model, values: dict) -> None:
+    """Give a `Hamer` the PyTorch weights of its transformer and head, and take them out of `values`."""
+    put_backbone(model, values)
+    layers = {
+        **{"self_attention.norm": "0.norm", "self_attention.to_qkv": "0.fn.to_qkv"},
+        **{"self_attention.to_out": "0.fn.to_out.0", "cross_attention.norm": "1.norm"},
+        **{"cross_attention.to_q": "1.fn.to_q", "cross_attention.to_kv": "1.fn.to_kv"},
+        **{"cross_attention.to_out": "1.fn.to_out.0", "feed_forward.norm": "2.norm"},
+        **{"feed_forward.fc1": "2.fn.net.0", "feed_forward.fc2": "2.fn.net.3"},
+    }
+    head = "mano_head.transformer"
+    for ours, theirs in layers.items():
+        keys = (f"{head}.transformer.layers.{i}.{theirs}" for i in range(model.mano_head.transformer.depth))
+        put(model, f"{head}.layers.{ours}", values, *keys)
+    put(model, f"{head}.to_token_embedding", values, f"{head}.to_token_embedding")
+    model.mano_head.transformer.pos_embedding[...] = values.pop(f"{head}.pos_embedding")
+    put_numbers(model.mano_head, "mano_head", values)
+
+
+def put_wilor(model, values: dict) -> None:
+    """Give a `Wilor` the PyTorch weights of its transformer and refinement, and take them out of `values`."""
+    put_backbone(model, values)
+    for name in ("pose_emb", "shape_emb", "cam_emb"):
+        put(model, f"backbone.{name}", values, f"backbone.{name}")
+    put_numbers(model.backbone, "backbone", values)
+    put(model, "refine_net.deconv.first", values, "refine_net.deconv.first_conv.0")
+    for chain, step in ((0, 0), (1, 0), (1, 1)):
+        for name, place in (("conv", 3 * step), ("norm", 3 * step + 1)):
+            ours, theirs = f"deconv.chains.{chain}.{step}.{name}", f"deconv.deconv.{chain}.{place}"
+            put(model, f"refine_net.{ours}", values, f"refine_net.{theirs}")
+            values.pop(f"refine_net.{theirs}.num_batches_tracked", None)
+    for name in ("dec_pose", "dec_shape", "dec_cam"):
+        put(model, f"refine_net.{name}", values, f"refine_net.{name}")
+
+
+def put_numbers(module, name: str, values: dict) -> None:
+    """Give a module that reads out a hand its layers and its mean hand."""
+    for layer in ("decpose", "decshape", "deccam"):
+        put(module, layer, values, f"{name}.{layer}")
+    for constant in ("init_hand_pose", "init_betas", "init_cam"):
+        getattr(module, constant)[...] = values.pop(f"{name}.{constant}")
 
 
 def golden(shared, name: str) -> tuple[dict, dict]:

@@ -18,6 +18,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: HamerConfig, context: int, dtype: str, rngs: nnx.Rngs):
+        self.depth = config.depth
         self.to_token_embedding = nnx.Linear(1, config.width, rngs=rngs)
         self.pos_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, config.width)))
         build = nnx.vmap(lambda key: Layer(config, context, jnp.dtype(dtype), nnx.Rngs(key)))

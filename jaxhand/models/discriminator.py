@@ -62,7 +62,7 @@ def judgements(discriminator: Discriminator, rotations, shape, real_rotations, r
         real: (B, R) 0 where there is no real hand.
 
     Returns:
-        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), which is a perfect 1 where there is no
+        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), 1 as it should be where there is no
         real hand.
     """
     made, R = rotations[:, 1:], real.shape[1]
