@@ -34,8 +34,8 @@ class Hamer(nnx.Module):
     """Colour crop → pose, shape and camera of a hand.
 
     Args:
-        config: `model.vit`, `model.hamer`, `model.dtype` of the products, `model.remat`; `data.image_size` is a multiple
-            of 4 patches, as the middle three quarters of the width are seen.
+        config: `model.vit`, `model.hamer`, `model.dtype` of the products, `model.remat`. `data.image_size` must be a
+            multiple of 4 patches: the middle three quarters of the width are seen.
         hand: whose mesh it is.
         rngs: draws the parameters.
     """
