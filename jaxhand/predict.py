@@ -49,7 +49,10 @@ def main() -> int:
     detect = boxes.detector(arguments.detector) if arguments.detector else None
     runtime.use_compilation_cache()
     predictor = Predictor(arguments.workdir)
+    if arguments.mesh not in (None, "none") and not predictor.config.has_mesh:
+        raise UserError(f"--mesh {arguments.mesh}: the model {predictor.config.model.name} has no mesh")
     output = _Output(arguments.out or arguments.workdir / "predictions", arguments.mesh)
+    guessed = 0
     try:
         for start in range(0, len(images), AT_ONCE):
             records, scores, photographs = [], [], []
@@ -58,8 +61,11 @@ def main() -> int:
                 hands = listed.get(os.path.realpath(path), boxes.NONE) if arguments.boxes else None
                 hands = detect(image) if detect else hands
                 depth = read_grey(arguments.depth[number], *image.shape[1::-1]) if arguments.depth else None
+                K = _camera(predictor, image, hands, arguments)
+                guessed += K is None
                 try:
-                    found = _records(predictor, image, hands, depth, arguments)
+                    where = (arguments.bbox, arguments.hand) if hands is None else (hands.boxes, hands.sides)
+                    found = predictor.records(image, *where, K, depth)
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from None
                 photographs.append((path, image, slice(len(records), len(records) + len(found))))
@@ -70,6 +76,8 @@ def main() -> int:
                 output.add(path, image, {key: values[rows] for key, values in predictions.items()})
     finally:
         output.finish()
+    if guessed:
+        print(f"the camera is not known of {guessed} images: distances are a guess; give --focal, --K or K in --boxes")
     return 0
 
 
@@ -101,18 +109,16 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _records(predictor: Predictor, image: np.ndarray, hands: boxes.Hands | None, depth, arguments) -> list:
-    """The hands of an image as what the predictor takes; without `hands` there is one, as the command line says."""
+def _camera(predictor: Predictor, image: np.ndarray, hands: boxes.Hands | None, arguments) -> np.ndarray | None:
+    """K (3, 3) of an image, as its boxes or else the command line say, or None."""
     K = None if hands is None else hands.K
     if K is None and arguments.K:
         fx, fy, cx, cy = arguments.K
         K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    if K is None and arguments.focal:
+    elif K is None and arguments.focal:
         K = predictor.rule.camera(*image.shape[1::-1])
         K[0, 0] = K[1, 1] = arguments.focal
-    if hands is None:
-        return predictor.records(image, arguments.bbox, arguments.hand, K, depth)
-    return predictor.records(image, hands.boxes, hands.sides, K, depth)
+    return K
 
 
 class _Output:

@@ -7,7 +7,6 @@ z forward). glTF demands metres and y up, so a GLB is turned half around x; view
 from pathlib import Path
 
 import numpy as np
-import trimesh
 
 from jaxhand.config import UserError
 
@@ -25,6 +24,8 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     Raises:
         UserError: the file cannot be written.
     """
+    import trimesh  # here: it takes half a second, which only those pay who write meshes
+
     path, scene = Path(path), trimesh.Scene()
     for name, (vertices, faces) in meshes.items():
         mesh = trimesh.Trimesh(vertices, faces, process=False)

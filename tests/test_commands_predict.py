@@ -1,0 +1,255 @@
+"""`predict` on the tiny run and on a model with a mesh: what it prints, writes and refuses."""
+
+import json
+import re
+import shutil
+import types
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import trimesh
+
+from jaxhand import config as configs
+from jaxhand import models, predict
+from jaxhand.hand.skeleton import JOINT_NAMES
+from jaxhand.training import predictor, step
+from jaxhand.training.sharding import make_mesh
+
+
+@pytest.fixture
+def finished(trained, copy_of):
+    """The run, without its optimizer: nothing here may need it."""
+    workdir = copy_of(trained)
+    for path in (workdir / "checkpoints").glob("*/optimizer"):
+        shutil.rmtree(path)
+    return workdir
+
+
+def read_joints(folder):
+    return json.loads((folder / "joints.json").read_text())["hands"]
+
+
+def arrays(hand):
+    return np.array(hand["joints_2d"]), np.array(hand["joints_3d"])
+
+
+def test_one_hand_an_image(finished, photographs, call):
+    images = [photographs / "images" / f"{i}.png" for i in range(3)]
+    code, output, errors = call(predict.main, finished, *images)
+    assert (code, errors) == (0, "")
+    folder = finished / "predictions"
+    content = json.loads((folder / "joints.json").read_text())
+    assert content["joint_names"] == list(JOINT_NAMES) and "mm" in content["units"]
+    for hand, image in zip(content["hands"], images, strict=True):
+        assert hand["image"] == str(image) and hand["hand"] == "right" and "score" not in hand
+        assert np.shape(hand["joints_2d"]) == (21, 2) and np.shape(hand["joints_3d"]) == (21, 3)
+        overlay = cv2.imread(str(folder / hand["overlay"]))
+        assert overlay.shape == (512, 512, 3)
+        assert f"{image} -> {folder / hand['overlay']}" in output
+        pixels = np.array(hand["joints_3d"]) @ np.array(hand["K"]).T  # the two agree about the camera
+        np.testing.assert_allclose(pixels[:, :2] / pixels[:, 2:], hand["joints_2d"], atol=0.1)
+    assert f"3 hands of 3 images -> {folder / 'joints.json'}" in output
+    assert "camera is not known" in output  # so distances are a guess
+    assert sorted(path.name for path in folder.iterdir()) == [f"{i}_joints.png" for i in range(3)] + ["joints.json"]
+
+
+def test_a_left_hand(finished, photographs, call, tmp_path):
+    """A mirrored image called left gives the mirrored hand."""
+    path, mirrored = photographs / "images" / "4.png", tmp_path / "left.png"
+    image = cv2.imread(str(path))
+    cv2.imwrite(str(mirrored), image[:, ::-1])
+    width = image.shape[1]
+    for bbox, mirrored_bbox in (((), ()), ((10, 12, 50, 60), (width - 1 - 50, 12, width - 1 - 10, 60))):
+        joints = {}
+        for hand, source, box in (("right", path, bbox), ("left", mirrored, mirrored_bbox)):
+            box = ("--bbox", *box) if box else ()
+            assert call(predict.main, finished, source, "--hand", hand, *box, "--out", tmp_path / hand)[0] == 0
+            [found] = read_joints(tmp_path / hand)
+            joints[hand] = arrays(found)
+        (pixels, points), (left_pixels, left_points) = joints["right"], joints["left"]
+        mirrored_pixels = np.stack([width - 1 - pixels[:, 0], pixels[:, 1]], axis=1)
+        np.testing.assert_allclose(left_pixels, mirrored_pixels, atol=0.011)  # the file has two digits
+        np.testing.assert_allclose(left_points, points * [-1, 1, 1], atol=0.011)
+
+
+def test_images_of_one_name(finished, photographs, call, tmp_path):
+    paths = []
+    for i, name in enumerate(["a/hand.png", "b/hand.png", "b/hand.jpg", "c/hand_2.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), cv2.imread(str(photographs / "images" / f"{i}.png")))
+        paths.append(path)
+    assert call(predict.main, finished, *paths)[0] == 0
+    hands = read_joints(finished / "predictions")
+    overlays = [hand["overlay"] for hand in hands]
+    assert len(set(overlays)) == 4 and all((finished / "predictions" / name).is_file() for name in overlays)
+    assert [hand["image"] for hand in hands] == [str(path) for path in paths]
+
+
+def test_more_images_than_are_read_at_once(finished, photographs, call, monkeypatch):
+    """In their order, and each as if it were alone."""
+    monkeypatch.setattr(predict, "AT_ONCE", 4)
+    images = [photographs / "images" / f"{i}.png" for i in range(11)]
+    assert call(predict.main, finished, *images)[0] == 0
+    together = read_joints(finished / "predictions")
+    assert call(predict.main, finished, images[9])[0] == 0
+    [alone] = read_joints(finished / "predictions")
+    for one, other in zip(arrays(together[9]), arrays(alone)):
+        np.testing.assert_allclose(one, other, atol=0.02)
+
+
+def test_boxes_of_several_hands_an_image(finished, photographs, call, tmp_path):
+    """The hands of a file; what is written is such a file again, and says the same."""
+    K = [[90.0, 0, 30], [0, 91.0, 33], [0, 0, 1]]
+    image, other, empty = (photographs / "images" / f"{i}.png" for i in (1, 2, 3))
+    entries = [
+        {"image": str(image), "bbox": [4, 5, 50, 55], "hand": "left", "K": K},
+        {"image": str(other), "bbox": [10.5, 8.25, 61, 50]},
+        {"image": str(image), "bbox": [20, 15, 60, 63], "K": K},
+    ]
+    boxes = tmp_path / "boxes.jsonl"
+    boxes.write_text("\n".join(map(json.dumps, entries)))
+    code, output, errors = call(predict.main, finished, image, empty, other, "--boxes", boxes, "--K", 70, 71, 31, 32)
+    assert (code, errors) == (0, "") and f"{empty}: no hand" in output and "camera" not in output
+    found = read_joints(finished / "predictions")
+    asked = [entries[0], entries[2], entries[1]]
+    for hand, entry in zip(found, asked, strict=True):
+        assert hand["image"] == entry["image"] and hand["bbox"] == entry["bbox"]
+        assert hand["hand"] == entry.get("hand", "right")
+        assert hand["K"] == entry.get("K", [[70, 0, 31], [0, 71, 32], [0, 0, 1]])
+    assert found[0]["overlay"] == found[1]["overlay"] != found[2]["overlay"]
+    assert call(predict.main, finished, "--boxes", finished / "predictions" / "joints.json", "--out", tmp_path)[0] == 0
+    assert [{**hand, "image": ""} for hand in read_joints(tmp_path)] == [{**hand, "image": ""} for hand in found]
+
+
+def test_a_detector_of_the_user(finished, photographs, call, tmp_path, monkeypatch):
+    detector = "def detect(image):\n    return [{'bbox': (3, 4, 40, 50), 'hand': 'left', 'score': 0.75}] * int(image[0, 0, 0])"
+    (tmp_path / "where_hands_are.py").write_text(detector)
+    monkeypatch.chdir(tmp_path)
+    for count in range(3):
+        image = cv2.imread(str(photographs / "images" / "0.png"))
+        image[0, 0] = count
+        cv2.imwrite(f"{count}.png", image)
+    arguments = ("0.png", "1.png", "2.png", "--detector", "where_hands_are:detect", "--focal", 80)
+    code, output, errors = call(predict.main, finished, *arguments)
+    assert (code, errors) == (0, "") and "0.png: no hand" in output
+    found = read_joints(finished / "predictions")
+    assert [hand["image"] for hand in found] == ["1.png", "2.png", "2.png"]
+    assert all(hand["hand"] == "left" and hand["score"] == 0.75 and hand["K"][1][1] == 80 for hand in found)
+
+
+def test_depth_is_read(finished, photographs, call):
+    images, depths = ([photographs / "images" / f"{i}{of}.png" for i in (5, 6)] for of in ("", "_depth"))
+    assert call(predict.main, finished, *images)[0] == 0
+    without = [arrays(hand)[1] for hand in read_joints(finished / "predictions")]
+    assert call(predict.main, finished, *images, "--depth", *depths)[0] == 0
+    for hand, other, file in zip(read_joints(finished / "predictions"), without, depths):
+        points = arrays(hand)[1]
+        assert np.abs(points - other).max() > 1
+        depth = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        assert depth[depth > 0].min() - 200 < points[:, 2].mean() < np.median(depth[depth > 0]) + 200
+
+
+@pytest.fixture
+def mesh_model(monkeypatch):
+    """A model with a mesh whose parameters are drawn, as the best of any run folder."""
+    sizes = ["data.image_size=64", "model.vit.width=32", "model.vit.depth=1", "model.vit.heads=2", "data.crop_rule=hamer"]
+    sizes += ["model.hamer.width=32", "model.hamer.depth=1", "model.hamer.heads=2", "model.hamer.head_width=16"]
+    config = configs.load(None, ["model.name=hamer", *sizes])
+    model = jax.jit(lambda: step.Tester._split(models.build(config)))()
+    best = types.SimpleNamespace(config=config, **model)
+    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.Tester(config, make_mesh()), best))
+    return config
+
+
+@pytest.mark.parametrize("kinds", [(), ("--mesh", "obj"), ("--mesh", "none")])
+def test_meshes(mesh_model, photographs, call, tmp_path, kinds):
+    """Two hands in a file, closed and outward, where the joints are; GLB in metres with y up."""
+    image = photographs / "images" / "0.png"
+    entries = [{"image": str(image), "bbox": [4, 5, 40, 45], "hand": side} for side in ("right", "left")]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    code, _, errors = call(predict.main, tmp_path, "--boxes", tmp_path / "boxes.json", "--focal", 90, *kinds)
+    assert (code, errors) == (0, "")
+    folder = tmp_path / "predictions"
+    hands = read_joints(folder)
+    assert cv2.imread(str(folder / hands[0]["mesh_overlay"])).shape == (512, 512, 3)
+    written = {"obj", "glb"} if not kinds else {kinds[1]} - {"none"}
+    assert {key for key in ("obj", "glb") if key in hands[0]} == written
+    assert len(list(folder.iterdir())) == 3 + len(written)
+    for kind in written:
+        meshes = trimesh.load_scene(folder / hands[0][kind], **({"split_objects": True} if kind == "obj" else {}))
+        assert sorted(meshes.geometry) == ["left_1", "right_0"]
+        for name, mesh in meshes.geometry.items():
+            hand = hands[int(name[-1])]
+            mesh = trimesh.Trimesh(mesh.vertices, mesh.faces)
+            assert mesh.is_watertight and 5e4 < mesh.volume * (1e9 if kind == "glb" else 1) < 1e6  # mm3
+            points = np.array(hand["joints_3d"]) * ([1e-3, -1e-3, -1e-3] if kind == "glb" else 1)
+            low, high = mesh.bounds
+            size = (high - low).max()
+            assert (points > low - 0.05 * size).all() and (points < high + 0.05 * size).all()
+    right, left = hands
+    mirror = np.tile([1, -1, -1], 16)
+    assert np.shape(right["mano_pose"]) == (48,) and np.shape(left["mano_shape"]) == (10,)
+    assert np.sign(right["mano_pose"]) @ (np.sign(left["mano_pose"]) * mirror) > 30  # crops differ but a little
+    assert np.shape(right["camera_translation"]) == (3,)
+
+
+def refused(call, *arguments):
+    code, output, errors = call(predict.main, *arguments)
+    assert code == 2 and re.fullmatch(r"error: [^\n]+\n", errors), errors
+    return errors
+
+
+def test_what_is_refused(finished, photographs, call, tmp_path):
+    image = photographs / "images" / "0.png"
+    assert "no.png does not exist" in refused(call, finished, tmp_path / "no.png")
+    (tmp_path / "text.png").write_text("not an image")
+    assert "text.png is not an image" in refused(call, finished, image, tmp_path / "text.png")
+    assert "--bbox must be" in refused(call, finished, image, "--bbox", 9, 9, 3, 20)
+    assert f"{image}: the box" in refused(call, finished, image, "--bbox", 90, 9, 99, 20)
+    assert "--focal must be positive" in refused(call, finished, image, "--focal", 0)
+    assert "--K must be FX FY CX CY" in refused(call, finished, image, "--K", 0, 1, 2, 3)
+    assert "name a photograph" in refused(call, finished)
+    assert "--depth must name a file for each of the 1 images" in refused(call, finished, image, "--depth", image, image)
+    assert "is not a 16-bit grey PNG" in refused(call, finished, image, "--depth", image)
+    assert "model dense has no mesh" in refused(call, finished, image, "--mesh", "obj")
+    (tmp_path / "file").write_text("")
+    assert "cannot write to" in refused(call, finished, image, "--out", tmp_path / "file")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('[{"image": "other.png", "bbox": [1, 2, 3')
+    assert f"{boxes}:1: not valid JSON" in refused(call, finished, image, "--boxes", boxes)
+    boxes.write_text('[{"image": "other.png", "bbox": [1, 2, 3, 4]}]')
+    assert f"{boxes} has no hand of {image}" in refused(call, finished, image, "--boxes", boxes)
+    assert "--hand is for one hand an image" in refused(call, finished, image, "--boxes", boxes, "--hand", "left")
+    assert "must be module:function" in refused(call, finished, image, "--detector", "hands")
+
+
+def test_what_was_predicted_before_an_error_is_kept(finished, photographs, call, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    (tmp_path / "text.png").write_text("not an image")
+    images = [photographs / "images" / f"{i}.png" for i in range(2)]
+    assert "text.png is not an image" in refused(call, finished, *images, tmp_path / "text.png")
+    assert [hand["image"] for hand in read_joints(finished / "predictions")] == list(map(str, images))
+
+
+def test_a_full_disk(finished, photographs, call, disk_of):
+    disk = disk_of("16k")
+    line = refused(call, finished, photographs / "images" / "0.png", "--out", disk / "out")
+    assert re.search(r"cannot write .*/out/.*: No space left", line)
+
+
+def test_a_broken_model(finished, photographs, call, monkeypatch):
+    """Its joints are not finite: said, and no file holds a NaN."""
+    load_best = predictor.load_best
+
+    def broken(workdir):
+        tester, best = load_best(workdir)
+        best.params["stem"]["kernel"] = best.params["stem"]["kernel"] * np.nan
+        return tester, best
+
+    monkeypatch.setattr(predictor, "load_best", broken)
+    image = photographs / "images" / "0.png"
+    assert f"{image}: the predicted joints are not finite" in refused(call, finished, image)
+    assert not (finished / "predictions" / "joints.json").exists()
