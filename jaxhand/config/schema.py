@@ -81,9 +81,10 @@ class HamerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """What `fast_mesh` adds."""
+    """What `fast_mesh` adds to the network of "dense"."""
 
-    widths: str = "256,128,64"  # channels of the joints' tokens and of the finer ones
+    widths: str = "256,128,64"  # channels of 21, 84, 336 tokens; as many stages as there are numbers
+    heads: int = 4  # of the attention
 
 
 @dataclasses.dataclass(frozen=True)
