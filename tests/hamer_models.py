@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxhand.config import Config, load
 from jaxhand.hand.skinned import SkinnedHand
+from jaxhand.interop import names
 from jaxhand.models.hamer import mean_hand
 
 # Compiles several times as fast
@@ -86,84 +87,18 @@ def make_batch(rows: int, size: int, seed: int = 0) -> dict:
     }
 
 
-def put(model: nnx.Module, path: str, values: dict, *keys: str) -> None:
-    """Give a layer at a dotted path the PyTorch weights (of several layers: stacked) under `keys`."""
-    layer = model
-    for name in path.split("."):
-        layer = layer[int(name)] if name.isdecimal() else getattr(layer, name)
-    for ours, theirs in (("kernel", "weight"), ("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"),
-                         ("var", "running_var")):
-        variable = getattr(layer, ours, None)
-        if variable is None or f"{keys[0]}.{theirs}" not in values:
-            continue
-        taken = [values.pop(f"{key}.{theirs}") for key in keys]
-        if ours == "kernel":
-            taken = [_kernel(array, variable[...].ndim - (len(keys) > 1)) for array in taken]
-        array = np.stack(taken) if len(keys) > 1 else taken[0]
-        assert array.shape == variable.shape, (path, array.shape, variable.shape)
-        variable[...] = array
+def put(model: nnx.Module, kind: str, weights: dict) -> None:
+    """Give a model the weights of a PyTorch checkpoint, and take them out of `weights`."""
+    def of(path, leaf):
+        source = names.sources(kind, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape)
+        taken = [source.change(weights.pop(key)) for key in source.keys]
+        array = np.stack(taken) if source.stacked else taken[0]
+        assert array.shape == leaf.shape, (source.keys, array.shape, leaf.shape)
+        return jnp.asarray(array)
 
-
-def _kernel(weight, rank: int):
-    if weight.ndim == 2:
-        return weight.T
-    if rank == 4:  # transposed convolution (in, out, h, w), turned by half a turn
-        return weight.transpose(2, 3, 0, 1)[::-1, ::-1]
-    return weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))  # convolution (out, in, h, w)
-
-
-def put_backbone(model, values: dict) -> None:
-    """Give `model.backbone` the PyTorch weights of HaMeR's transformer, and take them out of `values`."""
-    positions = values.pop("backbone.pos_embed")[0]
-    model.backbone.positions[...] = positions[1:] + positions[:1]
-    put(model, "backbone.patch_embed.proj", values, "backbone.patch_embed.proj")
-    put(model, "backbone.encoder.norm", values, "backbone.last_norm")
-    for name in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        keys = (f"backbone.blocks.{i}.{name}" for i in range(model.backbone.encoder.depth))
-        put(model, f"backbone.encoder.blocks.{name}", values, *keys)
-
-
-def put_hamer(model, values: dict) -> None:
-    """Give a `Hamer` the PyTorch weights of its transformer and head, and take them out of `values`."""
-    put_backbone(model, values)
-    layers = {
-        **{"self_attention.norm": "0.norm", "self_attention.to_qkv": "0.fn.to_qkv"},
-        **{"self_attention.to_out": "0.fn.to_out.0", "cross_attention.norm": "1.norm"},
-        **{"cross_attention.to_q": "1.fn.to_q", "cross_attention.to_kv": "1.fn.to_kv"},
-        **{"cross_attention.to_out": "1.fn.to_out.0", "feed_forward.norm": "2.norm"},
-        **{"feed_forward.fc1": "2.fn.net.0", "feed_forward.fc2": "2.fn.net.3"},
-    }
-    head = "mano_head.transformer"
-    for ours, theirs in layers.items():
-        keys = (f"{head}.transformer.layers.{i}.{theirs}" for i in range(model.mano_head.transformer.depth))
-        put(model, f"{head}.layers.{ours}", values, *keys)
-    put(model, f"{head}.to_token_embedding", values, f"{head}.to_token_embedding")
-    model.mano_head.transformer.pos_embedding[...] = values.pop(f"{head}.pos_embedding")
-    put_numbers(model.mano_head, "mano_head", values)
-
-
-def put_wilor(model, values: dict) -> None:
-    """Give a `Wilor` the PyTorch weights of its transformer and refinement, and take them out of `values`."""
-    put_backbone(model, values)
-    for name in ("pose_emb", "shape_emb", "cam_emb"):
-        put(model, f"backbone.{name}", values, f"backbone.{name}")
-    put_numbers(model.backbone, "backbone", values)
-    put(model, "refine_net.deconv.first", values, "refine_net.deconv.first_conv.0")
-    for chain, step in ((0, 0), (1, 0), (1, 1)):
-        for name, place in (("conv", 3 * step), ("norm", 3 * step + 1)):
-            ours, theirs = f"deconv.chains.{chain}.{step}.{name}", f"deconv.deconv.{chain}.{place}"
-            put(model, f"refine_net.{ours}", values, f"refine_net.{theirs}")
-            values.pop(f"refine_net.{theirs}.num_batches_tracked", None)
-    for name in ("dec_pose", "dec_shape", "dec_cam"):
-        put(model, f"refine_net.{name}", values, f"refine_net.{name}")
-
-
-def put_numbers(module, name: str, values: dict) -> None:
-    """Give a module that reads out a hand its layers and its mean hand."""
-    for layer in ("decpose", "decshape", "deccam"):
-        put(module, layer, values, f"{name}.{layer}")
-    for constant in ("init_hand_pose", "init_betas", "init_cam"):
-        getattr(module, constant)[...] = values.pop(f"{name}.{constant}")
+    nnx.update(model, jax.tree_util.tree_map_with_path(of, nnx.to_pure_dict(nnx.state(model))))
+    for key in [key for key in weights if key.endswith("num_batches_tracked")]:
+        del weights[key]
 
 
 def golden(shared, name: str) -> tuple[dict, dict]:

@@ -13,7 +13,7 @@ from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.models import discriminator
 from jaxhand.models.hamer import Hamer, mean_hand, real_hands, visible, vit_arguments
 from jaxhand.training import losses, mesh_losses, optimizer
-from tests.hamer_models import build, close, config, golden, make_batch, put_hamer, quick_jit, toy_hand
+from tests.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
 
 SMALL = ("data.image_size=64", "model.vit.width=16", "model.hamer.width=16")
 RELEASED_TURN = (1.0, 0.0, 0.0, -1.0000005, 0.0, 1.5e-7)  # HaMeR's mean_params.npz of the whole hand: a2 is nearly -a1
@@ -35,7 +35,7 @@ def released(shared, hand):
     """The golden network, the golden inputs and outputs, and what the network says."""
     weights, data = golden(shared, "hamer_tiny.npz")
     model = build(Hamer, config("hamer"), hand)
-    put_hamer(model, weights)
+    put(model, "hamer", weights)
     assert not weights, "every weight has a place"
     return model, data, run(model, data)
 

@@ -12,7 +12,7 @@ from jaxhand.hand.rotations import rotation_6d_to_matrix
 from jaxhand.models.hamer import visible
 from jaxhand.models.wilor import Wilor
 from jaxhand.training import losses
-from tests.hamer_models import build, close, config, golden, make_batch, put_wilor, quick_jit, toy_hand
+from tests.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
 
 SMALL = ("data.image_size=64", "model.vit.width=16")
 
@@ -23,7 +23,7 @@ def released(shared):
     weights, data = golden(shared, "wilor_tiny.npz")
     data |= golden(shared, "hamer_tiny.npz")[1] | data  # the images are HaMeR's
     model = build(Wilor, config("wilor"), toy_hand())
-    put_wilor(model, weights)
+    put(model, "wilor", weights)
     assert not weights, "every weight has a place"
     graphdef, state = nnx.split(model)
 
