@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -142,6 +143,9 @@ def test_weak_cameras_put_hands_at_their_places(stub, rule):
         origin = HAND.template[-16]  # it turns about its wrist
         expected = ((BALL.vertices - origin) @ turns[i].T + origin) @ mirror + PLACES[i]
         np.testing.assert_allclose(found["vertices"][i], expected, atol=0.02)
+        turn = cv2.Rodrigues(found["mano_pose"][i, :3].astype(float))[0]  # of a left hand: of the left hand's own mesh
+        posed = ((BALL.vertices - origin) @ mirror @ turn.T + origin @ mirror) + found["camera_translation"][i]
+        np.testing.assert_allclose(found["vertices"][i], posed, atol=0.02)
         mesh = trimesh.Trimesh(found["vertices"][i], found["faces"][i], process=False)
         assert mesh.is_watertight and mesh.volume > 0  # outward, of left hands too
 
