@@ -116,7 +116,8 @@ class Parameter(Call):
 def test_anything_else_is_refused_by_its_name(tmp_path, module, name):
     target = tmp_path / "owned"
     save(tmp_path / "a.pt", {"x": Call(named(module, name), (f"touch {target}",))})
-    with pytest.raises(UserError, match=rf"^{tmp_path}/a.pt: data.pkl: wants to run .*{module}.{name}: refused") as error:
+    refused = rf"^{tmp_path}/a.pt: data.pkl: wants to run .*{module}.{name}: refused"
+    with pytest.raises(UserError, match=refused) as error:
         torch_file.read(tmp_path / "a.pt")
     assert "\n" not in str(error.value) and not target.exists()
 

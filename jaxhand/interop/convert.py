@@ -173,7 +173,7 @@ def _check(path: Path, kind: str, tensors: dict, plan: dict, wanted: dict) -> No
     missing = [key for source in plan.values() for key in source.keys if key not in tensors]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"{path}: {', '.join(missing[:3])}{more} missing, which {kind} of {_sizes_line(wanted)} needs")
+        raise UserError(f"{path}: {', '.join(missing[:3])}{more} missing, which {kind} needs")
     for place, source in plan.items():
         shape = wanted[place].shape[source.stacked :]
         for key in source.keys:
@@ -183,10 +183,6 @@ def _check(path: Path, kind: str, tensors: dict, plan: dict, wanted: dict) -> No
                 fits = False
             if not fits:
                 raise UserError(f"{path}: {key} {tensors[key].shape} does not fit {place[1]} {shape} of the model")
-
-
-def _sizes_line(wanted: dict) -> str:
-    return f"{sum(math.prod(leaf.shape) for leaf in wanted.values()) / 1e6:.1f} M numbers"
 
 
 def _read(path: Path, tensors: dict[str, Tensor], source: names.Source, shape: tuple[int, ...]) -> np.ndarray:
