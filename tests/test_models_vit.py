@@ -87,7 +87,7 @@ def test_equal_to_a_plain_one(tiny):
     cut = [image[0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].ravel() for i in range(4) for j in range(3)]
     x = linear(np.float64(cut), params["patch_embed"]["proj"]) + params["positions"]  # (12, 32)
     for i in range(TINY.depth):
-        p = jax.tree.map(lambda leaf: leaf[i], params["encoder"]["blocks"])
+        p = jax.tree.map(lambda leaf, i=i: leaf[i], params["encoder"]["blocks"])
         qkv = linear(norm(x, p["norm1"]), p["attn"]["qkv"]).reshape(12, 3, 4, 8)
         heads = []
         for query, key, value in qkv.transpose(2, 1, 0, 3):  # (12, 8) each
