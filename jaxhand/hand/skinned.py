@@ -61,32 +61,58 @@ def forward(hand: SkinnedHand, rotations: jax.Array, shape: jax.Array, translati
         translation: (..., 3) mm, added to every point.
     """
     lead = jnp.broadcast_shapes(rotations.shape[:-3], shape.shape[:-1])
-    rotations, shape = jnp.broadcast_to(rotations, (*lead, 16, 3, 3)), jnp.broadcast_to(shape, (*lead, 10))
-    turns = (rotations[..., 1:, :, :] - jnp.eye(3, dtype=rotations.dtype)).reshape(*lead, 135)
-    directions = np.concatenate([hand.shape_dirs, hand.pose_dirs], -1).swapaxes(0, 1)  # (3, P, 145)
-    # The coordinate comes before the point: sums over points then run along memory.
-    rest = hand.template.T + jnp.einsum(
-        "...n,cpn->...cp", jnp.concatenate([shape, turns], -1), directions, precision="highest"
-    )
-    rest = rest * (1 + hand.growth * shape[..., :1, None])  # (..., 3, P)
+    rotations = jnp.broadcast_to(rotations, (*lead, NUM_JOINTS, 3, 3)).reshape(-1, NUM_JOINTS, 3, 3)
+    shape = jnp.broadcast_to(shape, (*lead, 10)).reshape(-1, 10)
+    rest = _rest(hand, rotations, shape)
     turned, at = _chain(rotations, rest[..., -NUM_JOINTS:])
-    surface = rest[..., :-NUM_JOINTS]  # (..., 3, V + 5)
-    move = at - jnp.einsum("...cdj,...dj->...cj", turned, rest[..., -NUM_JOINTS:], precision="highest")
-    maps = jnp.concatenate([turned, move[..., None, :]], -2)  # (..., 3, 4, 16)
-    maps = jnp.einsum("...cdj,pj->...cdp", maps, hand.weights, precision="highest")
-    surface = jnp.sum(maps[..., :3, :] * surface[..., None, :, :], -2) + maps[..., 3, :]  # (..., 3, V + 5)
-    points = jnp.concatenate([surface, at], -1).swapaxes(-1, -2)  # (..., P, 3)
-    if translation is not None:
-        points = points + translation[..., None, :]
-    vertices = hand.num_vertices
-    return Posed(points[..., :vertices, :], points[..., vertices:, :][..., _OURS, :])
+    surface = _skin(hand.weights, rest, turned, at)
+    joints = jnp.concatenate([surface[..., hand.num_vertices :], at], -1)[..., _OURS]
+    if translation is None:
+        translation = np.zeros(3, np.float32)
+
+    def points(coordinates):
+        return coordinates.swapaxes(1, 2).reshape(*lead, coordinates.shape[-1], 3) + translation[..., None, :]
+
+    return Posed(points(surface[..., : hand.num_vertices]), points(joints))
+
+
+# Below coordinates come before points: (N, 3, P). What is done to many points then runs along memory.
+
+
+def _rest(hand, rotations, shape):
+    """All points before the joints turn, (N, 3, P): one product for shape and pose, joints included."""
+    turns = (rotations[:, 1:] - jnp.eye(3, dtype=rotations.dtype)).reshape(-1, 135)
+    directions = np.concatenate([hand.shape_dirs, hand.pose_dirs], -1).swapaxes(0, 1).reshape(-1, 145)
+    moved = jnp.matmul(jnp.concatenate([shape, turns], -1), directions.T, precision="highest")
+    rest = (hand.template.T.reshape(-1) + moved).reshape(-1, 3, len(hand.template))  # (N, 3, P)
+    return rest if hand.growth == 0 else rest * (1 + hand.growth * shape[:, :1, None])
 
 
 def _chain(rotations, rest):
-    """Turns (..., 3, 3, 16) and places (..., 3, 16) of the joints, from their turns (..., 16, 3, 3) and rest places."""
-    turned, at = [rotations[..., 0, :, :]], [rest[..., 0]]
-    for joint, parent in list(enumerate(PARENTS))[1:]:
-        offset = rest[..., joint] - rest[..., parent]
-        at.append(at[parent] + jnp.einsum("...cd,...d->...c", turned[parent], offset, precision="highest"))
-        turned.append(jnp.matmul(turned[parent], rotations[..., joint, :, :], precision="highest"))
-    return jnp.stack(turned, -1), jnp.stack(at, -1)
+    """How the joints are turned, (N, 3, 3, 16), and where they come to be, (N, 3, 16).
+
+    From their turns (N, 16, 3, 3) and places at rest (N, 3, 16): five digits of three joints hang on the wrist.
+    """
+    ends = rest[..., 1:].reshape(-1, 3, 5, 3)  # the last axis runs along the digit
+    wrist = jnp.broadcast_to(rest[..., :1, None], (*ends.shape[:3], 1))
+    bones = jnp.moveaxis(ends - jnp.concatenate([wrist, ends[..., :-1]], -1), 1, -1)  # (N, 5, 3, 3)
+    steps = jnp.concatenate([rotations[:, 1:].reshape(-1, 5, 3, 3, 3), bones[..., None]], -1)  # (N, 5, 3, 3, 4)
+    turn, place = rotations[:, :1], rest[:, None, :, 0]  # (N, 1, 3, 3), (N, 1, 3)
+    turns, places = [], []
+    for level in range(3):
+        step = jnp.matmul(turn, steps[:, :, level], precision="highest")  # (N, 5, 3, 4)
+        turn, place = step[..., :3], place + step[..., 3]
+        turns.append(turn)
+        places.append(place)
+    turns = jnp.concatenate([rotations[:, :1], jnp.stack(turns, 2).reshape(-1, 15, 3, 3)], 1)
+    places = jnp.concatenate([rest[:, None, :, 0], jnp.stack(places, 2).reshape(-1, 15, 3)], 1)
+    return jnp.moveaxis(turns, 1, -1), jnp.moveaxis(places, 1, -1)
+
+
+def _skin(weights, rest, turned, at):
+    """Vertices and tips (N, 3, V + 5), each carried by a weighted sum of the motions of the joints."""
+    x, y, z = (rest[:, None, axis, :-NUM_JOINTS] for axis in range(3))
+    shift = at - jnp.sum(turned * rest[:, None, :, -NUM_JOINTS:], 2)  # (N, 3, 16)
+    # Four products, since XLA:CPU takes twice as long for one of (N * 12, 16) whose parts are then added up.
+    mix = functools.partial(jnp.matmul, b=weights.T, precision="highest")
+    return mix(turned[:, :, 0]) * x + mix(turned[:, :, 1]) * y + mix(turned[:, :, 2]) * z + mix(shift)
