@@ -179,7 +179,7 @@ class _Chumpy(pickles.Stand):
 
 
 class _Select(pickles.Stand):
-    """chumpy.reordering.Select: some of an array's numbers in another shape; the files' first components of the shape."""
+    """chumpy.reordering.Select: some numbers of an array in another shape, as the first shape directions of more."""
 
     def made(self, make):
         numbers = make(self.state["a"]).ravel()[make(self.state["idxs"])]
