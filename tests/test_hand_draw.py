@@ -6,7 +6,7 @@ import trimesh
 
 from jaxhand.config import UserError
 from jaxhand.hand import mesh_files
-from jaxhand.hand.draw import SKIN, draw_mesh
+from jaxhand.hand.draw import MESH_COLOR, draw_mesh
 
 K = np.array([[100.0, 0, 31.5], [0, 100.0, 23.5], [0, 0, 1]])
 
@@ -24,7 +24,7 @@ def test_a_square_covers_its_pixels():
     changed = (drawn != image).any(-1)
     rows, columns = np.nonzero(changed)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (19, 28, 27, 36)
-    np.testing.assert_allclose(drawn[24, 32], np.multiply(SKIN, 0.9), atol=1)
+    np.testing.assert_allclose(drawn[24, 32], np.multiply(MESH_COLOR, 0.6 + 0.6 * 0.72), atol=1)
     assert changed[19:29, 27:37].all() and np.abs(drawn[20:28, 28:36].astype(int) - drawn[24, 32]).max() <= 2
     half = draw_mesh(image, *square(0, 0, 500, 25), K, alpha=0.5)
     np.testing.assert_allclose(half[24, 32], (drawn[24, 32] + 100.0) / 2, atol=1)

@@ -11,7 +11,8 @@ from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, WRIST_C
 
 _SUBPIXEL = 4  # cv2 draws at 1/16 px
 _FINER = 2  # a mesh is drawn so many times larger, then averaged: smooth edges
-SKIN = (224, 178, 146)  # RGB
+MESH_COLOR = (172, 196, 232)  # RGB, unlike skin
+_LIGHT = np.array([-0.35, -0.6, -0.72])  # where it comes from: above, left, and behind the camera
 
 
 def draw_skeleton(image, keypoints_2d, *, scale: int = 4, valid=None) -> np.ndarray:
@@ -40,8 +41,7 @@ def draw_skeleton(image, keypoints_2d, *, scale: int = 4, valid=None) -> np.ndar
 def draw_mesh(image, vertices, faces, K, *, scale: int = 1, alpha: float = 0.85) -> np.ndarray:
     """The image (H, W, 3) uint8, `scale` times larger, under a shaded mesh that it shines through a little.
 
-    Triangles are painted from far to near, lit from the camera and a little from above. One with a corner behind the
-    camera is left out.
+    Triangles are painted from far to near, lit from above the camera. One with a corner behind the camera is left out.
 
     Args:
         image: (H, W, 3) uint8.
@@ -51,21 +51,18 @@ def draw_mesh(image, vertices, faces, K, *, scale: int = 1, alpha: float = 0.85)
         scale: how many times larger.
         alpha: how much of the mesh is seen, 0 to 1.
     """
-    canvas, faces = upscale(image, scale), np.asarray(faces)
-    vertices = np.asarray(vertices, np.float64)
+    canvas, vertices, faces = upscale(image, scale), np.asarray(vertices, np.float64), np.asarray(faces)
     faces = faces[(vertices[faces][..., 2] > 1).all(-1)]
-    corners = vertices[faces]  # (F, 3, 3)
-    faces, corners = (array[np.argsort(-corners[..., 2].mean(-1))] for array in (faces, corners))
-    pixels = (project(corners, K) + 0.5) * scale * _FINER  # (F, 3, 2) from the canvas's corner
-    low, high = (np.clip(edge, 0, np.multiply(image.shape[1::-1], scale)) for edge in (
-        np.floor(pixels.min((0, 1), initial=np.inf) / _FINER), np.ceil(pixels.max((0, 1), initial=0) / _FINER)
-    ))  # fmt: skip
-    if not (low < high).all():
+    corners, normals = _quartered(vertices[faces]), _quartered(_normals(vertices, faces)[faces])  # (4 F, 3, 3)
+    order = np.argsort(-corners[..., 2].mean(-1))
+    pixels = (project(corners[order], K) + 0.5) * scale * _FINER  # (4 F, 3, 2) from the canvas's corner
+    low, high = pixels.min((0, 1), initial=np.inf) / _FINER, pixels.max((0, 1), initial=0) / _FINER
+    (x0, y0), (x1, y1) = np.clip([np.floor(low), np.ceil(high)], 0, np.multiply(image.shape[1::-1], scale)).astype(int)
+    if x0 >= x1 or y0 >= y1:
         return canvas
-    (x0, y0), (x1, y1) = low.astype(int), high.astype(int)
     painted = np.zeros(((y1 - y0) * _FINER, (x1 - x0) * _FINER, 4), np.float32)
     points = np.clip((pixels - (x0 * _FINER, y0 * _FINER) - 0.5) * 2**_SUBPIXEL, -(2**24), 2**24)
-    for triangle, color in zip(np.round(points).astype(np.int32), _shades(vertices, faces)):
+    for triangle, color in zip(np.round(points).astype(np.int32), _shades(corners[order], normals[order])):
         cv2.fillConvexPoly(painted, triangle, (*color, 1.0), cv2.LINE_8, _SUBPIXEL)
     painted = cv2.resize(painted, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
     part = canvas[y0:y1, x0:x1]
@@ -73,20 +70,29 @@ def draw_mesh(image, vertices, faces, K, *, scale: int = 1, alpha: float = 0.85)
     return canvas
 
 
-def _shades(vertices, faces):
-    """Colours (F, 3) of triangles, lit along the rays of the camera and from above, smooth over their edges."""
+def _normals(vertices, faces):
+    """Normals (V, 3) at the vertices, not of unit length: of the faces around, by their area."""
     corners = vertices[faces]  # (F, 3, 3)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (F, 3), as long as the area
-    smooth = np.zeros_like(vertices)
+    of_faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(vertices)
     for corner in range(3):
-        np.add.at(smooth, faces[:, corner], normals)
-    normals = smooth[faces].mean(1)
-    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
-    rays = corners.mean(1)
+        np.add.at(normals, faces[:, corner], of_faces)
+    return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+
+
+def _quartered(corners):
+    """Values (F, 3, C) at the corners of triangles → (4 F, 3, C) of their quarters: shades are smoother."""
+    a, b, c = corners.swapaxes(0, 1)
+    ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
+    return np.concatenate([np.stack(quarter, 1) for quarter in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
+
+
+def _shades(corners, normals):
+    """Colours (F, 3) of triangles with corners and normals (F, 3, 3); an inside, seen through an open wrist, is dark."""
+    normals, rays = normals.mean(1), corners.mean(1)
     facing = -(normals * rays).sum(-1) / np.linalg.norm(rays, axis=-1)
-    # The inside, seen through an open wrist, is darker.
-    light = 0.25 + 0.65 * np.abs(facing) + 0.15 * np.maximum(-normals[:, 1], 0) - 0.25 * (facing < 0)
-    return np.clip(light[:, None] * SKIN, 0, 255)
+    light = 0.2 + 0.4 * facing + 0.6 * np.maximum(normals @ _LIGHT, 0)
+    return np.clip(np.where(facing > 0, light, 0.2)[:, None] * MESH_COLOR, 0, 255)
 
 
 def upscale(image, scale: int) -> np.ndarray:
