@@ -99,9 +99,9 @@ def test_neighbours_are_heard_by_the_normalised_adjacency_with_loops():
 
 def test_a_joint_pools_what_it_moves():
     hand = pyramid()
-    graph = MeshGraph(hand, 3, (4,), rngs=nnx.Rngs(0))
+    graph = MeshGraph(hand, 3, (6, 4), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 3))
-    vertices = np.maximum(spread(graph.layers[0](x), hand), 0)
+    vertices = np.maximum(graph.layers[1](spread(np.maximum(graph.layers[0](x), 0), hand)), 0)
     joints = graph(x)
     assert joints.shape == (2, 16, 4)
     np.testing.assert_allclose(joints[:, 0], vertices.mean(1), atol=1e-6)

@@ -61,7 +61,7 @@ class FusionConfig:
 
     upsampler: int = 640  # channels of the upsampled maps
     scales: int = 3  # maps, each twice as fine as the one before
-    graph: str = "512,256,256"  # channels of the graph layers over the mesh
+    graph: str = "512,512,256,256"  # channels of the vertices: as seen, then after every graph layer
     depth: bool = True  # False does not look at depth
     refine: bool = True  # False stops at the coarse hand
 

@@ -17,7 +17,7 @@ class MeshGraph(nnx.Module):
     Args:
         hand: whose mesh it is.
         channels_in: of the vertices.
-        channels: of every layer.
+        channels: of the vertices before they hear anything, then after every time.
         dtype: of the products; parameters are float32.
         rngs: draws the parameters.
     """
@@ -32,8 +32,11 @@ class MeshGraph(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, V, C) → (B, 16, channels[-1])."""
-        for layer in self.layers:
-            x = jax.nn.relu(spread(layer(x), self.hand))
+        shape = x.shape[:2]
+        for n, layer in enumerate(self.layers):
+            # Spread before the product: after it, XLA:CPU would spread again wherever the ReLU's mask is needed.
+            x = spread(x, self.hand) if n else x
+            x = jax.nn.relu(layer(x.reshape(-1, x.shape[-1]))).reshape(*shape, -1)  # (B, V, c)
         weights = self.hand.weights[: self.hand.num_vertices]  # (V, 16)
         shares = weights / np.maximum(weights.sum(0), 1e-6)
         return jnp.einsum("bvc,vj->bjc", x, shares.astype(x.dtype))
