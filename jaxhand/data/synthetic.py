@@ -21,7 +21,7 @@ from jaxhand.config import UserError, cache_folder
 from jaxhand.data import cache as cache_file
 from jaxhand.data import render, scene, trace
 from jaxhand.data.record import Record
-from jaxhand.hand import body, draw
+from jaxhand.hand import body, draw, surface
 from jaxhand.hand.camera import project
 from jaxhand.hand.rotations import matrix_to_axis_angle
 
@@ -188,7 +188,6 @@ def _meshes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @jax.jit
 def _surfaces(pose, shape, turn, joints):
-    from jaxhand.hand import surface
 
     frames = turn[:, None] @ jax.vmap(body.forward)(pose, shape).frames  # (B, 16, 3, 3)
     rotations = surface.rotations_of(frames)
