@@ -262,29 +262,31 @@ def test_preview_is_written_or_refused_in_one_line(quick, tmp_path, capsys):
     assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
 
 
-def test_labels_of_the_mesh_lie_on_what_is_drawn():
-    arrays = synthetic.render_range(0, 5, 12, size=48, view="all", exact=True)
-    source = synthetic.SyntheticSet(arrays, "here", 1.4, mesh=True)
+@pytest.fixture(scope="module")
+def meshes(world):
+    return synthetic.SyntheticSet(world, "here", 1.4, mesh=True)
+
+
+def test_labels_of_the_mesh_lie_on_what_is_drawn(world, meshes):
     near, front = [], []
-    for i in range(len(source)):
-        hand = source[i]
+    for i in range(12):
+        hand = meshes[i]
         assert hand.mesh == "builtin" and hand.vertices.shape == (surface.builtin().num_vertices, 3)
         x, y = np.round(project(hand.vertices, hand.K)).astype(int).T
-        inside = (x >= 0) & (x < 48) & (y >= 0) & (y < 48)
-        inside[inside] &= arrays["mask"][i][y[inside], x[inside]] == 1
+        inside = (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
+        inside[inside] &= world["mask"][i][y[inside], x[inside]] == 1
         footprint = hand.vertices[inside, 2] / hand.K[0, 0]  # mm that a pixel is wide
-        behind = hand.vertices[inside, 2] - arrays["exact_depth"][i][y[inside], x[inside]]
+        behind = hand.vertices[inside, 2] - world["exact_depth"][i][y[inside], x[inside]]
         near.append(abs(behind) < 2 + 2 * footprint)
         front.append(behind < -2 - 4 * footprint)  # what is drawn is the first that a ray meets
     assert np.concatenate(near).mean() > 0.4 and np.concatenate(front).mean() < 0.02
 
 
-def test_the_pose_of_a_hand_gives_its_mesh():
-    source = synthetic.load("val", 32, size=16, mesh=True, progress=lambda line: None)
-    hands = [source[i] for i in range(32)]
+def test_the_pose_of_a_hand_gives_its_mesh(world, meshes):
+    hands = [meshes[i] for i in range(64)]
     pose = np.float32([hand.mano_pose for hand in hands]).reshape(-1, 16, 3)
     posed = skinned.forward(surface.builtin(), axis_angle_to_matrix(pose), np.float32([h.mano_shape for h in hands]))
     move = np.float32([hand.keypoints_3d[0] for hand in hands])[:, None] - posed.joints[:, :1]
     error = np.linalg.norm(posed.vertices + move - np.float32([hand.vertices for hand in hands]), axis=-1)
     assert error.mean() < 1  # how far the palm arches, a pose does not say
-    assert source[0].vertices.dtype == np.float32 and synthetic.load("val", 32, size=16)[0].vertices is None
+    assert synthetic.SyntheticSet(world, "here", 1.4)[0].vertices is None
