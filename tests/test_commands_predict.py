@@ -6,14 +6,16 @@ import shutil
 import types
 
 import cv2
-import jax
+import hamer_models
 import numpy as np
 import pytest
 import trimesh
 
 from jaxhand import config as configs
-from jaxhand import models, predict
+from jaxhand import predict
+from jaxhand.hand import surface
 from jaxhand.hand.skeleton import JOINT_NAMES
+from jaxhand.models.hamer import Hamer
 from jaxhand.training import predictor, step
 from jaxhand.training.sharding import make_mesh
 
@@ -158,8 +160,8 @@ def mesh_model(monkeypatch):
     sizes = ["data.image_size=64", "model.vit.width=32", "model.vit.depth=1", "model.vit.heads=2", "data.crop_rule=hamer"]
     sizes += ["model.hamer.width=32", "model.hamer.depth=1", "model.hamer.heads=2", "model.hamer.head_width=16"]
     config = configs.load(None, ["model.name=hamer", *sizes])
-    model = jax.jit(lambda: step.Tester._split(models.build(config)))()
-    best = types.SimpleNamespace(config=config, **model)
+    model = hamer_models.build(Hamer, config, surface.builtin())
+    best = types.SimpleNamespace(config=config, **step.Tester._split(model))
     monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.Tester(config, make_mesh()), best))
     return config
 
