@@ -254,6 +254,13 @@ def test_the_golden_wilor(shared, tmp_path, call):
     assert report.count("num_batches_tracked: a counter") == 3 and "not known" not in report
 
 
+def test_weights_are_in_memory_once(files):
+    """What is converted goes to Orbax as it lies there."""
+    found = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS)
+    for array in jax.tree.leaves((found.params, found.rest)):
+        assert jax.device_put(array, jax.devices("cpu")[0]).unsafe_buffer_pointer() == array.ctypes.data
+
+
 def test_other_ways_to_save_the_same(files, tmp_path):
     state = hamer()
     wanted = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS).params
