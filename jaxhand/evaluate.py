@@ -84,7 +84,9 @@ def _score_run(arguments) -> None:
     from jaxhand.training import testing
 
     tester, best = testing.load_best(arguments.workdir)
-    print(f"Best model of {arguments.workdir}: Epoch {best.meta['epoch']}, step {best.step}")
+    origin = best.meta.get("converted", {}).get("file")
+    found = f"weights of {origin}" if origin else f"Epoch {best.meta['epoch']}, step {best.step}"
+    print(f"Best model of {arguments.workdir}: {found}")
     results = []
     for name in arguments.data or [best.config.data.test]:
         results += _score_data(name, tester, best, arguments)
