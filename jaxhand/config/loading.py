@@ -27,7 +27,6 @@ _LEAST = {
     "model.vit.depth": 1,
     "model.vit.heads": 1,
     "model.vit.patch": 1,
-    "model.mesh.heads": 1,
     "training.num_epochs": 1,
     "training.batch_size": 1,
     "training.save_freq": 1,

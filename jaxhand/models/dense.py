@@ -126,7 +126,7 @@ class Look(nnx.Module):
         self.seek = Linear(width, LOOK_WIDTH, rngs)
         self.see = Linear(4 * WINDOW**2 + 2, LOOK_WIDTH, rngs, scale=1.4)
         self.tell = Linear(LOOK_WIDTH, width, rngs)
-        self.mixers = nnx.List([JointMixer(width, rngs) for _ in range(config.joint_blocks)])
+        self.mixers = nnx.List([JointMixer(JOINTS, width, rngs) for _ in range(config.joint_blocks)])
         self.blocks = nnx.List([Block(width, 2 * width, rngs) for _ in range(config.joint_blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.correction = Linear(width, 3, rngs, scale=0.03)
@@ -191,16 +191,16 @@ class Mixer(nnx.Module):
 
 
 class JointMixer(nnx.Module):
-    """Residual perceptron over the joints, alike in all channels."""
+    """Residual perceptron over the joints, or other tokens, alike in all channels."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs):
+    def __init__(self, tokens: int, width: int, rngs: nnx.Rngs):
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         draw = lambda *shape, scale: nnx.Param(scale * jax.random.normal(rngs.params(), shape))  # noqa: E731
-        self.up = draw(JOINTS, 2 * JOINTS, scale=JOINTS**-0.5)
-        self.down = draw(2 * JOINTS, JOINTS, scale=0.3 * (2 * JOINTS) ** -0.5)
+        self.up = draw(tokens, 2 * tokens, scale=tokens**-0.5)
+        self.down = draw(2 * tokens, tokens, scale=0.3 * (2 * tokens) ** -0.5)
 
     def __call__(self, x):
-        hidden = jax.nn.relu(jnp.einsum("bjc,jk->bkc", self.norm(x), self.up[...]))  # (B, 42, c)
+        hidden = jax.nn.relu(jnp.einsum("bjc,jk->bkc", self.norm(x), self.up[...]))  # (B, 2 * tokens, c)
         return x + jnp.einsum("bkc,kj->bjc", hidden, self.down[...])
 
 
