@@ -86,3 +86,21 @@ def test_clipping_bounds_the_gradient():
         _, state = tx.update(given, tx.init(params), params)
         second = optax.tree_utils.tree_get(state, "nu")
         assert sum(float(leaf.sum()) for leaf in jax.tree.leaves(second)) <= 0.0101
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_stack_of_blocks_moves_as_its_blocks_do(name):
+    """What is scanned over has its blocks' parameters along a first axis: their scales are no matrix."""
+    rng = np.random.default_rng(1)
+    draw = lambda: {"kernel": rng.normal(size=(6, 4)).astype(np.float32), "scale": rng.normal(size=4).astype(np.float32)}  # noqa: E731
+    config = OptimizerConfig(name=name, weight_decay=0.1, clip_norm=0)
+
+    def moved(params, gradients):
+        tx = optimizer.build(config, optax.constant_schedule(0.1))
+        return tx.update(gradients, tx.init(params), params)[0]
+
+    params, gradients = ([draw() for _ in range(3)] for _ in range(2))
+    apart = moved({str(i): block for i, block in enumerate(params)}, {str(i): block for i, block in enumerate(gradients)})
+    stack = lambda blocks: jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)  # noqa: E731
+    together = moved(stack(params), stack(gradients))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, stack([apart[str(i)] for i in range(3)]))

@@ -65,20 +65,30 @@ def by_shape(inner: optax.GradientTransformation) -> optax.GradientTransformatio
 
 
 def _stack(tree) -> dict:
-    """`{"128x64": (n, 128, 64)}` of all leaves."""
+    """`{"128x64": (n, 128, 64)}` of all leaves of a kind."""
     groups = {}
-    for leaf in jax.tree.leaves(tree):
-        groups.setdefault("x".join(map(str, leaf.shape)), []).append(leaf)
-    return {shape: jnp.stack(leaves) for shape, leaves in groups.items()}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        groups.setdefault(_kind(path, leaf), []).append(leaf)
+    return {kind: jnp.stack(leaves) for kind, leaves in groups.items()}
 
 
 def _unstack(groups: dict, tree):
     """The tree whose leaves `_stack` has put together."""
-    rows = {shape: iter(list(group)) for shape, group in groups.items()}
-    return jax.tree.map(lambda leaf: next(rows["x".join(map(str, leaf.shape))]), tree)
+    rows = {kind: iter(list(group)) for kind, group in groups.items()}
+    return jax.tree.map_with_path(lambda path, leaf: next(rows[_kind(path, leaf)]), tree)
+
+
+def _kind(path, leaf) -> str:
+    """The shape of a leaf, marked where it is several vectors and not a matrix."""
+    shape = "x".join(map(str, leaf.shape))
+    return shape if _decays(path, leaf) or leaf.ndim < 2 else f"vectors {shape}"
 
 
 def _matrices(stacked: dict) -> dict:
-    """What is for Muon among stacked leaves: the matrices, (n, rows, columns), each of the n for itself."""
-    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-    return {shape: as_matrix if shape.count("x") == 1 else None for shape in stacked}
+    """What is for Muon among stacked leaves: the matrices, (n, …, rows, columns), each for itself."""
+    def axes(kind: str):
+        last = kind.count("x")  # the first axis is the stack's
+        is_matrix = last > 0 and not kind.startswith("vectors")
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=last, output_axis=last + 1) if is_matrix else None
+
+    return {kind: axes(kind) for kind in stacked}
