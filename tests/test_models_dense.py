@@ -110,5 +110,5 @@ def test_image_sizes_that_do_not_fit(size):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ConfigError, match="model.name must be one of dense, got 'dens'"):
+    with pytest.raises(ConfigError, match="model.name must be one of dense, .*wilor, got 'dens'"):
         models.build(load(None, ["model.name=dens"]))
