@@ -25,7 +25,7 @@ HAND = toy_hand()
 TINY = (
     *("model.name=rgbd_fusion", f"data.image_size={SIZE}", "model.vit.width=16", "model.vit.depth=2"),
     *("model.vit.heads=2", f"model.vit.patch={PATCH}", "model.vit.drop_path=0.3", "model.fusion.upsampler=8"),
-    *("model.fusion.scales=2", "model.fusion.graph=8,8"),
+    *("model.fusion.scales=2", "model.fusion.looks=2", "model.fusion.graph=8,8"),
 )
 FOCAL = 45.0
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiles much faster
@@ -91,6 +91,7 @@ def test_predictions(tiny):
     shapes = {
         "keypoints_3d": (21, 3), "keypoints_2d": (21, 2), "vertices": (HAND.num_vertices, 3), "rotations": (16, 3, 3),
         "mano_pose": (48,), "mano_shape": (10,), "camera": (3,), "coarse_rotations": (16, 3, 3), "coarse_shape": (10,),
+        "guesses_3d": (2, 21, 3), "guesses_2d": (2, 21, 2),
     }
     assert {name: value.shape for name, value in got.items()} == {name: (ROWS, *s) for name, s in shapes.items()}
     assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in got.values())
@@ -141,7 +142,7 @@ def test_without_refinement_the_coarse_hand_is_the_hand():
     got = (coarse := Tiny("model.fusion.refine=false")).test(make_batch())
     np.testing.assert_array_equal(got["rotations"], got["coarse_rotations"])
     np.testing.assert_array_equal(got["mano_shape"], got["coarse_shape"])
-    assert "refiner" not in coarse.params and not coarse.rest
+    assert not {"upsampler", "guesses_3d"} & (set(coarse.params) | set(got)) and not coarse.rest
 
 
 def test_rows_of_the_grid_are_rows_of_the_picture(tiny):

@@ -23,6 +23,7 @@ _LEAST = {
     "model.expansion": 1,
     "model.fusion.upsampler": 1,
     "model.fusion.scales": 1,
+    "model.fusion.looks": 1,
     "model.vit.width": 1,
     "model.vit.depth": 1,
     "model.vit.heads": 1,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxhand.config import Config, ConfigError
+from jaxhand.config import Config, ConfigError, FusionConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.hand.skinned import SkinnedHand
@@ -17,10 +17,11 @@ from jaxhand.models.hamer import CROP_MM, readout, visible, vit_arguments
 from jaxhand.models.mesh_graph import MeshGraph
 from jaxhand.models.posed import in_front, place
 from jaxhand.models.upsample import Upsampler, sample
-from jaxhand.models.vit import PatchEmbed, ViT, sized
+from jaxhand.models.vit import PatchEmbed, ViT
 
 NUMBERS = (96, 10, 4)  # of the pose (six a joint), the shape, and where the hand is
 NEAR = 3.0  # how far a vertex lies from what was measured is clipped at DEPTH_RANGE_MM / NEAR
+KNOWN = 7  # channels of a vertex beside what the maps show there: what lies behind it, where it is, which one it is
 HIDDEN = 256  # channels of the corrections
 # Before anything is learned the fingers point up in the picture and the thumb at the camera: as far from a palm that
 # faces the camera as from a back that does.
@@ -38,22 +39,29 @@ class RgbdFusion(nnx.Module):
         rngs: draws the parameters.
     """
 
-    loss_terms = ("w_2d", "w_3d_joint", "w_3d_vert", "w_prior", "w_aux", "distance")
+    loss_terms = ("w_2d", "w_3d_joint", "w_3d_vert", "w_prior", "w_aux", "distance", "guesses")
 
     def __init__(self, config: Config, hand: SkinnedHand, rngs: nnx.Rngs):
         fusion, dtype = config.model.fusion, config.model.dtype
         self.hand, self.use_depth = hand, fusion.depth
         self.backbone = ViT(**vit_arguments(config) | {"padding": 0}, rngs=rngs)
         tokens, width = self.backbone.positions.shape
-        self.patch = self.backbone.patch_embed.patch
         draw = lambda *shape: nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
         if fusion.depth:
-            self.depth_embed = PatchEmbed(1, width, self.patch, rngs=rngs, dtype=dtype)
+            self.depth_embed = PatchEmbed(1, width, config.model.vit.patch, rngs=rngs, dtype=dtype)
             self.depth_positions, self.placeholder = draw(tokens, width), draw(tokens, width)
             self.metric = nnx.Linear(2, width, use_bias=False, rngs=rngs)
         self.queries = draw(18, width)  # 16 of the pose, shape, camera
         self.pose, self.shape, self.camera = (readout(width, n, rngs) for n in (NUMBERS[0] // 16, *NUMBERS[1:]))
-        self.refiner = Refiner(config, hand, rngs) if fusion.refine else None
+        if fusion.upsampler % 2 ** (fusion.scales - 1):
+            raise ConfigError(
+                f"model.fusion.upsampler must be a multiple of {2 ** (fusion.scales - 1)} for {fusion.scales} "
+                f"model.fusion.scales, got {fusion.upsampler}"
+            )
+        self.looks = nnx.List([])
+        if fusion.refine:
+            self.upsampler = Upsampler(width, fusion.upsampler, fusion.scales, rngs, dtype=dtype)
+            self.looks = nnx.List([Look(fusion, hand, dtype, rngs) for _ in range(fusion.looks)])
 
     def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
         """Predict a hand.
@@ -64,7 +72,8 @@ class RgbdFusion(nnx.Module):
             key: draws the drop-path, and normalises by the statistics of this batch; None is test mode.
 
         Returns:
-            What `place` gives, and of the coarse hand `coarse_rotations` (B,16,3,3) and `coarse_shape` (B,10).
+            What `place` gives, and of the coarse hand `coarse_rotations` (B,16,3,3) and `coarse_shape` (B,10); with
+            refinement also the joints before every look, `guesses_3d` (B,G,21,3) mm and `guesses_2d` (B,G,21,2) px.
         """
         sees = batch["has_depth"] if self.use_depth else jnp.zeros(len(batch["image"]))  # (B,)
         tokens = self.backbone.encoder(self._fuse(batch, sees), key)  # (B, 18 + T, E)
@@ -72,14 +81,18 @@ class RgbdFusion(nnx.Module):
         mean = jnp.concatenate([MEAN_ROOT[None], mean])  # (16, 3, 3)
         rotations = turn(mean, self.pose(tokens[:, :16]))  # (B, 16, 3, 3)
         shape, where = self.shape(tokens[:, 16]), self.camera(tokens[:, 17])
-        predictions = place(self.hand, rotations, shape, self._locate(where, batch, sees), batch)
+        hands = [place(self.hand, rotations, shape, self._locate(where, batch, sees), batch)]
         coarse = {"coarse_rotations": rotations, "coarse_shape": shape}
-        if self.refiner is not None:
-            features = tokens[:, 18:].reshape(len(tokens), *self.backbone.grid, -1)  # (B, rows, columns, E)
-            six, more, moved = self.refiner(features, predictions, batch, sees, train=key is not None)
-            camera = self._locate(where + moved, batch, sees)
-            predictions = place(self.hand, turn(rotations, six), shape + more, camera, batch)
-        return predictions | coarse
+        if not self.looks:
+            return hands[0] | coarse
+        features = tokens[:, 18:].reshape(len(tokens), *self.backbone.grid, -1)  # (B, rows, columns, E)
+        maps = self.upsampler(features, train=key is not None)
+        for look in self.looks:
+            six, more, moved = look(maps, hands[-1], batch, sees)
+            rotations, shape, where = turn(rotations, six), shape + more, where + moved
+            hands.append(place(self.hand, rotations, shape, self._locate(where, batch, sees), batch))
+        guesses = {f"guesses_{n}d": jnp.stack([h[f"keypoints_{n}d"] for h in hands[:-1]], axis=1) for n in (2, 3)}
+        return hands[-1] | coarse | guesses
 
     def _fuse(self, batch, sees):
         """What the blocks take: 18 tokens that ask, and those of the patches, (B, 18 + T, E)."""
@@ -107,37 +120,28 @@ class RgbdFusion(nnx.Module):
         return jnp.concatenate([2 / width[:, None], where[:, 1:3] * width[:, None] / 2 - wrist], axis=-1)
 
 
-class Refiner(nnx.Module):
-    """Looks at the picture where the coarse hand's vertices are, and says how to correct the hand."""
+class Look(nnx.Module):
+    """Looks at the maps where a hand's vertices are, and says how to correct the hand."""
 
-    def __init__(self, config: Config, hand: SkinnedHand, rngs: nnx.Rngs):
-        fusion, vit, dtype = config.model.fusion, config.model.vit, config.model.dtype
-        if fusion.upsampler % 2 ** (fusion.scales - 1):
-            raise ConfigError(
-                f"model.fusion.upsampler must be a multiple of {2 ** (fusion.scales - 1)} for {fusion.scales} "
-                f"model.fusion.scales, got {fusion.upsampler}"
-            )
-        self.hand, self.patch, self.dtype = hand, vit.patch, jnp.dtype(dtype)
-        self.upsampler = Upsampler(sized(vit).width, fusion.upsampler, fusion.scales, rngs, dtype=dtype)
-        seen = sum(fusion.upsampler >> scale for scale in range(fusion.scales))
-        layers = widths(fusion.graph, "model.fusion.graph")
-        self.graph = MeshGraph(hand, seen + 7, layers, dtype=dtype, rngs=rngs)
+    def __init__(self, config: FusionConfig, hand: SkinnedHand, dtype: str, rngs: nnx.Rngs):
+        self.hand, self.dtype = hand, jnp.dtype(dtype)
+        seen = sum(config.upsampler >> scale for scale in range(config.scales))
+        layers = widths(config.graph, "model.fusion.graph")
+        self.graph = MeshGraph(hand, seen + KNOWN, layers, dtype=dtype, rngs=rngs)
         self.hidden = nnx.Linear(16 * layers[-1], HIDDEN, rngs=rngs)
         self.correction = readout(HIDDEN, sum(NUMBERS), rngs)
 
-    def __call__(self, features, coarse: dict, batch: dict, sees, *, train: bool):
-        """Features (B, rows, columns, E) of what is visible, a coarse hand → corrections (B,16,6), (B,10), (B,4)."""
-        vertices = jax.lax.stop_gradient(coarse["vertices"])
+    def __call__(self, maps, found: dict, batch: dict, sees):
+        """Maps (B, rows, columns, C) of what is visible, the hand as found → corrections (B,16,6), (B,10), (B,4)."""
+        vertices, joints = (jax.lax.stop_gradient(found[name]) for name in ("vertices", "keypoints_3d"))
         pixels = project(in_front(vertices), batch["K"])  # (B, V, 2) of the crop
-        maps = self.upsampler(features, train=train)
         seen = [sample(image, in_map(pixels, image, batch["image"].shape[1])) for image in maps]
-        wrist = jax.lax.stop_gradient(coarse["keypoints_3d"][:, :1])
         rest = self.hand.template[: self.hand.num_vertices] - self.hand.template[-16]
-        known = [behind(vertices, pixels, batch, sees)[..., None], (vertices - wrist) / 100, rest / 100]
+        known = [behind(vertices, pixels, batch, sees)[..., None], (vertices - joints[:, :1]) / 100, rest / 100]
         known = [jnp.broadcast_to(values, (*vertices.shape[:2], values.shape[-1])) for values in known]
-        joints = self.graph(jnp.concatenate([x.astype(self.dtype) for x in seen + known], axis=-1))  # (B, 16, C)
-        joints = joints.reshape(len(joints), -1).astype(jnp.float32)  # (B, 16 C)
-        six, shape, where = jnp.split(self.correction(jax.nn.relu(self.hidden(joints))), np.cumsum(NUMBERS)[:2], -1)
+        pooled = self.graph(jnp.concatenate([x.astype(self.dtype) for x in seen + known], axis=-1))  # (B, 16, C)
+        pooled = pooled.reshape(len(pooled), -1).astype(jnp.float32)  # (B, 16 C)
+        six, shape, where = jnp.split(self.correction(jax.nn.relu(self.hidden(pooled))), np.cumsum(NUMBERS)[:2], -1)
         return six.reshape(-1, 16, 6), shape, where
 
 
