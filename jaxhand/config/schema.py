@@ -111,7 +111,7 @@ class ModelConfig:
 class LossConfig:
     """Weight of every term of the training loss, of those that the model names; 0 leaves a term out."""
 
-    reduction: str = "mean"  # over the batch; "sum", as HaMeR, makes the learning rate grow with the batch
+    reduction: str = "mean"  # over the batch, or "sum", as HaMeR: what that changes, configs/hamer.yaml says
 
     joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
     joints_2d: float = 1.0  # distance in the crop, in half its side
