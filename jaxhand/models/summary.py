@@ -22,7 +22,8 @@ from jaxhand.models.vit import Encoder
 
 NOTES = """\
 FLOPs: of matrix products and convolutions in a test of one image, 2 for a product with its sum. A training step takes
-about 3 times as many. Activations: what a training step keeps of the forward pass to go backward, beside parameters."""
+about 3 times as many. Activations: what a training step keeps of the forward pass to go backward, beside parameters
+and what is there for training alone."""
 _SCOPE = re.compile(r"<([\w.]*)>")  # a module's path in the name stack of an equation
 _TIMED_S = 2.0  # a forward pass is repeated for so long
 
@@ -176,7 +177,8 @@ def _kept(jaxpr) -> typing.Iterator[tuple[str, int]]:
     for equation in jaxpr.eqns:
         path = _path(equation, "")
         if equation.primitive.name == "scan":
-            path = min((_path(e, path) for body in _bodies(equation) for e in _inside(body)), key=len, default=path)
+            inner = [_path(e, "") for body in _bodies(equation) for e in _inside(body)]
+            path = min(filter(None, inner), key=len, default=path)
         for v in wanted.intersection(equation.outvars):
             yield path, v.aval.size * v.aval.dtype.itemsize
 
