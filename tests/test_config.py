@@ -173,3 +173,11 @@ def test_configs_say_only_what_differs_and_how_to_run_them(path):
                 assert config[key] != default[key], f"{key}: {value} is the default"
 
     check(given, config, default)
+
+
+def test_numbers_of_layers_are_a_list():
+    config = load(None, ["model.fusion.graph=[64, 32]"])
+    assert config.model.fusion.graph == (64, 32)
+    assert configs.from_dict(yaml.safe_load(configs.dump(config))) == config
+    for wrong in ("64", "[]", "[64, x]", "[64, 0]", "{a: 1}", "[true]"):
+        assert "model.fusion.graph must be" in message(f"model.fusion.graph={wrong}"), wrong

@@ -25,7 +25,7 @@ HAND = toy_hand()
 TINY = (
     *("model.name=rgbd_fusion", f"data.image_size={SIZE}", "model.vit.width=16", "model.vit.depth=2"),
     *("model.vit.heads=2", f"model.vit.patch={PATCH}", "model.vit.drop_path=0.3", "model.fusion.upsampler=8"),
-    *("model.fusion.scales=2", "model.fusion.looks=2", "model.fusion.graph=8,8"),
+    *("model.fusion.scales=2", "model.fusion.looks=2", "model.fusion.graph=[8, 8]"),
 )
 FOCAL = 45.0
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiles much faster
@@ -245,8 +245,8 @@ def test_in_bfloat16_with_rematerialisation(tiny):
     ("override", "message"),
     [
         ("data.image_size=40", "data.image_size must be a multiple of 32 for model 'rgbd_fusion'.*, got 40"),
-        ("model.fusion.graph=8;8", "model.fusion.graph must be channels such as .*, got '8;8'"),
-        ("model.fusion.graph=8,0", "model.fusion.graph must be channels such as .*, got '8,0'"),
+        ("model.fusion.graph=8,8", "model.fusion.graph must be a list of numbers such as .*, got '8,8'"),
+        ("model.fusion.graph=[8,0]", r"model.fusion.graph must be a list of numbers such as .*, got \[8, 0\]"),
         ("model.fusion.upsampler=9", "model.fusion.upsampler must be a multiple of 2 for 2 model.fusion.scales, got 9"),
         ("model.fusion.scales=0", "model.fusion.scales must be at least 1 and finite, got 0"),
     ],

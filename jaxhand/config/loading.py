@@ -68,7 +68,8 @@ def from_dict(tree: dict, source: str = "config") -> Config:
 
 def to_dict(config: Config) -> dict:
     """The config as nested dicts of plain values."""
-    return dataclasses.asdict(config)
+    plain = lambda items: {key: list(value) if isinstance(value, tuple) else value for key, value in items}  # noqa: E731
+    return dataclasses.asdict(config, dict_factory=plain)
 
 
 def dump(config: Config) -> str:
@@ -155,9 +156,12 @@ def _coerce(value, kind, here: str, source: str):
             return value
         if kind is str and not isinstance(value, (dict, list)):
             return "" if value is None else str(value)
+        if typing.get_origin(kind) is tuple and value and min(value) >= 1:
+            return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ConfigError(f"{source}: {here} must be {kind.__name__}, got {value!r}")
+    wanted = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
+    raise ConfigError(f"{source}: {here} must be {wanted}, got {value!r}")
 
 
 def _check(config: Config) -> None:

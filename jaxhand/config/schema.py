@@ -61,7 +61,7 @@ class FusionConfig:
 
     upsampler: int = 640  # channels of the upsampled maps
     scales: int = 3  # maps, each twice as fine as the one before
-    graph: str = "512,512,256,256"  # channels of the vertices: as seen, then after every graph layer
+    graph: tuple[int, ...] = (512, 512, 256, 256)  # channels of the vertices: as seen, then after every graph layer
     depth: bool = True  # False does not look at depth
     looks: int = 1  # corrections after the coarse hand, each where the hand before is
     refine: bool = True  # False stops at the coarse hand
@@ -84,7 +84,7 @@ class HamerConfig:
 class MeshConfig:
     """What `fast_mesh` adds to the network of "dense"."""
 
-    widths: str = "256,128,64"  # channels of 21, 84, 336 tokens; as many stages as there are numbers
+    widths: tuple[int, ...] = (256, 128, 64)  # channels of 21, 84, 336 tokens; as many stages as there are numbers
 
 
 @dataclasses.dataclass(frozen=True)

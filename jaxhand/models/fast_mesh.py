@@ -14,7 +14,6 @@ from jaxhand.config import Config
 from jaxhand.hand.skeleton import JOINT_ORDERS, to_our_order
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
 from jaxhand.models.dense import JOINTS, Block, Dense, JointMixer, Linear
-from jaxhand.models.rgbd_fusion import widths
 
 UNIT_MM = 100.0  # of the vectors
 GAIN = 0.3  # of the sums over their parameters: they learn this much slower than all others
@@ -65,7 +64,7 @@ class Mesh(nnx.Module):
     """
 
     def __init__(self, config: Config, hand: SkinnedHand, rngs: nnx.Rngs):
-        channels = (config.model.joint_width, *widths(config.model.mesh.widths, "model.mesh.widths"))
+        channels = (config.model.joint_width, *config.model.mesh.widths)
         counts = [JOINTS, *(JOINTS * MORE**stage for stage in range(len(channels) - 1))]
         self.enter = nnx.RMSNorm(channels[0], rngs=rngs)
         self.place = Linear(3, channels[0], rngs)

@@ -126,9 +126,8 @@ class Look(nnx.Module):
     def __init__(self, config: FusionConfig, hand: SkinnedHand, dtype: str, rngs: nnx.Rngs):
         self.hand, self.dtype = hand, jnp.dtype(dtype)
         seen = sum(config.upsampler >> scale for scale in range(config.scales))
-        layers = widths(config.graph, "model.fusion.graph")
-        self.graph = MeshGraph(hand, seen + KNOWN, layers, dtype=dtype, rngs=rngs)
-        self.hidden = nnx.Linear(16 * layers[-1], HIDDEN, rngs=rngs)
+        self.graph = MeshGraph(hand, seen + KNOWN, config.graph, dtype=dtype, rngs=rngs)
+        self.hidden = nnx.Linear(16 * config.graph[-1], HIDDEN, rngs=rngs)
         self.correction = readout(HIDDEN, sum(NUMBERS), rngs)
 
     def __call__(self, maps, found: dict, batch: dict, sees):
@@ -170,18 +169,3 @@ def behind(vertices, pixels, batch: dict, sees):
     measured = jnp.take_along_axis(depth.reshape(len(depth), -1), y * size + x, axis=1)
     place = (vertices[..., 2] - batch["depth_center"][:, None]) / DEPTH_RANGE_MM
     return jnp.where(sees[:, None] > 0, jnp.clip((measured - place) * NEAR, -1, 1), 0)
-
-
-def widths(text: str, key: str) -> tuple[int, ...]:
-    """Channels of layers from a text such as "128,64".
-
-    Raises:
-        ConfigError: it is not whole numbers above 0; `key` names it.
-    """
-    try:
-        numbers = tuple(int(number) for number in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise ConfigError(f'{key} must be channels such as "128,64", got {text!r}')
-    return numbers
