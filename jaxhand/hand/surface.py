@@ -1,6 +1,7 @@
 """The skin of the built-in hand in MANO's interface: 16 rotations, 10 shape numbers → a closed mesh. Right hand.
 
-At rest it lies in MANO's axes: fingers along -x, its back along +y, the thumb towards +z. `surface_fit` made its numbers.
+At rest it lies in MANO's axes, fingers along -x, its back along +y, the thumb towards +z, a little spread and bent.
+`surface_fit` made its numbers.
 """
 
 import functools
