@@ -30,7 +30,8 @@ class _Surface(typing.NamedTuple):
 
 @functools.cache
 def _surface() -> _Surface:
-    stored = np.load(Path(__file__).with_name("surface.npz"))
+    with np.load(Path(__file__).with_name("surface.npz")) as file:
+        stored = dict(file)
     arrays = {key: stored[key].astype(np.float32) for key in ("template", "shape_dirs", "pose_dirs", "weights")}
     hand = SkinnedHand(
         name="builtin",
