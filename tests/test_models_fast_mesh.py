@@ -1,6 +1,5 @@
 """The real-time mesh network: a mesh that starts as the skinned hand, rides on the joints, and learns the rest."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
