@@ -1,7 +1,7 @@
 """Makes the skin of the built-in hand from its body of round cones alone: `python -m jaxhand.hand.surface_fit OUT`.
 
 A mesh of the mean hand (surface nets, then a centroidal Voronoi remeshing), its skinning weights, and ridge regressions
-that draw its skinned vertices onto the smooth skin of hands in thousands of poses. A quarter of an hour on two cores.
+that draw its skinned vertices onto the smooth skin of hands in thousands of poses. Five minutes on one core.
 """
 
 import argparse
