@@ -37,6 +37,7 @@ def main() -> int:
     of_data.add_argument("out", metavar="OUT", help="folder to pack into")
     of_data.add_argument("--split", nargs="+", choices=pack.SPLITS, default=(), help="default: all that the set has")
     of_data.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records a file (default: 16384)")
+    of_data.add_argument("--mano", default="", metavar="PATH", help="MANO_RIGHT.pkl or its folder: poses and meshes")
     for kind, what in KINDS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
         of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of torch.save, or .safetensors")
@@ -47,9 +48,8 @@ def main() -> int:
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     arguments = parser.parse_args()
     if arguments.what == "data":
-        pack.pack(
-            arguments.name, arguments.path, arguments.out, splits=arguments.split, shard_size=arguments.shard_size
-        )
+        options = {"splits": arguments.split, "shard_size": arguments.shard_size, "mano_path": arguments.mano}
+        pack.pack(arguments.name, arguments.path, arguments.out, **options)
     else:
         _convert_weights(arguments)
     return 0

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import layouts
 import layouts_freihand as layout
+import mano_file
 import numpy as np
 import pytest
 
-from jaxhand.config import UserError
-from jaxhand.data import freihand
+from jaxhand import data
+from jaxhand.config import DataConfig, HandConfig, UserError
+from jaxhand.data import freihand, pack
 from jaxhand.data.crop import crop
 from jaxhand.hand.camera import project
 
@@ -220,3 +222,21 @@ def test_real_images(shared):
     kept = freihand.load(shared / "real/freihand/test_freihand.json", "train", without_val=True)
     groups = [{int(s.label(i).name[:8]) % freihand.ANNOTATIONS for i in range(len(s))} for s in (held, kept)]
     assert len(held) == len(kept) == 4 and not groups[0] & groups[1]
+
+
+def test_a_mesh_model_gets_poses_and_vertices(folder, tmp_path):
+    numbers = mano_file.model()
+    file = mano_file.write(tmp_path / "MANO_RIGHT.pkl", numbers)
+    hand = HandConfig(mano_path=str(file))
+    source = data.load(f"freihand:{folder}", "train", DataConfig(), 0, hand)
+    record, given = source[1], layout.mano(1)[0]
+    assert record.mesh == "mano"
+    np.testing.assert_allclose(record.vertices, layout.vertices("training", 1) * 1000, atol=1e-3)
+    np.testing.assert_allclose(record.mano_pose, np.r_[given[:3], given[3:48] + numbers["hands_mean"]], atol=1e-5)
+    plain = data.load(f"freihand:{folder}", "train", DataConfig(), 0)[1]
+    assert plain.mano_pose is None and plain.vertices is None
+
+    pack.pack("freihand", folder, tmp_path / "packed", splits=["train"], mano_path=file, say=lambda line: None)
+    packed = data.load(f"freihand:{tmp_path / 'packed'}", "train", DataConfig(), 0, hand)[1]
+    np.testing.assert_array_equal(packed.vertices, record.vertices)
+    np.testing.assert_array_equal(packed.mano_pose, record.mano_pose)

@@ -125,7 +125,7 @@ def test_an_epoch_is_as_long_as_asked():
 
 
 def test_named_in_a_config(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "read", lambda kind, path, split, without_val: Source(*map(int, path.split("x"))))
+    monkeypatch.setattr(data, "read", lambda kind, path, split, without_val, mano_path: Source(*map(int, path.split("x"))))
     text = "data:\n  train:\n    freihand:1x4: 0.25\n    ho3d:2x6: 1e-1\n"
     (tmp_path / "mix.yaml").write_text(text)
     config = load(tmp_path / "mix.yaml")

@@ -12,6 +12,7 @@ from jaxhand.data import folder
 from jaxhand.data import pack as packing
 from jaxhand.data.pack import pack
 from jaxhand.data.packed import Manifest
+from jaxhand.data.photo import decode
 from jaxhand.data.pipeline import train_iterator
 from jaxhand.data.record import Record
 
@@ -58,7 +59,7 @@ class WithFiles(Source):
 
     def record(self, i):
         record = super().record(i)
-        image = folder.decode(self.file(i))
+        image = decode(self.file(i))
         return Record(**vars(record) | {"image": image if i % 2 == 0 else 255 - image})
 
     def encoded(self, i):

@@ -53,7 +53,7 @@ def refused(call, tiny_yaml, tmp_path):
         ("data.train=freihand", "unknown data set 'freihand'"),
         ("data.train=folder:/no/such", "/no/such: no such data folder"),
         ("data.image_size=60", "data.image_size must be a multiple of 8"),
-        ("model.name=resnet", "model.name must be one of dense, got 'resnet'"),
+        ("model.name=resnet", "model.name must be one of dense, fast_mesh"),
         ("training.init_from=/no/such/run", "no run folder at /no/such/run"),
     ],
 )

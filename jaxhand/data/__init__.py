@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-import inspect
+from inspect import signature
 from pathlib import Path
 
 from jaxhand.config import DataConfig, HandConfig, UserError
@@ -46,7 +46,7 @@ def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int
     return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
 
 
-def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str = ""):
+def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = ""):
     """A set on disk, as its authors lay it out or packed by `python -m jaxhand.convert data`.
 
     Args:
@@ -69,7 +69,7 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
     if mano_path:
         mean, components = mano.pose_numbers(mano_path)
         labels = {"vertices": True, "mano_mean": mean, "mano_components": components}
-        options |= {key: value for key, value in labels.items() if key in inspect.signature(open_set).parameters}
+        options |= {key: value for key, value in labels.items() if key in signature(open_set).parameters}
     return open_set(path, split, without_val=without_val, **options)
 
 

@@ -30,6 +30,7 @@ def pack(
     *,
     splits: typing.Sequence[str] = (),
     shard_size: int = 16384,
+    mano_path: str | Path = "",
     say: typing.Callable[[str], None] = print,
 ) -> None:
     """Pack a set, or go on where packing it was interrupted: shards with the right checksum are kept.
@@ -40,6 +41,7 @@ def pack(
         out: folder to pack into.
         splits: which of `SPLITS`; none are all that the set has.
         shard_size: records in a shard.
+        mano_path: MANO's file, for the labels that need it, and vertices.
         say: called with a line of progress.
 
     Raises:
@@ -49,7 +51,7 @@ def pack(
     out = Path(out).expanduser()
     if shard_size < 1:
         raise UserError(f"--shard-size must be at least 1, got {shard_size}")
-    sources = _open(kind, path, splits, say)
+    sources = _open(kind, path, splits, mano_path, say)
     held_out = _held_out(kind, path, sources["train"]) if "train" in sources else []
     manifest = _begin(kind, out, shard_size)
     for split, source in sources.items():
@@ -66,12 +68,12 @@ def pack(
     say(f"{', '.join(f'{split} {len(source):,}' for split, source in sources.items())} records: read {kind}:{out}")
 
 
-def _open(kind: str, path, splits, say) -> dict:
+def _open(kind: str, path, splits, mano_path, say) -> dict:
     """The source of every split; of those not asked for by name only what the set has."""
     sources, missing = {}, []
     for split in splits or SPLITS:
         try:
-            sources[split] = data.read(kind, path, split)
+            sources[split] = data.read(kind, path, split, mano_path=mano_path)
         except UserError as error:
             if splits:
                 raise
