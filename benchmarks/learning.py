@@ -49,7 +49,7 @@ def main() -> None:
 
 def contest(name: str, config: str, overrides: list[str], seconds: float, workdir: Path) -> list[str]:
     """Train for a time and test; lines of the table."""
-    batch_size = resolved(config, overrides).training.batch_size
+    batch_size = configs.load(config, overrides).training.batch_size
     probe = [*overrides, "training.num_epochs=2", f"training.epoch_samples={PROBE_STEPS * batch_size}"]
     speed = train(config, workdir.with_name(f"{workdir.name}-probe"), probe)["images_per_second"]
     steps = int(seconds * speed / batch_size / EPOCHS)  # an epoch
@@ -77,11 +77,6 @@ def run(command: str, *arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", f"jaxhand.{command}", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-
-
-def resolved(config: str, overrides: list[str]):
-    """The config as the run will have it."""
-    return configs.load(config, overrides)
 
 
 def parameters(workdir: Path) -> int:

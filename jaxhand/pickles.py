@@ -4,6 +4,7 @@ NumPy's own way from a pickle to a dtype and an array is not used: a damaged sta
 makes numpy take bytes of the file for pointers.
 """
 
+import abc
 import collections
 import functools
 import io
@@ -105,15 +106,15 @@ class Unpickler(pickle.Unpickler):
         return self._known[key]
 
 
-class Stand:
+class Stand(abc.ABC):
     """Stands for an object while a pickle is read: all of its content comes last, by `__setstate__`."""
 
     def __setstate__(self, state):
         self.state = state
 
+    @abc.abstractmethod
     def made(self, make: typing.Callable):
         """The object; `make` turns a part of the state that may hold other stands into what they stand for."""
-        raise NotImplementedError
 
 
 class _Array(Stand):

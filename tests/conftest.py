@@ -134,6 +134,15 @@ def copy_of(tmp_path):
 
 
 @pytest.fixture
+def finished(trained, copy_of):
+    """The run, without its optimizer: what reads a run may not need it."""
+    workdir = copy_of(trained)
+    for path in (workdir / "checkpoints").glob("*/optimizer"):
+        shutil.rmtree(path)
+    return workdir
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Call a command in this process, with its four devices: its exit code, stdout and stderr."""
     from jaxhand.training import runtime

@@ -2,22 +2,12 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 
 from jaxhand import evaluate, predict
 from jaxhand.training import step_files, testing
-
-
-@pytest.fixture
-def finished(trained, copy_of):
-    """The run, without its optimizer: nothing here may need it."""
-    workdir = copy_of(trained)
-    for path in (workdir / "checkpoints").glob("*/optimizer"):
-        shutil.rmtree(path)
-    return workdir
 
 
 def best_meta(workdir):

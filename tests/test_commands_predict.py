@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import types
 
 import cv2
@@ -18,15 +17,6 @@ from jaxhand.hand.skeleton import JOINT_NAMES
 from jaxhand.models.hamer import Hamer
 from jaxhand.training import predictor, step
 from jaxhand.training.sharding import make_mesh
-
-
-@pytest.fixture
-def finished(trained, copy_of):
-    """The run, without its optimizer: nothing here may need it."""
-    workdir = copy_of(trained)
-    for path in (workdir / "checkpoints").glob("*/optimizer"):
-        shutil.rmtree(path)
-    return workdir
 
 
 def read_joints(folder):

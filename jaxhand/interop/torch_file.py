@@ -61,7 +61,7 @@ class _Members:
         self.path, self._file = path, file
         try:
             infos = zipfile.ZipFile(file).infolist()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: a version unknown to zipfile
             raise UserError(f"{path}: {_what_else(file)}") from None
         roots = [info.filename.removesuffix("data.pkl") for info in infos if info.filename.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:
