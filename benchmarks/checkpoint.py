@@ -31,7 +31,9 @@ def main() -> None:
             blocked.append(time.perf_counter() - begin)
             time.sleep(SECONDS_BETWEEN)
         checkpoints.close()
-    print(f"{size:.1f} MB; a save blocks {statistics.median(blocked):.2f} s (median of {SAVES}), at most {max(blocked):.2f} s")
+    print(
+        f"{size:.1f} MB; a save blocks {statistics.median(blocked):.2f} s (median of {SAVES}), at most {max(blocked):.2f} s"
+    )
 
 
 if __name__ == "__main__":

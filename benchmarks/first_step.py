@@ -42,7 +42,11 @@ def seconds(compiled: str) -> float:
         command = [sys.executable, "-c", LEAVE_AFTER_A_STEP, "--workdir", workdir]
         begin = time.time()
         done = subprocess.run(
-            command, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled}, check=True, capture_output=True, text=True
+            command,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled},
+            check=True,
+            capture_output=True,
+            text=True,
         )
     return float(done.stdout.split("first step")[1].split()[0]) - begin
 

@@ -30,7 +30,14 @@ SIDES = (256, 192)  # px
 RATE, DECAY = 1e-4, 1e-2  # of AdamW
 PAUSE = 0.3  # seconds, until the threads of the other side have gone to sleep
 SIZES = {size: ViTConfig(size=size) for size in vit.SIZES} | {"tiny": ViTConfig(width=64, depth=2, heads=2)}
-PEAK = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165}  # TFLOP/s of dense bfloat16, by the data sheets
+PEAK = {
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "A100": 312,
+    "L40S": 362,
+    "4090": 165,
+}  # TFLOP/s of dense bfloat16, by the data sheets
 
 
 def main() -> None:
@@ -177,7 +184,9 @@ def _gpu(size: str, arguments) -> None:
     flops = 3 * (config.depth * block + 2 * T * 3 * 16**2 * E)
     peak = arguments.peak or next((n for name, n in PEAK.items() if name in jax.devices()[0].device_kind), np.nan)
     print(f"\n| ViT-{size} train step | ms | images/s | MFU of {peak:.0f} TFLOP/s |\n|---|---|---|---|")
-    for name, middle in zip(("JAX, rematerialised" if arguments.remat else "JAX", "torch.compile"), np.median(seconds, 0)):
+    for name, middle in zip(
+        ("JAX, rematerialised" if arguments.remat else "JAX", "torch.compile"), np.median(seconds, 0)
+    ):
         rate = arguments.batch_size / middle
         print(f"| {name} | {1e3 * middle:.1f} | {rate:.1f} | {rate * flops / peak / 1e10:.1f} % |")
     ratio = statistics.median(seconds[:, 1] / seconds[:, 0])

@@ -22,8 +22,9 @@ import torch
 
 from jaxhand import config as configs
 from jaxhand import data
-from jaxhand.data import pack, packed, pipeline
-from jaxhand.data.photo import Photo
+from jaxhand.data import pack, pipeline
+from jaxhand.data.datasets import packed
+from jaxhand.data.images.encoded import Photo
 from jaxhand.data.record import undecoded
 from jaxhand.training.sharding import make_mesh, to_global
 from jaxhand.training.step import Trainer

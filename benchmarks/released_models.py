@@ -21,7 +21,7 @@ from flax import nnx
 from benchmarks.torch_hamer import Hamer
 from jaxhand import config as configs
 from jaxhand import hand, models
-from jaxhand.interop import convert
+from jaxhand.interop import checkpoints
 from jaxhand.models.hamer import MEAN, STD
 
 TINY = ("model.vit.width=384", "model.vit.depth=2", "model.vit.heads=6", "model.hamer.depth=2")
@@ -74,7 +74,7 @@ def pair(config: configs.Config, device: str):
         path = Path(folder) / "hamer.ckpt"
         torch.save({"state_dict": theirs.state_dict()}, path)
         vit = (f"model.vit.heads={theirs.backbone.blocks[0].attn.heads}", f"model.dtype={config.model.dtype}")
-        converted = convert.convert("hamer", path, overrides=vit)
+        converted = checkpoints.convert("hamer", path, overrides=vit)
     graphdef = nnx.split(nnx.eval_shape(lambda: models.build(converted.config)))[0]
     arrays = jax.device_put((converted.params, converted.rest))
     if config.model.dtype == "bfloat16":

@@ -175,5 +175,5 @@ def shift(x):
     C, h, w = x.shape[-1], *x.shape[1:3]
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
     corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
-    parts = [padded[:, i:i + h, j:j + w, C * k // 5:C * (k + 1) // 5] for k, (i, j) in enumerate(corners)]
+    parts = [padded[:, i : i + h, j : j + w, C * k // 5 : C * (k + 1) // 5] for k, (i, j) in enumerate(corners)]
     return torch.cat(parts, -1)

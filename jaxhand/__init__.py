@@ -7,7 +7,7 @@ def load(path, *, batch_size: int = 32):
     """The best model of a run folder as a function: photographs and boxes in, a dictionary of arrays out.
 
     `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`; what goes in and comes
-    out is in the docstring of `jaxhand.training.predictor.Predictor`.
+    out is in the docstring of `jaxhand.inference.predictor.Predictor`.
 
     Args:
         path: run folder.
@@ -16,6 +16,6 @@ def load(path, *, batch_size: int = 32):
     Raises:
         UserError: the folder holds no run, or its parameters do not fit the model of its config.
     """
-    from jaxhand.training.predictor import Predictor  # here, so that importing jaxhand imports no JAX
+    from jaxhand.inference.predictor import Predictor  # here, so that importing jaxhand imports no JAX
 
     return Predictor(path, batch_size=batch_size)

@@ -60,7 +60,7 @@ def _convert_weights(arguments) -> None:
     import jax
 
     from jaxhand import config as configs
-    from jaxhand.interop.convert import convert
+    from jaxhand.interop.checkpoints import convert
     from jaxhand.training import folder, step_files
     from jaxhand.training.checkpoint import Checkpoints
 

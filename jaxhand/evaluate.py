@@ -104,7 +104,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
     """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
     from jaxhand import data
     from jaxhand.data.record import WithoutDepth, labels
-    from jaxhand.evaluation.of_run import Gathered
+    from jaxhand.evaluation.run_predictions import Gathered
     from jaxhand.evaluation.submission import Submission
     from jaxhand.training.testing import batches_of, mesh_line, run_test
 
@@ -151,7 +151,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
 
 def _by_protocol(protocol, options: dict, gathered, name: str, folder: Path) -> dict[str, float]:
     """Print and write what a run scores by a protocol; its official numbers."""
-    from jaxhand.evaluation.of_run import pair
+    from jaxhand.evaluation.run_predictions import pair
 
     found = pair(protocol.name, gathered, folder.parent, name)
     for warning in found.warnings:

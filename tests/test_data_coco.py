@@ -2,14 +2,15 @@
 
 import json
 
-import layouts
-import layouts_rhd as layout
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import coco
+from jaxhand.data.crop_rules import RULES
+from jaxhand.data.datasets import coco
 from jaxhand.hand.camera import project
+from tests.support import layouts
+from tests.support import layouts_rhd as layout
 
 HAND = layout.joints("training", 0, "left")
 ANNOTATION = {
@@ -49,7 +50,7 @@ def test_a_coco_file(tmp_path):
     label = load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").label(0)
     assert label.hand == "right" and label.bbox is None and not label.joint_valid.any() and not label.keypoints_3d.any()
     np.testing.assert_allclose(label.keypoints_2d, points, atol=1e-4)
-    np.testing.assert_array_equal(label.K, coco.nominal_K(320, 320))
+    np.testing.assert_array_equal(label.K, RULES["hamer"].camera(320, 320))
     assert label.name == "color/00000.png"
 
 

@@ -31,6 +31,7 @@ def make_hand(side=1):
 
 def posed(hand, pose, shape):
     from jaxhand.hand.rotations import axis_angle_to_matrix
+
     found = skinned.forward(hand, axis_angle_to_matrix(pose.reshape(16, 3)), shape)
     return np.asarray(found.vertices), np.asarray(found.joints)
 
@@ -80,6 +81,8 @@ def test_labels_of_another_hand_are_left_out(change, masks):
 
 
 def test_without_a_hand_there_are_no_mesh_labels():
-    assert crop(make_record(1), 32, 1.4).keys() == layout(32).keys() == layout(32, make_hand()).keys() - {
-        *("vertices", "has_vertices", "mano_pose", "mano_shape", "has_pose")
-    }
+    assert (
+        crop(make_record(1), 32, 1.4).keys()
+        == layout(32).keys()
+        == layout(32, make_hand()).keys() - {*("vertices", "has_vertices", "mano_pose", "mano_shape", "has_pose")}
+    )

@@ -5,7 +5,7 @@ import pytest
 
 from jaxhand.data.crop import crop, uncrop
 from jaxhand.data.crop_rules import RULES
-from jaxhand.data.photo import Photo
+from jaxhand.data.images.encoded import Photo
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 from jaxhand.hand.draw import write_png

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import dexycb
-from jaxhand.data.json_stream import entries
-from tests import layouts
-from tests import layouts_dexycb as tree
+from jaxhand.data.datasets import dexycb
+from jaxhand.data.datasets.json_stream import entries
+from tests.support import layouts
+from tests.support import layouts_dexycb as tree
 
 TINY = {"subjects": tree.SUBJECTS, "serials": tree.SERIALS, "sequences": 5}
 RNG = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def test_mistakes_in_json_are_named(content, match, tmp_path):
 
 
 def test_entries_of_a_large_file_come_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxhand.data.json_stream._PIECE", 7)
+    monkeypatch.setattr("jaxhand.data.datasets.json_stream._PIECE", 7)
     images = '[ {"id": 1, "x": "],}"} ,{"id": [2, {"y": 1.5}]}\n]'
     content = f'{{"info": {{"a": [1]}}, "images" : {images}, "annotations":[{{"id": 3}}]}}'
     (tmp_path / "a.json").write_text(content)

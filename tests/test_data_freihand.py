@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import layouts
-import layouts_freihand as layout
-import mano_file
 import numpy as np
 import pytest
 
 from jaxhand import data
 from jaxhand.config import DataConfig, HandConfig, UserError
-from jaxhand.data import freihand, pack
+from jaxhand.data import pack
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import freihand
 from jaxhand.hand.camera import project
+from tests.support import layouts, mano_file
+from tests.support import layouts_freihand as layout
 
 N = 5
 

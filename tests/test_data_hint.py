@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import hint
 from jaxhand.data.crop import crop
-from tests import layouts
-from tests import layouts_hint as tree
+from jaxhand.data.datasets import hint
+from tests.support import layouts
+from tests.support import layouts_hint as tree
 
 
 @pytest.mark.parametrize("corners", [True, False])

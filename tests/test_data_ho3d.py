@@ -4,15 +4,15 @@ import pickle
 import shutil
 
 import cv2
-import layouts
-import layouts_ho3d as layout
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import ho3d
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import ho3d
 from jaxhand.hand.camera import project
+from tests.support import layouts
+from tests.support import layouts_ho3d as layout
 
 
 @pytest.fixture(scope="module")

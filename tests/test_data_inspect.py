@@ -3,24 +3,21 @@
 import json
 
 import cv2
-import layouts
-import layouts_freihand
-import layouts_hamer
-import layouts_hint
-import layouts_ho3d
-import layouts_rhd
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import anatomy, inspect, pack
+from jaxhand.data import inspect, pack
+from jaxhand.hand import anatomy
 from jaxhand.hand.draw import FINGER_COLORS
 from jaxhand.hand.skeleton import JOINT_ORDERS, from_our_order, to_our_order
+from tests.support import layouts, layouts_freihand, layouts_hamer, layouts_hint, layouts_ho3d, layouts_rhd
 
 
 @pytest.fixture
 def looked(monkeypatch):
     """Inspect as if no count was published: the faults, and the account as one text."""
+
     def looked(kind, path, **options) -> tuple[list[str], str]:
         monkeypatch.setattr(inspect, "PUBLISHED", {})
         lines = []
@@ -52,9 +49,7 @@ def test_a_half_downloaded_set(tmp_path, looked):
     (rgb / "00000015.jpg").write_bytes((rgb / "00000016.jpg").read_bytes()[:-500])  # there, but cut off
     (folder / "evaluation_K.json").unlink()
     faults, account = looked("freihand", folder)
-    assert faults[0] == (
-        "train: half-downloaded: 4 of 20 images are missing or empty, first training/rgb/00000003.jpg"
-    )
+    assert faults[0] == ("train: half-downloaded: 4 of 20 images are missing or empty, first training/rgb/00000003.jpg")
     assert faults[1].startswith("train: 1 of 16 hands decoded cannot be read, first: image ")
     assert faults[1].endswith("training/rgb/00000015.jpg is not an image or is cut off")
     assert faults[2].startswith("test: half-downloaded or damaged: ") and "evaluation_K.json" in faults[2]

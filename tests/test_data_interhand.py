@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import interhand
+from jaxhand.data.datasets import interhand
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES
-from tests import layouts
-from tests import layouts_interhand as tree
+from tests.support import layouts
+from tests.support import layouts_interhand as tree
 
 MEAN = np.random.default_rng(0).normal(0, 0.3, (2, 45))
 

@@ -125,7 +125,9 @@ def test_an_epoch_is_as_long_as_asked():
 
 
 def test_named_in_a_config(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "read", lambda kind, path, split, without_val, mano_path: Source(*map(int, path.split("x"))))
+    monkeypatch.setattr(
+        data, "read", lambda kind, path, split, without_val, mano_path: Source(*map(int, path.split("x")))
+    )
     text = "data:\n  train:\n    freihand:1x4: 0.25\n    ho3d:2x6: 1e-1\n"
     (tmp_path / "mix.yaml").write_text(text)
     config = load(tmp_path / "mix.yaml")
@@ -136,27 +138,36 @@ def test_named_in_a_config(monkeypatch, tmp_path):
     assert load(tmp_path / "mix.yaml", ["data.train=synthetic"]).data.train == "synthetic"
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("data.train={}", "data.train names no set"),
-    ("data.train={a: 0}", "data.train: the weight of a must be positive and finite, got 0.0"),
-    ("data.train={a: -.inf}", "the weight of a must be positive"),
-    ("data.train={a: much}", "data.train: a must be float, got 'much'"),
-    ("data.train={a: {b: 1}}", "data.train: a must be float"),
-    ("data.test={a: 1}", "data.test must be str"),
-    ("training.epoch_samples=-1", "training.epoch_samples must be at least 0"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train={}", "data.train names no set"),
+        ("data.train={a: 0}", "data.train: the weight of a must be positive and finite, got 0.0"),
+        ("data.train={a: -.inf}", "the weight of a must be positive"),
+        ("data.train={a: much}", "data.train: a must be float, got 'much'"),
+        ("data.train={a: {b: 1}}", "data.train: a must be float"),
+        ("data.test={a: 1}", "data.test must be str"),
+        ("training.epoch_samples=-1", "training.epoch_samples must be at least 0"),
+    ],
+)
 def test_wrong_weights_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load(None, [override])
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("freihnd:/x", "unknown data set 'freihnd'; did you mean 'freihand'\\? known: synthetic, freihand:PATH, ho3d:PATH"),
-    ("Synthetic", "unknown data set 'Synthetic'; did you mean 'synthetic'"),
-    ("dexycb-s1", "unknown data set 'dexycb-s1'; give its path, dexycb-s1:PATH"),
-    ("folder:", "give its path, folder:PATH"),
-    ("folder-x:/y", "folder-x: unknown"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "freihnd:/x",
+            "unknown data set 'freihnd'; did you mean 'freihand'\\? known: synthetic, freihand:PATH, ho3d:PATH",
+        ),
+        ("Synthetic", "unknown data set 'Synthetic'; did you mean 'synthetic'"),
+        ("dexycb-s1", "unknown data set 'dexycb-s1'; give its path, dexycb-s1:PATH"),
+        ("folder:", "give its path, folder:PATH"),
+        ("folder-x:/y", "folder-x: unknown"),
+    ],
+)
 def test_unknown_sets_are_named(name, message):
     with pytest.raises(UserError, match=message):
         data.load({name: 1.0}, "train", DataConfig(), 0)

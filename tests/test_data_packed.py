@@ -8,11 +8,11 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import UserError, load
-from jaxhand.data import folder
 from jaxhand.data import pack as packing
+from jaxhand.data.datasets import folder
+from jaxhand.data.datasets.packed import Manifest
+from jaxhand.data.images.encoded import decode
 from jaxhand.data.pack import pack
-from jaxhand.data.packed import Manifest
-from jaxhand.data.photo import decode
 from jaxhand.data.pipeline import train_iterator
 from jaxhand.data.record import Record
 

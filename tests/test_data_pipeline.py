@@ -8,11 +8,11 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import HandConfig, UserError, load
-from jaxhand.data import synthetic
 from jaxhand.data.pipeline import steps_per_epoch, train_iterator
 from jaxhand.data.pipeline import test_batches as batches_of_test
 from jaxhand.data.record import Record, WithoutDepth, labels
-from jaxhand.data.synthetic import SyntheticSet
+from jaxhand.data.synthetic import dataset
+from jaxhand.data.synthetic.dataset import SyntheticSet
 from jaxhand.hand.camera import DEPTH_RANGE_MM
 
 
@@ -108,9 +108,7 @@ def test_resume_goes_on_with_the_very_next_batch(done):
 def test_processes_share_the_same_global_batches(processes):
     config = make_config()
     whole = take(train_iterator(Source(20), config), 5)
-    iterators = [
-        train_iterator(Source(20), config, process_index=i, process_count=processes) for i in range(processes)
-    ]
+    iterators = [train_iterator(Source(20), config, process_index=i, process_count=processes) for i in range(processes)]
     for expected in whole:
         parts = [next(iterator) for iterator in iterators]
         assert_same({key: np.concatenate([part[key] for part in parts]) for key in expected}, expected)
@@ -214,7 +212,7 @@ def test_a_rendered_set_comes_through_untouched():
 
 
 def test_the_built_in_world_is_asked_for_the_split(monkeypatch):
-    monkeypatch.setattr(synthetic, "load", lambda *args, **options: (args, options))
+    monkeypatch.setattr(dataset, "load", lambda *args, **options: (args, options))
     config = make_config("data.train_samples=8", "data.test_samples=5", "data.cache=here", "data.view=all").data
     options = {"size": 16, "view": "all", "seed": 3, "cache": "here", "crop_scale": 1.4, "mesh": False}
     assert data.load("synthetic", "train", config, 3) == (("train", 8), options)

@@ -4,16 +4,16 @@ import json
 import pickle
 import shutil
 
-import layouts
-import layouts_rhd as layout
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import rhd
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import rhd
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import PARENTS
+from tests.support import layouts
+from tests.support import layouts_rhd as layout
 
 
 @pytest.fixture(scope="module")

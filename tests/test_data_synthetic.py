@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import cache, render, synthetic
-from jaxhand.hand import skinned, surface
+from jaxhand.data.synthetic import dataset, render
+from jaxhand.hand import skinned
+from jaxhand.hand.builtin import surface
 from jaxhand.hand.camera import project, unproject
 from jaxhand.hand.rotations import axis_angle_to_matrix
+from jaxhand.io import array_file
 
 SIZE = 64
 
@@ -22,7 +24,7 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def world():
     """64 front views with what only the world knows."""
-    return synthetic.render_range(0, 0, 64, size=SIZE, view="front", exact=True)
+    return dataset.render_range(0, 0, 64, size=SIZE, view="front", exact=True)
 
 
 @pytest.fixture
@@ -38,30 +40,30 @@ def quick(monkeypatch):
         labels = {k: np.ones((len(index), *s), np.float32) for k, s in labels.items()}
         return {"image": image.astype(np.uint8), "depth": depth, **labels}
 
-    monkeypatch.setattr(synthetic, "_render_chunk", chunk)
+    monkeypatch.setattr(dataset, "_render_chunk", chunk)
     return calls
 
 
 def test_a_scene_is_a_function_of_seed_and_index(world):
-    again = synthetic.render_range(0, 32, 40, size=SIZE, view="front")
+    again = dataset.render_range(0, 32, 40, size=SIZE, view="front")
     for key, value in again.items():
         np.testing.assert_array_equal(value[:32], world[key][32:], err_msg=key)
-    other = synthetic.render_range(1, 0, 1, size=SIZE, view="front")
+    other = dataset.render_range(1, 0, 1, size=SIZE, view="front")
     assert np.abs(other["pose"] - world["pose"][:1]).max() > 0.01
 
 
 def test_a_users_settings_change_nothing(world):
     with jax.enable_x64(True):
-        again = synthetic.render_range(0, 0, 64, size=SIZE, view="front")
+        again = dataset.render_range(0, 0, 64, size=SIZE, view="front")
     for key, value in again.items():
         np.testing.assert_array_equal(value, world[key], err_msg=key)
 
 
 def test_splits_never_share_a_scene():
-    ranges = sorted((start, start + synthetic.MAX_COUNT) for start in synthetic.FIRST_INDEX.values())
-    assert set(synthetic.FIRST_INDEX) == {"train", "val", "test"} and ranges[-1][1] <= 2**32
+    ranges = sorted((start, start + dataset.MAX_COUNT) for start in dataset.FIRST_INDEX.values())
+    assert set(dataset.FIRST_INDEX) == {"train", "val", "test"} and ranges[-1][1] <= 2**32
     assert all(end <= start for (_, end), (start, _) in zip(ranges, ranges[1:]))
-    sets = [synthetic.render_range(0, start, 8, size=SIZE, view="front") for start in synthetic.FIRST_INDEX.values()]
+    sets = [dataset.render_range(0, start, 8, size=SIZE, view="front") for start in dataset.FIRST_INDEX.values()]
     poses = np.concatenate([s["pose"] for s in sets])
     assert len(np.unique(poses, axis=0)) == 24
 
@@ -95,7 +97,7 @@ def test_exact_depth_unprojects_to_the_hands_place(world):
 
 @pytest.mark.parametrize("view", ["front", "all"])
 def test_culling_leaves_out_nothing_that_shows(view):
-    scenes = synthetic.sample_scenes(0, np.arange(16), view)
+    scenes = dataset.sample_scenes(0, np.arange(16), view)
     culled, whole = (jax.tree.map(np.asarray, render.render(scenes, SIZE, cull=cull)) for cull in (True, False))
     wrong = (culled.mask != whole.mask).sum() / (whole.mask == 1).sum()
     assert wrong < 1e-4
@@ -143,7 +145,7 @@ def test_pictures_are_neither_black_nor_burnt(world):
 
 
 def test_a_record_crops_to_the_whole_image(world, tmp_path):
-    hands = synthetic.SyntheticSet(world, "test", 1.4)
+    hands = dataset.SyntheticSet(world, "test", 1.4)
     record = hands[3]
     x0, y0, x1, y1 = record.bbox
     side = 1.4 * max(x1 - x0, y1 - y0)
@@ -159,20 +161,20 @@ def test_a_record_crops_to_the_whole_image(world, tmp_path):
 
 
 def test_odd_sizes_render(tmp_path):
-    hands = synthetic.render_range(0, 0, 3, size=20, view="front", exact=True)
+    hands = dataset.render_range(0, 0, 3, size=20, view="front", exact=True)
     assert hands["image"].shape == (3, 20, 20, 3) and (hands["mask"] > 0).any((1, 2)).all()
 
 
 def test_load_reads_what_it_wrote(quick, tmp_path):
     said = []
     options = dict(size=16, cache=tmp_path / "a" / "b", progress=said.append)
-    first = synthetic.load("val", 100, **options)
+    first = dataset.load("val", 100, **options)
     assert len(first) == 100 and len(quick) == 2 and "rendered 100 hands" in said[0]
-    second = synthetic.load("val", 100, **options)
+    second = dataset.load("val", 100, **options)
     assert len(quick) == 2 and len(said) == 1
     for key, value in first.arrays.items():
         np.testing.assert_array_equal(second.arrays[key], value)
-    assert second[99].image[0, 0, 0] == (synthetic.FIRST_INDEX["val"] + 99) % 251
+    assert second[99].image[0, 0, 0] == (dataset.FIRST_INDEX["val"] + 99) % 251
     with pytest.raises(ValueError):
         second[0].image[0] = 1  # never through to the file
     assert [p.suffix for p in (tmp_path / "a" / "b").iterdir()] == [".hands"]
@@ -182,7 +184,7 @@ def test_load_reads_what_it_wrote(quick, tmp_path):
 def test_a_damaged_cache_is_said_and_rendered_again(quick, tmp_path, harm):
     said = []
     options = dict(size=16, cache=tmp_path, progress=said.append)
-    synthetic.load("train", 10, **options)
+    dataset.load("train", 10, **options)
     (file,) = tmp_path.iterdir()
     data = bytearray(file.read_bytes())
     if harm == "truncate":
@@ -198,17 +200,17 @@ def test_a_damaged_cache_is_said_and_rendered_again(quick, tmp_path, harm):
     else:
         data += b"more"
     file.write_bytes(data)
-    hands = synthetic.load("train", 10, **options)
+    hands = dataset.load("train", 10, **options)
     assert len(quick) == 2 and hands[9].image[0, 0, 0] == 9
     assert "cannot use cached hands" in said[1] and "\n" not in said[1]
-    synthetic.load("train", 10, **options)
+    dataset.load("train", 10, **options)
     assert len(quick) == 2  # mended
 
 
 def test_an_unwritable_cache_is_one_line(quick, tmp_path):
     (tmp_path / "file").write_text("no folder")
     said = []
-    hands = synthetic.load("train", 5, size=16, cache=tmp_path / "file" / "sub", progress=said.append)
+    hands = dataset.load("train", 5, size=16, cache=tmp_path / "file" / "sub", progress=said.append)
     assert len(hands) == 5 and len(said) == 2 and "cannot keep rendered hands" in said[1] and "\n" not in said[1]
 
 
@@ -218,20 +220,20 @@ def test_a_full_disk_leaves_nothing_behind(quick, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     said = []
-    assert len(synthetic.load("train", 5, size=16, cache=tmp_path, progress=said.append)) == 5
+    assert len(dataset.load("train", 5, size=16, cache=tmp_path, progress=said.append)) == 5
     assert "No space left on device" in said[1] and not list(tmp_path.iterdir())
 
 
 def test_two_at_once_do_not_harm_each_other(tmp_path):
     arrays = {"image": np.arange(300_000, dtype=np.uint8).reshape(100, -1), "none": np.zeros((0, 3), np.float32)}
     path = tmp_path / "set.hands"
-    writers = [threading.Thread(target=cache.write, args=(path, arrays)) for _ in range(8)]
+    writers = [threading.Thread(target=array_file.write, args=(path, arrays)) for _ in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    np.testing.assert_array_equal(cache.read(path)["image"], arrays["image"])
-    assert cache.read(path)["none"].shape == (0, 3) and list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(array_file.read(path)["image"], arrays["image"])
+    assert array_file.read(path)["none"].shape == (0, 3) and list(tmp_path.iterdir()) == [path]
 
 
 def test_other_parameters_are_other_files(quick, tmp_path):
@@ -239,7 +241,7 @@ def test_other_parameters_are_other_files(quick, tmp_path):
     for change in ({}, {"split": "val"}, {"count": 6}, {"size": 8}, {"view": "all"}, {"seed": 1}):
         arguments = base | change
         split, count = arguments.pop("split"), arguments.pop("count")
-        synthetic.load(split, count, **arguments, cache=tmp_path, progress=lambda line: None)
+        dataset.load(split, count, **arguments, cache=tmp_path, progress=lambda line: None)
     assert len(list(tmp_path.iterdir())) == 6
 
 
@@ -247,24 +249,24 @@ def test_other_parameters_are_other_files(quick, tmp_path):
 def test_wrong_arguments_name_the_right_ones(wrong):
     arguments = dict(split="train", count=4, size=16, view="front") | wrong
     with pytest.raises(UserError):
-        synthetic.load(arguments.pop("split"), arguments.pop("count"), **arguments)
+        dataset.load(arguments.pop("split"), arguments.pop("count"), **arguments)
 
 
 def test_preview_is_written_or_refused_in_one_line(quick, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     arguments = ["--size", "16", "--count", "3", "--columns", "2"]
-    assert synthetic.main(["--preview", str(sheet), *arguments]) == 0
+    assert dataset.main(["--preview", str(sheet), *arguments]) == 0
     assert cv2.imread(str(sheet)).shape[0] == 2 * 192 + 4
     capsys.readouterr()
-    assert synthetic.main(["--preview", str(Path(tmp_path) / "no" / "sheet.png"), *arguments]) == 2
-    assert synthetic.main(["--preview", str(sheet), "--view", "side"]) == 2
+    assert dataset.main(["--preview", str(Path(tmp_path) / "no" / "sheet.png"), *arguments]) == 2
+    assert dataset.main(["--preview", str(sheet), "--view", "side"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
 
 
 @pytest.fixture(scope="module")
 def meshes(world):
-    return synthetic.SyntheticSet(world, "here", 1.4, mesh=True)
+    return dataset.SyntheticSet(world, "here", 1.4, mesh=True)
 
 
 def test_labels_of_the_mesh_lie_on_what_is_drawn(world, meshes):
@@ -289,4 +291,4 @@ def test_the_pose_of_a_hand_gives_its_mesh(world, meshes):
     move = np.float32([hand.keypoints_3d[0] for hand in hands])[:, None] - posed.joints[:, :1]
     error = np.linalg.norm(posed.vertices + move - np.float32([hand.vertices for hand in hands]), axis=-1)
     assert error.mean() < 1  # how far the palm arches, a pose does not say
-    assert synthetic.SyntheticSet(world, "here", 1.4)[0].vertices is None
+    assert dataset.SyntheticSet(world, "here", 1.4)[0].vertices is None

@@ -4,19 +4,18 @@ import dataclasses
 import json
 import zipfile
 
-import layouts_freihand
-import layouts_ho3d
 import numpy as np
 import pytest
 
 from jaxhand import evaluate
 from jaxhand.config import UserError
-from jaxhand.data import dexycb, freihand, ho3d, pipeline
+from jaxhand.data import pipeline
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import dexycb, freihand, ho3d
 from jaxhand.evaluation import Evaluator, prediction_files, scoring
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics.protocols import PROTOCOLS
-from tests import layouts_dexycb
+from tests.support import layouts_dexycb, layouts_freihand, layouts_ho3d
 
 SUBJECTS = ("20200709-subject-01", "20200813-subject-02", "20200820-subject-03")
 
@@ -159,9 +158,7 @@ def test_it_refuses(tmp_path, tiny):
 def test_the_command(tmp_path, copy_of, trained, call):
     """A run with depth: a file of each input, which score as the run did; a set without labels."""
     workdir, folder = copy_of(trained), layouts_ho3d.write(tmp_path, released=True)
-    code, output, errors = call(
-        evaluate.main, workdir, "--data", f"ho3d:{folder}", "--submit", tmp_path / "pred.zip"
-    )
+    code, output, errors = call(evaluate.main, workdir, "--data", f"ho3d:{folder}", "--submit", tmp_path / "pred.zip")
     assert code == 0, errors
     assert f"{tmp_path / 'pred_rgbd.zip'}: 6 hands for the leaderboard of ho3d; the model has no mesh" in output
     results = json.loads((workdir / "evaluation.json").read_text())["results"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.hand import body
+from jaxhand.hand.builtin import body
 from jaxhand.hand.skeleton import PARENTS
 
 

@@ -13,7 +13,9 @@ K = np.array([[100.0, 0, 31.5], [0, 100.0, 23.5], [0, 0, 1]])
 
 def square(x, y, z, half):
     """A square that faces the camera: its two triangles run so that their normal is -z."""
-    corners = np.array([[x - half, y - half, z], [x + half, y - half, z], [x + half, y + half, z], [x - half, y + half, z]])
+    corners = np.array(
+        [[x - half, y - half, z], [x + half, y - half, z], [x + half, y + half, z], [x - half, y + half, z]]
+    )
     return corners, np.array([[0, 2, 1], [0, 3, 2]])
 
 

@@ -13,7 +13,7 @@ from jaxhand.config import HandConfig, UserError
 from jaxhand.hand import load, mano
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skinned import PARENTS, forward
-from tests import mano_file
+from tests.support import mano_file
 
 MODEL = mano_file.model()
 OF_MANO = [0, 5, 6, 7, 9, 10, 11, 17, 18, 19, 13, 14, 15, 1, 2, 3]  # MANO's joints among our 21

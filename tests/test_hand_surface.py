@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.data import trace
-from jaxhand.hand import body, surface, surface_fit, surface_mesh
+from jaxhand.data.synthetic import raytrace
+from jaxhand.hand.builtin import body, surface, surface_fit, surface_mesh
 from jaxhand.hand.skinned import forward
 
 COUNT = 48
@@ -101,9 +101,9 @@ def drawn(points, cones, own):
         points, cones = hand
         a, b, ra, rb = cones
         products = [jnp.sum((b - a) ** 2, -1)] + [None] * 3
-        cone = trace.Cone(tuple(a.T), tuple((b - a).T), ra, rb - ra, *products, *[None] * 7)
-        distance = trace.distance(tuple(points[..., i, None] for i in range(3)), cone)[0]  # (n, 28)
-        smooth = -trace.BLEND_MM * jax.scipy.special.logsumexp(-distance / trace.BLEND_MM, -1)
+        cone = raytrace.Cone(tuple(a.T), tuple((b - a).T), ra, rb - ra, *products, *[None] * 7)
+        distance = raytrace.distance(tuple(points[..., i, None] for i in range(3)), cone)[0]  # (n, 28)
+        smooth = -raytrace.BLEND_MM * jax.scipy.special.logsumexp(-distance / raytrace.BLEND_MM, -1)
         return smooth, jnp.any((distance < 0) & ~own, -1)
 
     return jax.lax.map(one, (points, cones))

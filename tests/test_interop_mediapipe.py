@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import boxes
-from jaxhand.data.photo import read_image
+from jaxhand.data.images.encoded import read_image
 from jaxhand.hand.camera import project
+from jaxhand.inference import boxes
 from jaxhand.interop import mediapipe
 
 NAME = "jaxhand.interop.mediapipe:detect"

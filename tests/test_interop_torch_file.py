@@ -9,11 +9,11 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_files import Saved, named, save
 
 from jaxhand.config import UserError
 from jaxhand.interop import safetensors, torch_file
 from jaxhand.interop.tensor import Tensor
+from tests.support.torch_files import Saved, named, save
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(4, 6)).astype(np.float32)
@@ -124,7 +124,7 @@ def test_anything_else_is_refused_by_its_name(tmp_path, module, name):
 
 def test_a_state_cannot_bend_a_tensor_to_another_file(tmp_path):
     """What a pickle sets on a tensor after it was made has no effect."""
-    tensor = Call(named("torch._utils", "_rebuild_tensor_v2"), (MATRIX, ), {"file": "/etc/passwd", "_tensor": 1})
+    tensor = Call(named("torch._utils", "_rebuild_tensor_v2"), (MATRIX,), {"file": "/etc/passwd", "_tensor": 1})
     tensor.call = tensor.call[0], Saved(MATRIX.reshape(-1), (4, 6)).arguments(), tensor.call[2]
     save(tmp_path / "a.pt", {"x": tensor})
     np.testing.assert_array_equal(torch_file.read(tmp_path / "a.pt")["x"].read(), MATRIX)
@@ -182,13 +182,19 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
     refused(lambda: path.write_bytes(path.read_bytes()[:300]), "the end is missing; download it again")
     refused(without("data/1"), r"data.pkl: .*\(data/1 is missing\)")
     refused(without("data.pkl"), "a zip archive, but not one of torch.save: it has 0 data.pkl")
-    refused(lambda: rewritten(path, lambda name, content: content[:-4] if name.endswith("data/0") else content),
-            f"data/0 has {size - 4} bytes, not 24 of float32")
-    refused(lambda: rewritten(path, lambda name, content: b"big" if name.endswith("byteorder") else content),
-            "big-endian machine")
+    refused(
+        lambda: rewritten(path, lambda name, content: content[:-4] if name.endswith("data/0") else content),
+        f"data/0 has {size - 4} bytes, not 24 of float32",
+    )
+    refused(
+        lambda: rewritten(path, lambda name, content: b"big" if name.endswith("byteorder") else content),
+        "big-endian machine",
+    )
     refused(lambda: rewritten(path, lambda name, content: content, zipfile.ZIP_DEFLATED), "is compressed")
-    refused(lambda: rewritten(path, lambda name, content: content[:-20] if name.endswith("pkl") else content),
-            "not a whole pickle")
+    refused(
+        lambda: rewritten(path, lambda name, content: content[:-20] if name.endswith("pkl") else content),
+        "not a whole pickle",
+    )
     refused(flip, "is not what was written; download it again")
     refused(lambda: path.write_bytes(b"<!DOCTYPE html><html>sign in"), "begins with b'<!DOCTYPE html")
     refused(lambda: path.write_bytes(b""), "not a file of torch.save, it begins with b''")

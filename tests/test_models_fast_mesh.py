@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from jaxhand.config import Config, DataConfig, MeshConfig, ModelConfig
-from jaxhand.hand import body, skinned
+from jaxhand.hand import skinned
+from jaxhand.hand.builtin import body
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skeleton import from_our_order
 from jaxhand.models.fast_mesh import FastMesh, Mesh, bone_frames, rig
@@ -16,7 +17,13 @@ from jaxhand.training import losses
 
 SIZE, ROWS, VERTICES, STEPS = 32, 3, 57, 100
 MODEL = ModelConfig(
-    name="fast_mesh", width=32, fine_blocks=0, blocks=1, joint_width=16, joint_blocks=1, looks=1,
+    name="fast_mesh",
+    width=32,
+    fine_blocks=0,
+    blocks=1,
+    joint_width=16,
+    joint_blocks=1,
+    looks=1,
     mesh=MeshConfig(widths=(16, 8)),
 )
 CONFIG = Config(data=DataConfig(image_size=SIZE), model=MODEL)
@@ -31,9 +38,16 @@ def make_hand(vertices=VERTICES, seed=0) -> skinned.SkinnedHand:
     points = weights[:vertices] @ joints[:16] + rng.normal(0, 8, (vertices, 3))
     template = np.concatenate([points, joints[16:], joints[:16]]).astype(np.float32)
     return skinned.SkinnedHand(
-        name="builtin", side="right", template=template, shape_dirs=np.zeros((len(template), 3, 10), np.float32),
-        pose_dirs=np.zeros((len(template), 3, 135), np.float32), growth=0.0, weights=weights.astype(np.float32),
-        faces=np.zeros((1, 3), np.int32), mean_pose=np.zeros(45), components=np.eye(45),
+        name="builtin",
+        side="right",
+        template=template,
+        shape_dirs=np.zeros((len(template), 3, 10), np.float32),
+        pose_dirs=np.zeros((len(template), 3, 135), np.float32),
+        growth=0.0,
+        weights=weights.astype(np.float32),
+        faces=np.zeros((1, 3), np.int32),
+        mean_pose=np.zeros(45),
+        components=np.eye(45),
     )
 
 
@@ -176,7 +190,9 @@ def test_it_learns_a_few_hands_and_every_parameter_takes_part(network, hand):
         return optax.apply_updates(params, updates), state, gradient, means
 
     params, state, gradient, first = step(start, optimizer.init(start))
-    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not leaf.any()]
+    still = [
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not leaf.any()
+    ]
     assert still == []
     for _ in range(STEPS - 1):
         params, state, _, means = step(params, state)

@@ -13,7 +13,7 @@ from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.models import discriminator
 from jaxhand.models.hamer import Hamer, mean_hand, real_hands, visible, vit_arguments
 from jaxhand.training import losses, mesh_losses, optimizer
-from tests.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
+from tests.support.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
 
 SMALL = ("data.image_size=64", "model.vit.width=16", "model.hamer.width=16")
 RELEASED_TURN = (1.0, 0.0, 0.0, -1.0000005, 0.0, 1.5e-7)  # HaMeR's mean_params.npz of the whole hand: a2 is nearly -a1
@@ -141,8 +141,10 @@ def step(small):
 
 def test_gradients_reach_all_parameters(small, step):
     value, gradient = step(jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(small, nnx.Param))), jax.random.key(0))
-    flat = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-            for path, leaf in jax.tree.leaves_with_path(gradient)}
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(gradient)
+    }
     assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in flat.values())
     head = "mano_head.transformer"
     queries, values = np.split(flat[f"{head}.layers.self_attention.to_qkv.kernel"], [64], axis=-1)
@@ -180,15 +182,26 @@ def test_hamers_losses_by_hand():
     turn[1] += 1
     shape = batch["mano_shape"] + np.float32([[0.1] * 10, [5] * 10])
     predictions = {
-        "keypoints_3d": predicted, "keypoints_2d": seen, "rotations": turn, "mano_shape": shape,
-        "fake_logits": np.full((2, 17), 0.5), "critic_fake": np.full((2, 17), 0.25),
+        "keypoints_3d": predicted,
+        "keypoints_2d": seen,
+        "rotations": turn,
+        "mano_shape": shape,
+        "fake_logits": np.full((2, 17), 0.5),
+        "critic_fake": np.full((2, 17), 0.25),
         "critic_real": np.stack([np.full((2, 17), 0.5), np.ones((2, 17))]),  # of the second hand nothing is known
     }
-    terms = losses.terms(predictions, batch, ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas",
-                                              "adversarial", "discriminator"))
+    terms = losses.terms(
+        predictions,
+        batch,
+        ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas", "adversarial", "discriminator"),
+    )
     wanted = {
-        "keypoints_2d": [24 / 64, 1.0], "keypoints_3d": [0.06, 0], "global_orient": [0.25, 0],
-        "hand_pose": [0.04 + 0.01, 0], "betas": [0.1, 0], "adversarial": [17 * 0.25] * 2,
+        "keypoints_2d": [24 / 64, 1.0],
+        "keypoints_3d": [0.06, 0],
+        "global_orient": [0.25, 0],
+        "hand_pose": [0.04 + 0.01, 0],
+        "betas": [0.1, 0],
+        "adversarial": [17 * 0.25] * 2,
     }
     for name, values in wanted.items():
         np.testing.assert_allclose(terms[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -299,8 +312,11 @@ def test_a_mean_hand_from_a_file(tmp_path, hand):
     np.savez(tmp_path / "less.npz", pose=np.ones(96))
     (tmp_path / "text.npz").write_text("no")
     for name, message in (
-        ("short", "pose should be 96 finite numbers"), ("nan", "cam should be 3 finite"), ("less", "shape"),
-        ("text", "is not a readable mano_mean_params.npz"), ("none", "is not a readable .*No such file"),
+        ("short", "pose should be 96 finite numbers"),
+        ("nan", "cam should be 3 finite"),
+        ("less", "shape"),
+        ("text", "is not a readable mano_mean_params.npz"),
+        ("none", "is not a readable .*No such file"),
     ):
         with pytest.raises(UserError, match=f"model.hamer.init .*{name}.npz.*{message}"):
             mean_hand(str(tmp_path / f"{name}.npz"), hand)

@@ -8,17 +8,17 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hamer_models import toy_hand
 
 from jaxhand.config import ConfigError, LossConfig, load
 from jaxhand.hand.camera import project
 from jaxhand.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from jaxhand.models.hamer import visible
-from jaxhand.models.posed import place
+from jaxhand.models.mano_head import place
 from jaxhand.models.rgbd_fusion import RgbdFusion, behind, in_map, turn
 from jaxhand.models.upsample import sample
 from jaxhand.training import losses
 from jaxhand.training.sharding import split
+from tests.support.hamer_models import toy_hand
 
 SIZE, ROWS, PATCH = 32, 4, 8
 HAND = toy_hand()
@@ -73,7 +73,9 @@ def make_batch(seed=0, rows=ROWS):
     }
     batch = {name: np.float32(value) for name, value in batch.items()}
     camera = np.float32([[6, 0, 0]] * rows)
-    hands = place(HAND, axis_angle_to_matrix(batch["mano_pose"].reshape(rows, 16, 3)), batch["mano_shape"], camera, batch)
+    hands = place(
+        HAND, axis_angle_to_matrix(batch["mano_pose"].reshape(rows, 16, 3)), batch["mano_shape"], camera, batch
+    )
     return batch | {name: np.asarray(hands[name]) for name in ("keypoints_3d", "keypoints_2d", "vertices")}
 
 
@@ -89,9 +91,17 @@ def test_predictions(tiny):
     batch = make_batch()
     got = tiny.test(batch)
     shapes = {
-        "keypoints_3d": (21, 3), "keypoints_2d": (21, 2), "vertices": (HAND.num_vertices, 3), "rotations": (16, 3, 3),
-        "mano_pose": (48,), "mano_shape": (10,), "camera": (3,), "coarse_rotations": (16, 3, 3), "coarse_shape": (10,),
-        "guesses_3d": (2, 21, 3), "guesses_2d": (2, 21, 2),
+        "keypoints_3d": (21, 3),
+        "keypoints_2d": (21, 2),
+        "vertices": (HAND.num_vertices, 3),
+        "rotations": (16, 3, 3),
+        "mano_pose": (48,),
+        "mano_shape": (10,),
+        "camera": (3,),
+        "coarse_rotations": (16, 3, 3),
+        "coarse_shape": (10,),
+        "guesses_3d": (2, 21, 3),
+        "guesses_2d": (2, 21, 2),
     }
     assert {name: value.shape for name, value in got.items()} == {name: (ROWS, *s) for name, s in shapes.items()}
     assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in got.values())
@@ -170,7 +180,9 @@ def test_what_lies_behind_a_vertex():
     batch["depth"][0, 20, 7] = 0.2  # 30 mm behind the centre at 450
     pixels, z = jnp.float32([[[7.3, 19.6]] * 4 + [[8.6, 20], [-50, 1e9]]]), [480, 470, 489, 200, 470, 470]
     vertices = jnp.zeros((1, 6, 3)).at[..., 2].set(jnp.float32(z))
-    np.testing.assert_allclose(behind(vertices, pixels, batch, batch["has_depth"])[0], [0, 0.2, -0.18, 1, 1, 1], atol=1e-5)
+    np.testing.assert_allclose(
+        behind(vertices, pixels, batch, batch["has_depth"])[0], [0, 0.2, -0.18, 1, 1, 1], atol=1e-5
+    )
     np.testing.assert_array_equal(behind(vertices, pixels, batch, jnp.zeros(1)), 0)
 
 
@@ -197,7 +209,9 @@ def test_a_turn_is_about_the_joints_own_axes():
     quarter = jnp.float32([-1, 1, 0, -1, -1, 0])  # about z, on top of no turn
     turned = turn(start, jnp.tile(quarter, (16, 1)))
     np.testing.assert_allclose(turned, start @ np.float32([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), atol=1e-5)
-    np.testing.assert_allclose(matrix_to_axis_angle(start.swapaxes(-1, -2) @ turned), [[0, 0, np.pi / 2]] * 16, atol=1e-4)
+    np.testing.assert_allclose(
+        matrix_to_axis_angle(start.swapaxes(-1, -2) @ turned), [[0, 0, np.pi / 2]] * 16, atol=1e-4
+    )
 
 
 def test_gradients_reach_every_parameter(tiny):
@@ -212,8 +226,10 @@ def test_four_devices_give_what_one_gives(tiny):
     batch = make_batch()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     everywhere = jax.device_put(batch, split(mesh))
-    for one, four in zip(jax.tree.leaves(tiny.train(tiny.params, tiny.rest, batch, KEY)),
-                         jax.tree.leaves(tiny.train(tiny.params, tiny.rest, everywhere, KEY))):
+    for one, four in zip(
+        jax.tree.leaves(tiny.train(tiny.params, tiny.rest, batch, KEY)),
+        jax.tree.leaves(tiny.train(tiny.params, tiny.rest, everywhere, KEY)),
+    ):
         np.testing.assert_allclose(one, four, rtol=1e-4, atol=1e-3)
 
 

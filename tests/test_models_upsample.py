@@ -80,8 +80,18 @@ def pyramid() -> SkinnedHand:
     weights = np.zeros((10, 16), np.float32)
     weights[:5, 0], weights[:5, 1] = 1, [0, 1, 3, 0, 0]
     empty = np.zeros((26, 3))
-    return SkinnedHand("builtin", "right", empty, empty[..., None].repeat(10, 2), empty[..., None].repeat(135, 2), 0.0,
-                       weights, faces, np.zeros(45), np.eye(45))
+    return SkinnedHand(
+        "builtin",
+        "right",
+        empty,
+        empty[..., None].repeat(10, 2),
+        empty[..., None].repeat(135, 2),
+        0.0,
+        weights,
+        faces,
+        np.zeros(45),
+        np.eye(45),
+    )
 
 
 def test_neighbours_are_heard_by_the_normalised_adjacency_with_loops():

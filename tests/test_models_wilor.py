@@ -12,7 +12,7 @@ from jaxhand.hand.rotations import rotation_6d_to_matrix
 from jaxhand.models.hamer import visible
 from jaxhand.models.wilor import Wilor
 from jaxhand.training import losses
-from tests.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
+from tests.support.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
 
 SMALL = ("data.image_size=64", "model.vit.width=16")
 
@@ -116,8 +116,10 @@ def test_training_reaches_all_parameters_and_moves_the_statistics():
         return jax.grad(loss, has_aux=True)(params)
 
     slopes, after = gradient(jax.tree.map(np.asarray, params), jax.random.key(0))
-    slopes = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-              for path, leaf in jax.tree.leaves_with_path(slopes)}
+    slopes = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(slopes)
+    }
     assert all(np.isfinite(leaf).all() for leaf in slopes.values())
     assert [name for name, leaf in slopes.items() if not leaf.any()] == ["backbone.shape_emb.kernel"]  # of zeros
     for name in ("init_hand_pose", "init_betas", "init_cam"):

@@ -6,10 +6,21 @@ from inspect import signature
 from pathlib import Path
 
 from jaxhand.config import DataConfig, HandConfig, UserError
-from jaxhand.data import mix, packed
+from jaxhand.data import mix
+from jaxhand.data.datasets import packed
+from jaxhand.data.synthetic import dataset
 from jaxhand.hand import mano
 
-READERS = ("freihand", "ho3d", "dexycb", "interhand", "rhd", "hamer", "hint", "folder")  # each a module with `load`
+READERS = {  # name → module of data/datasets/ with `load`
+    "freihand": "freihand",
+    "ho3d": "ho3d",
+    "dexycb": "dexycb",
+    "interhand": "interhand",
+    "rhd": "rhd",
+    "hamer": "hamer_tars",
+    "hint": "hint",
+    "folder": "folder",
+}
 
 
 def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int, hand: HandConfig | None = None):
@@ -28,8 +39,7 @@ def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
     if name == "synthetic":
-        from jaxhand.data import synthetic  # not above: it is also a command, and Python warns of one imported before
-        return synthetic.load(
+        return dataset.load(
             split,
             config.train_samples if split == "train" else config.test_samples,
             size=config.image_size,
@@ -65,7 +75,7 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
     if (Path(path).expanduser() / "packed.json").is_file():
         return packed.load(path, split, kind=kind, without_val=without_val)
     options = {"variant": variant} if variant else {}
-    open_set = importlib.import_module(f"jaxhand.data.{reader}").load
+    open_set = importlib.import_module(f"jaxhand.data.datasets.{READERS[reader]}").load
     if mano_path:
         mean, components = mano.pose_numbers(mano_path)
         labels = {"vertices": True, "mano_mean": mean, "mano_components": components}

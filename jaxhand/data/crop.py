@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma
-from jaxhand.data.mano_pose import turn
-from jaxhand.data.photo import Photo, enlarge, reused
+from jaxhand.data.images.encoded import Photo, enlarge, reused
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
+from jaxhand.hand.mano_pose import turn
 from jaxhand.hand.skinned import SkinnedHand
 
 
@@ -74,9 +74,12 @@ def crop(
     else:
         cos, sin = np.cos(rotation), np.sin(rotation)
         a, b = zoom * cos, zoom * sin
-        A = np.array([[a, -b, middle - a * center_x + b * center_y],
-                      [b, a, middle - b * center_x - a * center_y],
-                      [0, 0, 1]]) @ A
+        A = (
+            np.array(
+                [[a, -b, middle - a * center_x + b * center_y], [b, a, middle - b * center_x - a * center_y], [0, 0, 1]]
+            )
+            @ A
+        )
         R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
         pixels, T = record.image, np.eye(3)
         if photo and rule.blurred:  # as its pixels are

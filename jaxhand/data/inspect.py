@@ -17,11 +17,10 @@ import numpy as np
 
 from jaxhand import data
 from jaxhand.config import UserError
-from jaxhand.data import anatomy
 from jaxhand.data.crop import crop
-from jaxhand.data.packed import Manifest
+from jaxhand.data.datasets.packed import Manifest
 from jaxhand.data.record import Record, label
-from jaxhand.hand import draw
+from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
 

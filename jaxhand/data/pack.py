@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 import jaxhand
 from jaxhand import data
 from jaxhand.config import UserError
-from jaxhand.data.packed import Manifest, PackedSet, encode
+from jaxhand.data.datasets.packed import Manifest, PackedSet, encode
 from jaxhand.data.record import label
 
 SPLITS = ("train", "val", "test")

@@ -14,13 +14,14 @@ import cv2
 import grain
 import numpy as np
 
-from jaxhand import hand, pickles
+from jaxhand import hand
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
 from jaxhand.data.crop import crop, layout
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.record import undecoded
+from jaxhand.io import pickles
 
 ENDLESS = 2**40  # steps
 

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxhand.data.photo import Photo
+from jaxhand.data.images.encoded import Photo
 
 
 @dataclasses.dataclass(frozen=True)

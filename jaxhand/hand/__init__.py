@@ -17,6 +17,8 @@ def load(config: HandConfig):
     # Imported here: most users of this room need neither, nor JAX.
     if config.mano_path:
         from jaxhand.hand import mano
+
         return mano.read(config.mano_path, side="right", tips=config.tips)
-    from jaxhand.hand import surface
+    from jaxhand.hand.builtin import surface
+
     return surface.builtin()

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand import pickles
 from jaxhand.config import UserError
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skinned import NUM_JOINTS, PARENTS, SkinnedHand
+from jaxhand.io import pickles
 
 # Which vertices are the tips of thumb, index, middle, ring, little: every code has its own. HaMeR and WiLoR follow
 # smplx, DexYCB manopth.

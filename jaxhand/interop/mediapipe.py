@@ -21,7 +21,10 @@ from jaxhand.data.crop import warp
 PALM_SIDE, HAND_SIDE = 192, 224  # px that the networks see
 LEAST_SCORE = 0.5
 MOST_OVERLAP = 0.3  # intersection over union of two palms; a hand's, found twice, is 0.5
-HAND_OVER_PALM, UP = 2.6, 0.5  # side of what is looked at over that of the palm, and how far it lies towards the fingers
+HAND_OVER_PALM, UP = (
+    2.6,
+    0.5,
+)  # side of what is looked at over that of the palm, and how far it lies towards the fingers
 WRIST, MIDDLE_BASE = 0, 2  # points of a palm
 FILES = ("palm_detection/palm_detection_full.tflite", "hand_landmark/hand_landmark_full.tflite")
 _running = threading.Lock()  # a network holds its inputs

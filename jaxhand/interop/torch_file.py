@@ -14,13 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhand import pickles
 from jaxhand.config import UserError
 from jaxhand.interop.tensor import BFLOAT16, Tensor
+from jaxhand.io import pickles
 
 STORAGES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": BFLOAT16,
-    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": BFLOAT16,
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
     "BoolStorage": "?",
 }
 # What checkpoints hold beside weights: settings, and states of optimizers and loops. Nothing of it is kept.
@@ -61,7 +68,12 @@ class _Members:
         self.path, self._file = path, file
         try:
             infos = zipfile.ZipFile(file).infolist()
-        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: a version unknown to zipfile
+        except (
+            zipfile.BadZipFile,
+            ValueError,
+            RuntimeError,
+            struct.error,
+        ):  # RuntimeError: a version unknown to zipfile
             raise UserError(f"{path}: {_what_else(file)}") from None
         roots = [info.filename.removesuffix("data.pkl") for info in infos if info.filename.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:

@@ -134,7 +134,8 @@ def bone_frames(joints, rest):
         (..., 16, 3, 3): palm, thumb 1-3, index 1-3, middle, ring, little.
     """
     bones, rest_bones = (
-        direction(jnp.diff(points[..., 1:, :].reshape(*points.shape[:-2], 5, 4, 3), axis=-2)) for points in (joints, rest)
+        direction(jnp.diff(points[..., 1:, :].reshape(*points.shape[:-2], 5, 4, 3), axis=-2))
+        for points in (joints, rest)
     )
     palm = (palm_frame(joints) @ palm_frame(rest).T)[..., None, :, :]
     turned, levels = palm, []

@@ -14,7 +14,7 @@ from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.models import vit
 from jaxhand.models.decoder import Decoder
 from jaxhand.models.discriminator import Discriminator, judgements
-from jaxhand.models.posed import place
+from jaxhand.models.mano_head import place
 
 CAMERA_PX = 5000.0  # focal length of the camera that HaMeR imagines, px of a crop of 256 px
 FOCAL = CAMERA_PX / 256  # over the side of the crop

@@ -22,13 +22,13 @@ class MeshGraph(nnx.Module):
         rngs: draws the parameters.
     """
 
-    def __init__(self, hand: SkinnedHand, channels_in: int, channels: Sequence[int], *, dtype="float32", rngs: nnx.Rngs):
+    def __init__(
+        self, hand: SkinnedHand, channels_in: int, channels: Sequence[int], *, dtype="float32", rngs: nnx.Rngs
+    ):
         self.hand = hand
         he = jax.nn.initializers.he_normal()
         sizes = zip([channels_in, *channels], channels)
-        self.layers = nnx.List(
-            [nnx.Linear(a, b, kernel_init=he, dtype=jnp.dtype(dtype), rngs=rngs) for a, b in sizes]
-        )
+        self.layers = nnx.List([nnx.Linear(a, b, kernel_init=he, dtype=jnp.dtype(dtype), rngs=rngs) for a, b in sizes])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, V, C) → (B, 16, channels[-1])."""
@@ -49,7 +49,9 @@ def spread(x: jax.Array, hand: SkinnedHand) -> jax.Array:
     The matrix is symmetric, so the gradient is spread as well: it too only gathers, and never scatters.
     """
     neighbours, weights = neighbourhoods(hand)
-    return sum(jnp.take(x, n, axis=1, mode="clip") * w[:, None].astype(x.dtype) for n, w in zip(neighbours.T, weights.T))
+    return sum(
+        jnp.take(x, n, axis=1, mode="clip") * w[:, None].astype(x.dtype) for n, w in zip(neighbours.T, weights.T)
+    )
 
 
 spread.defvjp(lambda x, hand: (spread(x, hand), None), lambda hand, _, gradient: (spread(gradient, hand),))

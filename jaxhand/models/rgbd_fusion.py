@@ -14,8 +14,8 @@ from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.models.hamer import CROP_MM, readout, visible, vit_arguments
+from jaxhand.models.mano_head import in_front, place
 from jaxhand.models.mesh_graph import MeshGraph
-from jaxhand.models.posed import in_front, place
 from jaxhand.models.upsample import Upsampler, sample
 from jaxhand.models.vit import PatchEmbed, ViT
 

@@ -50,11 +50,15 @@ def summarize(config: Config) -> list[dict]:
 
         return jax.tree.leaves(jax.vjp(floats, params)[1])
 
-    forward = jax.make_jaxpr(lambda *state, batch: nnx.merge(graphdef, *state)(batch))(params, rest, batch=_batch(config, 1))
+    forward = jax.make_jaxpr(lambda *state, batch: nnx.merge(graphdef, *state)(batch))(
+        params, rest, batch=_batch(config, 1)
+    )
     costs = {
         "parameters": [(".".join(map(str, path)), math.prod(leaf.shape)) for path, leaf in nnx.to_flat_state(params)],
         "flops": list(_products(forward.jaxpr)),
-        "activations": list(_kept(jax.make_jaxpr(kept)(params, rest, _batch(config, config.training.batch_size)).jaxpr)),
+        "activations": list(
+            _kept(jax.make_jaxpr(kept)(params, rest, _batch(config, config.training.batch_size)).jaxpr)
+        ),
     }
 
     def row(part: str, belongs: typing.Callable[[str], bool], count: int = 1) -> dict:
@@ -137,7 +141,10 @@ def _stacks(model: nnx.Module) -> dict[str, int]:
         path = ".".join(map(str, path))
         if isinstance(module, Encoder):
             path, count = f"{path}.blocks".lstrip("."), module.depth
-        elif isinstance(module, nnx.List) and len({str(jax.tree.map(jnp.shape, nnx.state(part))) for part in module}) == 1:
+        elif (
+            isinstance(module, nnx.List)
+            and len({str(jax.tree.map(jnp.shape, nnx.state(part))) for part in module}) == 1
+        ):
             count = len(module)
         else:
             continue
@@ -209,7 +216,9 @@ def table(rows: list[dict], batch: int) -> str:
     lines = [("", "parameters", "GFLOPs", "activations"), ("", "", "one image", f"batch of {batch}")]
     for row in rows:
         name = f"  {row['part']}, one of {row['count']}" if "count" in row else row["part"]
-        lines.append((name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:.4f}", f"{row['activations'] / 1e6:,.1f} MB"))
+        lines.append(
+            (name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:.4f}", f"{row['activations'] / 1e6:,.1f} MB")
+        )
     first, *others = (max(map(len, column)) for column in zip(*lines))
     return "\n".join(
         "  ".join([line[0].ljust(first), *(text.rjust(width) for text, width in zip(line[1:], others))]).rstrip()

@@ -20,8 +20,9 @@ class Upsampler(nnx.Module):
         dtype: of the products and the maps; parameters and statistics are float32.
     """
 
-    def __init__(self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False,
-                 dtype="float32"):
+    def __init__(
+        self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False, dtype="float32"
+    ):
         self.branched, dtype = branched, jnp.dtype(dtype)
         self.first = nnx.Linear(channels_in, channels, dtype=dtype, rngs=rngs)
         steps = [[*range(scale + 1)] if branched else [scale] for scale in range(scales - 1)]

@@ -41,8 +41,18 @@ class ViT(nnx.Module):
         remat: compute the activations of a block again in the backward pass.
     """
 
-    def __init__(self, config: ViTConfig, image_size: tuple[int, int], *, channels: int = 3, padding: int = 0,
-                 eps: float = 1e-6, dtype="float32", remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ViTConfig,
+        image_size: tuple[int, int],
+        *,
+        channels: int = 3,
+        padding: int = 0,
+        eps: float = 1e-6,
+        dtype="float32",
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
         config = sized(config)
         self.patch_embed = PatchEmbed(channels, config.width, config.patch, padding, rngs=rngs, dtype=dtype)
         self.grid = self.patch_embed.grid(*image_size)

@@ -175,10 +175,16 @@ class Run:
         summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
 
         self._announce_best()  # of the epoch before; the next save waits for it anyway
-        self._log_epoch(step, summary, means, results, {
-            "images_per_second": batch_size / seconds,
-            "test_images_per_second": len(self.test_set) / tested,
-        })
+        self._log_epoch(
+            step,
+            summary,
+            means,
+            results,
+            {
+                "images_per_second": batch_size / seconds,
+                "test_images_per_second": len(self.test_set) / tested,
+            },
+        )
         self._draw(epoch, step, samples)
         self.logger.print(
             f"Epoch {epoch}: Train Loss = {means['loss']:.4f}, Test Loss = {results['test_loss']:.4f}, "
@@ -229,8 +235,12 @@ class Run:
     def _draw(self, epoch: int, step: int, samples: dict) -> None:
         if jax.process_index() == 0:
             sheet = comparison_sheet(
-                samples["image"], samples["predicted_2d"], samples["keypoints_2d"], columns=2,
-                scale=max(1, 192 // self.config.data.image_size), valid=samples["joint_valid_2d"],
+                samples["image"],
+                samples["predicted_2d"],
+                samples["keypoints_2d"],
+                columns=2,
+                scale=max(1, 192 // self.config.data.image_size),
+                valid=samples["joint_valid_2d"],
             )
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
@@ -249,6 +259,7 @@ class Run:
 
 def _suspects(records: list[record.Record]) -> str:
     """Names of the records with a number that is not finite, or else of all."""
+
     def is_finite(entry):
         values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)
         return all(np.isfinite(value).all() for value in values if value is not None)

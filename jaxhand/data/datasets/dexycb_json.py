@@ -1,0 +1,152 @@
+"""DexYCB as most papers' code reads it: COCO-style files such as annotations/DEX_YCB_s0_train_data.json.
+
+An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`; frames without a hand are left
+out, and image ids are the toolkit's. HandOccNet's files have metres, KeypointFusion's have millimetres: which is told
+from the median distance, hands are 0.3 to 2 m away.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.datasets import label_cache, splits
+from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.json_stream import entries
+from jaxhand.data.images.encoded import decode
+from jaxhand.data.record import Record
+from jaxhand.hand.mano_pose import of_side
+from jaxhand.io import files
+
+_ALL_VALID = np.ones(21, np.float32)
+
+
+def load(
+    path: str | Path,
+    split: str,
+    *,
+    without_val: bool = False,
+    depth: bool = True,
+    mano_mean: np.ndarray | None = None,
+) -> "DexYCBJson":
+    """Read a COCO-style file of DexYCB; the first time is slow, then its labels are kept.
+
+    Args:
+        path: the file, or the folder that has it in `annotations` as DEX_YCB_s0_train_data.json or …_test_data.json.
+            Images are where `file_name` says, from that folder on.
+        split: "train", "val" (held out of it: whole sequences with all cameras) or "test".
+        without_val: leave "val" out of "train".
+        depth: read the depth images, where they are beside the colour images.
+        mano_mean: as for `dexycb.load`. These files have axis-angles without it, so records have a pose only with it.
+
+    Raises:
+        UserError: naming the file, and the annotation where it is one of them that is wrong.
+    """
+    file = Path(path).expanduser()
+    if file.suffix != ".json":
+        file = file / f"annotations/DEX_YCB_s0_{'test' if split == 'test' else 'train'}_data.json"
+    arrays = label_cache.cached([file], lambda: _parse(file))
+    sequences = [name.rpartition(b"/")[0].rpartition(b"/")[0] for name in arrays["name"].tolist()]
+    return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano_mean)
+
+
+class DexYCBJson(Photographs):
+    """The hands of a COCO-style file as records; `ids` (N,) are the toolkit's numbers of them."""
+
+    def __init__(self, file: Path, arrays: dict, kept: np.ndarray, depth: bool, mano_mean):
+        self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
+        self._arrays, self._kept, self._depth, self._mano_mean = arrays, kept, depth, mano_mean
+        self.ids = arrays["id"][kept]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def file(self, i: int) -> Path:
+        """The image file of record i."""
+        return self._folder / self._name(i)
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        file = self._depth_file(i)
+        return None if file is None else read_depth(file, self._name(i))
+
+    def label(self, i: int) -> Record:
+        """Record i without its image and depth."""
+        a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
+        fx, fy, cx, cy = a["camera"].astype(np.float64)
+        hand = str(a["side"], "ascii")
+        mean = of_side(self._mano_mean, (45,), hand)
+        posed = mean is not None and np.isfinite(a["pose"]).all()
+        return Record(
+            image=None,
+            K=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
+            keypoints_3d=a["joints"],
+            joint_valid=_ALL_VALID,
+            hand=hand,
+            mano_pose=np.concatenate([a["pose"][:3], a["pose"][3:] + mean]).astype(np.float32) if posed else None,
+            mano_shape=a["betas"] if np.isfinite(a["betas"]).all() else None,
+            name=self._name(i),
+        )
+
+    def encoded(self, i: int) -> tuple[bytes, bytes | None]:
+        """The files of the image and the depth of record i as they are."""
+        depth = self._depth_file(i)
+        return files.read_bytes(self.file(i)), None if depth is None else files.read_bytes(depth)
+
+    def _name(self, i: int) -> str:
+        return str(self._arrays["name"][self._kept[i]], "utf-8")
+
+    def _depth_file(self, i: int) -> Path | None:
+        file = depth_of(self.file(i))
+        return file if self._depth and file.is_file() else None
+
+
+def _parse(file: Path) -> dict[str, np.ndarray]:
+    names = {}
+    for number, image in enumerate(entries(file, "images")):
+        name = image.get("file_name", image.get("color_file_name"))
+        if not isinstance(name, str) or "id" not in image:
+            raise UserError(f"{file}: image {number} has no id or no file_name")
+        names[image["id"]] = name.encode()
+    kinds = {"id": np.int64, "name": np.bytes_, "side": np.bytes_}
+    columns = {name: [] for name in ("id", "name", "side", "joints", "camera", "pose", "betas")}
+    for number, annotation in enumerate(entries(file, "annotations")):
+        try:
+            camera, mano = annotation["cam_param"], annotation.get("mano_param") or {}
+            row = {
+                "id": annotation["image_id"],
+                "name": names[annotation["image_id"]],
+                "side": {"right": b"right", "left": b"left"}[annotation["hand_type"]],
+                "joints": np.reshape(np.float32(annotation["joints_coord_cam"]), (21, 3)),
+                "camera": np.reshape(np.float32([*camera["focal"], *camera["princpt"]]), 4),
+                "pose": np.reshape(np.float32(mano.get("pose", [np.nan] * 48)), 48),
+                "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: annotation {number} is not as it should be ({error!r})") from None
+        if not np.isfinite(row["joints"]).all():
+            raise UserError(f"{file}: annotation {number}: joints_coord_cam is not finite")
+        if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # -1 everywhere, in whatever unit, is no hand
+            for name, value in row.items():
+                columns[name].append(value)
+    if not columns["id"]:
+        raise UserError(f"{file}: holds no annotation of a hand")
+    arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
+    distance = np.median(arrays["joints"][..., 2])
+    if not (0.1 < distance < 10 or 100 < distance < 10000):
+        raise UserError(f"{file}: the joints' median z is {distance:.4g}, neither metres nor millimetres of DexYCB")
+    return arrays | {"joints": arrays["joints"] * (1000 if distance < 10 else 1)}
+
+
+def depth_of(color: Path) -> Path:
+    """The depth image that belongs to a colour image."""
+    return color.with_name(color.stem.replace("color_", "aligned_depth_to_color_") + ".png")
+
+
+def read_depth(file: Path, name: str) -> np.ndarray:
+    """Depth (H, W) float32 mm, 0 where unknown; the file, of record `name`, has 16 bits and steps of 1 mm."""
+    depth = decode(files.read_bytes(file), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        raise UserError(f"{file}: the depth of {name} is not a whole 16-bit grey PNG; download it again")
+    return depth.astype(np.float32)

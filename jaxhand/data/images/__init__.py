@@ -1,0 +1,1 @@
+"""Encoded image files: header, decoding of no more than a crop needs, depth images."""

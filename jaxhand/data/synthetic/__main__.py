@@ -1,0 +1,7 @@
+"""`python -m jaxhand.data.synthetic --preview sheet.png`: draw a page of synthetic hands."""
+
+import sys
+
+from jaxhand.data.synthetic import dataset
+
+sys.exit(dataset.main())

@@ -1,0 +1,87 @@
+"""Writes files in the layout of torch.save, without PyTorch."""
+
+import collections
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+STORAGES = {
+    "float32": "Float",
+    "float64": "Double",
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "int64": "Long",
+    "int32": "Int",
+    "int16": "Short",
+    "int8": "Char",
+    "uint8": "Byte",
+    "bool": "Bool",
+}
+
+
+class Saved:
+    """A view of a storage (a flat array), as PyTorch pickles a tensor. Strides and offset count elements."""
+
+    def __init__(self, storage: np.ndarray, shape: tuple, strides: tuple | None = None, offset: int = 0):
+        if strides is None:
+            strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+        self.storage, self.shape, self.strides, self.offset = storage, shape, strides, offset
+
+    def arguments(self) -> tuple:
+        """Of the call that makes it."""
+        return Storage(self.storage), self.offset, self.shape, self.strides, False, collections.OrderedDict()
+
+    def __reduce__(self):
+        return named("torch._utils", "_rebuild_tensor_v2"), self.arguments()
+
+
+class Storage:
+    """A flat array that is saved as a member of its own."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+
+class _Pickler(pickle._Pickler):  # in Python, whose `save_global` can name what is not there
+    def __init__(self, file):
+        super().__init__(file, protocol=2)
+        self.storages = []
+
+    def persistent_id(self, value):
+        if not isinstance(value, Storage):
+            return None
+        number = next((i for i, known in enumerate(self.storages) if known is value.array), len(self.storages))
+        if number == len(self.storages):
+            self.storages.append(value.array)
+        kind = named("torch", f"{STORAGES[value.array.dtype.name]}Storage")
+        return "storage", kind, str(number), "cpu", value.array.size
+
+    def reducer_override(self, value):
+        if isinstance(value, np.ndarray):
+            return Saved(value.reshape(-1), value.shape).__reduce__()
+        return NotImplemented
+
+    def save_global(self, value, name=None):
+        self.write(f"c{value.__module__}\n{value.__qualname__}\n".encode())
+        self.memoize(value)
+
+
+def named(module: str, name: str, base: type = object) -> type:
+    """A class that pickles name `module.name`, and that nothing else knows."""
+    return type(name, (base,), {"__module__": module, "__qualname__": name})
+
+
+def save(path: Path, tree) -> None:
+    """Write a tree of plain values and arrays as torch.save would."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(tree)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.stem}/data.pkl", file.getvalue())
+        archive.writestr(f"{path.stem}/byteorder", "little")
+        for number, array in enumerate(pickler.storages):
+            archive.writestr(f"{path.stem}/data/{number}", array.tobytes())
+        archive.writestr(f"{path.stem}/version", "3\n")
