@@ -45,9 +45,9 @@ def test_a_coco_file(tmp_path):
     hidden = np.array(ANNOTATION["keypoints"])
     hidden[4, 2] = 0  # theirs: the thumb's base
     source = load(coco_file(tmp_path / "hidden.json", ANNOTATION | {"keypoints": hidden.ravel().tolist()}), "train")
-    assert np.flatnonzero(source.label(0).joint_valid == 0).tolist() == [1]
+    assert np.flatnonzero(source.read_annotation(0).joint_valid == 0).tolist() == [1]
     flat = {key: ANNOTATION[key] for key in ("image_id", "keypoints")}
-    label = load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").label(0)
+    label = load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").read_annotation(0)
     assert label.hand == "right" and label.bbox is None and not label.joint_valid.any() and not label.keypoints_3d.any()
     np.testing.assert_allclose(label.keypoints_2d, points, atol=1e-4)
     np.testing.assert_array_equal(label.K, RULES["hamer"].camera(320, 320))

@@ -9,7 +9,7 @@ import pytest
 
 from jaxhand.config import UserError
 from jaxhand.data.crop import crop
-from jaxhand.data.images.encoded import Photo, read_image
+from jaxhand.data.images.encoded import EncodedImage, read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
@@ -44,7 +44,7 @@ def record_of(content, center, extent, hand="right"):
     K = np.array([[500.0, 3, 100], [0, 480, 120], [0, 0, 1]])
     pixels = np.concatenate([center + extent * rng.uniform(-0.5, 0.5, (21, 2)), np.ones((21, 1))], axis=1)
     joints = pixels @ np.linalg.inv(K).T * rng.uniform(500, 600, (21, 1))
-    return Record(Photo(content, "image a.jpg"), K, joints, np.ones(21), hand)
+    return Record(EncodedImage(content, "image a.jpg"), K, joints, np.ones(21), hand)
 
 
 def assert_same_crop(record, size, change, most):
@@ -72,12 +72,12 @@ def test_crop_of_a_jpeg_is_the_crop_of_its_image(hand, change, height, width):
 @pytest.mark.parametrize("orientation", range(1, 10))
 def test_exif_turns_the_labels_way(orientation, order):
     content = turned_by_exif(jpeg(smooth(117, 203)), orientation, order)
-    photo = Photo(content, "a.jpg")
+    photo = EncodedImage(content, "a.jpg")
     assert photo.size == photo.pixels.shape[1::-1] == ((117, 203) if 5 <= orientation <= 8 else (203, 117))
     record = record_of(content, np.array(photo.size) / 2 + 3, 50)
     for size in (70, 30, 14):
         assert_same_crop(record, size, CHANGES[1], 10)
-    ignored = Photo(content, "a.jpg", exif=False)
+    ignored = EncodedImage(content, "a.jpg", exif=False)
     assert ignored.size == (203, 117) == ignored.pixels.shape[1::-1]
     assert_same_crop(dataclasses.replace(record, image=ignored), 70, CHANGES[1], 0)
 
@@ -93,7 +93,7 @@ def test_a_blob_stays_under_its_joint(orientation, size):
     shown = (250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 200)).astype(np.uint8)
     turns = {1: shown, 3: shown[::-1, ::-1], 6: shown.T[::-1], 8: shown.T[:, ::-1]}  # back to how it is stored
     stored = np.repeat(turns[orientation][..., None], 3, -1)
-    record = dataclasses.replace(base, image=Photo(turned_by_exif(jpeg(stored), orientation), "a.jpg"))
+    record = dataclasses.replace(base, image=EncodedImage(turned_by_exif(jpeg(stored), orientation), "a.jpg"))
     sample = crop(record, size, 2.0, rotation=0.4)
     weight = sample["image"][..., 0].astype(float) * (sample["image"][..., 0] > 4)
     rows, columns = np.indices(weight.shape)
@@ -126,7 +126,7 @@ def test_any_kind_of_image(kind, tmp_path):
 
 
 def test_no_more_is_decoded_than_the_crop_needs():
-    photo = Photo(jpeg(smooth(480, 640)), "a.jpg")
+    photo = EncodedImage(jpeg(smooth(480, 640)), "a.jpg")
     assert photo.part(WHOLE, 1)[0].shape == (480, 640, 3)
     corners = np.array([[300, 320], [50, 100]])
     for most, shape in ((1, (135, 640, 3)), (1.99, (136, 640, 3)), (2, (69, 320, 3)), (9, (19, 80, 3))):
@@ -134,10 +134,10 @@ def test_no_more_is_decoded_than_the_crop_needs():
         assert pixels.shape == shape and 480 not in pixels.shape
         shrink = 640 // shape[1]
         np.testing.assert_allclose(T @ (0, 0, 1), ((shrink - 1) / 2, (shrink - 1) / 2, 1))
-    upside_down = Photo(turned_by_exif(photo.content, 3), "a.jpg")
+    upside_down = EncodedImage(turned_by_exif(photo.content, 3), "a.jpg")
     assert upside_down.part(corners, 1)[0].shape[0] == 464  # what is above is stored last
     assert upside_down.part(corners + [[0], [300]], 1)[0].shape[0] == 164
-    progressive = Photo(jpeg(smooth(480, 640), cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "a.jpg")
+    progressive = EncodedImage(jpeg(smooth(480, 640), cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "a.jpg")
     assert progressive.part(corners, 1)[0].shape == (480, 640, 3)
 
 
@@ -147,7 +147,7 @@ def test_a_cut_off_image_is_named_though_the_crop_needs_only_its_top(kind, lost,
     content = KINDS[kind]
     file = tmp_path / kind
     file.write_bytes(content[: len(content) - int(lost * len(content) if isinstance(lost, float) else lost)])
-    record = dataclasses.replace(record_of(content, (50, 15), 20), image=Photo.read(file))
+    record = dataclasses.replace(record_of(content, (50, 15), 20), image=EncodedImage.read(file))
     with pytest.raises(UserError, match=f"^image .*{kind} is not an image or is cut off$"):
         crop(record, 32, 1.3)
     with pytest.raises(UserError, match=f"^image .*{kind} is not an image or is cut off$"):
@@ -157,9 +157,9 @@ def test_a_cut_off_image_is_named_though_the_crop_needs_only_its_top(kind, lost,
 def test_a_missing_image_is_named(tmp_path):
     for path in (tmp_path / "b.jpg", tmp_path, tmp_path / "b.jpg" / "c.jpg"):
         with pytest.raises(UserError, match=f"^image {path} does not exist$"):
-            Photo.read(path)
+            EncodedImage.read(path)
     with pytest.raises(UserError, match="^train.jsonl:3: image .*b.jpg does not exist$"):
-        Photo.read(tmp_path / "b.jpg", "train.jsonl:3")
+        EncodedImage.read(tmp_path / "b.jpg", "train.jsonl:3")
 
 
 def test_damaged_exif_turns_nothing():
@@ -167,5 +167,5 @@ def test_damaged_exif_turns_nothing():
     at = content.index(b"II*\0")
     for place, value in ((at + 4, b"\xff\xff\xff\x7f"), (at + 8, b"\xff\xff"), (at + 10, b"\x13\x01\x13\x01")):
         broken = content[:place] + value + content[place + len(value) :]
-        photo = Photo(broken, "a.jpg")
+        photo = EncodedImage(broken, "a.jpg")
         assert photo.size in ((80, 60), (60, 80)) and photo.part(WHOLE, 1)[0].shape == (60, 80, 3)

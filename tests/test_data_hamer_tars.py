@@ -45,34 +45,36 @@ def test_any_record_of_a_tar_can_be_read(tmp_path):
     for i in (5, 0, 7, 2, -1):
         seed = i % 8
         name = f"{seed // 4:06d}.tar/rgb/{seed:08d}.jpg#0"
-        check(source.label(i), seed, name)
+        check(source.read_annotation(i), seed, name)
         check(source[i], seed, name)
-        assert source.label(i).image is None and source.encoded(i) == (tree.image(seed), None)
+        assert source.read_annotation(i).image is None and source.encoded(i) == (tree.image(seed), None)
         assert layouts.joints_shown(source[i].image, tree.pixels(seed)) == list(range(21))
     with pytest.raises(IndexError):
-        source.label(8)
+        source.read_annotation(8)
 
 
 def test_two_hands_of_an_image_and_other_kinds_of_images(tmp_path):
     png = tree.image(0, 2, ending="png")
     source = hamer_tars.load(one(tmp_path, tree.hand(0), tree.hand(2), content=png), "train")
-    assert [source.label(i).hand for i in range(2)] == ["right", "left"]
-    assert [source.label(i).name for i in range(2)] == [f"000000.tar/rgb/a.b/00000000.png#{i}" for i in range(2)]
+    assert [source.read_annotation(i).hand for i in range(2)] == ["right", "left"]
+    assert [source.read_annotation(i).name for i in range(2)] == [
+        f"000000.tar/rgb/a.b/00000000.png#{i}" for i in range(2)
+    ]
     assert source[1].image.shape == (160, 224, 3)
 
 
 def test_hands_with_2d_labels_only(tmp_path):
-    record = hamer_tars.load(one(tmp_path, tree.flat(1)), "train").label(0)
+    record = hamer_tars.load(one(tmp_path, tree.flat(1)), "train").read_annotation(0)
     assert not record.joint_valid.any() and not record.keypoints_3d.any() and record.joint_valid_2d.all()
     assert record.mano_pose is None and record.mano_shape is None
     some = tree.hand(1)["keypoints_3d"].copy()
     some[[3, 20], 3] = 0
     some[20] = np.nan
-    record = hamer_tars.load(one(tmp_path / "a", tree.hand(1, keypoints_3d=some)), "train").label(0)
+    record = hamer_tars.load(one(tmp_path / "a", tree.hand(1, keypoints_3d=some)), "train").read_annotation(0)
     assert np.flatnonzero(record.joint_valid == 0).tolist() == [3, 20] and not record.keypoints_3d[[3, 20]].any()
     np.testing.assert_allclose(record.keypoints_3d[4], tree.joints(1)[4], atol=0.5)
     claims = tree.hand(1, keypoints_3d=np.tile(np.float32([0, 0, 0, 1]), (21, 1)))  # confident zeros
-    record = hamer_tars.load(one(tmp_path / "b", claims), "train").label(0)
+    record = hamer_tars.load(one(tmp_path / "b", claims), "train").read_annotation(0)
     assert not record.joint_valid.any()
 
 
@@ -100,7 +102,7 @@ def test_filters_are_hamers_own(tmp_path):
 
     def read(**filters):
         source = hamer_tars.load(one(tmp_path, *hands), "train", **filters)
-        records = [source.label(i) for i in range(len(source))]
+        records = [source.read_annotation(i) for i in range(len(source))]
         return {int(r.name[-1]): (r.mano_pose is not None, r.mano_shape is not None) for r in records}, records
 
     found, records = read()
@@ -121,7 +123,7 @@ def test_filters_are_hamers_own(tmp_path):
 def test_val_is_held_out_by_blocks(tmp_path):
     tree.write_tars(tmp_path, 3, 4)
     parts = [hamer_tars.load(tmp_path, split, without_val=True) for split in ("train", "val")]
-    names = [{part.label(i).name for i in range(len(part))} for part in parts]
+    names = [{part.read_annotation(i).name for i in range(len(part))} for part in parts]
     assert len(names[1]) == 1 and len(names[0]) == 11 and not names[0] & names[1]
 
 
@@ -197,7 +199,7 @@ def test_npz_has_scale_in_pixels(tmp_path, names):
     assert len(source) == 4
     for seed in range(4):
         name = f"rgb/{seed:08d}.jpg#{seed}"
-        check(source.label(seed), seed, name)
+        check(source.read_annotation(seed), seed, name)
         check(source[seed], seed, name)
         assert layouts.joints_shown(source[seed].image, tree.pixels(seed)) == list(range(21))
     assert source.encoded(2) == (tree.image(2), None)
@@ -207,13 +209,13 @@ def test_npz_with_less(tmp_path):
     """No `right`, one number for both sides, no 3D and no MANO: as HInt's files; and 3D where no pixel is known."""
     gone = dict.fromkeys(("right", "hand_keypoints_3d", "hand_pose", "has_hand_pose", "betas", "has_betas"))
     file = tree.write_npz(tmp_path / "TEST_newdays_img_vis.npz", scale=np.full(4, 120.0), extra_info=None, **gone)
-    record = hamer_tars.load(file, "test", variant="npz").label(2)
+    record = hamer_tars.load(file, "test", variant="npz").read_annotation(2)
     assert record.hand == "right" and record.mano_pose is None and record.mano_shape is None
     assert not record.joint_valid.any() and record.joint_valid_2d.all()
     np.testing.assert_allclose(record.bbox[2:] - record.bbox[:2], 120, atol=1e-4)
 
     file = tree.write_npz(tmp_path / "a.npz", hand_keypoints_2d=np.zeros((4, 21, 3)))
-    record = hamer_tars.load(file, "test", variant="npz").label(1)
+    record = hamer_tars.load(file, "test", variant="npz").read_annotation(1)
     assert record.joint_valid.all() and not record.joint_valid_2d.any()
     points = project(record.keypoints_3d, record.K)
     assert abs(points - tree.pixels(1)).max() < 3  # the box tells it nearly as well
@@ -239,7 +241,7 @@ def test_mistakes_in_npz_are_named(tmp_path):
     with pytest.raises(UserError, match="rgb/00000001.jpg does not exist"):
         source[1]
     with pytest.raises(UserError, match="rgb/00000001.jpg does not exist"):
-        source.label(1)
+        source.read_annotation(1)
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(UserError, match="a.npz: not a whole .npz file"):
         hamer_tars.load(file, "test", variant="npz")

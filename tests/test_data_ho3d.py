@@ -31,7 +31,7 @@ def copy(folder, tmp_path):
 
 
 def names(source):
-    return [source.label(i).name for i in range(len(source))]
+    return [source.read_annotation(i).name for i in range(len(source))]
 
 
 def frame_of(record):
@@ -56,7 +56,7 @@ def test_records_are_in_our_frame_units_and_order(folder):
 def test_joint_4_of_the_set_is_the_middle_knuckle(folder):
     content = pickle.loads((folder / "train/MC1/meta/0002.pkl").read_bytes())
     source = ho3d.load(folder, "train")
-    record = source.label(names(source).index("train/MC1/rgb/0002.jpg"))
+    record = source.read_annotation(names(source).index("train/MC1/rgb/0002.jpg"))
     np.testing.assert_allclose(record.keypoints_3d[9], content["handJoints3D"][4] * (1000, -1000, -1000), atol=1e-3)
 
 
@@ -107,7 +107,7 @@ def test_version_2_has_png(released):
 def test_the_pose_turns_with_its_hand(folder):
     source = ho3d.load(folder, "train")
     for i in range(len(source)):
-        record = source.label(i)
+        record = source.read_annotation(i)
         stored = layout.pose(*frame_of(record))
         turned = cv2.Rodrigues(record.mano_pose[:3].astype(float))[0]
         np.testing.assert_allclose(turned, np.diag([1, -1, -1]) @ cv2.Rodrigues(stored[:3])[0], atol=1e-6)
@@ -119,7 +119,7 @@ def test_the_evaluation_knows_the_wrist_and_a_box(folder):
     source = ho3d.load(folder, "test")
     assert names(source) == [f"evaluation/{s}/rgb/{f:04d}.jpg" for f in (2, 1, 0) for s in ("SM1", "AP10")]
     for i in range(len(source)):
-        record = source.label(i)
+        record = source.read_annotation(i)
         frame = frame_of(record)
         np.testing.assert_array_equal(record.joint_valid, [1] + [0] * 20)
         np.testing.assert_allclose(record.keypoints_3d[0], layout.joints(*frame)[0], atol=1e-3)
@@ -150,12 +150,12 @@ def test_all_cameras_of_a_sequence_are_held_out_together(folder):
 
 def test_label_is_the_record_without_image(folder):
     source = ho3d.load(folder, "train")
-    record, label = source[4], source.label(4)
+    record, label = source[4], source.read_annotation(4)
     assert label.image is None and label.depth is None and label.name == record.name
     np.testing.assert_array_equal(label.keypoints_3d, record.keypoints_3d)
     assert source.encoded(4) == ((folder / record.name).read_bytes(), None)
     with pytest.raises(IndexError):
-        source.label(len(source))
+        source.read_annotation(len(source))
 
 
 def change(file, **fields):

@@ -26,9 +26,11 @@ class Source:
         return self.count
 
     def __getitem__(self, i):
-        return dataclasses.replace(self.label(i), image=np.full((16, 16, 3), (self.mark, i % 256, i // 256), np.uint8))
+        return dataclasses.replace(
+            self.read_annotation(i), image=np.full((16, 16, 3), (self.mark, i % 256, i // 256), np.uint8)
+        )
 
-    def label(self, i):
+    def read_annotation(self, i):
         K = np.array([[20.0, 0, 7.5], [0, 20.0, 7.5], [0, 0, 1]])
         joints = np.random.default_rng(i).uniform((-90, -90, 400), (90, 90, 500), (21, 3))
         return Record(None, K, joints, np.ones(21), "right", name=f"{self.mark}/{i}")
@@ -83,8 +85,8 @@ def test_a_mix_is_its_sets_one_after_the_other():
     for i in (0, 49, 50, 56, 57, 456, -1):
         k = int(np.searchsorted(FIRSTS, i % len(mix), side="right")) - 1
         name = f"{k}/{i % len(mix) - FIRSTS[k]}"
-        assert mix[i].name == mix.label(i).name == name and mix[i].image[0, 0, 0] == k
-        assert mix.label(i).image is None
+        assert mix[i].name == mix.read_annotation(i).name == name and mix[i].image[0, 0, 0] == k
+        assert mix.read_annotation(i).image is None
     with pytest.raises(IndexError):
         mix[len(mix)]
     with pytest.raises(UserError, match="^b holds no records: leave it out of the mix"):

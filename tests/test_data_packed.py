@@ -76,7 +76,7 @@ def assert_same(one, two):
         for key in b:
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{key} of {i}")
             assert np.asarray(a[key]).dtype == np.asarray(b[key]).dtype, key
-        label = vars(one.label(i))
+        label = vars(one.read_annotation(i))
         assert label["image"] is None and label["depth"] is None
         assert label["name"] == b["name"] and np.array_equal(label["keypoints_3d"], b["keypoints_3d"])
 

@@ -184,7 +184,7 @@ def test_labels_are_read_without_images_where_a_source_can_and_leave_out_hands_w
         def __getitem__(self, i):
             raise AssertionError("an image is decoded for its labels")
 
-        def label(self, i):
+        def read_annotation(self, i):
             record = Source.__getitem__(self, i)
             return dataclasses.replace(record, image=None, joint_valid=np.full(21, float(i % 2)))
 

@@ -30,7 +30,7 @@ class Blank:
         return len(self._source)
 
     def __getitem__(self, i):
-        return dataclasses.replace(self._source.label(i), image=np.zeros((480, 640, 3), np.uint8))
+        return dataclasses.replace(self._source.read_annotation(i), image=np.zeros((480, 640, 3), np.uint8))
 
 
 def submit(tiny, name, source, file, *, mesh=False):
@@ -121,7 +121,7 @@ def test_dexycb(tmp_path, tiny):
     frames = [(q, c, f) for q in (4, 9) for c in range(2) for f in range(2)]  # the toolkit's order, of subject 3
     assert rows.shape == (4, 64) and rows[:, 0].tolist() == [i for i, (_, _, f) in enumerate(frames) if f]
     truth = [layouts_dexycb.joints(2, *frame) if frame[2] else np.full((21, 3), -1000.0) for frame in frames]
-    assert {record.hand for record in map(source.label, range(4))} == {"right", "left"}
+    assert {record.hand for record in map(source.read_annotation, range(4))} == {"right", "left"}
     np.testing.assert_allclose(rows[:, 1:].reshape(4, 21, 3), joints, atol=1e-3)  # mm, absolute, left hands left
     np.testing.assert_allclose(joints.mean(1), np.array(truth)[1::2].mean(1), atol=150)
     np.savez(tmp_path / "truth.npz", joints=np.array(truth), id=np.arange(8))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma
-from jaxhand.data.images.encoded import Photo, enlarge, reused
+from jaxhand.data.images.encoded import EncodedImage, enlarge, reused
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.mano_pose import turn
@@ -23,7 +23,7 @@ def crop(
     """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
 
     The square is centred on the record's box (without one: on the box of its valid 2D joints; without those the whole
-    image is taken) and `crop_scale` times its longer side wide, or as `rule` says. A `Photo` is decoded no finer than the
+    image is taken) and `crop_scale` times its longer side wide, or as `rule` says. An `EncodedImage` is decoded no finer than the
     crop needs.
 
     Args:
@@ -45,7 +45,7 @@ def crop(
         of this hand.
     """
     out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size, hand).items()} if out is None else out
-    photo = isinstance(record.image, Photo)
+    photo = isinstance(record.image, EncodedImage)
     left = record.hand == "left"
     K = np.asarray(record.K, np.float64)  # (3, 3)
     joints = np.asarray(record.keypoints_3d, np.float64)  # (21, 3)
@@ -173,7 +173,7 @@ def _square(record, seen, crop_scale, rule):
     elif len(seen):
         (x0, y0), (x1, y1) = seen.min(0), seen.max(0)
     else:
-        width, height = record.image.size if isinstance(record.image, Photo) else record.image.shape[1::-1]
+        width, height = record.image.size if isinstance(record.image, EncodedImage) else record.image.shape[1::-1]
         return (width - 1) / 2, (height - 1) / 2, float(max(width, height))
     return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0)
 

@@ -19,7 +19,7 @@ from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.crop import crop
 from jaxhand.data.datasets.packed import Manifest
-from jaxhand.data.record import Record, label
+from jaxhand.data.record import Record, read_annotation
 from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
@@ -116,7 +116,7 @@ def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> 
         first = os.path.relpath(missing[0], path) if path.is_dir() else missing[0]
         faults.append(f"half-downloaded: {how_many}, first {first}")
     rows = np.flatnonzero(there)
-    faults += _look_at_labels([label(source, i) for i in _spread(rows, LABELS)], say)
+    faults += _look_at_labels([read_annotation(source, i) for i in _spread(rows, LABELS)], say)
     rows = rows if decode_all else _spread(rows, DECODED)
     seen = _decoded(source, rows)
     say(f"  files     {images - len(missing):,} of {images:,} images are there; {len(rows):,} hands were decoded")
@@ -131,7 +131,7 @@ def _images(source) -> list[str]:
     """The image file of every record, or its name where images are in tars or shards."""
     if hasattr(source, "file"):
         return [str(source.file(i)) for i in range(len(source))]
-    return [label(source, i).name.partition("#")[0] for i in range(len(source))]
+    return [read_annotation(source, i).name.partition("#")[0] for i in range(len(source))]
 
 
 def _present(names: list[str]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record, label, undecoded
+from jaxhand.data.record import Record, read_annotation, read_encoded
 
 
 class Mix:
@@ -33,13 +33,13 @@ class Mix:
         source, i = self._find(i)
         return source[i]
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`, where its source gives such."""
-        return undecoded(*self._find(i))
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`, where its source gives such."""
+        return read_encoded(*self._find(i))
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image."""
-        return label(*self._find(i))
+        return read_annotation(*self._find(i))
 
     def _find(self, i: int):
         i = range(len(self))[i]

@@ -15,7 +15,7 @@ import jaxhand
 from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.datasets.packed import Manifest, PackedSet, encode
-from jaxhand.data.record import label
+from jaxhand.data.record import read_annotation
 
 SPLITS = ("train", "val", "test")
 OPTIONS = "group_size:1,uncompressed"  # a record is read alone, and images are compressed already
@@ -103,7 +103,7 @@ def _held_out(kind: str, path, train) -> list[int]:
 
 
 def _key(source, i: int) -> tuple:
-    record = label(source, i)
+    record = read_annotation(source, i)
     return record.name, record.hand, np.asarray(record.keypoints_3d).tobytes()
 
 

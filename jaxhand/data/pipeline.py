@@ -20,7 +20,7 @@ from jaxhand.data import mix
 from jaxhand.data.augment import draw
 from jaxhand.data.crop import crop, layout
 from jaxhand.data.crop_rules import RULES
-from jaxhand.data.record import undecoded
+from jaxhand.data.record import read_encoded
 from jaxhand.io import pickles
 
 ENDLESS = 2**40  # steps
@@ -161,7 +161,7 @@ class _Crops:
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
             out = {key: array[row, ...] for key, array in batch.items()}
-            record = undecoded(self.source, i)
+            record = read_encoded(self.source, i)
             crop(record, self.size, self.crop_scale, rule=self.rule, **change, hand=self.hand, out=out)
         return batch
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.crop import uncrop
 from jaxhand.data.datasets.ho3d import FROM_OPENGL
-from jaxhand.data.record import Record, label
+from jaxhand.data.record import Record, read_annotation
 from jaxhand.evaluation.scoring import Pair
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import from_our_order
@@ -27,7 +27,7 @@ class Gathered:
     def collect(self, batch: dict, predictions: dict) -> None:
         """Add a host batch of the source and its predictions: `keypoints_2d`, `keypoints_3d`, maybe `vertices`."""
         rows = np.flatnonzero(batch["valid"])
-        K = np.array([label(self.source, i).K for i in batch["index"][rows]])
+        K = np.array([read_annotation(self.source, i).K for i in batch["index"][rows]])
         points = [predictions[key][rows] for key in ("keypoints_3d", "vertices") if key in predictions]
         points = np.concatenate(points, axis=1)  # (n, 21 + V, 3)
         arrays = predictions["keypoints_2d"][rows], points, batch["K"][rows], K, batch["is_right"][rows]
@@ -77,7 +77,7 @@ def pair(protocol: str, gathered: Gathered, run: Path, data: str) -> Pair:
     """
     if protocol == "interhand":
         raise UserError("protocol interhand compares both hands of an image: write them to an .npz for --predictions")
-    records = [label(gathered.source, i) for i in range(len(gathered.source))]
+    records = [read_annotation(gathered.source, i) for i in range(len(gathered.source))]
     forms = {"hint": _in_the_image, "ho3d": _ho3d}
     rows, pred, gt = forms.get(protocol, _in_the_camera)(gathered, records)
     if not len(rows):

@@ -6,31 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhand.data.images.encoded import Photo
+from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
 from jaxhand.io import files
 
 
-class Undecoded(abc.ABC):
-    """A source whose images are `Photo`s until they are decoded."""
+class EncodedImageSource(abc.ABC):
+    """A source whose images are `EncodedImage`s until they are decoded."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`."""
 
     def __getitem__(self, i: int) -> Record:
-        record = self.undecoded(i)
+        record = self.read_encoded(i)
         return dataclasses.replace(record, image=record.image.pixels)
 
 
-class Photographs(Undecoded):
+class ImageDataset(EncodedImageSource):
     """A source; a reader says how many records it has, what their labels are, and which files they are of."""
 
     @abc.abstractmethod
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without image and depth."""
 
     @abc.abstractmethod
@@ -41,27 +41,27 @@ class Photographs(Undecoded):
         """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
         return None
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        return dataclasses.replace(self.label(i), image=Photo.read(self.file(i)), depth=self.depth(i))
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`."""
+        return dataclasses.replace(self.read_annotation(i), image=EncodedImage.read(self.file(i)), depth=self.depth(i))
 
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
         """The image file of record i as it is, and its depth file where that is a 16-bit PNG in mm."""
         return files.read_bytes(self.file(i)), None
 
 
-class SizedPhotographs(Photographs):
+class SizedImageDataset(ImageDataset):
     """One whose labels need the size of the image, which is read once for both."""
 
     @abc.abstractmethod
     def sized(self, i: int, size: tuple[int, int]) -> Record:
         """Record i without its image, of that width and height in px."""
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image, of which only the size is read."""
-        return self.sized(i, Photo.read(self.file(i)).size)
+        return self.sized(i, EncodedImage.read(self.file(i)).size)
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        photo = Photo.read(self.file(i))
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`."""
+        photo = EncodedImage.read(self.file(i))
         return dataclasses.replace(self.sized(i, photo.size), image=photo)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
@@ -37,7 +37,7 @@ def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bo
     return CocoSet(file, arrays, order, splits.keep(split, splits.blocks(ids, ids.max() + 1), file, without_val))
 
 
-class CocoSet(Photographs):
+class CocoSet(ImageDataset):
     """The hands of a COCO-style file as records."""
 
     def __init__(self, file: Path, arrays: dict, order: str, kept):
@@ -51,7 +51,7 @@ class CocoSet(Photographs):
         """The image file of record i."""
         return self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         file_name, hand, flat = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8"), np.isnan(a["joints"]).any()

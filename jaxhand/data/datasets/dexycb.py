@@ -12,7 +12,7 @@ import yaml
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import dexycb_json, label_cache
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import of_side
@@ -103,7 +103,7 @@ def load(
     return DexYCB(folder, parts, serials, depth, mano_mean, mano_components)
 
 
-class DexYCB(Photographs):
+class DexYCB(ImageDataset):
     """DexYCB's frames with a hand as records; `ids` (N,) are the toolkit's numbers of them."""
 
     def __init__(self, folder: Path, parts: list, serials: tuple, depth: bool, mano_mean, mano_components):
@@ -118,13 +118,13 @@ class DexYCB(Photographs):
 
     def file(self, i: int) -> Path:
         """The image file of record i."""
-        return self._folder / self.label(i).name
+        return self._folder / self.read_annotation(i).name
 
     def depth(self, i: int) -> np.ndarray | None:
         """Depth (H, W) of record i in mm, 0 where unknown, or None if it is not to be read."""
-        return read_depth(depth_of(self.file(i)), self.label(i).name) if self._depth else None
+        return read_depth(depth_of(self.file(i)), self.read_annotation(i).name) if self._depth else None
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image and depth."""
         i = range(len(self))[i]
         p = int(np.searchsorted(self._ends, i, side="right"))

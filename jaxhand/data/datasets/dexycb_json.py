@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.images.encoded import decode
 from jaxhand.data.record import Record
@@ -51,7 +51,7 @@ def load(
     return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano_mean)
 
 
-class DexYCBJson(Photographs):
+class DexYCBJson(ImageDataset):
     """The hands of a COCO-style file as records; `ids` (N,) are the toolkit's numbers of them."""
 
     def __init__(self, file: Path, arrays: dict, kept: np.ndarray, depth: bool, mano_mean):
@@ -71,7 +71,7 @@ class DexYCBJson(Photographs):
         file = self._depth_file(i)
         return None if file is None else read_depth(file, self._name(i))
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image and depth."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         fx, fy, cx, cy = a["camera"].astype(np.float64)

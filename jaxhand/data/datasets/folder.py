@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
-from jaxhand.data.datasets.base import Undecoded
+from jaxhand.data.datasets.base import EncodedImageSource
 from jaxhand.data.images.depth import read_grey
-from jaxhand.data.images.encoded import Photo
+from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
@@ -62,7 +62,7 @@ def load(path: str | Path, split: str, *, variant: str = "", without_val: bool =
     return FolderSet(entries)
 
 
-class FolderSet(Undecoded):
+class FolderSet(EncodedImageSource):
     """A source of records."""
 
     def __init__(self, entries: list["_Entry"]):
@@ -71,11 +71,11 @@ class FolderSet(Undecoded):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def undecoded(self, index: int) -> Record:
-        """Record `index` whose image is a `Photo`."""
+    def read_encoded(self, index: int) -> Record:
+        """Record `index` whose image is an `EncodedImage`."""
         return self._entries[index].read()
 
-    def label(self, index: int) -> Record:
+    def read_annotation(self, index: int) -> Record:
         """Record `index` without its image and depth."""
         return Record(image=None, **self._entries[index].labels)
 
@@ -114,7 +114,7 @@ class _Entry:
 
     def read(self) -> Record:
         """Read the image file, and decode the depth."""
-        image = Photo.read(self.image, self.where)
+        image = EncodedImage.read(self.image, self.where)
         width, height = image.size
         depth = None
         if self.depth is not None:

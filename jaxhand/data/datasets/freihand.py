@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.images.encoded import read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import of_side
@@ -75,7 +75,7 @@ def load(
     return FreiHAND(folder, part, arrays, kept, versions, mano_mean)
 
 
-class FreiHAND(Photographs):
+class FreiHAND(ImageDataset):
     """FreiHAND's records: all kept annotations of one background, then of the next."""
 
     def __init__(self, folder: Path, part: str, arrays: dict, kept, versions: tuple, mano_mean):
@@ -102,7 +102,7 @@ class FreiHAND(Photographs):
         version = self._versions[i // len(self._kept)]
         return f"{self._part}/rgb/{self._annotation(i) + len(self._arrays['K']) * version:08d}.jpg"
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image."""
         i = range(len(self))[i]
         k, arrays, name = self._annotation(i), self._arrays, self._image(i)

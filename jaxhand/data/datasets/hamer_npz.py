@@ -11,7 +11,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import splits
-from jaxhand.data.datasets.base import SizedPhotographs
+from jaxhand.data.datasets.base import SizedImageDataset
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
 
@@ -56,7 +56,7 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
     return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept)
 
 
-class HaMeRNpz(SizedPhotographs):
+class HaMeRNpz(SizedImageDataset):
     """The hands of one of HaMeR's evaluation files as records."""
 
     def __init__(self, images: Path, names: list[str], fields: dict, kept: np.ndarray):

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_npz, label_cache, splits
-from jaxhand.data.datasets.base import Undecoded
+from jaxhand.data.datasets.base import EncodedImageSource
 from jaxhand.data.datasets.hamer_npz import BOX_UNIT, SHAPES, hand_record
-from jaxhand.data.images.encoded import Photo
+from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.images.header import size_from
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
@@ -96,7 +96,7 @@ def load(
     return HaMeRTars(tars, parts, rows, limits)
 
 
-class HaMeRTars(Undecoded):
+class HaMeRTars(EncodedImageSource):
     """The hands in HaMeR's tars as records."""
 
     def __init__(self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], limits: tuple):
@@ -106,13 +106,15 @@ class HaMeRTars(Undecoded):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
-        record, content = self.label(i), self.encoded(i)[0]
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`."""
+        record, content = self.read_annotation(i), self.encoded(i)[0]
         where = f"image {self._tars[self._place(i)[0]].parent / record.name}"
-        return Record(**vars(record) | {"image": Photo(content, where, exif=False)})  # labels are of the stored image
+        return Record(
+            **vars(record) | {"image": EncodedImage(content, where, exif=False)}
+        )  # labels are of the stored image
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image."""
         t, row = self._place(i)
         hand = {name: array[row] for name, array in self._parts[t].items()}

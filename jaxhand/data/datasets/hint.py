@@ -12,7 +12,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import SizedPhotographs
+from jaxhand.data.datasets.base import SizedImageDataset
 from jaxhand.data.record import Record
 from jaxhand.io import files
 
@@ -53,7 +53,7 @@ def load(
     return HInt(folder, label_cache.cached(homes, lambda: _read(homes)), joints)
 
 
-class HInt(SizedPhotographs):
+class HInt(SizedImageDataset):
     """The hands of HInt as records."""
 
     def __init__(self, folder: Path, arrays: dict, joints: str):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import turn
@@ -77,7 +77,7 @@ def load(
     return HO3D(folder, part, frames, arrays, kept, depth)
 
 
-class HO3D(Photographs):
+class HO3D(ImageDataset):
     """HO-3D's frames as records."""
 
     def __init__(self, folder: Path, part: str, frames: list[str], arrays: dict, kept: np.ndarray, depth: bool):
@@ -101,7 +101,7 @@ class HO3D(Photographs):
             return None
         return read_two_channels(file, high="green", unit=DEPTH_UNIT)
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without image and depth."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         posed, boxed = np.isfinite(a["handPose"]).all(), np.isfinite(a["handBoundingBox"]).all()

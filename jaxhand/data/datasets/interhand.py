@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import SIDES, of_side, turn
@@ -62,7 +62,7 @@ def load(
     return InterHand(folder, split, arrays, mano_mean)
 
 
-class InterHand(Photographs):
+class InterHand(ImageDataset):
     """The hands of InterHand2.6M as records."""
 
     def __init__(self, folder: Path, split: str, arrays: dict, mano_mean):
@@ -79,7 +79,7 @@ class InterHand(Photographs):
         name = self._arrays["file_name"][self._arrays["image"][i]]
         return f"images/{self._split}/{str(name, 'utf-8')}"
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image."""
         a = self._arrays
         frame, side, valid = int(a["frame"][i]), int(a["side"][i]), a["valid"][i]

@@ -14,8 +14,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from flax import serialization
 
 from jaxhand.config import UserError
-from jaxhand.data.datasets.base import Undecoded
-from jaxhand.data.images.encoded import Photo, decode
+from jaxhand.data.datasets.base import EncodedImageSource
+from jaxhand.data.images.encoded import EncodedImage, decode
 from jaxhand.data.record import Record
 
 FORMAT = 1
@@ -94,7 +94,7 @@ def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) 
     return PackedSet(folder, entry["shards"], indices)
 
 
-class PackedSet(Undecoded):
+class PackedSet(EncodedImageSource):
     """A source: the records `indices` of shards."""
 
     def __init__(self, folder: Path, shards: list[dict], indices: np.ndarray):
@@ -106,14 +106,14 @@ class PackedSet(Undecoded):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`."""
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`."""
         fields = self._fields(i)
         depth, where = fields.get("depth"), f"image {fields['name']} in {self._files[0].parent}"
-        photo = Photo(fields["image"], where)
+        photo = EncodedImage(fields["image"], where)
         return Record(**fields | {"image": photo, "depth": None if depth is None else _depth(depth)})
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without image and depth."""
         return Record(**self._fields(i) | {"image": None, "depth": None})
 

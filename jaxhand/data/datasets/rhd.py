@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import Photographs
+from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
@@ -55,7 +55,7 @@ def load(path: str | Path, split: str, *, variant: str = "", without_val: bool =
     return RHD(folder, part, arrays, images[kept], hands[kept], depth)
 
 
-class RHD(Photographs):
+class RHD(ImageDataset):
     """RHD's hands as records, in the order of the images, left before right."""
 
     def __init__(self, folder: Path, part: str, arrays: dict, images: np.ndarray, hands: np.ndarray, depth: bool):
@@ -76,7 +76,7 @@ class RHD(Photographs):
             return None
         return read_two_channels(file, high="red", unit=DEPTH_UNIT)
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without image and depth."""
         row, hand = self._images[i], int(self._hands[i])
         joints = self._arrays["xyz"][row, 21 * hand : 21 * hand + 21]  # (21, 3)

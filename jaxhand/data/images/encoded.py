@@ -29,7 +29,7 @@ _memory = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
-class Photo:
+class EncodedImage:
     """An image file's bytes.
 
     Args:
@@ -43,7 +43,7 @@ class Photo:
     exif: bool = True
 
     @staticmethod
-    def read(path: str | Path, labels: str = "") -> "Photo":
+    def read(path: str | Path, labels: str = "") -> "EncodedImage":
         """The photograph in a file, which errors name after the place of its labels, where that is given.
 
         Raises:
@@ -52,11 +52,11 @@ class Photo:
         where = f"{labels}: image {path}" if labels else f"image {path}"
         try:
             with open(path, "rb", buffering=0) as file:
-                return Photo(file.read(), where)
+                return EncodedImage(file.read(), where)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise UserError(f"{where} does not exist") from None
         except OSError:
-            return Photo(b"", where)
+            return EncodedImage(b"", where)
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
@@ -128,12 +128,12 @@ def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | No
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """A photograph as RGB (H, W, 3) uint8, as `Photo.pixels` says.
+    """A photograph as RGB (H, W, 3) uint8, as `EncodedImage.pixels` says.
 
     Raises:
         UserError: there is no such file, or it is not a whole image.
     """
-    return Photo.read(path).pixels
+    return EncodedImage.read(path).pixels
 
 
 def reused(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
