@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=name, description=description, epilog=usage, formatter_class=how)
     run = parser.add_argument_group("the best step of a run")
     run.add_argument("workdir", type=Path, nargs="?", help="run folder")
-    names = "synthetic or NAME:PATH such as ho3d:PATH (default: the run's test set)"
+    names = "synthetic, NAME:PATH such as ho3d:PATH, or module:function:PATH (default: the run's test set)"
     run.add_argument("--data", nargs="+", metavar="NAME", help=names)
     submit = "the leaderboard's: pred.zip or pred.json, of DexYCB .txt; with depth also FILE_rgbd"
     run.add_argument("--submit", type=Path, metavar="FILE", help=submit)

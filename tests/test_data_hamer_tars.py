@@ -10,7 +10,7 @@ import pytest
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_tars
-from jaxhand.data.images.header import image_size, size_from
+from jaxhand.data.images.header import image_size, read_image_size
 from jaxhand.hand.camera import project
 from jaxhand.io.pickles import load_npz
 from tests.support import layouts
@@ -256,7 +256,7 @@ def test_the_size_of_an_image_is_read_from_its_start():
         assert image_size(content) == (70, 33) and image_size(content[:20]) is None
     note = b"\xff\xe1" + (60002).to_bytes(2, "big") + bytes(60000)  # such as a preview
     content = content[:2] + note + content[2:]
-    assert size_from(io.BytesIO(content).read, len(content)) == (70, 33)
+    assert read_image_size(io.BytesIO(content).read, len(content)) == (70, 33)
     assert image_size(b"") is image_size(b"GIF89a") is image_size(b"\xff\xd8\xff") is None
 
 

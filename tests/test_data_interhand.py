@@ -9,6 +9,7 @@ import pytest
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import interhand
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES
 from tests.support import layouts
@@ -74,7 +75,7 @@ def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
 
 
 def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
-    source = interhand.load(root, "test", mano_mean=MEAN)
+    source = interhand.load(root, "test", mano=ManoLabels(MEAN))
     for i, (capture, frame, camera, side) in enumerate(wanted()):
         record = source.read_annotation(i)
         if (side, frame) == ("right", 0):
@@ -85,7 +86,7 @@ def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
         np.testing.assert_allclose(record.mano_shape, mano["shape"], atol=1e-6)
         by_hand = tree.rotation(camera) @ cv2.Rodrigues(np.array(mano["pose"][:3]))[0]
         np.testing.assert_allclose(cv2.Rodrigues(record.mano_pose[:3].astype(float))[0], by_hand, atol=1e-5)
-    right_only = interhand.load(root, "test", mano_mean=MEAN[0])
+    right_only = interhand.load(root, "test", mano=ManoLabels(MEAN[0]))
     assert [right_only.read_annotation(i).mano_pose is not None for i in range(5)] == [False] * 4 + [True]
 
 
@@ -133,7 +134,7 @@ def test_mistakes_are_named(tmp_path, root):
     assert len(interhand.load(copy, "test")) == 16
     (copy / "annotations/test/InterHand2.6M_test_MANO_NeuralAnnot.json").unlink()
     with pytest.raises(UserError, match="MANO_NeuralAnnot.json: no such file"):
-        interhand.load(copy, "test", mano_mean=MEAN)
+        interhand.load(copy, "test", mano=ManoLabels(MEAN))
 
 
 def test_real_images(shared, tmp_path):

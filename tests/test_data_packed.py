@@ -86,7 +86,7 @@ def sets(monkeypatch):
     """What the folder reader gives: ten to train on, two held out of them, and a test set."""
     kind = {"of": Source, "count": 10}
 
-    def load(path, split, without_val=False):
+    def load(path, split, *, variant="", without_val=False, mano=None):
         if split == "test":
             return kind["of"](range(100, 103), "test/")
         train = range(kind["count"])
@@ -158,7 +158,7 @@ def test_interrupted_packing_goes_on(sets, tmp_path, monkeypatch):
         packed(tmp_path)
     out = tmp_path / "out"
     assert "train-00000-of-00003.array_record" in shards(out) and len(Manifest.read(out).splits["train"]["shards"]) == 1
-    with pytest.raises(UserError, match="packing has not come to its end: run `python -m jaxhand.convert data folder"):
+    with pytest.raises(UserError, match="packing was not finished: run `python -m jaxhand.convert data folder"):
         data.read("folder", out, "train")
     first = (out / "train-00000-of-00003.array_record").stat().st_mtime_ns
     _, lines = packed(tmp_path)
@@ -235,7 +235,7 @@ def test_another_source_of_the_same_size_is_noticed(sets, tmp_path):
 
 
 def test_splits_that_a_set_lacks_are_left_out_unless_asked_for(tmp_path, monkeypatch):
-    def load(path, split, without_val=False):
+    def load(path, split, *, variant="", without_val=False, mano=None):
         if split == "train":
             return Source(range(3))
         raise UserError(f"{path}: no {split}")

@@ -9,6 +9,7 @@ from jaxhand import data, evaluate
 from jaxhand.config import UserError
 from jaxhand.data import pipeline
 from jaxhand.data.datasets import freihand, ho3d
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.evaluation.run_predictions import Gathered, pair
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics import PROTOCOLS
@@ -51,7 +52,7 @@ def test_as_its_leaderboard_file_scores(tmp_path, tiny):
 @pytest.mark.parametrize("vertices", [778, 100])
 def test_meshes_count_as_in_its_leaderboard_file(tmp_path, tiny, vertices):
     folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
-    source = freihand.load(folder, "test", vertices=True)
+    source = freihand.load(folder, "test", mano=ManoLabels(vertices=True))
     submission = Submission(f"freihand:{folder}", source, tmp_path / "pred.json")
     predicted(Blank(source), tiny, submission.gathered, vertices)
     submission.write()

@@ -18,11 +18,11 @@ class AugmentConfig:
 class DataConfig:
     """Which hands are read and how they become crops."""
 
-    train: str | dict[str, float] = "synthetic"  # or NAME:PATH such as "freihand:PATH", or several {NAME:PATH: weight}
+    train: str | dict[str, float] = "synthetic"  # or NAME:PATH, module:function:PATH, or several {NAME:PATH: weight}
     test: str = "synthetic"
     test_split: str = "test"  # "val" tests on a split of its own, for choosing recipes
-    view: str = "front"  # built-in world: "front" (palm or back, ±35°) or "all" directions
-    train_samples: int = 20480  # of the built-in world; a folder is read whole
+    view: str = "front"  # of the synthetic data set: "front" (palm or back, ±35°) or "all" directions
+    train_samples: int = 20480  # of the synthetic data set; a folder is read whole
     test_samples: int = 2000
     image_size: int = 64  # side of the square crop, px
     crop_scale: float = 1.4  # side of the crop over the longer side of the hand's box

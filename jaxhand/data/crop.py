@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma
-from jaxhand.data.images.encoded import EncodedImage, enlarge, reused
+from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.mano_pose import turn
@@ -85,7 +85,7 @@ def crop(
         if photo and rule.blurred:  # as its pixels are
             pixels = record.image.pixels
         elif photo:
-            pixels, T = record.image.part(_seen(A, size), 1 / zoom)
+            pixels, T = record.image.decode_region(_seen(A, size), 1 / zoom)
         warp(pixels, A @ T, zoom * np.abs(T[0, :2]).max(), rule.blurred, out["image"])
         if depth is not None:
             depth = cv2.warpAffine(np.asarray(depth, np.float32), A[:2], (size, size), flags=cv2.INTER_NEAREST)
@@ -192,17 +192,17 @@ def warp(pixels, A, zoom, blurred, out) -> None:
         height, width = height // block, width // block
         pixels = pixels[: height * block, : width * block]
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-        A = A @ enlarge(block)
+        A = A @ block_centers(block)
     size = len(out)
     seen = _seen(A, size)
     reach = blur_reach(sigma)
     (x0, y0), (x1, y1) = seen.min(1) - reach - 2, seen.max(1) + reach + 3  # a pixel more than bilinear samples touch
     x0, y0 = int(np.clip(x0, 0, width - 1)), int(np.clip(y0, 0, height - 1))
     x1, y1 = int(np.clip(x1, x0 + 1, width)), int(np.clip(y1, y0 + 1, height))
-    region = cv2.cvtColor(pixels[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA, reused("region", (y1 - y0, x1 - x0, 4)))
+    region = cv2.cvtColor(pixels[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA, scratch("region", (y1 - y0, x1 - x0, 4)))
     region = blur(region, sigma) if sigma else region
     A = A @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]])
-    warped = cv2.warpAffine(region, A[:2], (size, size), reused("warped", (size, size, 4)), flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(region, A[:2], (size, size), scratch("warped", (size, size, 4)), flags=cv2.INTER_LINEAR)
     cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, out)
 
 

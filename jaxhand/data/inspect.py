@@ -69,7 +69,9 @@ def inspect(
         UserError: there is no such kind of set or nothing at the path, or the sheet cannot be written.
     """
     path = Path(path).expanduser()
-    if kind.partition("-")[0] in data.READERS and not path.exists():
+    if not (path / "packed.json").is_file():
+        data.reader(kind)  # an unknown name is an error of its own
+    if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
     splits = splits or _own_splits(kind, path)
@@ -77,8 +79,6 @@ def inspect(
         try:
             source = data.read(kind, path, split)
         except UserError as error:
-            if kind.partition("-")[0] not in data.READERS:
-                raise
             say(f"{split}: cannot be read")
             faults.append(f"{split}: half-downloaded or damaged: {error}")
             continue
@@ -285,7 +285,7 @@ def _range(values) -> str:
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jaxhand.data.inspect", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
+    parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1, or module:function")
     parser.add_argument("path", metavar="PATH", help="where the set is, as it was downloaded or packed")
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")
     parser.add_argument("--sheet", metavar="FILE.png", help="draw some hands with their labels")

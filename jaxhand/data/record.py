@@ -1,11 +1,12 @@
 """What one labelled hand is, whatever it was read from.
 
 A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It
-may offer the same record where that is cheaper: `read_annotation(i)` without its image (`image` is None), and `read_encoded(i)` with
-a `photo.EncodedImage` as `image`, of which a crop decodes only what it needs.
+may offer two cheaper ways to read a record: `read_annotation(i)` without its image (`image` is None), and
+`read_encoded(i)` with an `EncodedImage` as `image`, of which a crop decodes only what it needs.
 """
 
 import dataclasses
+import typing
 
 import numpy as np
 
@@ -38,10 +39,19 @@ class Record:
     joint_valid_2d: np.ndarray | None = None  # (21,) given with keypoints_2d
 
 
+@typing.runtime_checkable
+class Source(typing.Protocol):
+    """Labelled hands by index, 0 to len - 1. The two cheaper ways to read a record are described above."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
 class WithoutDepth:
     """A source whose depth is hidden."""
 
-    def __init__(self, source):
+    def __init__(self, source: Source):
         self._source = source
 
     def __len__(self) -> int:
@@ -59,17 +69,17 @@ class WithoutDepth:
         return dataclasses.replace(read_annotation(self._source, index), depth=None)
 
 
-def read_annotation(source, index: int) -> Record:
+def read_annotation(source: Source, index: int) -> Record:
     """Record `index` of a source for its labels: no image is decoded where the source can do without."""
     return getattr(source, "read_annotation", source.__getitem__)(int(index))
 
 
-def read_encoded(source, index: int) -> Record:
+def read_encoded(source: Source, index: int) -> Record:
     """Record `index` of a source to be cropped: its image is an `EncodedImage` where the source can leave it encoded."""
     return getattr(source, "read_encoded", source.__getitem__)(int(index))
 
 
-def labels(source, most: int) -> tuple[np.ndarray, np.ndarray]:
+def labels(source: Source, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Joints of records evenly spread over a source, left hands mirrored: (N,21,3) mm and (N,21) valid.
 
     At most `most` records are looked at; those without a joint in 3D are left out, so N may be 0.
