@@ -207,7 +207,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     folder = layouts_freihand.write(tmp_path)
     assert inspect.main(["freihand", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
     output = capsys.readouterr().out.splitlines()
-    assert output[-1] == "Whole: every image is there, and nothing is doubtful."
+    assert output[-1] == "Complete: every image exists, and nothing is doubtful."
     assert (tmp_path / "sheet.png").is_file() and f"Written to {tmp_path / 'sheet.png'}" in output
     (folder / "training/rgb/00000003.jpg").unlink()
     assert inspect.main(["freihand", str(folder), "--all"]) == 1
