@@ -60,7 +60,7 @@ def test_a_half_downloaded_set(tmp_path, looked):
 def test_some_or_all_images_are_decoded(tmp_path, looked, monkeypatch):
     folder = layouts_freihand.write(tmp_path)
     (folder / "training/rgb/00000001.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(inspect, "DECODED", 2)  # the first and the last
+    monkeypatch.setattr(inspect, "MAX_DECODED", 2)  # the first and the last
     assert looked("freihand", folder, splits=["train"])[0] == []
     faults, account = looked("freihand", folder, splits=["train"], decode_all=True)
     assert "1 of 20 hands decoded cannot be read" in faults[0] and "20 hands were decoded" in account
