@@ -103,7 +103,7 @@ def _score_run(arguments) -> None:
 def _score_data(name: str, tester, best, arguments) -> list[dict]:
     """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
     from jaxhand import data
-    from jaxhand.data.record import WithoutDepth, labels
+    from jaxhand.data.record import WithoutDepth, sample_joints
     from jaxhand.evaluation.run_predictions import Gathered
     from jaxhand.evaluation.submission import Submission
     from jaxhand.training.testing import batches_of, mesh_line, run_test
@@ -141,7 +141,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
             folder = arguments.workdir / f"{protocol.name}_{name.partition(':')[0]}_{kind}"
             results[-1][protocol.name] = _by_protocol(protocol, options, gathered, name, folder)
     if scores["count"]:
-        joints, valid = labels(source, len(source))
+        joints, valid = sample_joints(source, len(source))
         rigid_hand = baselines.rigid_hand(joints, joints, valid, valid)
         mean_pose = baselines.mean_pose(joints, joints, valid, valid)
         print("  Baselines, from this set's own labels:")

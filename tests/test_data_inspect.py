@@ -60,7 +60,7 @@ def test_a_half_downloaded_set(tmp_path, looked):
 def test_some_or_all_images_are_decoded(tmp_path, looked, monkeypatch):
     folder = layouts_freihand.write(tmp_path)
     (folder / "training/rgb/00000001.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(inspect, "DECODED", 2)  # the first and the last
+    monkeypatch.setattr(inspect, "MAX_DECODED", 2)  # the first and the last
     assert looked("freihand", folder, splits=["train"])[0] == []
     faults, account = looked("freihand", folder, splits=["train"], decode_all=True)
     assert "1 of 20 hands decoded cannot be read" in faults[0] and "20 hands were decoded" in account
@@ -207,7 +207,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     folder = layouts_freihand.write(tmp_path)
     assert inspect.main(["freihand", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
     output = capsys.readouterr().out.splitlines()
-    assert output[-1] == "Whole: every image is there, and nothing is doubtful."
+    assert output[-1] == "Complete: every image exists, and nothing is doubtful."
     assert (tmp_path / "sheet.png").is_file() and f"Written to {tmp_path / 'sheet.png'}" in output
     (folder / "training/rgb/00000003.jpg").unlink()
     assert inspect.main(["freihand", str(folder), "--all"]) == 1

@@ -20,7 +20,7 @@ from tests.test_evaluation_submission import Blank, score
 def predicted(source, tiny, gathered=None, vertices=0):
     """Noisy predictions of a source, gathered in batches whose last one is filled up; a mesh of `vertices` random ones."""
     gathered, rng = gathered or Gathered(source), np.random.default_rng(0)
-    for batch in pipeline.test_batches(source, tiny, 4):
+    for batch in pipeline.eval_batches(source, tiny, 4):
         joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)
         pixels = batch["keypoints_2d"] + rng.normal(0, 4, batch["keypoints_2d"].shape).astype(np.float32)
         mesh = (
@@ -85,7 +85,7 @@ def test_crops_score_in_the_image(tmp_path, tiny):
     """PCK by the box does not depend on the crop: it is that of the pixels of the crop."""
     source = data.read("hint-newdays", layouts_hint.write(tmp_path), "test")
     gathered, rng, hits = Gathered(source), np.random.default_rng(0), []
-    for batch in pipeline.test_batches(source, tiny, 4):
+    for batch in pipeline.eval_batches(source, tiny, 4):
         noise = rng.normal(size=batch["keypoints_2d"].shape, scale=4).astype(np.float32)
         joints = {"keypoints_3d": batch["keypoints_3d"] + [0, 0, 500.0], "keypoints_2d": batch["keypoints_2d"] + noise}
         gathered.collect(batch, joints)

@@ -37,7 +37,7 @@ def submit(tiny, name, source, file, *, mesh=False):
     """Write the file of noisy predictions: these (N,21,3), their meshes, in the camera frame, and the run's scores."""
     submission, evaluator = Submission(name, source, file), Evaluator(len(source), save_predictions=True)
     rng, right, meshes = np.random.default_rng(0), [], []
-    for batch in pipeline.test_batches(Blank(source), tiny, 4):
+    for batch in pipeline.eval_batches(Blank(source), tiny, 4):
         noise = rng.normal(0, 5, batch["keypoints_3d"].shape) + rng.normal(0, 30, (4, 1, 3))
         joints = batch["keypoints_3d"] + noise.astype(np.float32)
         predictions = {"keypoints_3d": joints, "keypoints_2d": batch["keypoints_2d"]}

@@ -286,10 +286,10 @@ def test_real_hands_of_motion_capture_take_the_place_of_labels():
     rotations, shape, real = real_hands(batch)
     assert rotations.shape == (2, 1, 15, 3, 3) and shape.shape == (2, 1, 10) and real.shape == (2, 1)
     close(rotations[1, 0, 14], axis_angle_to_matrix(batch["mano_pose"][1, 45:]))
-    pose, betas = np.arange(4 * 48, dtype=np.float32).reshape(4, 48) / 100, np.ones((4, 10), np.float32)
+    pose, betas = np.arange(4 * 48, dtype=np.float32).reshape(2, 2, 48) / 100, np.ones((2, 2, 10), np.float32)
     rotations, shape, real = real_hands(batch | {"mocap_pose": pose, "mocap_shape": betas})
     assert rotations.shape == (2, 2, 15, 3, 3) and real.all()
-    close(rotations[1, 0, 0], axis_angle_to_matrix(pose[2, 3:6]))
+    close(rotations[1, 0, 0], axis_angle_to_matrix(pose[1, 0, 3:6]))
 
 
 def test_without_a_key_or_a_discriminator_nothing_is_judged(small, hand):

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.crop import uncrop
-from jaxhand.data.datasets.ho3d import FROM_OPENGL
 from jaxhand.data.record import Record, read_annotation
 from jaxhand.evaluation.scoring import Pair
-from jaxhand.hand.camera import project
+from jaxhand.hand.camera import FROM_OPENGL, project, uncrop
 from jaxhand.hand.skeleton import from_our_order
 from jaxhand.metrics.protocols import PROTOCOLS
 

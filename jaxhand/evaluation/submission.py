@@ -7,10 +7,10 @@ the set gives. DexYCB: millimetres in the camera frame, with the toolkit's ids.
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.data.datasets.ho3d import FROM_OPENGL
 from jaxhand.data.record import read_annotation
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
 from jaxhand.evaluation.run_predictions import Gathered, to_ho3d, to_wrist
+from jaxhand.hand.camera import FROM_OPENGL
 
 SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": (".txt", ".csv")}
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance to either side of the hand
+DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance in front of and behind the hand
+FROM_OPENGL = np.float32([1, -1, -1])  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
 
 
 def project(points, K):
@@ -24,6 +25,27 @@ def unproject(uv, z, K):
     x = (d * offset[..., 0] - b * offset[..., 1]) / (a * d - b * c)
     y = (a * offset[..., 1] - c * offset[..., 0]) / (a * d - b * c)
     return xp.stack([x * z, y * z, z + xp.zeros_like(x)], axis=-1)
+
+
+def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right) -> tuple[np.ndarray, np.ndarray]:
+    """Bring predictions in a crop that was not rotated back to its image: the inverse of `data.crop.crop`.
+
+    Args:
+        keypoints_2d: (..., N, 2) px of the crop.
+        keypoints_3d: (..., N, 3) mm, camera frame of the crop.
+        K_crop: (..., 3, 3) of the crop.
+        K_image: (..., 3, 3) of the image.
+        is_right: (...) 0 where the hand was mirrored.
+
+    Returns:
+        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the left or right hand as it was.
+    """
+    signs = np.ones((*np.shape(is_right), 3))
+    signs[..., 0] = np.where(np.asarray(is_right) > 0, 1, -1)
+    to_crop = (np.asarray(K_crop, np.float64) * signs[..., None, :]) @ np.linalg.inv(K_image)  # A = K' R K^-1
+    pixels = np.concatenate([keypoints_2d, np.ones_like(keypoints_2d[..., :1])], axis=-1)  # (..., N, 3)
+    pixels = pixels @ np.linalg.inv(to_crop).swapaxes(-1, -2)
+    return pixels[..., :2], keypoints_3d * signs[..., None, :]
 
 
 def _module(*arrays):

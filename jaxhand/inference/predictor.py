@@ -1,9 +1,7 @@
 """Photographs in, hands out: the best model of a run as a function of arrays."""
 
-import dataclasses
 from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 from flax import nnx
@@ -11,9 +9,10 @@ from flax import nnx
 from jaxhand import hand
 from jaxhand.config import UserError
 from jaxhand.data.checks import checked_bbox, checked_K
-from jaxhand.data.crop import crop, uncrop
-from jaxhand.data.crop_rules import RULES
+from jaxhand.data.crop import crop
+from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
+from jaxhand.hand.camera import uncrop
 from jaxhand.hand.rotations import mirror_axis_angle
 from jaxhand.models.mano_head import translation
 from jaxhand.training.sharding import replicated, split
@@ -102,10 +101,8 @@ class Predictor:
             raise UserError(f"an image of {width}x{height} px shows nothing")
         K = self.rule.camera(width, height) if K is None else checked_K(_array("K", K, (3, 3)))
         depth = None if depth is None else _checked_depth(depth, height, width)
-        if boxes is None:  # whose crop is the whole image
-            middle, half = np.array([width - 1, height - 1]) / 2, np.array([width, height]) / 2
-            half = half / self.config.data.crop_scale
-            boxes = np.concatenate([middle - half, middle + half])
+        if boxes is None:
+            boxes = whole_image_box(width, height, self.config.data.crop_scale)
         boxes = _array("boxes", boxes, (-1, 4), (4,), (0,)).reshape(-1, 4)
         sides = [hands or "right"] * len(boxes) if isinstance(hands, str | None) else list(hands)
         if len(sides) != len(boxes):
@@ -147,7 +144,7 @@ class Predictor:
     def _batch(self, records: list[Record]) -> dict:
         """The crops of hands, and copies of the last up to a power of two."""
         data = self.config.data
-        crops = [crop(_righted(record), data.image_size, data.crop_scale, rule=self.rule) for record in records]
+        crops = [crop(record, data.image_size, data.crop_scale, rule=self.rule) for record in records]
         crops += crops[-1:] * ((1 << (len(crops) - 1).bit_length()) - len(crops))
         return {key: np.stack([one[key] for one in crops]) for key in INPUTS}
 
@@ -167,21 +164,6 @@ class Predictor:
         if "camera_translation" in found:
             found["camera_translation"] = found["camera_translation"] * mirror[:, 0]
         return found
-
-
-def _righted(record: Record) -> Record:
-    """A left hand as the right hand of the mirrored image, to the bit: a warp that mirrors would round otherwise."""
-    if record.hand == "right":
-        return record
-    width, (x0, y0, x1, y1) = record.image.shape[1], record.bbox
-    return dataclasses.replace(
-        record,
-        image=cv2.flip(record.image, 1),
-        K=np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ record.K @ np.diag([-1, 1, 1]),
-        hand="right",
-        depth=None if record.depth is None else cv2.flip(record.depth, 1),
-        bbox=np.array([width - 1 - x1, y0, width - 1 - x0, y1]),
-    )
 
 
 def _checked_depth(depth, height: int, width: int) -> np.ndarray:

@@ -162,7 +162,7 @@ def real_hands(batch: dict):
     """Real hands to show the discriminator: those of `data.mocap` as HaMeR does, else the labelled ones of the batch.
 
     Args:
-        batch: `mocap_pose` (B*R,48), axis-angles whose first is of the whole hand, and `mocap_shape` (B*R,10); or
+        batch: `mocap_pose` (B,R,48), axis-angles whose first is of the whole hand, and `mocap_shape` (B,R,10); or
             `mano_pose` (B,48), `mano_shape` (B,10) and `has_pose` (B,).
 
     Returns:
@@ -171,5 +171,5 @@ def real_hands(batch: dict):
     B = len(batch["image"])
     pose, shape, real = batch["mano_pose"], batch["mano_shape"], batch["has_pose"]
     if "mocap_pose" in batch:
-        pose, shape, real = batch["mocap_pose"], batch["mocap_shape"], jnp.ones(len(batch["mocap_pose"]))
+        pose, shape, real = batch["mocap_pose"], batch["mocap_shape"], jnp.ones(batch["mocap_pose"].shape[:-1])
     return axis_angle_to_matrix(pose.reshape(B, -1, JOINTS, 3)[:, :, 1:]), shape.reshape(B, -1, 10), real.reshape(B, -1)

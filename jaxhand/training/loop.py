@@ -246,8 +246,8 @@ class Run:
             write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
 
     def _print_baselines(self) -> None:
-        train, train_valid = record.labels(self.train_set, BASELINE_HANDS)
-        test, test_valid = record.labels(self.test_set, BASELINE_HANDS)
+        train, train_valid = record.sample_joints(self.train_set, BASELINE_HANDS)
+        test, test_valid = record.sample_joints(self.test_set, BASELINE_HANDS)
         if not (len(train) and len(test)):
             self.logger.print("Baseline: none, a set without 3D labels has none")
             return

@@ -15,11 +15,11 @@ from jaxhand.data.datasets import label_cache, splits
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
+from jaxhand.hand.camera import FROM_OPENGL
 from jaxhand.hand.mano_pose import turn
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
 
-FROM_OPENGL = np.float32([1, -1, -1])
 DEPTH_UNIT = 0.12498664727900177  # mm per step of the depth images
 _SHAPES = {  # of train and evaluation alike, by key of the pickles; the evaluation has one joint
     "camMat": (3, 3),
