@@ -34,7 +34,7 @@ def test_hands_come_from_the_world_to_the_camera(root):
     assert len(source) == len(wanted()) == 16
     for i, (capture, frame, camera, side) in enumerate(wanted()):
         record = source.read_annotation(i)
-        np.testing.assert_allclose(record.keypoints_3d, tree.seen(capture, frame, camera, side), atol=1e-3)
+        np.testing.assert_allclose(record.keypoints_3d, tree.in_camera(capture, frame, camera, side), atol=1e-3)
         np.testing.assert_array_equal(record.K, tree.K(camera))
         name = f"images/test/Capture{capture}/ROM01_Fist/cam{camera}/image{frame:04d}.jpg"
         assert record.name == f"{name}#{side}" and record.hand == side and record.joint_valid.all()
@@ -58,8 +58,8 @@ def test_two_hands_of_an_image_are_two_records(root):
 
 def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
     """Image 4 is capture 0, frame 2, first camera, with both hands; frame 1 is a left hand in images 2 and 3."""
-    unseen = [(4, 0), (4, 21 + 20), (0, 3)]  # thumb tip of the right hand, wrist of the left one; thumb 1 of image 0
-    root = tree.write(tmp_path, images=False, unseen=unseen, unknown=[(0, 2, 16), (12, 1, 21 + 20)])
+    hidden = [(4, 0), (4, 21 + 20), (0, 3)]  # thumb tip of the right hand, wrist of the left one; thumb 1 of image 0
+    root = tree.write(tmp_path, images=False, hidden=hidden, unknown=[(0, 2, 16), (12, 1, 21 + 20)])
     source = interhand.load(root, "test")
     records = [source.read_annotation(i) for i in range(len(source))]
     first = records[0]
