@@ -11,7 +11,7 @@ from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigm
 from jaxhand.data.images.encoded import EncodedImage, enlarge, reused
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
-from jaxhand.hand.mano_pose import turn
+from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skinned import SkinnedHand
 
 
@@ -122,7 +122,7 @@ def _put_mesh(record: Record, hand: SkinnedHand, R, out: dict) -> None:
     if has_pose:
         side = np.linalg.det(R)  # -1 where a left hand becomes a right one
         pose = np.asarray(record.mano_pose, np.float64).reshape(16, 3) * (1, side, side)
-        pose[0] = turn(pose[0], R * (side, 1, 1))
+        pose[0] = rotate_axis_angle(pose[0], R * (side, 1, 1))
         out["mano_pose"][...] = pose.reshape(48)
 
 
