@@ -16,11 +16,11 @@ def people():
     @jax.jit
     @jax.vmap
     def sample(index):
-        draws = body.Draws(body.numbers(7, index))
+        draws = body.Draws(body.random_numbers(7, index))
         shape = body.sample_shape(draws)
         pose = body.sample_pose(draws, shape)
         hand = body.forward(pose, shape)
-        return pose, shape, hand, body.overlap(body.flesh(hand)), body.forward(jnp.zeros(24), shape).joints
+        return pose, shape, hand, body.overlap(body.body_cones(hand)), body.forward(jnp.zeros(24), shape).joints
 
     return jax.tree.map(np.asarray, sample(jnp.arange(256, dtype=jnp.uint32)))
 
@@ -68,9 +68,9 @@ def test_hands_have_a_grown_persons_size(people):
 
 
 def test_numbers_depend_on_seed_and_index_alone():
-    first, normal = body.numbers(3, 5)
-    np.testing.assert_array_equal(first, body.numbers(3, 5)[0])
-    for other in (body.numbers(4, 5), body.numbers(3, 6), body.numbers(5, 3)):
+    first, normal = body.random_numbers(3, 5)
+    np.testing.assert_array_equal(first, body.random_numbers(3, 5)[0])
+    for other in (body.random_numbers(4, 5), body.random_numbers(3, 6), body.random_numbers(5, 3)):
         assert (np.asarray(other[0]) != np.asarray(first)).all()
     draws = body.Draws((first, normal))
     np.testing.assert_array_equal(draws.uniform(4), first[:4])  # a stream, however it is cut
@@ -81,11 +81,11 @@ def test_numbers_depend_on_seed_and_index_alone():
 
 
 def test_numbers_are_the_same_for_ever():
-    assert np.asarray(body.numbers(0, 0)[0][:3] * 2**24).astype(int).tolist() == [765198, 7100619, 3926846]
+    assert np.asarray(body.random_numbers(0, 0)[0][:3] * 2**24).astype(int).tolist() == [765198, 7100619, 3926846]
 
 
 def test_numbers_are_uniform_and_normal_and_unrelated():
-    sample = jax.vmap(lambda index: body.numbers(1, index, 20))
+    sample = jax.vmap(lambda index: body.random_numbers(1, index, 20))
     uniform, normal = map(np.asarray, sample(jnp.arange(1000, dtype=jnp.uint32)))
     assert 0 < uniform.min() and uniform.max() < 1
     np.testing.assert_allclose(np.histogram(uniform, 10, (0, 1))[0] / 2000, 1, atol=0.12)

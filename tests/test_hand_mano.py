@@ -63,7 +63,7 @@ def plain(model: dict, turns: np.ndarray, shape: np.ndarray, tips: tuple) -> tup
 def test_equal_to_smplx_hamer_and_manopth(shared, tmp_path):
     golden = dict(np.load(shared / "golden/mano_synth.npz"))
     file = mano_file.write(tmp_path / "MANO_RIGHT.pkl", {k[6:]: v for k, v in golden.items() if k.startswith("model/")})
-    hands = {tips: mano.read(file, tips=tips) for tips in ("smplx", "manopth")}
+    hands = {tips: mano.read(file, fingertip_vertices=tips) for tips in ("smplx", "manopth")}
     turns, matrices, shape = (np.float32(golden[k]) for k in ("pose_aa48", "hamer_wrapper/rotmats", "betas"))
     pca = np.concatenate([turns[:, :3], np.float32(golden["pca15"])], 1)
     shift = np.float32(1000 * golden["transl"])
@@ -89,11 +89,11 @@ def test_equal_to_a_plain_model(hand, poses):
     turns, shape = poses
     posed = forward(hand, mano.pose_rotations(hand, turns), shape)
     for i in range(2):
-        vertices, joints = plain(MODEL, turns[i].reshape(16, 3), shape[i], mano.TIPS["smplx"])
+        vertices, joints = plain(MODEL, turns[i].reshape(16, 3), shape[i], mano.FINGERTIP_VERTICES["smplx"])
         np.testing.assert_allclose(posed.vertices[i], vertices, atol=1e-3)
         np.testing.assert_allclose(posed.joints[i], joints, atol=1e-3)
     assert posed.vertices.dtype == posed.joints.dtype == np.float32
-    assert hand.num_vertices == 778 and hand.side == "right" and hand.name == "mano" and hand.growth == 0
+    assert hand.num_vertices == 778 and hand.side == "right" and hand.name == "mano" and hand.global_scale_per_beta == 0
     np.testing.assert_array_equal(hand.faces, MODEL["f"])
 
 
@@ -157,14 +157,14 @@ def test_poses_of_another_shape(hand, shape, options):
 def test_fingertips_by_convention(folder):
     for side in ("right", "left"):
         for tips in ("smplx", "freihand", "ho3d", "manopth"):
-            hand = mano.read(folder, side=side, tips=tips)
-            rows = list(mano.TIPS[tips])
+            hand = mano.read(folder, side=side, fingertip_vertices=tips)
+            rows = list(mano.FINGERTIP_VERTICES[tips])
             if (side, tips) == ("left", "manopth"):
                 rows[2] = 445
             for array in (hand.template, hand.shape_dirs, hand.pose_dirs, hand.weights):
                 np.testing.assert_array_equal(array[778:783], array[rows])
-    with pytest.raises(UserError, match="tips 'manotorch' are unknown; there are smplx, freihand, ho3d, manopth"):
-        mano.read(folder, tips="manotorch")
+    with pytest.raises(UserError, match="vertices 'manotorch' are unknown; use smplx, freihand, ho3d, manopth"):
+        mano.read(folder, fingertip_vertices="manotorch")
 
 
 def test_left_hands_and_the_fix_of_their_shape(folder):
@@ -181,11 +181,11 @@ def test_left_hands_and_the_fix_of_their_shape(folder):
 
 
 def test_numbers_that_data_sets_need(folder, tmp_path):
-    mean, components = mano.pose_numbers(folder / "MANO_RIGHT.pkl")
+    mean, components = mano.read_pose_space(folder / "MANO_RIGHT.pkl")
     np.testing.assert_array_equal(mean, [MODEL["hands_mean"], mano_file.model(seed=1)["hands_mean"]])
     assert components.shape == (2, 45, 45)
     mano_file.write(tmp_path / "MANO_RIGHT.pkl", MODEL)
-    mean, components = mano.pose_numbers(tmp_path)
+    mean, components = mano.read_pose_space(tmp_path)
     np.testing.assert_array_equal(components, MODEL["hands_components"][None])
     assert mean.shape == (1, 45)
 
@@ -271,7 +271,7 @@ def test_files_that_want_more_are_refused_by_name(change, named, tmp_path):
     mark = tmp_path / "ran"
     for protocol in (0, 2):
         (tmp_path / "MANO_RIGHT.pkl").write_bytes(mano_file.pickled(MODEL | change(mark), protocol))
-        with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: wants to run ({named}).*: refused") as error:
+        with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: refers to ({named}).*: refused") as error:
             mano.read(tmp_path)
         assert "\n" not in str(error.value) and not mark.exists()
 
@@ -279,31 +279,31 @@ def test_files_that_want_more_are_refused_by_name(change, named, tmp_path):
 @pytest.mark.parametrize(
     "content, said",
     [
-        # BUILD with a pair sets attributes; here of the class that stands for chumpy's, and of its function
-        (b"\x80\x02cchumpy.ch\nCh\nN}U\x04madecposix\nsystem\ns\x86b.", r"wants to run posix\.system"),
-        (b"\x80\x02cchumpy.ch\nCh\nN}U\x04madecchumpy.ch\nCh\ns\x86b.", "not a whole pickle"),
-        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x0bCh.__init__\x93.", r"wants to run chumpy\.ch\.Ch\.__init__"),
-        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x13Ch.made.__globals__\x93.", r"wants to run chumpy\.ch\.Ch\.made"),
-        (b"\x80\x02cchumpy.ch\nCh\nU\x02id\x85R.", "not a whole pickle"),  # called with an argument
-        (b"\x80\x02cchumpy.ch\nCh\n)\x81.", "not a whole pickle"),  # without a state
-        (b"\x80\x02cchumpy.ch\nCh\n)\x81q\x00}U\x01xh\x00sb.", "not a whole pickle"),  # an array of itself
+        # BUILD with a pair sets attributes, here of the placeholder class of chumpy's, and of its function
+        (b"\x80\x02cchumpy.ch\nCh\nN}U\x0bmaterializecposix\nsystem\ns\x86b.", r"refers to posix\.system"),
+        (b"\x80\x02cchumpy.ch\nCh\nN}U\x0bmaterializecchumpy.ch\nCh\ns\x86b.", "damaged or incomplete pickle"),
+        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x0bCh.__init__\x93.", r"refers to chumpy\.ch\.Ch\.__init__"),
+        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x1aCh.materialize.__globals__\x93.", r"refers to chumpy\.ch\.Ch\.materialize"),
+        (b"\x80\x02cchumpy.ch\nCh\nU\x02id\x85R.", "damaged or incomplete pickle"),  # called with an argument
+        (b"\x80\x02cchumpy.ch\nCh\n)\x81.", "damaged or incomplete pickle"),  # without a state
+        (b"\x80\x02cchumpy.ch\nCh\n)\x81q\x00}U\x01xh\x00sb.", "damaged or incomplete pickle"),  # an array of itself
         (b"\x80\x02ccopy_reg\n_reconstructor\nc__builtin__\nset\nc__builtin__\nobject\nN\x87R.", "_reconstructor"),
         (b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (n + 1, n, n) for n in range(90)) + b".", "no dictionary"),
     ],
 )
 def test_tricks_come_to_nothing(content, said, tmp_path):
-    made = vars(mano._STANDS["chumpy.ch.Ch"]).copy()
+    methods = vars(mano._PLACEHOLDERS["chumpy.ch.Ch"]).copy()
     (tmp_path / "MANO_RIGHT.pkl").write_bytes(content)
     with pytest.raises(UserError, match=said):
         mano.read(tmp_path)
-    assert vars(mano._STANDS["chumpy.ch.Ch"]) == made
+    assert vars(mano._PLACEHOLDERS["chumpy.ch.Ch"]) == methods
 
 
 def test_files_that_are_no_mano(folder, tmp_path):
     file, whole = tmp_path / "MANO_RIGHT.pkl", (folder / "MANO_RIGHT.pkl").read_bytes()
     for end in (0, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: not a whole pickle"):
+        with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: damaged or incomplete pickle"):
             mano.read(tmp_path)
     nan = np.where(np.arange(3) == 1, np.nan, MODEL["v_template"])
     for change, said in (
@@ -313,7 +313,7 @@ def test_files_that_are_no_mano(folder, tmp_path):
         ({"v_template": nan}, "v_template is not finite"),
         ({"v_template": 1000 * MODEL["v_template"]}, r"v_template is \d+ long: not a hand in metres"),
         ({"kintree_table": MODEL["kintree_table"][:, ::-1]}, "kintree_table is not the tree"),
-        ({"f": MODEL["f"] + 1}, "f names vertices that are not there"),
+        ({"f": MODEL["f"] + 1}, "f has indices of vertices that do not exist"),
     ):
         file.write_bytes(mano_file.pickled(MODEL | change))
         with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: {said}"):

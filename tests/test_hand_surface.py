@@ -23,13 +23,13 @@ def people():
     @jax.jit
     @jax.vmap
     def sample(index):
-        draws = body.Draws(body.numbers(11, index))
+        draws = body.Draws(body.random_numbers(11, index))
         shape = body.sample_shape(draws)
         is_preset = index >= COUNT
         preset = presets[jnp.where(is_preset, index - COUNT, 0)]
         shape = jnp.where(is_preset, 0, shape)
         hand = body.forward(jnp.where(is_preset, preset, body.sample_pose(draws, shape)), shape)
-        return shape, hand, body.flesh(hand)
+        return shape, hand, body.body_cones(hand)
 
     shape, hand, cones = sample(jnp.arange(COUNT + len(body.POSES), dtype=jnp.uint32))
     exact = surface.vertices_of(hand.frames, hand.joints, shape)
@@ -57,7 +57,9 @@ def test_the_mesh_is_closed_and_faces_outward():
 
 def test_the_numbers_are_those_of_a_right_hand_in_manos_axes():
     vertices, tips, joints = np.split(HAND.template, [HAND.num_vertices, HAND.num_vertices + 5])
-    assert HAND.name == "builtin" and HAND.side == "right" and HAND.growth == surface.GROWTH
+    assert (
+        HAND.name == "builtin" and HAND.side == "right" and HAND.global_scale_per_beta == surface.GLOBAL_SCALE_PER_BETA
+    )
     assert tips[2, 0] < -150 and tips[0, 2] > 30 and tips[4, 2] < -30  # middle, thumb, little
     assert np.abs(joints[0]).max() == 0 and (vertices[:, 0] < 20).all()
     np.testing.assert_allclose(HAND.weights.sum(1), 1, atol=1e-6)
@@ -156,7 +158,7 @@ def test_bent_joints_neither_pinch_nor_kink(people, rest):
     fist = COUNT + list(body.POSES).index("fist")
     for digit in range(1, 5):  # the middle joints, bent by 98°
         joint = 2 + 4 * digit
-        bones = np.isin(surface.FRAME, [1 + 3 * digit, 2 + 3 * digit])
+        bones = np.isin(surface.MANO_TO_FRAME, [1 + 3 * digit, 2 + 3 * digit])
         along = rest_hand.frames[2 + 3 * digit, :, 1]
         near = np.abs((rest[0] - rest_hand.joints[joint]) @ along) < 4
         near &= HAND.weights[:-5, bones].sum(1) > 0.9

@@ -119,12 +119,12 @@ def test_every_number_of_hamer_has_its_place(files):
     close(patch.reshape(-1) @ leaf(params, "backbone/patch_embed/proj/kernel"), wanted, 1e-5)
     out = leaf(params, "mano_head/transformer/layers/feed_forward/fc2/kernel")[1]
     np.testing.assert_array_equal(out, state["mano_head.transformer.transformer.layers.1.2.fn.net.3.weight"].T)
-    np.testing.assert_array_equal(leaf(found.rest, "mano_head/init_cam"), state["mano_head.init_cam"])
+    np.testing.assert_array_equal(leaf(found.non_trainable, "mano_head/init_cam"), state["mano_head.init_cam"])
     numbers_used = sum(np.size(state[key]) for key in found.used)
-    numbers_made = sum(array.size for array in jax.tree.leaves((found.params, found.rest)))
+    numbers_made = sum(array.size for array in jax.tree.leaves((found.params, found.non_trainable)))
     assert numbers_used - numbers_made == WIDTH  # of the positions' class token
     assert set(found.used) | set(found.unused) == set(state) | {"epoch", "optimizer_states"}
-    assert not set(found.used) & set(found.unused) and "not known here" not in found.unused.values()
+    assert not set(found.used) & set(found.unused) and "unknown" not in found.unused.values()
     unused = {"epoch", "optimizer_states", "mano", "discriminator", "initialized"}
     assert {key.split(".")[0] for key in found.unused} == unused
 
@@ -148,7 +148,7 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     lines = output.splitlines()
     assert lines[0] == f"{files / 'hamer.ckpt'} -> {out}:"
     assert lines[1].strip().startswith(f"hamer, {DEPTH} blocks, {WIDTH} wide with 4 heads, 0.1 M numbers")
-    assert "none is missing" in lines[2] and any("MANO's own numbers" in line for line in lines)
+    assert "none is missing" in lines[2] and any("MANO's arrays" in line for line in lines)
     assert lines[-1].startswith("Without MANO: mano_pose, mano_shape and camera are HaMeR's; joints and mesh")
     report = (out / "conversion.txt").read_text()
     assert all(f"\n  {key} -> " in report or f"\n  {key}: " in report for key in hamer())
@@ -159,7 +159,7 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     assert best.step == 0 and not best.partial and best.meta["converted"]["kind"] == "hamer"
     assert tester.config == configs.load(out / "config.yaml")
     found = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS)
-    jax.tree.map(np.testing.assert_array_equal, (best.params, best.rest), (found.params, found.rest))
+    jax.tree.map(np.testing.assert_array_equal, (best.params, best.rest), (found.params, found.non_trainable))
 
     code, _, errors = call(convert.main, "hamer", files / "hamer.ckpt", out, "--set", *HEADS)
     assert code == 2 and errors == f"error: {out} holds checkpoints already: choose another folder\n"
@@ -251,13 +251,13 @@ def test_the_golden_wilor(shared, tmp_path, call):
         close(value, data[f"out/refined_{name}"])
     report = (tmp_path / "out" / "conversion.txt").read_text()
     assert "refine_net.deconv.deconv.1.4.running_var -> refine_net/deconv/chains/1/1/norm/var" in report
-    assert report.count("num_batches_tracked: a counter") == 3 and "not known" not in report
+    assert report.count("num_batches_tracked: a counter") == 3 and ": unknown" not in report
 
 
 def test_weights_are_in_memory_once(files):
     """What is converted goes to Orbax as it lies there."""
     found = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS)
-    for array in jax.tree.leaves((found.params, found.rest)):
+    for array in jax.tree.leaves((found.params, found.non_trainable)):
         assert jax.device_put(array, jax.devices("cpu")[0]).unsafe_buffer_pointer() == array.ctypes.data
 
 
@@ -300,7 +300,7 @@ MISTAKES = {
         {"backbone.pos_embed": numbers(13, 16)},
         r"backbone.pos_embed has shape \(13, 16\), but hamer has 3 axes there",
     ),
-    "another model": ({"backbone.pos_embed": None}, "has no backbone.pos_embed, so it is no checkpoint of hamer"),
+    "another model": ({"backbone.pos_embed": None}, "has no backbone.pos_embed, so it is not a checkpoint of hamer"),
     "not finite": ({"mano_head.deccam.bias": np.float32([1, np.nan, 2])}, "mano_head.deccam.bias is not finite"),
 }
 
@@ -316,11 +316,11 @@ def test_what_does_not_fit_is_named(tmp_path, mistake):
 
 
 def test_what_cannot_be_known_is_asked_for(files, tmp_path):
-    with pytest.raises(UserError, match="how many heads share a width of 16 is not known: say model.vit.heads=NUMBER"):
+    with pytest.raises(UserError, match="unknown number of attention heads for width 16: set model.vit.heads=NUMBER"):
         interop.convert("hamer", files / "hamer.ckpt")
     for content in ([1, 2], {"state_dict": {}}, {"epoch": 3}):
         save(tmp_path / "a.pt", content)
-        with pytest.raises(UserError, match="holds no weights"):
+        with pytest.raises(UserError, match="contains no weights"):
             interop.convert("hamer", tmp_path / "a.pt")
 
 
