@@ -1,4 +1,4 @@
-"""Files of torch.save, written here by hand and by PyTorch: tensors come out as they went in, all else is refused."""
+"""Files of torch.save, written without and with PyTorch: tensors are read exactly, code is refused."""
 
 import collections
 import json
@@ -69,8 +69,8 @@ def test_types(tmp_path, dtype, wanted):
     np.testing.assert_array_equal(found, values.astype(wanted))
 
 
-def test_objects_of_other_libraries_are_nothing(tmp_path):
-    """Settings as Lightning saves them: instances with a state, items and entries, calls, types, and a parameter."""
+def test_objects_of_other_libraries_are_none(tmp_path):
+    """Settings in Lightning's format: instances with a state, items and entries, calls, types, and a parameter."""
     settings = named("yacs.config", "CfgNode", dict)(WIDTH=7)
     settings.__dict__ = {"__immutable__": True}
     listed = named("omegaconf.listconfig", "ListConfig", list)([1, 2])
@@ -98,7 +98,7 @@ class Call:
 
 
 class Parameter(Call):
-    """As PyTorch pickles one."""
+    """A parameter as PyTorch pickles it."""
 
     def __init__(self, array):
         super().__init__(named("torch._utils", "_rebuild_parameter"), (array, True, collections.OrderedDict()))
@@ -122,7 +122,7 @@ def test_anything_else_is_refused_by_its_name(tmp_path, module, name):
     assert "\n" not in str(error.value) and not target.exists()
 
 
-def test_a_state_cannot_bend_a_tensor_to_another_file(tmp_path):
+def test_a_state_cannot_redirect_a_tensor_to_another_file(tmp_path):
     """What a pickle sets on a tensor after it was made has no effect."""
     tensor = Call(named("torch._utils", "_rebuild_tensor_v2"), (MATRIX,), {"file": "/etc/passwd", "_tensor": 1})
     tensor.call = tensor.call[0], Saved(MATRIX.reshape(-1), (4, 6)).arguments(), tensor.call[2]
@@ -149,7 +149,7 @@ def test_tensors_that_cannot_be(tmp_path, tensor):
 
 
 def rewritten(path, change, compression=zipfile.ZIP_STORED):
-    """The archive with its members as `change(name, content)` says; None leaves one out."""
+    """Rewrite the archive with `change(name, content)` as new contents; None leaves a member out."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -204,7 +204,7 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
     refused(lambda: path.unlink() or path.mkdir(), "cannot be read")
 
 
-def test_a_file_that_loses_its_middle_or_its_end(tmp_path):
+def test_a_file_without_its_middle_or_its_end(tmp_path):
     path, large = tmp_path / "a.pt", RNG.normal(size=1000).astype(np.float32)
     save(path, {"x": large})
     [tensor] = torch_file.read(path).values()
@@ -220,7 +220,7 @@ def test_a_file_that_loses_its_middle_or_its_end(tmp_path):
         torch_file.read(path)
 
 
-def test_the_same_from_pytorch(tmp_path):
+def test_files_of_pytorch_itself(tmp_path):
     torch = pytest.importorskip("torch", reason="needs PyTorch to write its files: pip install 'jaxhand[benchmark]'")
     base = torch.from_numpy(MATRIX)
     layer = torch.nn.BatchNorm1d(3)
@@ -250,7 +250,7 @@ def test_the_same_from_pytorch(tmp_path):
     torch.save(saved["state_dict"], tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match="before version 1.6"):
         torch_file.read(tmp_path / "legacy.pth")
-    torch.serialization.set_crc32_options(False)  # such files have 0 where their sums would be
+    torch.serialization.set_crc32_options(False)  # such files have 0 instead of checksums
     try:
         torch.save(saved["state_dict"], tmp_path / "b.pt")
     finally:

@@ -1,4 +1,4 @@
-"""Pickles of data sets: every protocol and numpy's old and new names are read, and nothing in them is ever run."""
+"""Pickles of data sets: all protocols and NumPy's old and new names are read, and no code in them runs."""
 
 import collections
 import os
@@ -46,7 +46,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_every_protocol_gives_back_what_was_written(protocol, tmp_path):
+def test_every_protocol_is_read(protocol, tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(VALUES, protocol=protocol))
     read = load(tmp_path / "a.pkl")
     assert list(read) == list(VALUES)
@@ -116,14 +116,14 @@ def test_anything_else_is_refused_by_name_and_not_run(hostile, named, protocol, 
     assert not mark.exists()
 
 
-def test_names_with_dots_do_not_lead_further():
+def test_names_with_dots_are_not_resolved_further():
     content = b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93."
     with pytest.raises(UserError, match=r"refers to numpy\.ndarray\.__class__"):
         load(content, "a")
 
 
 def test_forged_dtypes_do_not_become_pointers():
-    """numpy itself would take these eight bytes for the address of an object."""
+    """NumPy itself would interpret these eight bytes as the address of an object."""
     without_flags = States(np.dtype, ("O8", False, True), (3, "|", None, None, None, 8, 8, 0))
     shell = np.zeros(0)
     array = States(shell.__reduce__()[0], shell.__reduce__()[1], (1, (1,), without_flags, False, b"\x41" * 8))
@@ -142,21 +142,21 @@ def test_forged_dtypes_do_not_become_pointers():
 
 
 def test_attributes_of_the_reader_cannot_be_set():
-    """BUILD with a pair sets attributes of whatever a name stands for."""
+    """BUILD with a pair sets attributes of the object that a name resolves to."""
     for name in (b"_codecs\nencode", b"numpy\ndtype", b"numpy\nndarray", b"collections\nOrderedDict", b"builtins\nset"):
         with pytest.raises(UserError, match="damaged or incomplete pickle"):
             load(b"\x80\x02c" + name + b"\nN}U\x08__name__U\x01ds\x86b.", "a")
 
 
-def test_errors_are_one_line_whatever_is_in_the_file():
-    """Names with line ends and escapes, persistent ids (whose error has two lines), errors without a word."""
-    for content, said in (
+def test_errors_are_one_line_for_any_content():
+    """Names with line ends and escapes, persistent ids (their error has two lines), errors without a message."""
+    for content, message in (
         (b"\x80\x04\x8c\x04a\n\x1bb\x8c\x01c\x93.", r"refers to a \\x1bb\.c: refused"),
         (b"\x80\x04\x8c\x01aX\xe8\x03\0\0" + b"b" * 1000 + b"\x93.", r"refers to a\.b{118}: refused"),
         (b"Pa\n.", r"damaged or incomplete pickle \(A load persistent id .* specified\.\); download it again"),
         (b"", r"damaged or incomplete pickle \(Ran out of input\)"),
     ):
-        with pytest.raises(UserError, match=rf"^a: {said}") as error:
+        with pytest.raises(UserError, match=rf"^a: {message}") as error:
             load(content, "a")
         assert "\n" not in str(error.value)
 
