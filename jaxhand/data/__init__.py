@@ -77,7 +77,7 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
     options = {"variant": variant} if variant else {}
     open_set = importlib.import_module(f"jaxhand.data.datasets.{READERS[reader]}").load
     if mano_path:
-        mean, components = mano.pose_numbers(mano_path)
+        mean, components = mano.read_pose_space(mano_path)
         labels = {"vertices": True, "mano_mean": mean, "mano_components": components}
         options |= {key: value for key, value in labels.items() if key in signature(open_set).parameters}
     return open_set(path, split, without_val=without_val, **options)

@@ -15,7 +15,7 @@ from jaxhand.data.datasets import dexycb_json, label_cache
 from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import of_side
+from jaxhand.hand.mano_pose import select_side
 from jaxhand.io import files
 
 SUBJECTS = (
@@ -151,7 +151,7 @@ class DexYCB(ImageDataset):
 
     def _pose(self, pose: np.ndarray, hand: str) -> np.ndarray | None:
         """3 angles and 45 coefficients (48,) → absolute axis-angles (48,)."""
-        mean, components = of_side(self._mano_mean, (45,), hand), of_side(self._mano_components, (45, 45), hand)
+        mean, components = select_side(self._mano_mean, (45,), hand), select_side(self._mano_components, (45, 45), hand)
         if mean is None or components is None or not pose.any():  # all 0: no MANO was fitted
             return None
         return np.concatenate([pose[:3], pose[3:] @ components + mean]).astype(np.float32)

@@ -16,7 +16,7 @@ from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.images.encoded import decode
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import of_side
+from jaxhand.hand.mano_pose import select_side
 from jaxhand.io import files
 
 _ALL_VALID = np.ones(21, np.float32)
@@ -76,7 +76,7 @@ class DexYCBJson(ImageDataset):
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         fx, fy, cx, cy = a["camera"].astype(np.float64)
         hand = str(a["side"], "ascii")
-        mean = of_side(self._mano_mean, (45,), hand)
+        mean = select_side(self._mano_mean, (45,), hand)
         posed = mean is not None and np.isfinite(a["pose"]).all()
         return Record(
             image=None,

@@ -14,7 +14,7 @@ from jaxhand.data.datasets import coco, label_cache, splits
 from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.images.encoded import read_image
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import of_side
+from jaxhand.hand.mano_pose import select_side
 
 VERSIONS = ("gs", "hom", "sample", "auto")  # of the background: green screen, homogenised, sampled, recoloured
 ANNOTATIONS = 32560  # of the whole training set
@@ -63,7 +63,7 @@ def load(
         if vertices:
             arrays["verts"] = label_cache.numbers(labels / f"{part}_verts.json", (778, 3))
         if mano_mean is not None:
-            mano_mean = of_side(mano_mean, (45,), "right")
+            mano_mean = select_side(mano_mean, (45,), "right")
             arrays["mano"] = label_cache.numbers(labels / f"{part}_mano.json", (1, 61))
     count = len(arrays["K"])
     for name, array in arrays.items():

@@ -16,7 +16,7 @@ from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import FROM_OPENGL
-from jaxhand.hand.mano_pose import turn
+from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
 
@@ -168,7 +168,7 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{file}: {key} must be {'x'.join(map(str, shape))} numbers; download it again")
         labels[key] = value
     if np.isfinite(labels["handPose"]).all():  # MANO turns about the wrist: no translation follows from this
-        labels["handPose"][:3] = turn(labels["handPose"][:3], np.diag(FROM_OPENGL))
+        labels["handPose"][:3] = rotate_axis_angle(labels["handPose"][:3], np.diag(FROM_OPENGL))
     if labels["handJoints3D"][0, 2] > 0:
         raise UserError(f"{file}: handJoints3D has z > 0; HO-3D's hands are at z < 0, in metres of the OpenGL frame")
     return labels

@@ -14,8 +14,8 @@ from jaxhand.data.datasets import label_cache
 from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import SIDES, of_side, turn
-from jaxhand.hand.skeleton import to_our_order
+from jaxhand.hand.mano_pose import rotate_axis_angle, select_side
+from jaxhand.hand.skeleton import SIDES, to_our_order
 from jaxhand.io import files
 
 _ROOT = 20  # the wrist in the set's order of one hand
@@ -86,10 +86,10 @@ class InterHand(ImageDataset):
         camera = {key: a[key][a["camera"][i]].astype(np.float64) for key in _FIELDS}
         joints = to_our_order((a["world"][frame, side] - camera["campos"]) @ camera["camrot"].T, "interhand")
         valid = to_our_order(valid[:, None], "interhand")[:, 0]
-        mean, pose = of_side(self._mano_mean, (45,), SIDES[side]), None
+        mean, pose = select_side(self._mano_mean, (45,), SIDES[side]), None
         if mean is not None and np.isfinite(a["pose"][frame, side]).all():
             pose = a["pose"][frame, side]
-            pose = np.concatenate([turn(pose[:3], camera["camrot"]), pose[3:] + mean]).astype(np.float32)
+            pose = np.concatenate([rotate_axis_angle(pose[:3], camera["camrot"]), pose[3:] + mean]).astype(np.float32)
         (fx, fy), (cx, cy) = camera["focal"], camera["princpt"]
         return Record(
             image=None,

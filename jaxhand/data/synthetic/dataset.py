@@ -199,7 +199,7 @@ def sample_scenes(seed: int, index, view: str) -> scene.Scene:
 
 
 # Two programs and not one: fused, XLA would draw the same numbers again wherever they are used.
-_numbers = jax.jit(jax.vmap(body.numbers, in_axes=(None, 0)))
+_numbers = jax.jit(jax.vmap(body.random_numbers, in_axes=(None, 0)))
 _scenes = jax.jit(jax.vmap(scene.sample_scene, in_axes=(0, None)), static_argnums=1)
 
 

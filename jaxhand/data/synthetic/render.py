@@ -60,7 +60,7 @@ def _compose(scene: Scene, skin: Skin, size: int) -> Pictures:
     color = [jnp.where(is_hand, s, c) for s, c in zip(skin[1:], color)]
     color = jnp.stack([jnp.where(is_thing, s, c) for s, c in zip(thing_color, color)])  # (3, S, S)
 
-    noise = body.mix(jnp.arange(size * size, dtype=jnp.uint32).reshape(size, size) ^ scene.salt)
+    noise = body.hash_bits(jnp.arange(size * size, dtype=jnp.uint32).reshape(size, size) ^ scene.salt)
     mask = jnp.where(is_thing, 2, jnp.where(is_hand, 1, 0)).astype(jnp.uint8)
     return Pictures(_expose(scene, color, noise), _sense(scene, depth, u, v, noise), depth, mask)
 
@@ -171,7 +171,7 @@ def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
     low, high = functools.reduce(jnp.minimum, sides), functools.reduce(jnp.maximum, sides)
     footprint = scene.window[2] / depth.shape[0] * depth  # mm a pixel
     edge = jnp.maximum(high - depth, depth - low) > 4 * footprint + 6  # a step, or a surface seen at more than 75°
-    again = body.mix(noise)
+    again = body.hash_bits(noise)
     chance = lambda shift: ((again >> shift) & 255).astype(jnp.float32) * np.float32(1 / 256)  # noqa: E731
     hole = edge & (chance(0) < share)
     left = jnp.where(shadow > 1, _neighbours(sides[2], 1)[0], sides[2])  # one or two pixels away

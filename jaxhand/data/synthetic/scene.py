@@ -54,12 +54,12 @@ class Scene(typing.NamedTuple):
 
 
 def sample_scene(numbers, view: str) -> Scene:
-    """The scene that `numbers`, those of `body.numbers(seed, index)`, make; `view` is one of `VIEWS`."""
+    """The scene that `numbers`, those of `body.random_numbers(seed, index)`, make; `view` is one of `VIEWS`."""
     draws = body.Draws(numbers)
     shape = body.sample_shape(draws)
     pose = body.sample_pose(draws, shape)
     hand = body.forward(pose, shape)
-    cones = body.flesh(hand)
+    cones = body.body_cones(hand)
     turn = _front_view(draws) if view == "front" else _any_view(draws)  # hand → camera
 
     held, box, held_color = _held_object(draws)
