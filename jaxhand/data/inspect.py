@@ -284,7 +284,7 @@ def _range(values) -> str:
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.data.inspect", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jaxhand inspect", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
     parser.add_argument("path", metavar="PATH", help="where the set is, as it was downloaded or packed")
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")

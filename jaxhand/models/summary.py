@@ -229,7 +229,7 @@ def table(rows: list[dict], batch: int) -> str:
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
     raw = argparse.RawDescriptionHelpFormatter
-    name = "python -m jaxhand.models.summary"
+    name = "jaxhand summary"
     parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=NOTES, formatter_class=raw)
     parser.add_argument("config", metavar="CONFIG", help="YAML file such as configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.vit.size=B")

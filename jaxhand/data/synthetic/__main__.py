@@ -1,4 +1,4 @@
-"""`python -m jaxhand.data.synthetic --preview sheet.png`: draw a page of synthetic hands."""
+"""`python -m jaxhand.data.synthetic --preview sheet.png`: draw a page of synthetic hands, as `jaxhand synthetic` does."""
 
 import sys
 
