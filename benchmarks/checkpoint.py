@@ -31,7 +31,8 @@ def main() -> None:
             time.sleep(SECONDS_BETWEEN)
         checkpoints.close()
     print(
-        f"{size:.1f} MB; a save blocks {statistics.median(blocked):.2f} s (median of {SAVES}), at most {max(blocked):.2f} s"
+        f"{size:.1f} MB; a save blocks {statistics.median(blocked):.2f} s (median of {SAVES}), "
+        f"at most {max(blocked):.2f} s"
     )
 
 

@@ -18,14 +18,14 @@ def __dir__() -> list[str]:
 
 
 def load(path, *, batch_size: int = 32):
-    """The best model of a run folder as a function: photographs and boxes in, a dictionary of arrays out.
+    """Return the best model of a run as a function: photographs and boxes in, a dictionary of arrays out.
 
-    `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`; what goes in and comes
-    out is in the docstring of `jaxhand.inference.predictor.Predictor`.
+    `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`; the docstring of
+    `jaxhand.inference.predictor.Predictor` lists all arguments and results.
 
     Args:
         path: run folder.
-        batch_size: how many hands are looked at together, at most.
+        batch_size: how many hands are predicted together, at most.
 
     Raises:
         UserError: the folder holds no run, or its parameters do not fit the model of its config.

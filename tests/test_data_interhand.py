@@ -31,7 +31,7 @@ def wanted():
 def test_hands_come_from_the_world_to_the_camera(root):
     source = interhand.load(root, "test")
     assert len(source) == len(wanted()) == 16
-    for i, (capture, frame, camera, side) in enumerate(wanted()):
+    for i, (_, frame, camera, _) in enumerate(wanted()):
         record = source.read_annotation(i)
         np.testing.assert_allclose(record.keypoints_3d, tree.seen(capture, frame, camera, side), atol=1e-3)
         np.testing.assert_array_equal(record.K, tree.K(camera))
@@ -42,7 +42,7 @@ def test_hands_come_from_the_world_to_the_camera(root):
 
 def test_two_hands_of_an_image_are_two_records(root):
     source = interhand.load(root, "test")
-    for i, (capture, frame, camera, side) in enumerate(wanted()):
+    for i, (_, frame, camera, _) in enumerate(wanted()):
         if camera == tree.CAMERAS[0]:  # it sees them whole
             record = source[i]
             points = project(record.keypoints_3d, record.K)
@@ -75,7 +75,7 @@ def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
 
 def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
     source = interhand.load(root, "test", mano_mean=MEAN)
-    for i, (capture, frame, camera, side) in enumerate(wanted()):
+    for i, (_, frame, camera, _) in enumerate(wanted()):
         record = source.read_annotation(i)
         if (side, frame) == ("right", 0):
             assert record.mano_pose is None and record.mano_shape is None

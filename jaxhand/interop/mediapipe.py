@@ -55,7 +55,7 @@ def _networks() -> tuple:
     """The two networks, loaded once."""
     how = "pip install ai-edge-litert, then pip install --no-deps mediapipe==0.10.21"
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(f"the detector needs LiteRT and MediaPipe's networks: {how}") from None
     package = importlib.util.find_spec("mediapipe")

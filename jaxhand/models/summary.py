@@ -32,9 +32,9 @@ def summarize(config: Config) -> list[dict]:
     """The costs of the model of a config, from shapes alone.
 
     Returns:
-        Rows in the order of use, `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's batch
-        size: of each top-level part, "(between)" for what the model does outside of them, "total". Under a part, a row
-        with `count` is one of so many equal blocks in it.
+        Rows in the order of use: `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's
+        batch size. There is one row for each top-level part, "(between)" for what the model does outside of them, and
+        "total". Under a part, a row with `count` is one of that many equal blocks in it.
 
     Raises:
         UserError: the config's model cannot be built.

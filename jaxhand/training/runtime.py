@@ -33,9 +33,8 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     """
     import jax
 
-    flags = (coordinator, num_processes, process_id)
-    if any(flag is not None for flag in flags):
-        if any(flag is None for flag in flags):
+    if (coordinator, num_processes, process_id) != (None, None, None):
+        if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id go together: give all three or none")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process-id must lie in 0..{num_processes - 1}, got {process_id}")

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of converting a checkpoint of HaMeR's size with random weights: `python -m benchmarks.convert`.
+"""Seconds and peak memory of converting a checkpoint as large as HaMeR's: `python -m benchmarks.import_weights`.
 
 PyTorch writes the file (2.7 GB with the ViT-H of the released model). Each conversion is a process of its own, between
 them a process in which PyTorch itself does no more than load the file.
@@ -20,7 +20,7 @@ from jaxhand.models.vit import SIZES
 
 WRITE = """
 import sys, torch
-from benchmarks.convert import hamer
+from benchmarks.import_weights import hamer
 torch.save({"state_dict": hamer(sys.argv[1]).state_dict(), "epoch": 0}, sys.argv[2])
 """
 LOAD = "import sys, torch; torch.load(sys.argv[1], map_location='cpu')"
