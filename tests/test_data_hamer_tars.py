@@ -148,7 +148,7 @@ def test_cut_off_tars_are_named(tmp_path):
     size = len(whole.rstrip(b"\0"))
     size += -size % 512  # of the members alone
     second = whole.index(b"rgb/00000001.jpg")
-    for number, end in enumerate((0, 100, 700, second - 1, second, second + 512, size - 600, size)):
+    for end in (0, 100, 700, second - 1, second, second + 512, size - 600, size):
         (tmp_path / "000000.tar").write_bytes(whole[:end])
         with pytest.raises(UserError, match=r"000000\.tar: (cut off|holds no)"):
             hamer_tars.load(tmp_path, "train")

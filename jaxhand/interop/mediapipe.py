@@ -59,7 +59,7 @@ def _networks() -> tuple:
     """The palm detector and the hand landmark network, loaded once."""
     install = "pip install ai-edge-litert, then pip install --no-deps mediapipe==0.10.21"
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(f"the detector needs LiteRT and MediaPipe's networks: {install}") from None
     package = importlib.util.find_spec("mediapipe")

@@ -231,7 +231,7 @@ def _preview(args) -> None:
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.data.synthetic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=__doc__.splitlines()[0])
     parser.add_argument("--preview", required=True, metavar="PNG", help="the sheet: image, skeleton, depth")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")
