@@ -76,7 +76,7 @@ def pair(config: configs.Config, device: str):
         vit = (f"model.vit.heads={theirs.backbone.blocks[0].attn.heads}", f"model.dtype={config.model.dtype}")
         converted = checkpoints.convert("hamer", path, overrides=vit)
     graphdef = nnx.split(nnx.eval_shape(lambda: models.build(converted.config)))[0]
-    arrays = jax.device_put((converted.params, converted.rest))
+    arrays = jax.device_put((converted.params, converted.non_trainable))
     if config.model.dtype == "bfloat16":
         arrays = jax.tree_util.tree_map_with_path(rounded, arrays)
         theirs = theirs.to(device)

@@ -22,7 +22,7 @@ def main() -> int:
     """Parse the command line, test, print and write the results; the exit code."""
     description, *usage = __doc__.strip().split("\n\n")
     how = argparse.RawDescriptionHelpFormatter
-    name = "python -m jaxhand.evaluate"
+    name = "jaxhand evaluate"
     usage = "\n".join([*usage, "\nArrays of a protocol, by their names in an .npz:", *scoring.described()])
     parser = argparse.ArgumentParser(prog=name, description=description, epilog=usage, formatter_class=how)
     run = parser.add_argument_group("the best step of a run")

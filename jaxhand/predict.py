@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.predict", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="jaxhand predict", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path, help="run folder")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="photographs (default: those of --boxes)")
     where = parser.add_mutually_exclusive_group()

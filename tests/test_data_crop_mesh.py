@@ -25,7 +25,7 @@ def make_hand(side=1):
         template=(rng.normal(size=(points, 3)) * 60 * mirror[:, 0]).astype(np.float32),
         shape_dirs=(rng.normal(size=(points, 3, 10)) * mirror).astype(np.float32),
         pose_dirs=pose_dirs.reshape(points, 3, 135).astype(np.float32),
-        growth=0.0, weights=(weights / weights.sum(1, keepdims=True)).astype(np.float32),
+        global_scale_per_beta=0.0, weights=(weights / weights.sum(1, keepdims=True)).astype(np.float32),
         faces=np.zeros((1, 3), np.int32), mean_pose=np.zeros(45), components=np.eye(45),
     )  # fmt: skip
 

@@ -208,7 +208,7 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
     (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
-    with pytest.raises(UserError, match="ABF10/meta/0000.pkl: not a whole pickle"):
+    with pytest.raises(UserError, match="ABF10/meta/0000.pkl: damaged or incomplete pickle"):
         ho3d.load(copy, "train")
 
 

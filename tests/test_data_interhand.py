@@ -43,7 +43,7 @@ def test_hands_come_from_the_world_to_the_camera(root):
 
 def test_two_hands_of_an_image_are_two_records(root):
     source = interhand.load(root, "test")
-    for i, (capture, frame, camera, side) in enumerate(wanted()):
+    for i, (_, frame, camera, _) in enumerate(wanted()):
         if camera == tree.CAMERAS[0]:  # it sees them whole
             record = source[i]
             points = project(record.keypoints_3d, record.K)

@@ -249,6 +249,8 @@ def test_splits_that_a_set_lacks_are_left_out_unless_asked_for(tmp_path, monkeyp
 
 def test_a_full_disk_is_one_line_and_the_rest_is_kept(sets, disk_of):
     disk = disk_of("200k")
-    with pytest.raises(UserError, match=f"cannot write to {disk}/out .*No space left on device.*same command continues"):
+    with pytest.raises(
+        UserError, match=f"cannot write to {disk}/out .*No space left on device.*same command continues"
+    ):
         pack("folder", "source", disk / "out", shard_size=1, say=lambda line: None)
     assert len(Manifest.read(disk / "out").splits["train"]["shards"]) >= 1

@@ -226,7 +226,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     expected = [{key: np.copy(value) for key, value in batch.items()} for batch in batches]
     held, places = [], []
     iterator = train_iterator(source, config)
-    for step, batch in enumerate(take(iterator, 9)):
+    for batch in take(iterator, 9):
         held.append(batch)
         places.append(batch["image"].ctypes.data)
     for one, two in zip(held, expected):

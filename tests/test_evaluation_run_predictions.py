@@ -18,7 +18,7 @@ from tests.test_evaluation_submission import Blank, score
 
 
 def predicted(source, tiny, gathered=None, vertices=0):
-    """Noisy predictions of a source, gathered in batches whose last one is filled up; a mesh of `vertices` random ones."""
+    """Noisy predictions of a source, gathered in batches, the last one filled up; a mesh of `vertices` random points."""
     gathered, rng = gathered or Gathered(source), np.random.default_rng(0)
     for batch in pipeline.eval_batches(source, tiny, 4):
         joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)

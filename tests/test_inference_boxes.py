@@ -51,7 +51,10 @@ def test_a_file_of_one_line(tmp_path):
     ("[1]", ": hand 0: a hand must be an object with bbox, got 1"),
     ('{"bbox": [1, 2, 3, 4]}', ": hand 0: missing key 'image'"),
     ('{"image": "a", "bbox": [1, 2, 3, 4]}\n{"image": "a", "bbox"', r"boxes:2: not valid JSON \(.*\)"),
-    ('{"image": "a", "bbox": [1, 2, 3, 4]}\n\n{"image": "a", "bbox": [1, 2, 3]}', "boxes:3: bbox must be 4 numbers, got shape 3"),
+    (
+        '{"image": "a", "bbox": [1, 2, 3, 4]}\n\n{"image": "a", "bbox": [1, 2, 3]}',
+        "boxes:3: bbox must be 4 numbers, got shape 3",
+    ),
     ('{"image": "a", "bbox": [9, 2, 3, 4]}', "hand 0: bbox must be x0, y0, x1, y1 with x0 < x1"),
     ('{"image": "a", "bbox": [1, 2, 3, NaN]}', "hand 0: bbox must be"),
     ('{"image": "a", "bbox": [1, 2, 3, 4], "hand": "both"}', 'hand must be "right" or "left", got \'both\''),

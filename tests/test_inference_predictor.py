@@ -1,4 +1,4 @@
-"""The predictor: hands at known places come back there, mirrored ones mirrored, in few compiled sizes; and its errors."""
+"""The predictor: hands come back where they are, left ones mirrored, in few compiled sizes; and its errors."""
 
 import dataclasses
 import subprocess
@@ -189,7 +189,7 @@ def test_few_sizes_are_compiled(stub):
 
 
 def test_arguments_of_every_form(stub):
-    """A single image and lists of one say the same; a word and a camera are for all images; no box is the whole image."""
+    """A single image equals a list of one; one hand word or camera serves all images; no box is the whole image."""
     image, joints, boxes = scene()
     read, _ = stub(exact_joints(joints))
     one = read(image, boxes[3], "right", K)

@@ -43,7 +43,7 @@ def make_hand(vertices=VERTICES, seed=0) -> skinned.SkinnedHand:
         template=template,
         shape_dirs=np.zeros((len(template), 3, 10), np.float32),
         pose_dirs=np.zeros((len(template), 3, 135), np.float32),
-        growth=0.0,
+        global_scale_per_beta=0.0,
         weights=weights.astype(np.float32),
         faces=np.zeros((1, 3), np.int32),
         mean_pose=np.zeros(45),

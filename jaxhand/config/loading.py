@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
 
@@ -42,11 +43,15 @@ _BELOW_1 = (
 def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a config: the defaults, then the YAML file, then `key.sub=value` overrides.
 
+    Args:
+        path: a YAML file, or the name of one in configs/ such as "quickstart"; None: the defaults alone.
+        overrides: such as "training.num_epochs=5".
+
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown (its nearest neighbour is named), or a
             value is of another type than the field.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
+    tree = _read_yaml(experiments.find(path)) if path is not None else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

@@ -15,7 +15,7 @@ from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigm
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
-from jaxhand.hand.mano_pose import turn
+from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skinned import SkinnedHand
 
 _SAME_PX = 0.01  # a crop that moves no pixel further than this is the image itself
@@ -211,7 +211,7 @@ def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out:
     if has_pose:
         sign = np.linalg.det(R)  # -1 where a left hand becomes a right one
         pose = np.asarray(record.mano_pose, np.float64).reshape(16, 3) * (1, sign, sign)
-        pose[0] = turn(pose[0], R * (sign, 1, 1))
+        pose[0] = rotate_axis_angle(pose[0], R * (sign, 1, 1))
         out["mano_pose"][...] = pose.reshape(48)
 
 

@@ -198,10 +198,10 @@ def _report_labels(records: list[Record], say) -> list[str]:
         say("  bones     no hand has all joints labelled: unit, joint order and handedness are not checked")
         return []
     say(
-        f"  bones     of {len(whole):,} hands, {anatomy.size(whole):.2f} times as long as an adult's, off by "
-        f"{anatomy.unlike(whole):.2f}; {anatomy.bending(whole):.0%} bend towards their palm"
+        f"  bones     of {len(whole):,} hands, {anatomy.hand_scale(whole):.2f} times as long as an adult's, off by "
+        f"{anatomy.bone_deviation(whole):.2f}; {anatomy.bending_share(whole):.0%} bend towards their palm"
     )
-    return [f"doubtful: {doubt}" for doubt in anatomy.doubts(whole)]
+    return [f"doubtful: {doubt}" for doubt in anatomy.label_warnings(whole)]
 
 
 class _Decoded(typing.NamedTuple):

@@ -1,6 +1,6 @@
 """Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; an integer pixel coordinate is a pixel's centre.
 
-Every function takes NumPy or JAX arrays and gives back the same kind.
+Every function takes NumPy or JAX arrays and returns the same kind.
 """
 
 import jax
@@ -12,7 +12,7 @@ FROM_OPENGL = np.float32([1, -1, -1])  # factors of x, y, z from OpenGL's camera
 
 
 def project(points, K):
-    """Points (..., N, 3) mm seen by K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
+    """Points (..., N, 3) mm in the frame of a camera K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
     uvw = points @ _module(points, K).swapaxes(K, -1, -2)  # (..., N, 3)
     return uvw[..., :2] / uvw[..., 2:]
 

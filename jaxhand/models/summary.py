@@ -32,9 +32,9 @@ def summarize(config: Config) -> list[dict]:
     """The costs of the model of a config, from shapes alone.
 
     Returns:
-        Rows in the order of use, `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's batch
-        size: of each top-level part, "(between)" for what the model does outside of them, "total". Under a part, a row
-        with `count` is one of so many equal blocks in it.
+        Rows in the order of use: `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's
+        batch size. There is one row for each top-level part, "(between)" for what the model does outside of them, and
+        "total". Under a part, a row with `count` is one of that many equal blocks in it.
 
     Raises:
         UserError: the config's model cannot be built.
@@ -229,7 +229,7 @@ def table(rows: list[dict], batch: int) -> str:
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
     raw = argparse.RawDescriptionHelpFormatter
-    name = "python -m jaxhand.models.summary"
+    name = "jaxhand summary"
     parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=NOTES, formatter_class=raw)
     parser.add_argument("config", metavar="CONFIG", help="YAML file such as configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.vit.size=B")

@@ -16,7 +16,7 @@ from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import FROM_OPENGL
-from jaxhand.hand.mano_pose import turn
+from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
 

@@ -91,7 +91,7 @@ class InterHand(ImageDataset):
         mean, pose = self._mano.mean_of(SIDES[side]), None
         if mean is not None and np.isfinite(a["pose"][frame, side]).all():
             pose = a["pose"][frame, side]
-            pose = np.concatenate([turn(pose[:3], camera["camrot"]), pose[3:] + mean]).astype(np.float32)
+            pose = np.concatenate([rotate_axis_angle(pose[:3], camera["camrot"]), pose[3:] + mean]).astype(np.float32)
         (fx, fy), (cx, cy) = camera["focal"], camera["princpt"]
         return Record(
             image=None,
