@@ -87,7 +87,7 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
     if (expanded / "packed.json").is_file():
         return packed.load(path, split, kind=kind, without_val=without_val)
     open_set = reader(kind)
-    labels = ManoLabels(*mano.pose_numbers(mano_path), vertices=True) if mano_path else None
+    labels = ManoLabels(*mano.read_pose_space(mano_path), vertices=True) if mano_path else None
     source = open_set(expanded, split, without_val=without_val, mano=labels)
     if not isinstance(source, Source):
         raise UserError(f"data set {kind} must return a source (__len__, __getitem__), got {type(source).__name__}")

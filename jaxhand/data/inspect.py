@@ -285,8 +285,8 @@ def _range(values) -> str:
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.data.inspect", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="name of the data set, such as freihand or dexycb-s1, or module:function")
+    parser = argparse.ArgumentParser(prog="jaxhand inspect", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="data set, such as freihand, dexycb-s1 or module:function")
     parser.add_argument("path", metavar="PATH", help="folder or file of the data set, as downloaded or packed")
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, default=(), help="splits to check (default: all that the set has)"

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import of_side
+from jaxhand.hand.mano_pose import select_side
 from jaxhand.io import files
 
 
@@ -29,11 +29,11 @@ class ManoLabels:
 
     def mean_of(self, side: str) -> np.ndarray | None:
         """The mean pose (45,) of a "right" or "left" hand; None where it is not given."""
-        return of_side(self.hands_mean, (45,), side)
+        return select_side(self.hands_mean, (45,), side)
 
     def components_of(self, side: str) -> np.ndarray | None:
         """The components (45, 45) of a "right" or "left" hand; None where they are not given."""
-        return of_side(self.components, (45, 45), side)
+        return select_side(self.components, (45, 45), side)
 
 
 class EncodedImageSource(abc.ABC):

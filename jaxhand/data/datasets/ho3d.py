@@ -171,7 +171,7 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{file}: {key} must be {'x'.join(map(str, shape))} numbers; download it again")
         labels[key] = value
     if np.isfinite(labels["handPose"]).all():  # MANO rotates about the wrist: the translation stays
-        labels["handPose"][:3] = turn(labels["handPose"][:3], np.diag(FROM_OPENGL))
+        labels["handPose"][:3] = rotate_axis_angle(labels["handPose"][:3], np.diag(FROM_OPENGL))
     if labels["handJoints3D"][0, 2] > 0:
         raise UserError(f"{file}: handJoints3D has z > 0; HO-3D's hands are at z < 0, in metres of the OpenGL frame")
     return labels

@@ -14,8 +14,8 @@ from jaxhand.data.datasets import label_cache
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import SIDES, turn
-from jaxhand.hand.skeleton import to_our_order
+from jaxhand.hand.mano_pose import rotate_axis_angle
+from jaxhand.hand.skeleton import SIDES, to_our_order
 from jaxhand.io import files
 
 _ROOT = 20  # the wrist in the set's order of one hand

@@ -207,7 +207,7 @@ def sample_scenes(seed: int, index: np.ndarray, view: str) -> scene.Scene:
 
 
 # Two programs: in one, XLA would fuse them and draw the same numbers again wherever they are used.
-_numbers = jax.jit(jax.vmap(body.numbers, in_axes=(None, 0)))
+_numbers = jax.jit(jax.vmap(body.random_numbers, in_axes=(None, 0)))
 _scenes = jax.jit(jax.vmap(scene.sample_scene, in_axes=(0, None)), static_argnums=1)
 
 
@@ -239,7 +239,7 @@ def _preview(args: argparse.Namespace) -> None:
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.data.synthetic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=__doc__.splitlines()[0])
     parser.add_argument("--preview", required=True, metavar="PNG", help="the sheet: image, skeleton, depth")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")

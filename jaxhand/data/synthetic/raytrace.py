@@ -220,7 +220,7 @@ def _shade(ray: tuple, over_cones: typing.Callable, shading: list[jax.Array]) ->
     palm = jnp.clip(0.2 - 1.2 * back, 0, 1) * (1 - is_nail)
     facing = dot(normal, light)
     diffuse = jnp.clip(facing * 0.85 + 0.15, 0, 1)
-    half = unit(tuple(l - r for l, r in zip(light, ray)))
+    half = unit(tuple(a - b for a, b in zip(light, ray)))
     shine = jnp.clip(dot(normal, half), 0, 1) ** 16 * jnp.where(is_nail, 0.16, jnp.where(is_sleeve, 0.0, 0.035))
     rim = 1 - jnp.clip(-dot(normal, ray), 0, 1)
     sky = 0.75 - 0.25 * normal[1]  # more light comes from above

@@ -76,7 +76,7 @@ def _compose(scene: Scene, hand: TracedHand, size: int) -> Images:
     color = [jnp.where(is_hand, s, c) for s, c in zip(hand[1:], color)]
     color = jnp.stack([jnp.where(is_object, s, c) for s, c in zip(object_color, color)])  # (3, S, S)
 
-    noise = body.mix(jnp.arange(size * size, dtype=jnp.uint32).reshape(size, size) ^ scene.salt)
+    noise = body.hash_bits(jnp.arange(size * size, dtype=jnp.uint32).reshape(size, size) ^ scene.salt)
     mask = jnp.where(is_object, 2, jnp.where(is_hand, 1, 0)).astype(jnp.uint8)
     return Images(_expose(scene, color, noise), _sense(scene, depth, u, v, noise), depth, mask)
 
@@ -122,7 +122,7 @@ def _shadow(scene: Scene, wall: tuple, hand: jax.Array) -> jax.Array:
     rise = jnp.maximum(-jnp.sum(scene.light * scene.wall[:3]), 0.3)
 
     def step(shade, height):  # mm above the wall
-        point = tuple(w + height / rise * l for w, l in zip(wall, scene.light))
+        point = tuple(w + height / rise * s for w, s in zip(wall, scene.light))
         column = jnp.clip(((point[0] / point[2] - x) / side + 0.5) * size, 0, size - 1).astype(jnp.int32)
         row = jnp.clip(((point[1] / point[2] - y) / side + 0.5) * size, 0, size - 1).astype(jnp.int32)
         behind = jnp.sqrt(dot(point, point)) - hand[row, column]
@@ -148,7 +148,7 @@ def _held_object(scene: Scene, ray):
     normal = tuple(jnp.where(is_box, b, o / scene.object_radius) for b, o in zip(box_normal, offset))
     light = tuple(scene.light)
     diffuse = jnp.clip(dot(normal, light) * 0.85 + 0.15, 0, 1)
-    half = unit(tuple(l - r for l, r in zip(light, ray)))
+    half = unit(tuple(a - b for a, b in zip(light, ray)))
     shine = 0.15 * jnp.clip(dot(normal, half), 0, 1) ** 32
     shade = scene.ambient * (0.75 - 0.25 * normal[1]) + (1 - scene.ambient) * 1.6 * diffuse
     stripe = wave(jnp.where(is_box, box_along * 0.03, stick_along * 2)) > 0.2
@@ -194,7 +194,7 @@ def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
     edge = (
         jnp.maximum(high - depth, depth - low) > 4 * footprint + 6
     )  # a step, or a surface at more than 75° to the ray
-    bits = body.mix(noise)
+    bits = body.hash_bits(noise)
     chance = lambda shift: ((bits >> shift) & 255).astype(jnp.float32) * np.float32(1 / 256)  # noqa: E731
     hole = edge & (chance(0) < share)
     left = jnp.where(shadow > 1, _neighbours(sides[2], 1)[0], sides[2])  # one or two pixels away

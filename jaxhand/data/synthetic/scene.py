@@ -57,14 +57,14 @@ def sample_scene(numbers: jax.Array, view: str) -> Scene:
     """Make the scene of random numbers.
 
     Args:
-        numbers: those of `body.numbers(seed, index)`.
+        numbers: those of `body.random_numbers(seed, index)`.
         view: one of `VIEWS`.
     """
     draws = body.Draws(numbers)
     shape = body.sample_shape(draws)
     pose = body.sample_pose(draws, shape)
     hand = body.forward(pose, shape)
-    cones = body.flesh(hand)
+    cones = body.body_cones(hand)
     rotation = _front_view(draws) if view == "front" else _any_view(draws)  # hand → camera
 
     rounded, box, object_color = _held_object(draws)
