@@ -14,13 +14,13 @@ import cv2
 import grain
 import numpy as np
 
-from jaxhand import hand
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
 from jaxhand.data.crop import crop, layout
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.record import read_encoded
+from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.io import pickles
 
 ENDLESS = 2**40  # steps
@@ -36,7 +36,9 @@ def steps_per_epoch(source, config: Config) -> int:
     return samples // batch_size
 
 
-def train_iterator(source, config: Config, *, process_index: int = 0, process_count: int = 1):
+def train_iterator(
+    source, config: Config, *, hand_model: SkinnedHand | None = None, process_index: int = 0, process_count: int = 1
+):
     """Endless host batches, shuffled anew every epoch, each sample at most once an epoch.
 
     A `Mix` is drawn as `mix.order` says, and so is any source where `training.epoch_samples` is set.
@@ -44,23 +46,32 @@ def train_iterator(source, config: Config, *, process_index: int = 0, process_co
     Args:
         source: `__len__` and `__getitem__(i) -> Record`.
         config: seed, `data` and `training.batch_size` (over all processes) are used.
+        hand_model: the hand whose mesh labels the batches have; None leaves them out.
         process_index, process_count: which rows of every global batch are read.
 
     Returns:
         An iterator of dicts: what `crop` gives with a leading axis batch_size / process_count, and `valid`, `index`.
         `get_state()` is a JSON-able dict, the same on every process; `set_state` goes on with the very next batch.
     """
-    batches = _TrainBatches(source, config, process_index, process_count)
+    batches = _TrainBatches(source, config, hand_model, process_index, process_count)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(_ahead(config)))
 
 
-def test_batches(source, config: Config, batch_size: int, *, process_index: int = 0, process_count: int = 1):
+def test_batches(
+    source,
+    config: Config,
+    batch_size: int,
+    *,
+    hand_model: SkinnedHand | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+):
     """Host batches in the source's order, as an iterable that may be walked again.
 
     Every sample comes once over all processes, which all see the same number of batches: `batch_size` (over all
-    processes) is filled with copies of the last sample, `valid` 0.
+    processes) is filled with copies of the last sample, `valid` 0. `hand_model` as for `train_iterator`.
     """
-    batches = _TestBatches(source, config, batch_size, process_index, process_count)
+    batches = _TestBatches(source, config, batch_size, hand_model, process_index, process_count)
     return grain.MapDataset.source(batches).to_iter_dataset(_ahead(config))
 
 
@@ -72,14 +83,14 @@ def _ahead(config: Config) -> grain.ReadOptions:
 class _TrainBatches:
     """Step → this process's rows of the global batch."""
 
-    def __init__(self, source, config: Config, process_index: int, process_count: int):
+    def __init__(self, source, config: Config, hand_model, process_index: int, process_count: int):
         if config.training.epoch_samples and not isinstance(source, mix.Mix):
             source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
         self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
-        self.crops = _Crops(source, config)
+        self.crops = _Crops(source, config, hand_model)
         self.mocap = _mocap(config.data.mocap) if config.data.mocap else None
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
@@ -122,10 +133,10 @@ def _mocap(path: str) -> dict[str, np.ndarray]:
 class _TestBatches:
     """Batch number → this process's rows of the global batch."""
 
-    def __init__(self, source, config: Config, batch_size: int, process_index: int, process_count: int):
+    def __init__(self, source, config: Config, batch_size: int, hand_model, process_index: int, process_count: int):
         self.source, self.config, self.batch_size = source, config, batch_size
         self.rows = _rows(batch_size, process_index, process_count)
-        self.crops = _Crops(source, config)
+        self.crops = _Crops(source, config, hand_model)
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
@@ -150,9 +161,9 @@ class _Crops:
     Fresh memory would cost as much as decoding: the system clears it page by page.
     """
 
-    def __init__(self, source, config: Config):
+    def __init__(self, source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
-        self.hand = hand.load(config.hand) if config.has_mesh else None
+        self.hand = hand_model
         self.rule = RULES[config.data.crop_rule]
         self.free = {}  # bytes → blocks of memory
 
