@@ -12,7 +12,7 @@ from jaxhand.models.voting_net import PATCH, WINDOW, WINDOW_FEATURES
 
 
 class Block(nn.Module):
-    """Residual perceptron on the channels; with `shifted`, four fifths of them come from the neighbour cells."""
+    """Residual MLP over the channels; with `shifted`, four fifths of them come from the neighbour cells."""
 
     def __init__(self, width: int, hidden: int, shifted: bool):
         super().__init__()
@@ -25,8 +25,8 @@ class Block(nn.Module):
         return x + self.down(F.relu(self.up(shift(h) if self.shifted else h)))
 
 
-class Mixer(nn.Module):
-    """Residual product over the tokens."""
+class TokenMixer(nn.Module):
+    """Residual linear layer over the tokens."""
 
     def __init__(self, tokens: int, width: int):
         super().__init__()
@@ -39,8 +39,8 @@ class Mixer(nn.Module):
         return x + (self.mix.T @ tokens).reshape(x.shape)
 
 
-class JointMixer(nn.Module):
-    """Residual perceptron over the joints."""
+class TokenMlp(nn.Module):
+    """Residual MLP over the joints."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -53,15 +53,15 @@ class JointMixer(nn.Module):
         return x + self.down.T @ F.relu(self.up.T @ self.norm(x))
 
 
-class Look(nn.Module):
-    """Every joint sees a window around its place, all joints exchange it, and each is corrected."""
+class RefinementStage(nn.Module):
+    """Correct every joint from the image window around it and from the features of all joints."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         width = config.joint_width
         self.placed, self.seek = nn.Linear(3, width), nn.Linear(width, WINDOW_FEATURES)
         self.see, self.tell = nn.Linear(4 * WINDOW**2 + 2, WINDOW_FEATURES), nn.Linear(WINDOW_FEATURES, width)
-        self.mixers = nn.ModuleList(JointMixer(width) for _ in range(config.joint_blocks))
+        self.mixers = nn.ModuleList(TokenMlp(width) for _ in range(config.joint_blocks))
         self.blocks = nn.ModuleList(Block(width, 2 * width, False) for _ in range(config.joint_blocks))
         self.norm, self.correction = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 3)
 
@@ -76,7 +76,7 @@ class Look(nn.Module):
 
 
 class Dense(nn.Module):
-    """Batch → joints, every guess before them, and the distance judged by size."""
+    """Batch → joints, intermediate predictions, and the distance estimated without depth."""
 
     def __init__(self, config: ModelConfig, image_size: int):
         super().__init__()
@@ -84,12 +84,12 @@ class Dense(nn.Module):
         joint, cells = config.joint_width, (image_size // (2 * PATCH)) ** 2
         self.stem, self.down = nn.Linear(4 * PATCH**2, fine), nn.Linear(4 * fine, width)
         self.fine = nn.ModuleList(Block(fine, config.expansion * fine, True) for _ in range(config.fine_blocks))
-        self.mixers = nn.ModuleList(Mixer(cells, width) for _ in range(config.blocks))
+        self.mixers = nn.ModuleList(TokenMixer(cells, width) for _ in range(config.blocks))
         self.coarse = nn.ModuleList(Block(width, config.expansion * width, True) for _ in range(config.blocks))
         self.norm, self.votes = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 4 * NUM_KEYPOINTS)
         self.seen = nn.Linear(width, joint)
         self.names = nn.Parameter(0.5 * torch.randn(NUM_KEYPOINTS, joint))
-        self.looks = nn.ModuleList(Look(config) for _ in range(config.looks))
+        self.looks = nn.ModuleList(RefinementStage(config) for _ in range(config.looks))
         self.size_norm, self.size = nn.RMSNorm(joint, eps=1e-6), nn.Linear(joint, 1)
 
     def forward(self, batch: dict) -> dict:

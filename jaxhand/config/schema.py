@@ -128,7 +128,7 @@ class LossConfig:
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
     size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # the three joint terms again, for every guess before the final one
+    guesses: float = 0.5  # auxiliary loss: the three joint terms of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
     # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights

@@ -4,29 +4,30 @@ A model is a class that keeps the contract below. `MODELS` lists those of the pa
 `model.name=package.module:Class` and needs nothing else. `voting_net.py` is an example.
 
 **Constructor**: `Model(config, hand_model, rngs)`.
-- `config`: the `Config` of the run. `config.data.image_size` is the side S of the crops. The model's own settings are in
-  `config.model.options`, see below.
+- `config`: the `Config` of the run. `config.data.image_size` is the side S of the crops. The model's own settings are
+  in `config.model.options`, see below.
 - `hand_model`: the `SkinnedHand` of `config.hand` for a model with a mesh, else None.
 - `rngs`: `nnx.Rngs` that draws all parameters.
 
 **Class attributes**
 - `has_mesh`: whether the predictions have `vertices`. Training batches then have the labels of a mesh.
-- `loss_terms`: names of the loss terms that the model learns from, fields of `LossConfig`. An instance may set it instead.
-- `Options` (optional): a frozen dataclass with the model's own settings. `config.model.options` is then an instance of it:
-  an unknown key or a value of another type is an error. Without it, `config.model.options` is the mapping as written.
+- `loss_terms`: names of the loss terms that the model learns from, fields of `LossConfig`. An instance may set it
+  instead.
+- `Options` (optional): a frozen dataclass with the model's own settings. `config.model.options` is then an instance of
+  it: an unknown key or a value of another type is an error. Without it, `config.model.options` is the mapping as
+  written.
 
 **Call**: `model(batch, key=None)` returns a dict. `key` is a JAX random key while training, and None in tests.
 - Keys of `batch`: `image` (B,S,S,3) float32 RGB in 0..1 · `depth` (B,S,S) in [-1,1] over ± `DEPTH_RANGE_MM` around the
-  hand · `has_depth` (B,), 0 where depth is missing: the depth must then not change the predictions · `depth_center` (B,)
+  hand · `has_depth` (B,), 0 where depth is missing: depth must then not change the predictions · `depth_center` (B,)
   mm, the depth of the hand · `K` (B,3,3) of the crop. While training and testing, the batch also has the labels.
-- Keys of the predictions: `keypoints_3d` (B,21,3) mm in the camera frame · `keypoints_2d` (B,21,2) px of the crop · with a
-  mesh `vertices` (B,V,3) mm in the order of `hand_model`; if it poses that hand also `mano_pose` (B,48), `mano_shape`
-  (B,10) and `camera` (B,3), see `mano_head.mano_predictions` · all that its loss terms need.
-- All hands are right hands: left ones are mirrored before. The first axis is B, and rows must not affect each other in
-  tests.
+- Keys of the predictions: `keypoints_3d` (B,21,3) mm in the camera frame · `keypoints_2d` (B,21,2) px of the crop ·
+  with a mesh `vertices` (B,V,3) mm in the order of `hand_model`; if the model poses that hand also `mano_pose` (B,48),
+  `mano_shape` (B,10) and `camera` (B,3), see `mano_head.mano_predictions` · all that its loss terms need.
+- All hands are right hands: left ones are mirrored before. In tests, the rows of a batch must not affect each other.
 
-**State**: variables of type `nnx.Param` are trained; all others, such as batch statistics, are saved with them. Attribute
-names are the parameter paths of checkpoints.
+**State**: variables of type `nnx.Param` are trained; all others, such as batch statistics, are saved with them.
+Attribute names are the parameter paths of checkpoints.
 """
 
 import dataclasses

@@ -69,8 +69,8 @@ def discriminator_outputs(
         real: (B, R), 0 where there is no real hand.
 
     Returns:
-        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), which is 1, its target, where there is
-        no real hand.
+        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), which is 1, its target, where
+        there is no real hand.
     """
     digits, R = rotations[:, 1:], real.shape[1]
     graphdef, parameters = nnx.split(discriminator)

@@ -1,8 +1,9 @@
 """The real-time mesh network: `VotingNet` predicts the joints, and the mesh is a linear function of vectors at them.
 
-A vertex is a sum of vectors that rotate and scale with the joints, with the same weights for every hand. The vectors are
-the joints themselves, the axes of the bones between them, and vectors predicted from tokens for what the joints do not
-determine, such as the thickness of a hand or the twist of its thumb. The initial weights are those of the skinned hand.
+A vertex is a weighted sum of vectors that rotate and scale with the joints; the weights are the same for every hand.
+The vectors are the joints themselves, the axes of the bones between them, and vectors predicted from tokens for what
+the joints do not determine, such as the thickness of a hand or the twist of its thumb. The initial weights are those of
+the skinned hand.
 Attribute names are the parameter paths of saved checkpoints: they stay as they are.
 """
 
@@ -76,7 +77,7 @@ class MeshHead(nnx.Module):
         )
         self.norm = nnx.RMSNorm(channels[-1], rngs=rngs)
         self.vector = Linear(channels[-1], 3, rngs, scale=0.02)
-        self.rest, skinned = skinning_basis(hand_model)
+        self.rest, skinned = skinning_basis(hand_model)  # `rest` is an array of the checkpoint, too
         token_weights = counts[-1] ** -0.5 * jax.random.normal(rngs.params(), (counts[-1], hand_model.num_vertices))
         self.sums = nnx.Param(jnp.concatenate([skinned / WEIGHT_GAIN, token_weights]))  # (20 + 48 + T, V)
 
@@ -170,8 +171,8 @@ def palm_frame(joints: jax.Array) -> jax.Array:
     """Frame of the palm of joints (..., 21, 3).
 
     Returns:
-        (..., 3, 3); the columns are unit vectors from the index to the little finger, towards the fingers, and normal to
-        both.
+        (..., 3, 3); the columns are unit vectors from the index to the little finger, towards the fingers, and normal
+        to both.
     """
     along = soft_normalize(joints[..., KNUCKLES, :].mean(-2) - joints[..., 0, :])
     across = joints[..., 17, :] - joints[..., 5, :]

@@ -27,8 +27,8 @@ class Hamer(nnx.Module):
     """RGB crop → pose, shape and camera of a hand.
 
     Args:
-        config: `model.vit`, `model.hamer`, `model.dtype` of the matrix products, `model.remat`. `data.image_size` must be
-            a multiple of 4 patches: the network reads the middle three quarters of the width.
+        config: `model.vit`, `model.hamer`, `model.dtype` of the matrix products, `model.remat`. `data.image_size` must
+            be a multiple of 4 patches: the network reads the middle three quarters of the width.
         hand_model: the hand whose parameters are predicted.
         rngs: draws the parameters.
 

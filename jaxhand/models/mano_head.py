@@ -40,8 +40,8 @@ def mano_predictions(
             projected by this camera, with its axis through the crop's centre, as in HaMeR. None takes `K`.
 
     Returns:
-        `keypoints_3d` (B,21,3) and `vertices` (B,V,3) mm in the frame of the camera K · `keypoints_2d` (B,21,2) px of the
-        crop · `rotations` · `mano_pose` (B,48) · `mano_shape` (B,10) · `camera` (B,3).
+        `keypoints_3d` (B,21,3) and `vertices` (B,V,3) mm in the frame of the camera K · `keypoints_2d` (B,21,2) px of
+        the crop · `rotations` · `mano_pose` (B,48) · `mano_shape` (B,10) · `camera` (B,3).
     """
     size, K = batch["image"].shape[1], batch["K"]
     posed = skinned.forward(hand_model, rotations, shape)

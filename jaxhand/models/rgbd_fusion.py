@@ -73,8 +73,8 @@ class RgbdFusion(nnx.Module):
         """Predict a hand.
 
         Args:
-            batch: `image` (B,S,S,3) in 0..1, `depth` (B,S,S) in [-1,1], `has_depth` (B,), `depth_center` (B,) mm and `K`
-                (B,3,3) of the crop.
+            batch: `image` (B,S,S,3) in 0..1, `depth` (B,S,S) in [-1,1], `has_depth` (B,), `depth_center` (B,) mm and
+                `K` (B,3,3) of the crop.
             key: draws the drop-path, and batch norms use the statistics of this batch; None is test mode.
 
         Returns:
@@ -121,8 +121,9 @@ class RgbdFusion(nnx.Module):
     def _camera(self, placement, batch, depth_mask):
         """Placement (B, 4) → camera (B, 3) s, tx, ty in metres, as in `weak_perspective_translation`.
 
-        The placement is the log of the crop's width at the hand, the wrist's x and y in the crop (-1..1), and how far the
-        hand lies behind the depth's centre. With depth the last decides the distance of the hand, without it the first.
+        The placement is the log of the crop's width at the hand, relative to `CROP_MM`; the wrist's x and y in the crop
+        (-1..1); and how far the hand lies behind `depth_center`, in units of `DEPTH_RANGE_MM`. With depth the last
+        decides the distance of the hand, without it the first.
         """
         measured = crop_width_mm(batch, jnp.maximum(batch["depth_center"] + DEPTH_RANGE_MM * placement[:, 3], 1))
         width = jnp.where(depth_mask > 0, measured, CROP_MM * jnp.exp(placement[:, 0])) / 1000  # (B,) m

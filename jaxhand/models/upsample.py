@@ -9,7 +9,8 @@ class Upsampler(nnx.Module):
     """Feature map → a list of maps, each with twice the resolution and half the channels of the map before.
 
     A 1x1 convolution computes the first map; a transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
-    normalisation and ReLU compute the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), both sides reversed.
+    normalisation and ReLU compute the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), reversed along both
+    sides.
     Attribute names are the parameter paths of saved checkpoints: they stay as they are.
 
     Args:

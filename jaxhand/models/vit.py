@@ -132,7 +132,7 @@ class PatchEmbed(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Transformer blocks and a final norm. Each array of `blocks` holds the parameters of all blocks, on its first axis.
+    """Transformer blocks and a final norm. An array of `blocks` holds the parameters of all blocks, on its first axis.
 
     Args: as for `ViT`.
     """
@@ -145,7 +145,7 @@ class Encoder(nnx.Module):
         self.norm = layer_norm(config.width, eps, rngs)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(B, T, E) → (B, T, E) float32; `key` draws the drop-path: which samples skip which residual; None skips none."""
+        """(B, T, E) → (B, T, E) float32; `key` draws the drop-path: which samples skip which residual."""
         graphdef, parameters = nnx.split(self.blocks)
 
         def body(x, block):
@@ -153,8 +153,8 @@ class Encoder(nnx.Module):
             return nnx.merge(graphdef, parameters)(x, kept), None
 
         # Only these products are saved; the rest is cheap to compute again: training needs a third of the memory and no
-        # more time. Unrolling the loop by 2, 4 or 12 is no faster on a CPU, at batch 1, 8 and in training, and compiling
-        # takes up to 5 times as long.
+        # more time. Unrolling the loop by 2, 4 or 12 is no faster on a CPU, at batch 1, 8 and in training, and takes up
+        # to 5 times as long to compile.
         policies = jax.checkpoint_policies
         policy = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
@@ -194,7 +194,8 @@ class Attention(nnx.Module):
         B, T, E = x.shape
         # (B, T, heads, E / heads) each
         query, key, value = (part.reshape(B, T, self.heads, -1) for part in jnp.split(self.qkv(x), 3, axis=-1))
-        # JAX does not choose the fused kernel itself; cuDNN takes half precision only, and head widths of a multiple of 8.
+        # JAX does not choose the fused kernel itself; cuDNN takes only half precision and head widths that are
+        # multiples of 8.
         fused = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() == "gpu"
         mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else "xla")
         return self.proj(mixed.reshape(B, T, E))

@@ -1,4 +1,4 @@
-"""WiLoR: the transformer reads tokens for joints, shape and camera with the image; a refinement net corrects the result.
+"""WiLoR: a vision transformer with tokens for joints, shape and camera, and a refinement net that corrects its output.
 
 Potamias et al., "WiLoR: End-to-end 3D Hand Localization and Reconstruction in-the-wild" (2024). Attributes are named as
 in its checkpoint.
