@@ -1,4 +1,4 @@
-"""The real-time mesh network: a mesh that starts as the skinned hand, rides on the joints, and learns the rest."""
+"""The real-time mesh network: the mesh starts as the skinned hand, follows the joints, and learns the rest."""
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def network(hand):
 
 @pytest.fixture(scope="module")
 def mesh_of_joints(hand):
-    """The mesh of joints where tokens add nothing, as it is before anything is learned, compiled."""
+    """The mesh from joints alone, without the vectors of the tokens, untrained; compiled."""
     mesh = MeshHead(CONFIG, hand, nnx.Rngs(0))
     mesh.sums[...] = mesh.sums[...].at[20 + 48 :].set(0)
     return jax.jit(lambda joints: mesh(jnp.ones((len(joints), 21, 16)), joints))
@@ -144,7 +144,7 @@ def test_the_mesh_starts_as_the_skinned_hand(mesh_of_joints, hand):
 
 
 def test_the_mesh_rides_on_the_joints(network, hand):
-    """Turned, moved or grown joints turn, move and grow the mesh: whatever the tokens say."""
+    """Rotated, translated or scaled joints rotate, translate and scale the mesh, for any tokens."""
     graphdef, state, _ = network
     joints = make_labels(hand).joints
     tokens = np.random.default_rng(0).normal(0, 1, (ROWS, 21, 16)).astype(np.float32)
@@ -154,8 +154,8 @@ def test_the_mesh_rides_on_the_joints(network, hand):
     wrist, mesh = joints[:, :1], ride(joints)
     np.testing.assert_allclose(ride(joints @ turn.T + move), mesh @ turn.T + move, atol=0.1)
     np.testing.assert_allclose(ride(wrist + 1.3 * (joints - wrist)), wrist + 1.3 * (mesh - wrist), atol=0.3)
-    told = ride(joints) - nnx.merge(graphdef, state).mesh(tokens[::-1], joints)
-    assert np.abs(told).max() > 0.5  # they say something
+    difference = ride(joints) - nnx.merge(graphdef, state).mesh(tokens[::-1], joints)
+    assert np.abs(difference).max() > 0.5  # tokens change the mesh
 
 
 def test_frames_of_impossible_joints():

@@ -1,4 +1,4 @@
-"""The RGB-D model: what it takes and gives, what it must not see, that it looks at the right places and learns."""
+"""The RGB-D model: inputs, outputs, what must not change them, where features are sampled, and that it learns."""
 
 import functools
 
@@ -80,7 +80,7 @@ def make_batch(seed=0, rows=ROWS):
 
 
 def without_depth(batch):
-    """As the pipeline gives a sample whose depth is hidden or was never there."""
+    """As the pipeline returns a sample without depth."""
     return batch | {key: np.zeros_like(batch[key]) for key in ("depth", "has_depth", "depth_center")}
 
 
@@ -129,7 +129,7 @@ def test_only_training_is_random_and_keeps_statistics(tiny):
 
 
 def test_hidden_depth_cannot_matter(tiny):
-    """A row whose depth the pipeline hides is the row of a set that never had depth, beside rows with depth too."""
+    """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     batch = make_batch()
     got = tiny.test(without_depth(batch))
     mixed = batch | {"has_depth": np.float32([0, 1, 1, 1])}  # what is hidden stays in the batch
@@ -187,7 +187,7 @@ def test_what_lies_behind_a_vertex():
 
 
 def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
-    """Four numbers put the wrist: with depth behind the measured centre, without at the distance its size says."""
+    """The placement sets the wrist: with depth relative to the measured centre, without it from the width."""
     batch, placement = make_batch(), jnp.float32([[0.1, 0.5, -0.25, 0.2]] * ROWS)
     depth_mask = jnp.arange(ROWS) % 2
     rotations, shape = jnp.broadcast_to(jnp.eye(3), (ROWS, 16, 3, 3)), jnp.zeros((ROWS, 10))

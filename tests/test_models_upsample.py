@@ -1,4 +1,4 @@
-"""Maps that grow finer, against sums written out; looking up maps; spreading over a mesh."""
+"""Upsampling against sums written out, bilinear sampling, and graph convolutions."""
 
 import jax
 import jax.numpy as jnp
