@@ -76,7 +76,7 @@ class _Sides:
 
     def __init__(self, size: str, *, dtype: str = "float32", remat: bool = False, compiled: bool = False):
         torch.manual_seed(0)
-        self.config = config = vit.sized(SIZES[size])
+        self.config = config = vit.resolve_size(SIZES[size])
         self.device = "cuda" if compiled and torch.cuda.is_available() else "cpu"
         self.half = torch.autocast(self.device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
         self.theirs = torch_hamer.ViT(config.width, config.depth, config.heads, config.mlp_ratio)

@@ -7,7 +7,7 @@ from torch import nn
 
 from jaxhand.config import Config
 from jaxhand.hand.skinned import PARENTS, SkinnedHand
-from jaxhand.models.vit import sized
+from jaxhand.models.vit import resolve_size
 
 TOKENS = (16, 12)
 
@@ -22,7 +22,7 @@ class Hamer(nn.Module):
 
     def __init__(self, config: Config, hand: SkinnedHand):
         super().__init__()
-        vit = sized(config.model.vit)
+        vit = resolve_size(config.model.vit)
         self.backbone = ViT(vit.width, vit.depth, vit.heads, vit.mlp_ratio)
         self.mano_head = Head(config.model.hamer, vit.width)
         self.mano = Mano(hand)

@@ -102,7 +102,7 @@ def _score_run(arguments) -> None:
 
 def _score_data(name: str, tester, best, arguments) -> list[dict]:
     """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
-    from jaxhand import data
+    from jaxhand import data, models
     from jaxhand.data.record import WithoutDepth, sample_joints
     from jaxhand.evaluation.run_predictions import Gathered
     from jaxhand.evaluation.submission import Submission
@@ -112,7 +112,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
     protocol = arguments.protocol and scoring.protocol_of(arguments.protocol)
     options = scoring.options_of(protocol, arguments.option) if protocol else {}
     split = "test" if submit else arguments.split or config.test_split
-    source = data.load(name, split, config, best.config.seed, best.config.hand if best.config.has_mesh else None)
+    source = data.load(name, split, config, best.config.seed, models.hand_config(best.config))
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
     files = {"RGB-D": submit.with_stem(f"{submit.stem}_rgbd"), "RGB": submit} if submit else {}
     submissions = {kind: Submission(name, source, files[kind]) for kind in kinds if submit}

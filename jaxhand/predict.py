@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import models
 from jaxhand.config import UserError
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import read_image
@@ -49,7 +50,7 @@ def main() -> int:
     detect = boxes.detector(arguments.detector) if arguments.detector else None
     runtime.use_compilation_cache()
     predictor = Predictor(arguments.workdir)
-    if arguments.mesh not in (None, "none") and not predictor.config.has_mesh:
+    if arguments.mesh not in (None, "none") and not models.find(predictor.config.model.name).has_mesh:
         raise UserError(f"--mesh {arguments.mesh}: the model {predictor.config.model.name} has no mesh")
     output = _Output(arguments.out or arguments.workdir / "predictions", arguments.mesh)
     guessed = 0

@@ -102,7 +102,7 @@ def side_effects(tree: ast.Module) -> list[str]:
         ("jaxhand.training.loop", "jaxhand.train", True),
         ("jaxhand.training.loop", "jaxhand.evaluation.evaluator", True),
         ("jaxhand.evaluation.report", "jaxhand.interop", True),
-        ("jaxhand.models.dense", "jaxhand.data.record", True),
+        ("jaxhand.models.voting_net", "jaxhand.data.record", True),
         ("jaxhand.metrics.pose", "jaxhand.hand.skeleton", True),
         ("jaxhand.config", "jaxhand.hand.skeleton", True),
         ("jaxhand.train", "jaxhand.evaluate", True),

@@ -19,7 +19,7 @@ from jaxhand.hand.camera import project
 from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.inference import predictor
 from jaxhand.models.hamer import Hamer
-from jaxhand.models.mano_head import place
+from jaxhand.models.mano_head import mano_predictions
 from jaxhand.training.sharding import make_mesh
 from tests.support import hamer_models
 
@@ -136,7 +136,7 @@ def test_weak_cameras_put_hands_at_their_places(stub, rule):
         camera = (project(at[:, None], K)[:, 0] - size / 2) / scale[:, None]
         rotations = jnp.tile(jnp.eye(3), (len(at), 16, 1, 1)).at[:, 0].set(jnp.float32(turns)[number_of(batch)])
         camera = jnp.concatenate([2 * scale[:, None] / size, camera], axis=-1)
-        return place(HAND, rotations, jnp.zeros((len(at), 10)), camera, batch)
+        return mano_predictions(HAND, rotations, jnp.zeros((len(at), 10)), camera, batch)
 
     read, _ = stub(function, crop_rule=rule)
     found = read(image, boxes, SIDES, K)
@@ -161,7 +161,7 @@ def test_translation_with_hamers_own_focal_length(stub):
     def function(batch):
         still = jnp.tile(jnp.eye(3), (len(batch["K"]), 16, 1, 1))
         camera = jnp.tile(jnp.float32([s, tx, ty]), (len(still), 1))
-        return place(HAND, still, jnp.zeros((len(still), 10)), camera, batch, focal=5000 / 256)
+        return mano_predictions(HAND, still, jnp.zeros((len(still), 10)), camera, batch, focal=5000 / 256)
 
     read, _ = stub(function, crop_rule="hamer", crop_scale=2.0)
     found = read(image, boxes, SIDES)

@@ -224,7 +224,7 @@ def test_the_golden_hamer(shared, tmp_path, call):
     settings = [*HEADS, "model.hamer.heads=2", "model.hamer.head_width=16"]
     assert call(convert.main, "hamer", tmp_path / "hamer.ckpt", tmp_path / "out", "--set", *settings)[0] == 0
     tester, best = testing.load_best(tmp_path / "out")
-    predict = quick_jit(lambda params, rest, image: nnx.merge(tester.graphdef, params, rest).numbers(image))
+    predict = quick_jit(lambda params, rest, image: nnx.merge(tester.graphdef, params, rest).predict_params(image))
     outputs = predict(best.params, best.rest, data["in/img"].transpose(0, 2, 3, 1))
     for value, name in zip(outputs, ("pose6d", "betas", "cam")):
         close(value, data[f"out64/{name}"], 1e-5)

@@ -13,7 +13,6 @@ import cv2
 import grain
 import numpy as np
 
-from jaxhand import hand
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
@@ -22,6 +21,7 @@ from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.mocap import MocapBatches
 from jaxhand.data.record import read_encoded
+from jaxhand.hand.skinned import SkinnedHand
 
 ENDLESS = 2**40  # steps
 
@@ -40,7 +40,9 @@ def steps_per_epoch(source, config: Config) -> int:
     return samples // batch_size
 
 
-def train_iterator(source, config: Config, *, process_index: int = 0, process_count: int = 1):
+def train_iterator(
+    source, config: Config, *, hand_model: SkinnedHand | None = None, process_index: int = 0, process_count: int = 1
+):
     """Endless batches on the host, shuffled again every epoch; each sample comes at most once per epoch.
 
     `mix.order` draws the records of a `Mix`, and of any source if `training.epoch_samples` is set.
@@ -48,26 +50,36 @@ def train_iterator(source, config: Config, *, process_index: int = 0, process_co
     Args:
         source: of records.
         config: `seed`, `data` and `training.batch_size` (over all processes) are used.
+        hand_model: the hand whose mesh labels are part of the batches; None leaves them out.
         process_index, process_count: which rows of every global batch this process reads.
 
     Returns:
         An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON, the
         same on every process; after `set_state` the next batch is the one that would have followed.
     """
-    batches = _TrainBatches(source, config, process_index, process_count)
+    batches = _TrainBatches(source, config, hand_model, process_index, process_count)
     if config.data.mocap:
         mocap = MocapBatches(config.data.mocap, batches.seed, config.training.batch_size, batches.rows)
         batches = _Joined(batches, mocap)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(_read_options(config)))
 
 
-def eval_batches(source, config: Config, batch_size: int, *, process_index: int = 0, process_count: int = 1):
+def eval_batches(
+    source,
+    config: Config,
+    batch_size: int,
+    *,
+    hand_model: SkinnedHand | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+):
     """Batches on the host in the source's order, as an iterable that can be iterated again.
 
     Every sample comes once over all processes, and all processes get the same number of batches: the last one is filled
-    up to `batch_size` (over all processes) with copies of the last sample whose `valid` is 0.
+    up to `batch_size` (over all processes) with copies of the last sample whose `valid` is 0. `hand_model` as for
+    `train_iterator`.
     """
-    batches = _EvalBatches(source, config, batch_size, process_index, process_count)
+    batches = _EvalBatches(source, config, batch_size, hand_model, process_index, process_count)
     return grain.MapDataset.source(batches).to_iter_dataset(_read_options(config))
 
 
@@ -79,14 +91,14 @@ def _read_options(config: Config) -> grain.ReadOptions:
 class _TrainBatches:
     """Step → the rows of the global batch that this process reads."""
 
-    def __init__(self, source, config: Config, process_index: int, process_count: int):
+    def __init__(self, source, config: Config, hand_model, process_index: int, process_count: int):
         if config.training.epoch_samples and not isinstance(source, mix.Mix):
             source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
         self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
-        self.crops = _Crops(source, config)
+        self.crops = _Crops(source, config, hand_model)
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
@@ -127,10 +139,10 @@ class _Joined:
 class _EvalBatches:
     """Batch number → the rows of the global batch that this process reads."""
 
-    def __init__(self, source, config: Config, batch_size: int, process_index: int, process_count: int):
+    def __init__(self, source, config: Config, batch_size: int, hand_model, process_index: int, process_count: int):
         self.source, self.config, self.batch_size = source, config, batch_size
         self.rows = _rows(batch_size, process_index, process_count)
-        self.crops = _Crops(source, config)
+        self.crops = _Crops(source, config, hand_model)
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
@@ -155,9 +167,9 @@ class _Crops:
     Fresh memory would cost as much time as decoding, since the system clears it page by page.
     """
 
-    def __init__(self, source, config: Config):
+    def __init__(self, source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
-        self.hand_model = hand.load(config.hand) if config.has_mesh else None
+        self.hand_model = hand_model
         self.rule = RULES[config.data.crop_rule]
         self.free = {}  # bytes → blocks of memory
 

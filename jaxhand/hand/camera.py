@@ -50,3 +50,24 @@ def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right) -> tuple[np.nd
 
 def _module(*arrays):
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def weak_perspective_translation(camera, K, size: int):
+    """The translation that puts a hand in front of the camera K where a weak-perspective camera projects it.
+
+    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of
+    the crop, in parts of the crop's side.
+
+    Args:
+        camera: (B, 3) s, tx, ty, with t in metres.
+        K: (B, 3, 3) of the crop.
+        size: side of the crop, px.
+
+    Returns:
+        (B, 3) mm.
+    """
+    xp = _module(camera, K)
+    scale = camera[:, :1] * size / 2  # (B, 1) px per metre
+    focal = xp.sqrt(xp.abs(xp.linalg.det(K[:, :2, :2])))[:, None]
+    z = 1000 * focal / (scale + 1e-9)  # (B, 1) mm
+    return unproject(size / 2 + scale[:, None] * camera[:, None, 1:], z, K)[:, 0]

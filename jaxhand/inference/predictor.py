@@ -12,9 +12,8 @@ from jaxhand.data.checks import checked_bbox, checked_K
 from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
-from jaxhand.hand.camera import uncrop
+from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
-from jaxhand.models.mano_head import translation
 from jaxhand.training.sharding import replicated, split
 from jaxhand.training.step import as_float
 from jaxhand.training.testing import load_best
@@ -138,7 +137,8 @@ class Predictor:
         predictions = nnx.merge(self._graphdef, params, rest)(batch | {"image": as_float(batch["image"])})
         if "camera" in predictions:
             size = self.config.data.image_size
-            predictions["camera_translation"] = translation(predictions["camera"], batch["K"], size)
+            translation = weak_perspective_translation(predictions["camera"], batch["K"], size)
+            predictions["camera_translation"] = translation
         return {key: predictions[key] for key in OUTPUTS if key in predictions}
 
     def _batch(self, records: list[Record]) -> dict:

@@ -28,8 +28,8 @@ def load_object(spec: str, what: str) -> typing.Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"{what} {spec}: cannot import {module_name} ({error})") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module does while it is imported
+        raise UserError(f"{what} {spec}: cannot import {module_name} ({type(error).__name__}: {error})") from error
     if not hasattr(module, name):
         raise UserError(f"{what} {spec}: {module_name} has no {name}")
     return getattr(module, name)

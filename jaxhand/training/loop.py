@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxhand import data
+from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
 from jaxhand.data import pipeline, record
 from jaxhand.hand.draw import comparison_sheet, write_png
@@ -52,12 +52,16 @@ class Run:
         check_batch_size(config.training.batch_size)
         folder.prepare(workdir, config)
         self.config, self.workdir = config, workdir
-        options = config.data, config.seed, config.hand if config.has_mesh else None
+        options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
         self.batches = pipeline.train_iterator(
-            self.train_set, config, process_index=jax.process_index(), process_count=jax.process_count()
+            self.train_set,
+            config,
+            hand_model=models.hand_model(config),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         self.mesh = make_mesh()
         self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)

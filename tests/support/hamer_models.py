@@ -10,7 +10,7 @@ from flax import nnx
 from jaxhand.config import Config, load
 from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.interop import names
-from jaxhand.models.hamer import mean_hand
+from jaxhand.models.mano_head import mean_mano_params
 
 # Compiles several times as fast
 quick_jit = functools.partial(
@@ -68,7 +68,7 @@ def build(model_class, config: Config, hand: SkinnedHand, seed: int = 0) -> nnx.
     graphdef, state = nnx.split(nnx.eval_shape(lambda: model_class(config, hand, nnx.Rngs(0))))
     model = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state)))
     holder = model.mano_head if hasattr(model, "mano_head") else model.backbone
-    holder.init_hand_pose, holder.init_betas, holder.init_cam = mean_hand(config.model.hamer.init, hand)
+    holder.init_hand_pose, holder.init_betas, holder.init_cam = mean_mano_params(config.model.hamer.init, hand)
     return model
 
 
