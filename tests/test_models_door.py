@@ -150,7 +150,7 @@ def test_options(folder):
         (["model.name=hammer"], "model.name must be one of dense, .*, got 'hammer'; did you mean 'hamer'"),
         (["model.name=zzz"], "got 'zzz'; a model of your own is package.module:Class"),
         (["model.name=:Toy"], "model.name must be package.module:Name, such as .*, got ':Toy'"),
-        (["model.name=door_toi:Toy"], "model.name door_toi:Toy: cannot import door_toi .No module named 'door_toi'"),
+        (["model.name=door_toi:Toy"], "model.name door_toi:Toy: cannot import door_toi .ModuleNotFoundError: No module named 'door_toi'"),
         (["model.name=door_toy:Tow"], "model.name door_toy:Tow: door_toy has no Tow"),
         (["model.name=door_toy:Silent"], "model.name door_toy:Silent: the class needs an attribute 'has_mesh'"),
         (["model.name=door_toy:Aimless"], "model.name door_toy:Aimless: the class needs an attribute 'loss_terms'"),
@@ -181,7 +181,7 @@ def test_the_models_of_the_package_keep_the_contract(name):
         ("model.vit.size", ["", *vit.SIZES]),
         ("data.crop_rule", RULES),
         ("data.view", scene.VIEWS),
-        ("hand.tips", mano.TIPS),
+        ("hand.tips", mano.FINGERTIP_VERTICES),
     ],
 )
 def test_the_words_of_the_schema_are_those_of_the_code(key, known):
