@@ -8,8 +8,7 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import HandConfig, UserError, load
-from jaxhand.data.pipeline import steps_per_epoch, train_iterator
-from jaxhand.data.pipeline import test_batches as batches_of_test
+from jaxhand.data.pipeline import eval_batches, steps_per_epoch, train_iterator
 from jaxhand.data.record import Record, WithoutDepth, labels
 from jaxhand.data.synthetic import dataset
 from jaxhand.data.synthetic.dataset import SyntheticSet
@@ -142,7 +141,7 @@ def test_hidden_depth_leaves_no_trace():
 def test_every_test_sample_comes_exactly_once(count, processes):
     config = make_config("data.depth_dropout=1")
     parts = [
-        list(batches_of_test(Source(count), config, 6, process_index=i, process_count=processes))
+        list(eval_batches(Source(count), config, 6, process_index=i, process_count=processes))
         for i in range(processes)
     ]
     assert {len(part) for part in parts} == {-(-count // 6)}
@@ -156,7 +155,7 @@ def test_every_test_sample_comes_exactly_once(count, processes):
 
 
 def test_test_batches_can_be_walked_again():
-    batches = batches_of_test(Source(8), make_config(), 6)
+    batches = eval_batches(Source(8), make_config(), 6)
     for one, two in zip(list(batches), list(batches), strict=True):
         assert_same(one, two)
 
@@ -167,7 +166,7 @@ def test_batches_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="a batch of 6 cannot be shared evenly by 4 processes"):
         train_iterator(Source(20), make_config(), process_index=0, process_count=4)
     with pytest.raises(UserError, match="a batch of 7 cannot be shared evenly by 2 processes"):
-        batches_of_test(Source(20), make_config(), 7, process_index=0, process_count=2)
+        eval_batches(Source(20), make_config(), 7, process_index=0, process_count=2)
 
 
 def test_error_of_a_record_reaches_the_training():

@@ -137,6 +137,8 @@ class LossConfig:
     adversarial: float = 0.0005  # how unreal the discriminator finds a hand
     discriminator: float = 0.0005  # how wrong the discriminator is
 
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)  # {MODULE:FUNCTION: weight}, terms of your own
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -167,6 +169,7 @@ class TrainingConfig:
     save_freq: int = 10  # every so many epochs a checkpoint is kept for good
     test_freq: int = 1  # accepted for old configs; every epoch is tested
     init_from: str = ""  # run folder whose best parameters are the start
+    metrics: tuple[str, ...] = ()  # measured each epoch besides the usual: cs_mpjpe, pa_auc, or MODULE:NAME of your own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ def crop(
     Returns:
         `out`: image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth ·
         has_depth () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) of 3D ·
-        joint_valid_2d (21,) · K (3,3) · is_right (). Joints that are not valid are 0. With `hand` also vertices (V,3) mm ·
+        joint_valid_2d (21,) · K (3,3) of the crop · K_image (3,3) float64 of the record · is_right (). Joints that are not valid are 0. With `hand` also vertices (V,3) mm ·
         has_vertices () · mano_pose (48,) axis-angle · mano_shape (10,) · has_pose (): 0 where a record has no such labels
         of this hand.
     """
@@ -104,6 +104,7 @@ def crop(
     out["joint_valid"][...] = valid
     out["joint_valid_2d"][...] = valid_2d
     out["K"][...] = K
+    out["K_image"][...] = record.K
     out["is_right"][...] = not left
     if hand is not None:
         _put_mesh(record, hand, R, out)
@@ -142,7 +143,8 @@ def layout(size: int, hand: SkinnedHand | None = None) -> dict[str, tuple[tuple[
     if hand is not None:
         shapes |= {"vertices": (hand.num_vertices, 3), "has_vertices": (), "mano_pose": (48,), "mano_shape": (10,)}
         shapes |= {"has_pose": ()}
-    return {"image": ((size, size, 3), np.uint8)} | {key: (shape, np.float32) for key, shape in shapes.items()}
+    image, K_image = ((size, size, 3), np.uint8), ((3, 3), np.float64)  # as exact as `uncrop` needs it
+    return {"image": image, "K_image": K_image} | {key: (shape, np.float32) for key, shape in shapes.items()}
 
 
 def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right):

@@ -54,13 +54,13 @@ def train_iterator(source, config: Config, *, process_index: int = 0, process_co
     return iter(grain.MapDataset.source(batches).to_iter_dataset(_ahead(config)))
 
 
-def test_batches(source, config: Config, batch_size: int, *, process_index: int = 0, process_count: int = 1):
+def eval_batches(source, config: Config, batch_size: int, *, process_index: int = 0, process_count: int = 1):
     """Host batches in the source's order, as an iterable that may be walked again.
 
     Every sample comes once over all processes, which all see the same number of batches: `batch_size` (over all
     processes) is filled with copies of the last sample, `valid` 0.
     """
-    batches = _TestBatches(source, config, batch_size, process_index, process_count)
+    batches = _EvalBatches(source, config, batch_size, process_index, process_count)
     return grain.MapDataset.source(batches).to_iter_dataset(_ahead(config))
 
 
@@ -119,7 +119,7 @@ def _mocap(path: str) -> dict[str, np.ndarray]:
     return {key: np.asarray(arrays[name], np.float32) for key, (name, _) in names.items()}
 
 
-class _TestBatches:
+class _EvalBatches:
     """Batch number → this process's rows of the global batch."""
 
     def __init__(self, source, config: Config, batch_size: int, process_index: int, process_count: int):

@@ -75,7 +75,12 @@ def labels(source, most: int) -> tuple[np.ndarray, np.ndarray]:
     At most `most` records are looked at; those without a joint in 3D are left out, so N may be 0.
     """
     indices = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
-    records = [record for record in (read_annotation(source, i) for i in indices) if np.any(record.joint_valid)]
+    return stacked_labels([read_annotation(source, i) for i in indices])
+
+
+def stacked_labels(records: list[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of the records that have a joint in 3D, left hands mirrored: (N,21,3) mm and (N,21) valid."""
+    records = [record for record in records if np.any(record.joint_valid)]
     mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records]).reshape(-1, 1, 3)
     joints = np.float32([record.keypoints_3d for record in records]).reshape(-1, 21, 3)
     return joints * mirror, np.float32([record.joint_valid for record in records]).reshape(-1, 21)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.metrics.epoch import ERRORS, sample_errors
+from jaxhand.metrics.epoch import COUNTS, ERRORS, formatted, sample_errors
 
 _sample_errors = jax.jit(sample_errors, static_argnames=("root", "keypoints", "metrics"))
 
@@ -113,7 +113,7 @@ class Evaluator:
     def log(self) -> None:
         """Print one line: the metrics, the number of samples, and what was wrong with them."""
         values = self.get_metrics_dict()
-        parts = [f"{name}: {values[name]:.3f} mm" for name in values if name not in ("count", "nonfinite", "invalid")]
+        parts = [formatted(name, values[name], "mm") for name in values if name not in COUNTS]
         print(f"{', '.join(parts)} over {values['count']} of {self.dataset_length} samples{faults(values)}")
 
 

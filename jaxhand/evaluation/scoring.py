@@ -1,4 +1,4 @@
-"""Files of predictions against files of ground truth under a benchmark's protocol: read, checked, scored, reported."""
+"""Predictions against ground truth under a benchmark's protocol: files are read, checked, scored, and reported."""
 
 import difflib
 import os
@@ -84,8 +84,47 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
     return options
 
 
+def score_files(
+    predictions: Path, ground_truth: Path, protocol: Protocol, options: dict, output: Path | None = None
+) -> Scores:
+    """Score a file of predictions by a protocol: print the scores and write them.
+
+    Args:
+        predictions, ground_truth: as `prediction_files.read` takes them.
+        protocol: how it is scored.
+        options: of the protocol.
+        output: folder to write to; None: one next to the predictions, `<name>_<protocol>`.
+
+    Raises:
+        UserError: as of `load_pair` and `report`.
+    """
+    print(f"Reading {predictions} and {ground_truth}", flush=True)
+    pair = load_pair(predictions, ground_truth, protocol)
+    return report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
+
+
+def report(pair: Pair, options: dict, folder: Path) -> Scores:
+    """Score a pair, print its warnings and the table, and write the files.
+
+    Args:
+        pair: what is scored.
+        options: of its protocol.
+        folder: where `scores.json` and `samples.csv` are written.
+
+    Raises:
+        UserError: an option is unknown, or the folder cannot be written to.
+    """
+    for warning in pair.warnings:
+        print(f"warning: {warning}", flush=True)
+    make_folder(folder)
+    scores = pair.protocol.score(pair.pred, pair.gt, **options)
+    print(table(pair, scores))
+    print("Written to " + " and ".join(map(str, write(pair, scores, options, folder))))
+    return scores
+
+
 def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Protocol) -> Pair:
-    """Read both sides, put them sample by sample beside each other, and look for what cannot or may not be right.
+    """Read both sides, match them sample by sample, and look for what is wrong or may be wrong.
 
     Args:
         predictions, ground_truth: as `prediction_files.read` takes them.

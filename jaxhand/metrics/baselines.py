@@ -1,8 +1,42 @@
-"""What a predictor that never looks at the image scores: the numbers to read a network's errors against."""
+"""Errors of predictors that do not use the image: the numbers to compare a network's errors with."""
 
 import numpy as np
 
 from jaxhand.metrics.procrustes import procrustes_align
+
+
+def lines(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> list[str]:
+    """Both baselines as the console shows them before training.
+
+    Args:
+        train: joints (N, J, 3) mm of the training set and their mask (N, J).
+        test: joints (M, J, 3) mm of the test set and their mask (M, J).
+    """
+    if not (len(train[0]) and len(test[0])):
+        return ["Baseline: none, a set without 3D labels has none"]
+    mean_text, rigid_text = _texts(train, test, "{} = {:.3f} mm")
+    return [
+        f"Baseline (mean pose of the training set): {mean_text}",
+        f"Baseline (one rigid hand, aligned): {rigid_text}",
+    ]
+
+
+def own_line(labels: tuple[np.ndarray, np.ndarray]) -> str:
+    """Both baselines of a set from its own labels, on one line.
+
+    Args:
+        labels: joints (N, J, 3) mm and their mask (N, J), N > 0.
+    """
+    mean_text, rigid_text = _texts(labels, labels, "{}: {:.3f} mm")
+    return f"mean pose: {mean_text}; one rigid hand, aligned: {rigid_text}"
+
+
+def _texts(train, test, form: str) -> tuple[str, str]:
+    (joints, valid), (test_joints, test_valid) = train, test
+    return (
+        form.format("MPJPE", mean_pose(joints, test_joints, valid, test_valid)),
+        form.format("PA-MPJPE", rigid_hand(joints, test_joints, valid, test_valid)),
+    )
 
 
 def mean_pose(train, test, train_valid=None, test_valid=None) -> float:

@@ -1,15 +1,41 @@
 """The files of a checkpoint folder without Orbax: its steps, their JSON, the best of them, and checksums.
 
-Orbax has no checksum of its own: most flipped bytes restore as other weights, without a word.
+Orbax has no checksum of its own: with most flipped bytes it restores other weights without an error.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from jaxhand.config import Config, from_dict
 
 MANIFEST = "sha256.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds; `optimizer` and `data` only where training goes on from it."""
+
+    step: int
+    params: Any
+    rest: Any
+    meta: dict  # JSON: epoch, losses, metrics in mm, versions
+    optimizer: Any = None
+    data: dict | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is a part of a model, such as a backbone, for `training.init_from` alone."""
+        return self.meta.get("converted", {}).get("partial", False)
+
+    @property
+    def config(self) -> Config:
+        """The experiment that wrote the checkpoint."""
+        return from_dict(self.meta["config"], source=f"config of checkpoint {self.step}")
 
 
 def steps(folder: Path) -> list[int]:
@@ -73,6 +99,11 @@ def damage(step_folder: Path, items: Iterable[str]) -> str | None:
     except ValueError:
         return f"{MANIFEST} is cut off"
     return None
+
+
+def plain(tree: dict) -> dict:
+    """JSON's types only: numbers of NumPy and JAX become Python's, tuples lists."""
+    return json.loads(json.dumps(tree, default=lambda value: value.tolist()))
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ import jax
 from jaxhand import config as configs
 from jaxhand.config import Config, UserError
 
-FREE = ("data.threads", "data.cache", "training.test_freq")  # keys that change no result
+FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys that change no result
 
 
 def prepare(workdir: Path, config: Config) -> None:
