@@ -30,18 +30,33 @@ class EvalModel:
         device_mesh: the devices, along one axis "data".
 
     Raises:
-        UserError: the config names an unknown metric or loss term, or a model that cannot be built.
+        UserError: the model cannot be built.
     """
 
     def __init__(self, config: Config, device_mesh: Mesh):
         self.config, self.device_mesh = config, device_mesh
         model = nnx.eval_shape(functools.partial(models.build, config))
-        self.metrics = epoch_metrics.chosen(config.training.metrics)
-        self.loss_terms = losses.names_of(model.loss_terms, config.loss)
-        self.eval_terms = tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
+        self._model_terms = model.loss_terms
         self.hand_model = hand.load(config.hand) if config.has_mesh else None
         self.graphdef, _ = nnx.split(model)
         self.eval_step = jax.jit(self._eval_step, out_shardings=(replicated(device_mesh), split(device_mesh)))
+
+    # These three are read when they are needed: a prediction needs no metric or loss term from outside the package.
+
+    @functools.cached_property
+    def metrics(self) -> tuple[epoch.EpochMetric, ...]:
+        """What an epoch measures. Raises UserError where the config names an unknown metric."""
+        return epoch_metrics.chosen(self.config.training.metrics)
+
+    @functools.cached_property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the terms that the model is trained with. Raises UserError where one is unknown or has no weight."""
+        return losses.names_of(self._model_terms, self.config.loss)
+
+    @functools.cached_property
+    def eval_terms(self) -> tuple[str, ...]:
+        """Those of them that are computed outside of training, too."""
+        return tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
 
     def abstract_model(self) -> dict:
         """Shapes, types and shardings of `params` and `batch_stats`, as a target to restore into."""
@@ -96,7 +111,7 @@ class Trainer(EvalModel):
         total_steps: length of the learning-rate schedule.
 
     Raises:
-        UserError: as of `EvalModel`, or all weights of the loss are 0.
+        UserError: the model cannot be built, a loss term is unknown, or all weights of the loss are 0.
     """
 
     def __init__(self, config: Config, device_mesh: Mesh, total_steps: int):
