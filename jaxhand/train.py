@@ -14,7 +14,7 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
 
 def main() -> int:
-    """Parse the command line and train; the exit code."""
+    """Parse the command line and train; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jaxhand.train", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML file (default: configs/quickstart.yaml)")
     parser.add_argument("--workdir", type=Path, help="run folder (default: runs/<name of the config>)")

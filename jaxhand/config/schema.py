@@ -109,7 +109,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weight of every term of the training loss, of those that the model names; 0 leaves a term out."""
+    """Weight of every term of the training loss, of those that the model names; with 0 a term is only logged."""
 
     reduction: str = "mean"  # over the batch, or "sum", as HaMeR: what that changes, configs/hamer.yaml says
 
@@ -117,8 +117,8 @@ class LossConfig:
     joints_2d: float = 1.0  # distance in the crop, in half its side
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
-    size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # the three joint terms again, for every guess before the final one
+    size: float = 1.0  # relative error of the hand's distance that is estimated from its size in the image
+    guesses: float = 0.5  # auxiliary loss: joints_3d, joints_2d and depth of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
     # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights
@@ -134,8 +134,8 @@ class LossConfig:
     global_orient: float = 0.001  # square error of the rotation matrices
     hand_pose: float = 0.001
     betas: float = 0.0005
-    adversarial: float = 0.0005  # how unreal the discriminator finds a hand
-    discriminator: float = 0.0005  # how wrong the discriminator is
+    adversarial: float = 0.0005  # error of the discriminator's output for the predicted hands to that for real ones
+    discriminator: float = 0.0005  # error of the discriminator's outputs, to 1 for real and 0 for predicted hands
 
     extra: dict[str, float] = dataclasses.field(default_factory=dict)  # {MODULE:FUNCTION: weight}, terms of your own
 

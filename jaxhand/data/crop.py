@@ -23,8 +23,8 @@ def crop(
     """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
 
     The square is centred on the record's box (without one: on the box of its valid 2D joints; without those the whole
-    image is taken) and `crop_scale` times its longer side wide, or as `rule` says. An `EncodedImage` is decoded no finer than the
-    crop needs.
+    image is taken) and `crop_scale` times its longer side wide, or as `rule` says. An `EncodedImage` is decoded no
+    finer than the crop needs.
 
     Args:
         record: the labelled hand.
@@ -40,9 +40,9 @@ def crop(
     Returns:
         `out`: image (h,w,3) uint8 · depth (h,w) in [-1,1] around the hand, 1 where unknown, all 0 without depth ·
         has_depth () · depth_center () mm · keypoints_3d (21,3) mm · keypoints_2d (21,2) px · joint_valid (21,) of 3D ·
-        joint_valid_2d (21,) · K (3,3) of the crop · K_image (3,3) float64 of the record · is_right (). Joints that are not valid are 0. With `hand` also vertices (V,3) mm ·
-        has_vertices () · mano_pose (48,) axis-angle · mano_shape (10,) · has_pose (): 0 where a record has no such labels
-        of this hand.
+        joint_valid_2d (21,) · K (3,3) of the crop · K_image (3,3) float64 of the record · is_right ().
+        Joints that are not valid are 0. With `hand` also vertices (V,3) mm · has_vertices () · mano_pose (48,)
+        axis-angle · mano_shape (10,) · has_pose (): 0 where a record has no such labels of this hand.
     """
     out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size, hand).items()} if out is None else out
     photo = isinstance(record.image, EncodedImage)

@@ -17,8 +17,8 @@ def completed(hand_model: SkinnedHand, batch: dict) -> dict:
             `has_pose` (B,), `keypoints_3d` (B,21,3) mm, `joint_valid` (B,21).
 
     Returns:
-        The batch with `vertices` and `has_vertices` replaced. Where a hand has a pose and no vertices, the hand model is
-        posed with its wrist at the labelled wrist.
+        The batch with `vertices` and `has_vertices` replaced. Where a hand has a pose and no vertices, the hand model
+        is posed with its wrist at the labelled wrist.
     """
 
     def posed():

@@ -15,7 +15,7 @@ from jaxhand.metrics.protocols import PROTOCOLS
 
 
 class PredictionCollector:
-    """Collects what a model predicts on a data set, in the order of its records; `collect` is called with each batch."""
+    """Collects what a model predicts on a data set, in the order of its records, batch by batch."""
 
     def __init__(self):
         self._batches = []

@@ -39,7 +39,9 @@ def _texts(train, test, form: str) -> tuple[str, str]:
     )
 
 
-def mean_pose(train, test, train_valid=None, test_valid=None) -> float:
+def mean_pose(
+    train: np.ndarray, test: np.ndarray, train_valid: np.ndarray | None = None, test_valid: np.ndarray | None = None
+) -> float:
     """MPJPE in mm of predicting the mean wrist-relative pose of the training set for every test hand.
 
     Args:
@@ -51,20 +53,26 @@ def mean_pose(train, test, train_valid=None, test_valid=None) -> float:
     return _error(mean - mean[0], test - test[:, :1], test_valid)
 
 
-def rigid_hand(train, test, train_valid=None, test_valid=None, rounds: int = 3) -> float:
+def rigid_hand(
+    train: np.ndarray,
+    test: np.ndarray,
+    train_valid: np.ndarray | None = None,
+    test_valid: np.ndarray | None = None,
+    rounds: int = 3,
+) -> float:
     """PA-MPJPE in mm of one rigid hand, aligned to every test hand.
 
     The hand is the mean of the training hands after aligning each to it (generalised Procrustes, Gower 1975). The mean
-    pose itself would be a straw man: averaged over views, a skeleton collapses.
+    pose itself would be too weak a baseline: averaged over views, a skeleton collapses.
 
     Args:
         train: (N, J, 3) mm.
         test: (M, J, 3) mm.
         train_valid, test_valid: (N, J) and (M, J) masks, or None for all.
-        rounds: of aligning and averaging.
+        rounds: how often the hands are aligned and averaged.
     """
-    whole = np.ones(len(train), bool) if train_valid is None else np.asarray(train_valid).all(1)
-    hands = train[whole] if whole.any() else train
+    complete = np.ones(len(train), bool) if train_valid is None else np.asarray(train_valid).all(1)
+    hands = train[complete] if complete.any() else train
     hand = hands[0]
     for _ in range(rounds):
         hand = _aligned(hands, np.broadcast_to(hand, hands.shape), None).mean(0)
@@ -72,7 +80,7 @@ def rigid_hand(train, test, train_valid=None, test_valid=None, rounds: int = 3) 
 
 
 def _aligned(points, targets, valid) -> np.ndarray:
-    """`procrustes_align` of (N, J, 3), called in one way only, so that a run compiles it once."""
+    """`procrustes_align` of (N, J, 3), always with the same kinds of arguments, so that a run compiles it once."""
     valid = np.ones(targets.shape[:2]) if valid is None else valid
     dtype = np.result_type(targets, np.float32)
     return np.asarray(procrustes_align(points.astype(dtype), targets.astype(dtype), valid=valid.astype(dtype)))

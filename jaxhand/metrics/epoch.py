@@ -176,8 +176,8 @@ def mesh_sums(pred, gt, valid) -> dict[str, jax.Array]:
         valid: (B,) 0 for rows that do not count.
 
     Returns:
-        Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed. With
-        a prediction that is not finite errors are infinite and its scores 0. `meshes`, how many were counted.
+        Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed.
+        With a prediction that is not finite errors are infinite and its scores 0. `meshes`, how many were counted.
     """
     counted = valid > 0
     finite = jnp.isfinite(pred).all((1, 2))

@@ -92,7 +92,7 @@ METRICS = (
 _OPTIONAL = (
     # In the camera's frame, without subtracting the wrist: also measures how far away a hand is placed.
     EpochMetric("cs_mpjpe", "mm", _camera_sums, _joint_mean("mpjpe"), "CS-MPJPE"),
-    # Area under the curve of correct keypoints after alignment as in `pa_mpjpe`, 0 to 50 mm, mean over hands (`pck_auc`).
+    # Area under the curve of correct keypoints from 0 to 50 mm (`pck_auc`) after the alignment of `pa_mpjpe`.
     EpochMetric("pa_auc", "", _auc_sums, lambda sums: sums["auc"] / sums["count"] if sums["count"] else 0.0, "PA-AUC"),
 )
 OPTIONAL = {metric.name: metric for metric in _OPTIONAL}

@@ -44,7 +44,7 @@ def verify(step_folder: Path, items: tuple[str, ...]) -> None:
 
 
 def agree(ok: bool) -> bool:
-    """Whether `ok` on all processes, which thus take the same branch; none passes before all have come."""
+    """Whether `ok` is true on all processes, so that they take the same branch; each waits for all others."""
     return ok if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
@@ -60,7 +60,7 @@ def none_readable(folder: Path, damaged: dict[int, Exception]) -> CheckpointErro
 
 
 def first_line(error: Exception) -> str:
-    """The start of an error's first line; TensorStore's go on for a hundred."""
+    """The start of an error's first line; TensorStore's messages have a hundred lines."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) < 200 else f"{line[:200]}…"
 

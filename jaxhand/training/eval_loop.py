@@ -68,8 +68,9 @@ def evaluate_dataset(
         collect: called with every host batch and its predictions (of this process's rows), where given.
 
     Returns:
-        `test_loss`, `losses` (every term), the metrics of `eval_model.metrics` that were measured, by name, and `count`,
-        `nonfinite`, `invalid` hands; and `image`, `keypoints_2d`, `joint_valid_2d`, `predicted_2d` of the samples.
+        `test_loss`, `losses` (every term), the metrics of `eval_model.metrics` that were measured, by name, and
+        `count`, `nonfinite`, `invalid` hands; and `image`, `keypoints_2d`, `joint_valid_2d`, `predicted_2d` of the
+        samples.
 
     Raises:
         UserError: a loss term or a metric cannot be computed.

@@ -32,12 +32,16 @@ ITEMS = MODEL_ITEMS | {"optimizer": "optimizer"}
 def train(config: Config, workdir: str | Path) -> int:
     """Train in a run folder, from its latest checkpoint where it has one.
 
+    Args:
+        config: the experiment.
+        workdir: run folder.
+
     Returns:
         The exit code: 0, or 143 after a signal to stop, when all is saved.
 
     Raises:
-        UserError: the folder belongs to another config or cannot be written to, the data hold a mistake, or the
-            loss is no longer finite.
+        UserError: the folder belongs to another config or cannot be written to, the data have a mistake, a loss term
+            or a metric cannot be computed, or the loss is no longer finite.
     """
     run = Run(config, Path(workdir))
     try:
@@ -258,7 +262,7 @@ class Run:
 
 
 def _suspects(records: list[record.Record]) -> str:
-    """Names of the records with a number that is not finite, or else of all."""
+    """Names of the records that have a number that is not finite; of all, if there is none."""
 
     def is_finite(entry):
         values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)

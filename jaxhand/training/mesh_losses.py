@@ -4,7 +4,8 @@ Each is (predictions, batch) → (B,). `w_…` terms are those of `rgbd_fusion`,
 those of `hamer` and `wilor`, with HaMeR's names and weights (its `compute_loss`).
 
 Batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` and `joint_valid_2d` (B,21), `image`
-(B,h,w,3), `vertices` (B,V,3) mm, `has_vertices` (B,), `mano_pose` (B,48) axis-angle, `mano_shape` (B,10), `has_pose` (B,).
+(B,h,w,3), `vertices` (B,V,3) mm, `has_vertices` (B,), `mano_pose` (B,48) axis-angle, `mano_shape` (B,10),
+`has_pose` (B,).
 """
 
 import jax
@@ -68,7 +69,7 @@ def betas(predictions: dict, batch: dict) -> jax.Array:
 
 
 def adversarial(predictions: dict, batch: dict) -> jax.Array:
-    """Least squares of the discriminator's output for the predicted hands, `fake_logits` (B,17), to 1, that of real ones."""
+    """Least squares of the discriminator's output for predicted hands, `fake_logits` (B,17), to 1, as for real ones."""
     return ((predictions["fake_logits"] - 1) ** 2).sum(-1)
 
 

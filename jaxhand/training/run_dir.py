@@ -12,7 +12,11 @@ FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics") 
 
 
 def prepare(workdir: Path, config: Config) -> None:
-    """Make the folder and write `config.yaml`, or see that the run in it has this config.
+    """Make the folder and write `config.yaml`; where there is a run in it, check that it has this config.
+
+    Args:
+        workdir: run folder.
+        config: the experiment.
 
     Raises:
         UserError: it holds checkpoints of another config (the keys that differ are named), or cannot be written to.

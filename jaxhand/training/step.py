@@ -22,8 +22,8 @@ class EvalModel:
     """A model's compiled eval step over a device mesh; needs no optimizer.
 
     `eval_step(params, batch_stats, batch)` returns sums over the valid rows of a batch, and the predictions, which are
-    split over the devices as the batch is. The sums: `rows`, how many there are; `losses`, `loss` and its terms by name;
-    `metrics`, what `epoch.batch_sums` returns for `metrics`.
+    split over the devices as the batch is. The sums: `rows`, how many there are; `losses`, `loss` and its terms by
+    name; `metrics`, what `epoch.batch_sums` returns for `metrics`.
 
     Args:
         config: the experiment.
