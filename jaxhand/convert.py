@@ -54,16 +54,16 @@ def _convert_weights(arguments) -> None:
 
     from jaxhand import config as configs
     from jaxhand.interop.checkpoints import convert
-    from jaxhand.training import folder, step_files
+    from jaxhand.training import checkpoint_files, run_dir
     from jaxhand.training.checkpoint import Checkpoints
 
     jax.config.update("jax_platforms", "cpu")  # zero-copy device_put is CPU-only
     kind, path, out = arguments.kind, arguments.checkpoint, arguments.out
-    if step_files.steps(out / "checkpoints"):
+    if checkpoint_files.steps(out / "checkpoints"):
         raise UserError(f"{out} holds checkpoints already: choose another folder")
     mano = [f"hand.mano_path={arguments.mano.absolute()}"] if arguments.mano else []
     found = convert(kind, path, model_config=arguments.config, overrides=[*mano, *arguments.set])
-    folder.prepare(out, found.config)
+    run_dir.prepare(out, found.config)
     trees = {"params": found.params, "rest": found.non_trainable}
     trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # takes them over, nothing is copied
     origin = {"kind": kind, "file": str(path), "partial": found.partial}

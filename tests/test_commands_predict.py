@@ -160,8 +160,9 @@ def mesh_model(monkeypatch):
     sizes += ["model.hamer.width=32", "model.hamer.depth=1", "model.hamer.heads=2", "model.hamer.head_width=16"]
     config = configs.load(None, ["model.name=hamer", *sizes])
     model = hamer_models.build(Hamer, config, surface.builtin())
-    best = types.SimpleNamespace(config=config, **step.Tester._split(model))
-    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.Tester(config, make_mesh()), best))
+    state = step.EvalModel._split(model)
+    best = types.SimpleNamespace(config=config, params=state["params"], rest=state["batch_stats"])
+    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.EvalModel(config, make_mesh()), best))
     return config
 
 

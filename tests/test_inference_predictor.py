@@ -65,7 +65,7 @@ def stub(monkeypatch, tiny):
         model = Stub(function)
         config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, **data))
         best = types.SimpleNamespace(config=config, params={}, rest={})
-        tester = types.SimpleNamespace(mesh=make_mesh(), graphdef=nnx.split(model)[0])
+        tester = types.SimpleNamespace(device_mesh=make_mesh(), graphdef=nnx.split(model)[0])
         monkeypatch.setattr(predictor, "load_best", lambda workdir: (tester, best))
         monkeypatch.setattr(predictor.hand, "load", lambda config: HAND)
         return predictor.Predictor("run", batch_size=batch_size), model.sizes
@@ -299,7 +299,7 @@ def test_mirrored_photographs_give_mirrored_meshes(monkeypatch, photographs):
     config, toy = load(None, ["model.name=hamer", *sizes]), hamer_models.toy_hand()
     graphdef, params, rest = nnx.split(hamer_models.build(Hamer, config, toy), nnx.Param, ...)
     best = types.SimpleNamespace(config=config, params=nnx.to_pure_dict(params), rest=nnx.to_pure_dict(rest))
-    tester = types.SimpleNamespace(mesh=make_mesh(), graphdef=graphdef)
+    tester = types.SimpleNamespace(device_mesh=make_mesh(), graphdef=graphdef)
     monkeypatch.setattr(predictor, "load_best", lambda workdir: (tester, best))
     monkeypatch.setattr(predictor.hand, "load", lambda config: toy)
     read = predictor.Predictor("run")

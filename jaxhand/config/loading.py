@@ -166,10 +166,12 @@ def _nearest(key: str, path: tuple, fields: dict) -> str:
 
 def _coerce(value, kind, here: str, source: str):
     """PyYAML reads 1e-3 as a string and 1 as an int: bring the value to the field's type."""
-    if isinstance(kind, types.UnionType):  # text, or names with weights
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is dict:  # text, or names with weights
         if isinstance(value, dict):
             return {str(name): _coerce(weight, float, f"{here}: {name}", source) for name, weight in value.items()}
-        kind = str
+        kind = str if isinstance(kind, types.UnionType) else kind
+    if kind == tuple[str, ...] and isinstance(value, (str, list)):
+        return tuple(map(str, [value] if isinstance(value, str) else value))
     try:
         if kind is float and not isinstance(value, bool):
             return float(value)
@@ -185,8 +187,13 @@ def _coerce(value, kind, here: str, source: str):
             return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
         pass
-    wanted = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
-    wanted = "a mapping such as {width: 64}" if kind is dict else wanted
+    forms = {
+        tuple[str, ...]: "a list of names",
+        dict[str, float]: "names with weights such as {module:name: 0.5}",
+        dict: "a mapping such as {width: 64}",
+    }
+    numbers = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
+    wanted = forms.get(kind, numbers)
     raise ConfigError(f"{source}: {here} must be {wanted}, got {value!r}")
 
 
@@ -211,7 +218,11 @@ def _check(config: Config) -> None:
         for name, weight in config.data.train.items():
             if not 0 < weight < math.inf:
                 raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
-    if not any(isinstance(weight, float) and weight for weight in vars(config.loss).values()):
+    for name, weight in config.loss.extra.items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"loss.extra: the weight of {name} must be at least 0 and finite, got {weight}")
+    weights = [*vars(config.loss).values(), *config.loss.extra.values()]
+    if not any(isinstance(weight, float) and weight for weight in weights):
         raise ConfigError("all weights of loss are 0: nothing would be learned")
     for key, known in choices().items():
         if values[key] not in known:

@@ -117,7 +117,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weight of every term of the training loss, of those that the model names; 0 leaves a term out."""
+    """Weight of every term of the training loss, of those that the model names; with 0 a term is only logged."""
 
     reduction: str = _choice(
         "mean", "sum"
@@ -127,8 +127,8 @@ class LossConfig:
     joints_2d: float = 1.0  # distance in the crop, in half its side
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
-    size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # auxiliary loss: the three joint terms of every intermediate prediction
+    size: float = 1.0  # relative error of the hand's distance that is estimated from its size in the image
+    guesses: float = 0.5  # auxiliary loss: joints_3d, joints_2d and depth of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
     # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights
@@ -144,8 +144,10 @@ class LossConfig:
     global_orient: float = 0.001  # square error of the rotation matrices
     hand_pose: float = 0.001
     betas: float = 0.0005
-    adversarial: float = 0.0005  # how unreal the discriminator finds a hand
-    discriminator: float = 0.0005  # how wrong the discriminator is
+    adversarial: float = 0.0005  # error of the discriminator's output for the predicted hands to that for real ones
+    discriminator: float = 0.0005  # error of the discriminator's outputs, to 1 for real and 0 for predicted hands
+
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)  # {MODULE:FUNCTION: weight}, terms of your own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +179,7 @@ class TrainingConfig:
     save_freq: int = 10  # every so many epochs a checkpoint is kept for good
     test_freq: int = 1  # accepted for old configs; every epoch is tested
     init_from: str = ""  # run folder whose best parameters are the start
+    metrics: tuple[str, ...] = ()  # measured each epoch besides the usual: cs_mpjpe, pa_auc, or MODULE:NAME of your own
 
 
 @dataclasses.dataclass(frozen=True)

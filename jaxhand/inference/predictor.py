@@ -14,9 +14,9 @@ from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
+from jaxhand.training.eval_loop import load_best
 from jaxhand.training.sharding import replicated, split
 from jaxhand.training.step import as_float
-from jaxhand.training.testing import load_best
 
 INPUTS = ("image", "depth", "has_depth", "depth_center", "K")  # of a model
 OUTPUTS = ("keypoints_3d", "keypoints_2d", "vertices", "mano_pose", "mano_shape", "camera_translation")
@@ -39,10 +39,10 @@ class Predictor:
     def __init__(self, workdir: str | Path, *, batch_size: int = 32):
         if batch_size < 1 or batch_size & (batch_size - 1):
             raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
-        tester, best = load_best(workdir)
+        eval_model, best = load_best(workdir)
         self.config, self.batch_size = best.config, batch_size
         self.rule = RULES[self.config.data.crop_rule]
-        self._mesh, self._graphdef = tester.mesh, tester.graphdef
+        self._mesh, self._graphdef = eval_model.device_mesh, eval_model.graphdef
         self._parameters = best.params, best.rest
         self._forward = jax.jit(self._see)
 
