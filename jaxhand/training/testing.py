@@ -5,6 +5,7 @@ import math
 import jax
 
 from jaxhand.config import UserError
+from jaxhand import models
 from jaxhand.data import pipeline
 from jaxhand.metrics import epoch_means
 from jaxhand.training import trees
@@ -33,7 +34,7 @@ def batches_of(source, tester: Tester):
     config, devices = tester.config, jax.device_count()
     size = -(-config.training.batch_size // devices) * devices
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return pipeline.test_batches(source, config, size, hand_model=tester.hand_model, **processes)
+    return pipeline.test_batches(source, config, size, hand_model=models.hand_model(config), **processes)
 
 
 def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int = 0, collect=None) -> tuple[dict, dict]:
