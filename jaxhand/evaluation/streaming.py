@@ -15,8 +15,8 @@ from jaxhand.metrics.streaming import QUANTILES, merge, start, summary, update
 class StreamingEvaluator:
     """Accumulates root-relative errors of millions of hands; every sample counts once, by the rules of `Evaluator`.
 
-    It keeps sums and histograms (`jaxhand.metrics.streaming`), not samples: 80 kB a metric. Adding a batch does not wait
-    for the device. Batches may be split over devices; the means do not depend on how. Errors of 16 km and more count as
+    It keeps sums and histograms (`jaxhand.metrics.streaming`), not samples: 80 kB per metric. Adding a batch does not
+    wait for the device. Batches may be split over devices; the means do not depend on how. Errors of 16 km and more count as
     not finite. For 2^32 hands at most, 2^20 in a batch.
 
         evaluator = StreamingEvaluator()
