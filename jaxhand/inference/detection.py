@@ -1,0 +1,79 @@
+"""Hand detectors: any function that a user names as `module:function`.
+
+A detector is one function, `detect(image)`. It takes an image (H, W, 3) uint8 RGB and returns a list with one entry per
+hand: {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` may be missing (then it is
+"right"), and so may `score`. An image without hands has an empty list.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.inference.boxes import HandBoxes, merge_hands, parse_hand
+
+
+def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
+    """Import a detector and wrap it, so that what it returns is checked.
+
+    Args:
+        spec: "module:function". The module may be a file in the current folder.
+
+    Returns:
+        A function of an image (H, W, 3) uint8 RGB that returns the image's hands. It raises a UserError where the
+        detector fails or returns anything but a list of hands.
+
+    Raises:
+        UserError: the module cannot be imported, or it has no such function.
+    """
+    detect = _import_function(spec)
+
+    def checked_detect(image: np.ndarray) -> HandBoxes:
+        try:
+            found = detect(image)
+        except UserError:
+            raise
+        except Exception as error:  # a mistake in the user's own function
+            raise UserError(f"detector {spec} failed: {_describe(error)}") from error
+        if not isinstance(found, (list, tuple)):
+            raise UserError(f"detector {spec} must return a list of hands, got {type(found).__name__}")
+        hands = []
+        for number, entry in enumerate(found):
+            try:
+                hands.append(parse_hand(entry))
+            except UserError as error:
+                raise UserError(f"detector {spec}, hand {number}: {error}") from None
+        return merge_hands(hands)
+
+    return checked_detect
+
+
+def _import_function(spec: str) -> Callable:
+    """The function "module:function"; modules of the current folder are found, too."""
+    module, colon, function = spec.partition(":")
+    if not (module and colon and function):
+        raise UserError(f"--detector must be module:function, such as my_detector:detect, got {spec!r}")
+    sys.path.append(os.getcwd())
+    try:
+        detect = getattr(importlib.import_module(module), function, None)
+    except Exception as error:  # an import runs the user's code
+        raise UserError(f"detector {spec}: cannot import {module}: {_describe(error)}") from error
+    finally:
+        sys.path.pop()
+    if detect is None:
+        raise UserError(f"detector {spec}: {module} has no {function}")
+    if not callable(detect):
+        raise UserError(f"detector {spec}: {function} must be a function, got {type(detect).__name__}")
+    return detect
+
+
+def _describe(error: Exception) -> str:
+    """An error in one line, with the line of the user's code where it was raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if os.path.isfile(frame.filename)]
+    frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
