@@ -11,7 +11,6 @@ import time
 
 from jaxhand import config as configs
 from jaxhand import data
-from jaxhand.train import QUICKSTART
 
 LEAVE_AFTER_A_STEP = """
 import os, sys, time
@@ -28,7 +27,7 @@ runtime.run(train.main)
 
 def main() -> None:
     """Time a cold start and two warm ones."""
-    config = configs.load(QUICKSTART)
+    config = configs.load("quickstart")
     for name, split in ((config.data.train, "train"), (config.data.test, config.data.test_split)):
         data.load(name, split, config.data, config.seed)
     with tempfile.TemporaryDirectory() as compiled:

@@ -76,7 +76,7 @@ class _Sides:
 
     def __init__(self, size: str, *, dtype: str = "float32", remat: bool = False, compiled: bool = False):
         torch.manual_seed(0)
-        self.config = config = vit.sized(SIZES[size])
+        self.config = config = vit.resolve_size(SIZES[size])
         self.device = "cuda" if compiled and torch.cuda.is_available() else "cpu"
         self.half = torch.autocast(self.device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
         self.theirs = torch_hamer.ViT(config.width, config.depth, config.heads, config.mlp_ratio)
@@ -85,8 +85,8 @@ class _Sides:
         self.graphdef, shapes = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
         params = {}
         for path, leaf in nnx.to_flat_state(shapes):
-            source = names.sources("vitpose", "/".join(("backbone", *path)), leaf.shape)
-            arrays = [source.change(tensors[key]) for key in source.keys]
+            source = names.source_of("vitpose", "/".join(("backbone", *path)), leaf.shape)
+            arrays = [source.transform(tensors[key]) for key in source.keys]
             params[path] = np.stack(arrays) if source.stacked else arrays[0]
         self.params = jax.device_put(nnx.to_pure_dict(nnx.from_flat_state(params)))
         self.theirs = self.theirs.to(self.device)

@@ -124,7 +124,7 @@ class TorchSet(torch.utils.data.Dataset):
 
     def __init__(self, source, to_float: bool):
         records = [read_encoded(source, i) for i in range(len(source))]
-        self.files = [record.image.where.removeprefix("image ") for record in records]
+        self.files = [record.image.location.removeprefix("image ") for record in records]
         self.K = np.float32([record.K for record in records])
         self.joints = np.float32([record.keypoints_3d for record in records])
         self.to_float = to_float
@@ -198,7 +198,7 @@ def decoding(photos: list[EncodedImage]) -> tuple[float, float]:
     photos, everything = [EncodedImage(photo.content, "") for photo in photos], np.array([[640], [480]])
     begin, cores = time.perf_counter(), core_seconds(())
     for photo in photos:
-        photo.part(everything, 1)
+        photo.decode_region(everything, 1)
     return len(photos) / (time.perf_counter() - begin), len(photos) / (core_seconds(()) - cores)
 
 
@@ -224,7 +224,7 @@ def keep_busy(source, arguments) -> None:
         return 64 * count / (time.perf_counter() - begin)
 
     def on_devices(batch: dict) -> dict:
-        return to_global({key: value for key, value in batch.items() if key != "index"}, trainer.mesh)
+        return to_global(batch, trainer.device_mesh)
 
     kept = on_devices(next(batches))
     steps(2, True)

@@ -1,6 +1,20 @@
 """jaxhand: train, test and ship networks that read the 3D hand from colour and depth images."""
 
 __version__ = "0.1.0"
+_ROOMS = ("config", "data", "evaluation", "hand", "inference", "interop", "io", "metrics", "models", "training")
+
+
+def __getattr__(name: str):
+    """Import a room when it is first used, so that `import jaxhand` is quick and imports no JAX."""
+    if name in _ROOMS:
+        import importlib
+
+        return importlib.import_module(f"jaxhand.{name}")
+    raise AttributeError(f"module 'jaxhand' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ROOMS]
 
 
 def load(path, *, batch_size: int = 32):

@@ -1,17 +1,16 @@
-"""Convert data, or the weights of released models.
+"""Convert the weights of released models.
 
-`python -m jaxhand.convert data NAME PATH OUT` packs a set into a few files with checksums, which is then read as
-NAME:OUT. The same command goes on where it was interrupted, and mends what is damaged.
-`python -m jaxhand.convert hamer|wilor CHECKPOINT OUT --mano PATH` makes a run folder of a checkpoint in PyTorch's zip
-format or .safetensors, which `evaluate`, `predict` and training.init_from=OUT take. `vitpose` takes the backbone alone,
-from which a training starts by training.init_from=OUT.
+`jaxhand convert hamer|wilor CHECKPOINT OUT --mano PATH` makes a run folder of a checkpoint in PyTorch's zip format or
+.safetensors, which `evaluate`, `predict` and training.init_from=OUT take. `vitpose` takes the backbone alone, from
+which a training starts by training.init_from=OUT. `convert data NAME PATH OUT`, as `jaxhand pack` was called before,
+goes on working.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.data import pack
 from jaxhand.training import runtime
 
 KINDS = {
@@ -29,49 +28,43 @@ WITHOUT_MANO = {
 
 def main() -> int:
     """Parse the command line and convert; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.convert", description=__doc__.splitlines()[0])
-    kinds = parser.add_subparsers(dest="what", required=True)
-    of_data = kinds.add_parser("data", help="pack a data set", description=pack.pack.__doc__.splitlines()[0])
-    of_data.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
-    of_data.add_argument("path", metavar="PATH", help="where the set is")
-    of_data.add_argument("out", metavar="OUT", help="folder to pack into")
-    of_data.add_argument("--split", nargs="+", choices=pack.SPLITS, default=(), help="default: all that the set has")
-    of_data.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records a file (default: 16384)")
-    of_data.add_argument("--mano", default="", metavar="PATH", help="MANO_RIGHT.pkl or its folder: poses and meshes")
+    if sys.argv[1:2] == ["data"]:
+        from jaxhand import pack
+
+        return pack.main(sys.argv[2:])
+    packs = "To pack a data set: jaxhand pack."
+    description = "Convert the weights of released models."
+    parser = argparse.ArgumentParser(prog="jaxhand convert", description=description, epilog=packs)
+    kinds = parser.add_subparsers(dest="kind", required=True)
     for kind, what in KINDS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
         of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of torch.save, or .safetensors")
         of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
         of_kind.add_argument("--mano", type=Path, metavar="PATH", help="MANO_RIGHT.pkl or its folder: joints and mesh")
-        of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml beside the checkpoint")
+        of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml next to the checkpoint")
         settings = "of the config, such as model.dtype=bfloat16"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
-    arguments = parser.parse_args()
-    if arguments.what == "data":
-        options = {"splits": arguments.split, "shard_size": arguments.shard_size, "mano_path": arguments.mano}
-        pack.pack(arguments.name, arguments.path, arguments.out, **options)
-    else:
-        _convert_weights(arguments)
+    _convert_weights(parser.parse_args())
     return 0
 
 
 def _convert_weights(arguments) -> None:
-    """Convert a checkpoint of another program; the imports are here, they would double the start of the data's."""
+    """Convert a checkpoint of another program; its imports are here, so that --help needs no JAX."""
     import jax
 
     from jaxhand import config as configs
     from jaxhand.interop.checkpoints import convert
-    from jaxhand.training import folder, step_files
+    from jaxhand.training import checkpoint_files, run_dir
     from jaxhand.training.checkpoint import Checkpoints
 
-    jax.config.update("jax_platforms", "cpu")  # where the weights may stay in the memory they are read into
-    kind, path, out = arguments.what, arguments.checkpoint, arguments.out
-    if step_files.steps(out / "checkpoints"):
+    jax.config.update("jax_platforms", "cpu")  # zero-copy device_put is CPU-only
+    kind, path, out = arguments.kind, arguments.checkpoint, arguments.out
+    if checkpoint_files.steps(out / "checkpoints"):
         raise UserError(f"{out} holds checkpoints already: choose another folder")
     mano = [f"hand.mano_path={arguments.mano.absolute()}"] if arguments.mano else []
     found = convert(kind, path, model_config=arguments.config, overrides=[*mano, *arguments.set])
-    folder.prepare(out, found.config)
-    trees = {"params": found.params, "rest": found.rest}
+    run_dir.prepare(out, found.config)
+    trees = {"params": found.params, "rest": found.non_trainable}
     trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # takes them over, nothing is copied
     origin = {"kind": kind, "file": str(path), "partial": found.partial}
     meta = {"epoch": 0, "config": configs.to_dict(found.config), "converted": origin}

@@ -1,4 +1,4 @@
-"""Predict the hands in images: `python -m jaxhand.predict WORKDIR IMAGE...`; `--help` lists the options.
+"""Predict the hands in images: `jaxhand predict WORKDIR IMAGE...`; `--help` lists the options.
 
 Writes, for each image, a picture with the skeletons and, where the model has a mesh, a picture with the meshes and the
 meshes themselves as OBJ (mm, x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import models
 from jaxhand.config import UserError
 from jaxhand.hand import mesh_files
 from jaxhand.inference.boxes import NO_HANDS, HandBoxes, read_boxes
@@ -23,11 +24,11 @@ from jaxhand.training import runtime
 
 _EXAMPLES = """examples:
   one hand, which fills the photograph:
-    python -m jaxhand.predict runs/quickstart photo.jpg --hand left
+    jaxhand predict runs/quickstart photo.jpg --hand left
   several hands per photograph, whose boxes are in a file, and a known camera:
-    python -m jaxhand.predict runs/quickstart *.jpg --boxes hands.jsonl --K 1400 1400 959.5 539.5
+    jaxhand predict runs/quickstart *.jpg --boxes hands.jsonl --K 1400 1400 959.5 539.5
   hands that a detector finds:
-    python -m jaxhand.predict runs/quickstart *.jpg --detector jaxhand.interop.mediapipe:detect
+    jaxhand predict runs/quickstart *.jpg --detector jaxhand.interop.mediapipe:detect
 """
 
 
@@ -37,7 +38,7 @@ def main() -> int:
     paths, find_hands = _images_and_hands(arguments)
     runtime.use_compilation_cache()
     predictor = Predictor(arguments.workdir)
-    if arguments.mesh not in (None, "none") and not predictor.config.has_mesh:
+    if arguments.mesh not in (None, "none") and not models.find(predictor.config.model.name).has_mesh:
         raise UserError(f"--mesh {arguments.mesh}: the model {predictor.config.model.name} has no mesh")
     mesh_kinds = {None: mesh_files.KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
     options = {"K": arguments.K, "focal": arguments.focal, "depth_paths": arguments.depth}
@@ -56,7 +57,7 @@ def main() -> int:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxhand.predict",
+        prog="jaxhand predict",
         description="Predict the 3D joints, and the mesh where the model has one, of the hands in images.\n"
         "Writes pictures, mesh files and joints.json (px and mm).",
         epilog=_EXAMPLES,

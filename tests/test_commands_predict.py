@@ -167,8 +167,9 @@ def mesh_model(monkeypatch):
     sizes += ["model.hamer.width=32", "model.hamer.depth=1", "model.hamer.heads=2", "model.hamer.head_width=16"]
     config = configs.load(None, ["model.name=hamer", *sizes])
     model = hamer_models.build(Hamer, config, surface.builtin())
-    best = types.SimpleNamespace(config=config, **step.Tester._split(model))
-    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.Tester(config, make_mesh()), best))
+    state = step.EvalModel._split(model)
+    best = types.SimpleNamespace(config=config, params=state["params"], rest=state["batch_stats"])
+    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.EvalModel(config, make_mesh()), best))
     return config
 
 
@@ -233,7 +234,7 @@ def test_what_is_refused(finished, photographs, call, tmp_path):
     boxes.write_text('[{"image": "other.png", "bbox": [1, 2, 3, 4]}]')
     assert f"{boxes} has no hand of {image}" in refused(call, finished, image, "--boxes", boxes)
     assert "--hand is for one hand per image" in refused(call, finished, image, "--boxes", boxes, "--hand", "left")
-    assert "must be module:function" in refused(call, finished, image, "--detector", "hands")
+    assert "detector must be module:name" in refused(call, finished, image, "--detector", "hands")
 
 
 def test_what_was_predicted_before_an_error_is_kept(finished, photographs, call, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import math
-import typing
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,10 +12,6 @@ import yaml
 
 from jaxhand import config as configs
 from jaxhand.config import Config, ConfigError, load, schema
-from jaxhand.data.crop_rules import RULES
-from jaxhand.data.synthetic import scene
-from jaxhand.hand import mano
-from jaxhand.models import vit
 from jaxhand.training.optimizer import build, schedule
 
 
@@ -104,9 +99,8 @@ def test_an_unknown_key_without_a_neighbour_lists_the_known_keys():
         ("data.view=side", "data.view must be one of front, all"),
         ("data.test_split=train", "data.test_split must be one of test, val"),
         ("scheduler.name=step", "scheduler.name must be one of cosine, constant, got 'step'"),
-        ("data.crop_rule=3", "data.crop_rule must be one of square, hamer, got 3"),
+        ("data.crop_rule=3", "data.crop_rule must be one of square, hamer, got '3'"),
         ("model.vit.size=XL", "model.vit.size must be one of \"\", S, B, L, H, got 'XL'"),
-        ("hand.tips=[smplx]", "hand.tips must be one of smplx, freihand, ho3d, manopth, got ['smplx']"),
         ("data.depth_dropout=1.1", "data.depth_dropout must be between 0 and 1"),
         ("data.image_size=0", "data.image_size must be at least 1"),
         ("model.width=1", "model.width must be at least 2"),
@@ -197,7 +191,7 @@ def test_widths_of_layers_are_a_list():
 
 def sections():
     """The dataclasses of the schema."""
-    return [cls for cls in vars(schema).values() if dataclasses.is_dataclass(cls)]
+    return [cls for cls in vars(schema).values() if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda cls: cls.__name__)
@@ -211,27 +205,15 @@ def test_every_key_has_a_comment(section):
     assert not section.__doc__.startswith(f"{section.__name__}(")  # the signature, which a bare dataclass has
 
 
-def choices(section, name):
-    return typing.get_args({field.name: field.type for field in dataclasses.fields(section)}[name])
-
-
-def test_choices_are_those_of_the_code():
-    """The schema lists the choices; the tables that they select from have the same names."""
-    assert choices(configs.DataConfig, "crop_rule") == tuple(RULES)
-    assert choices(configs.DataConfig, "view") == scene.VIEWS
-    assert choices(configs.HandConfig, "tips") == tuple(mano.TIPS)
-    assert choices(configs.ViTConfig, "size") == ("", *vit.SIZES)
-
-
 def test_each_choice_of_optimizer_and_schedule_is_another_one():
     params, rate = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, lambda step: 0.1
     updates = []
-    for name in choices(configs.OptimizerConfig, "name"):
+    for name in configs.choices()["optimizer.name"]:
         optimizer = build(configs.OptimizerConfig(name=name), rate)
         gradients = {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.arange(3.0)}
         updates.append(optimizer.update(gradients, optimizer.init(params), params)[0]["kernel"])
     courses = [
         schedule(configs.OptimizerConfig(), configs.SchedulerConfig(name=name, warmup_steps=2), 10)(8)
-        for name in choices(configs.SchedulerConfig, "name")
+        for name in configs.choices()["scheduler.name"]
     ]
     assert not np.allclose(*updates) and not np.allclose(*courses)

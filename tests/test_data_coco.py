@@ -55,7 +55,7 @@ def test_a_coco_file(tmp_path):
 
 
 COCO_MISTAKES = {
-    "annotation 0: image_id 8 is of no image": {"annotation": ANNOTATION | {"image_id": 8}},
+    "annotation 0: image_id 8 belongs to no image": {"annotation": ANNOTATION | {"image_id": 8}},
     "annotation 0: hand_type must be .* got 'both'": {"annotation": ANNOTATION | {"hand_type": "both"}},
     "annotation 0: joint_cam must be 21x3 numbers": {"annotation": ANNOTATION | {"joint_cam": [[0, 0, 0]] * 42}},
     "annotation 0: keypoints must be 21x3 numbers, got 3 in all": {"annotation": ANNOTATION | {"keypoints": [1, 2, 3]}},

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import crop, uncrop
+from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
-from jaxhand.hand.camera import project
+from jaxhand.hand.camera import project, uncrop
 from jaxhand.hand.draw import write_png
 
 HAMER = RULES["hamer"]

@@ -6,6 +6,7 @@ import pytest
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import dexycb
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.data.datasets.json_stream import entries
 from tests.support import layouts
 from tests.support import layouts_dexycb as tree
@@ -84,16 +85,16 @@ def test_setups_choose_subjects_cameras_and_objects(tmp_path):
 
 def test_all_45_coefficients_are_decoded_by_each_hands_components(root):
     """Taken for angles they would give another hand; smplx does that with 45 of them."""
-    source = dexycb.load(root, "train", **TINY, mano_mean=MEAN, mano_components=COMPONENTS)
+    source = dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN, COMPONENTS))
     wanted = [frame for frame in frames_of((0, 1), range(4)) if tree.has_hand(frame[3])]
     for record, frame in zip(map(source.read_annotation, range(len(source))), wanted, strict=True):
         side, pose = int(record.hand == "left"), tree.pose(*frame).astype(np.float64)
         slow = [MEAN[side, j] + sum(pose[3 + i] * COMPONENTS[side, i, j] for i in range(45)) for j in range(45)]
         np.testing.assert_allclose(record.mano_pose, [*pose[:3], *slow], rtol=1e-5, atol=1e-5)
-    right = dexycb.load(root, "train", **TINY, mano_mean=MEAN[0], mano_components=COMPONENTS[0])
+    right = dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN[0], COMPONENTS[0]))
     for i in range(len(right)):
         assert (right.read_annotation(i).mano_pose is None) == (right.read_annotation(i).hand == "left")
-    assert dexycb.load(root, "train", **TINY, mano_mean=MEAN).read_annotation(0).mano_pose is None
+    assert dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN)).read_annotation(0).mano_pose is None
 
 
 def test_labels_are_kept_and_read_again_when_files_come(root, monkeypatch):
@@ -105,7 +106,7 @@ def test_labels_are_kept_and_read_again_when_files_come(root, monkeypatch):
 @pytest.mark.parametrize("unit, none", [(0.001, -1.0), (1.0, -1.0), (1.0, -1000.0)])
 def test_json_in_metres_or_millimetres(root, unit, none):
     file = tree.write_json(root, unit=unit, none=none)
-    source = dexycb.load(root, "train", variant="json", mano_mean=MEAN)
+    source = dexycb.load(root, "train", variant="json", mano=ManoLabels(MEAN))
     wanted = [(i, frame) for i, frame in enumerate(frames_of((0, 1), range(5))) if tree.has_hand(frame[3])]
     assert source.ids.tolist() == [i for i, _ in wanted]
     for i in (0, 3, len(source) - 1):

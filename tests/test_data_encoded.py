@@ -127,18 +127,18 @@ def test_any_kind_of_image(kind, tmp_path):
 
 def test_no_more_is_decoded_than_the_crop_needs():
     photo = EncodedImage(jpeg(smooth(480, 640)), "a.jpg")
-    assert photo.part(WHOLE, 1)[0].shape == (480, 640, 3)
+    assert photo.decode_region(WHOLE, 1)[0].shape == (480, 640, 3)
     corners = np.array([[300, 320], [50, 100]])
     for most, shape in ((1, (135, 640, 3)), (1.99, (136, 640, 3)), (2, (69, 320, 3)), (9, (19, 80, 3))):
-        pixels, T = photo.part(corners, most)
+        pixels, T = photo.decode_region(corners, most)
         assert pixels.shape == shape and 480 not in pixels.shape
         shrink = 640 // shape[1]
         np.testing.assert_allclose(T @ (0, 0, 1), ((shrink - 1) / 2, (shrink - 1) / 2, 1))
     upside_down = EncodedImage(turned_by_exif(photo.content, 3), "a.jpg")
-    assert upside_down.part(corners, 1)[0].shape[0] == 464  # what is above is stored last
-    assert upside_down.part(corners + [[0], [300]], 1)[0].shape[0] == 164
+    assert upside_down.decode_region(corners, 1)[0].shape[0] == 464  # what is above is stored last
+    assert upside_down.decode_region(corners + [[0], [300]], 1)[0].shape[0] == 164
     progressive = EncodedImage(jpeg(smooth(480, 640), cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "a.jpg")
-    assert progressive.part(corners, 1)[0].shape == (480, 640, 3)
+    assert progressive.decode_region(corners, 1)[0].shape == (480, 640, 3)
 
 
 @pytest.mark.parametrize("kind", ["grey.jpg", "progressive.jpg", "restarts.jpg", "rgb.png"])
@@ -168,4 +168,4 @@ def test_damaged_exif_turns_nothing():
     for place, value in ((at + 4, b"\xff\xff\xff\x7f"), (at + 8, b"\xff\xff"), (at + 10, b"\x13\x01\x13\x01")):
         broken = content[:place] + value + content[place + len(value) :]
         photo = EncodedImage(broken, "a.jpg")
-        assert photo.size in ((80, 60), (60, 80)) and photo.part(WHOLE, 1)[0].shape == (60, 80, 3)
+        assert photo.size in ((80, 60), (60, 80)) and photo.decode_region(WHOLE, 1)[0].shape == (60, 80, 3)

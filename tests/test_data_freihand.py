@@ -14,6 +14,7 @@ from jaxhand.config import DataConfig, HandConfig, UserError
 from jaxhand.data import pack
 from jaxhand.data.crop import crop
 from jaxhand.data.datasets import freihand
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.hand.camera import project
 from tests.support import layouts, mano_file
 from tests.support import layouts_freihand as layout
@@ -45,7 +46,7 @@ def changed(tmp_path, folder):
 
 
 def test_records_are_millimetres_and_lie_on_their_image(folder):
-    source = freihand.load(folder, "train", vertices=True)
+    source = freihand.load(folder, "train", mano=ManoLabels(vertices=True))
     assert len(source) == 4 * N
     for i in range(len(source)):
         record = source[i]
@@ -92,7 +93,7 @@ def test_poses_are_absolute_or_not_there(folder):
     assert freihand.load(folder, "train").read_annotation(0).mano_pose is None
     stored = layout.mano(2)[0]
     for given in (mean, [mean, -mean]):  # of the right hand, of right and left
-        record = freihand.load(folder, "train", mano_mean=given).read_annotation(N + 2)
+        record = freihand.load(folder, "train", mano=ManoLabels(given)).read_annotation(N + 2)
         np.testing.assert_allclose(record.mano_pose, [*stored[:3], *(stored[3:48] + mean)], atol=1e-6)
         np.testing.assert_allclose(record.mano_shape, stored[48:58], atol=1e-6)
 
@@ -107,7 +108,7 @@ def test_the_evaluation_without_its_labels(folder):
 
 def test_the_evaluation_with_its_labels(released):
     for place in (released, released.parent / "FreiHAND_pub_v2_eval"):  # beside the folder, or alone
-        source = freihand.load(place, "test", vertices=True, mano_mean=np.zeros(45))
+        source = freihand.load(place, "test", mano=ManoLabels(np.zeros(45), vertices=True))
         assert len(source) == 3
         record = source[2]
         np.testing.assert_allclose(record.keypoints_3d, layout.joints("evaluation", 2) * 1000, atol=1e-3)
@@ -179,7 +180,7 @@ def test_files_that_are_not_there(folder, changed, tmp_path):
 
 MEASURED = """
 import re, sys, time
-from jaxhand.data import freihand
+from jaxhand.data.datasets import freihand
 start = time.time()
 source = freihand.load(sys.argv[1], "train")
 source.read_annotation(len(source) - 1)

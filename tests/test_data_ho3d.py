@@ -10,6 +10,7 @@ import pytest
 from jaxhand.config import UserError
 from jaxhand.data.crop import crop
 from jaxhand.data.datasets import ho3d
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.hand.camera import project
 from tests.support import layouts
 from tests.support import layouts_ho3d as layout
@@ -129,7 +130,7 @@ def test_the_evaluation_knows_the_wrist_and_a_box(folder):
 
 
 def test_the_evaluation_with_its_labels(released):
-    source = ho3d.load(released, "test", vertices=True)
+    source = ho3d.load(released, "test", mano=ManoLabels(vertices=True))
     assert ho3d.load(released, "test")[0].vertices is None
     for i in range(len(source)):
         record = source[i]
@@ -207,7 +208,7 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
     (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
-    with pytest.raises(UserError, match="ABF10/meta/0000.pkl: not a whole pickle"):
+    with pytest.raises(UserError, match="ABF10/meta/0000.pkl: damaged or incomplete pickle"):
         ho3d.load(copy, "train")
 
 

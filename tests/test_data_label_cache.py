@@ -1,6 +1,7 @@
 """Labels kept as arrays: parsed once, again when a file changes, damage mended; large files in pieces."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -73,6 +74,67 @@ def test_a_folder_has_changed_when_a_file_is_added(home):
     assert int(label_cache.cached([folder], build)["count"][0]) == 1 and built == [0, 1]
     with pytest.raises(UserError, match="none: no such file or directory; check the path, or download"):
         label_cache.cached([folder, folder / "none"], build)
+
+
+MODULE = """
+# built {built}: a comment
+def build():
+    '''{docstring}'''
+    calls.append(1)
+    return {{"value": np.array([{value}])}}
+"""
+
+
+def test_only_what_the_code_computes_builds_again(home):
+    """Neither a comment, nor a docstring, nor an empty line; another number does."""
+    folder, _ = home
+    file, calls = write(folder / "a.json", VALUES), []
+    for built, docstring, value, count in ((1, "One", 7, 1), (2, "Another", 7, 1), (2, "Another\n", 8, 2)):
+        module, space = folder / "builder.py", {"calls": calls, "np": np}
+        module.write_text(MODULE.format(built=built, docstring=docstring, value=value))
+        exec(compile(module.read_text(), module, "exec"), space)
+        assert int(label_cache.cached([file], space["build"])["value"][0]) == value
+        assert len(calls) == count
+
+
+def slow(seconds):
+    def build():
+        time.sleep(seconds)
+        return {"value": np.zeros(1)}
+
+    return build
+
+
+def test_slow_building_is_announced_once(home, monkeypatch, capsys):
+    """One line for all parts, at the moment when together they have taken too long; none for what is quick or kept."""
+    folder, _ = home
+    parts = [([write(folder / f"{name}.json", VALUES)], slow(0.2)) for name in "abc"]
+    label_cache.cached(*parts[0])
+    monkeypatch.setattr(label_cache, "PATIENCE_S", 0.3)
+    assert capsys.readouterr().err == ""
+    label_cache.cached_parts(folder, parts[1:2])
+    assert capsys.readouterr().err == ""
+    more = [([write(folder / f"more-{name}.json", VALUES)], slow(0.2)) for name in "abcd"]
+    label_cache.cached_parts(folder / "a set", more)
+    line = f"reading the labels of {folder / 'a set'}; they are kept in {folder / 'cache/jaxhand/index'}\n"
+    assert capsys.readouterr().err == line
+    label_cache.cached_parts(folder / "a set", more)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_announcement_comes_before_building_ends(home, monkeypatch, capsys):
+    folder, _ = home
+    monkeypatch.setattr(label_cache, "PATIENCE_S", 0.0)
+    printed = []
+
+    def build():
+        while not printed:
+            printed.extend(capsys.readouterr().err.splitlines())
+            time.sleep(0.01)
+        return {"value": np.zeros(1)}
+
+    label_cache.cached([write(folder / "a.json", VALUES)], build)
+    assert printed == [f"reading the labels of {folder / 'a.json'}; they are kept in {folder / 'cache/jaxhand/index'}"]
 
 
 def test_pieces_of_any_size_and_any_spacing(monkeypatch, tmp_path):

@@ -36,7 +36,10 @@ class Source:
         return Record(None, K, joints, np.ones(21), "right", name=f"{self.mark}/{i}")
 
 
-def make_mix(weights={"a": 3, "b": 2, "c": 5}):
+BY_NAME = {"a": 3, "b": 2, "c": 5}
+
+
+def make_mix(weights=BY_NAME):
     return Mix({name: Source(mark, size) for mark, (name, size) in enumerate(zip("abc", SIZES))}, dict(weights))
 
 

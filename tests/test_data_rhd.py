@@ -96,8 +96,8 @@ MISTAKES = {
     "the joints' median z is 5..\\..*RHD's are metres": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
     "not a dict of annotations": [ENTRY],
     "not a dict of annotations by image number": {"00000": ENTRY},
-    "not a whole pickle": b"\x80\x02}",
-    "wants to run os.system": b"cos\nsystem\n(S'true'\ntR.",
+    "damaged or incomplete pickle": b"\x80\x02}",
+    "refers to os.system": b"cos\nsystem\n(S'true'\ntR.",
 }
 
 

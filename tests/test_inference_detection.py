@@ -62,14 +62,14 @@ def test_wrong_results_are_named(folder, function, message):
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ("my_hands", "must be module:function, such as my_detector:detect, got 'my_hands'"),
-    (":hands", "must be module:function"),
-    ("my_hands:", "must be module:function"),
+    ("my_hands", "detector must be module:name, such as my_module:load, got 'my_hands'"),
+    (":hands", "must be module:name"),
+    ("my_hands:", "must be module:name"),
     ("my_hands:absent", "my_hands has no absent"),
-    ("my_hands:NOT_A_FUNCTION", "NOT_A_FUNCTION must be a function, got int"),
-    ("no_such_module:f", "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'$"),
-    ("broken_syntax:f", r"cannot import broken_syntax: SyntaxError: .*broken_syntax.py, line 1"),
-    ("broken_import:f", r"cannot import broken_import: ZeroDivisionError: .* \(broken_import.py, line 2\)"),
+    ("my_hands:NOT_A_FUNCTION", "my_hands:NOT_A_FUNCTION must be a function, got int"),
+    ("no_such_module:f", r"cannot import no_such_module \(ModuleNotFoundError: No module named 'no_such_module'\)"),
+    ("broken_syntax:f", r"cannot import broken_syntax \(SyntaxError: .*broken_syntax.py, line 1"),
+    ("broken_import:f", r"cannot import broken_import \(ZeroDivisionError: division by zero\)"),
 ])  # fmt: skip
 def test_what_cannot_be_loaded_is_named(folder, spec, message):
     (folder / "broken_syntax.py").write_text("def f(:\n")

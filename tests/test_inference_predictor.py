@@ -19,7 +19,7 @@ from jaxhand.hand.camera import project
 from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.inference import predictor
 from jaxhand.models.hamer import Hamer
-from jaxhand.models.mano_head import place
+from jaxhand.models.mano_head import mano_predictions
 from jaxhand.training.sharding import make_mesh
 from tests.support import hamer_models
 
@@ -59,13 +59,13 @@ class Sizes(list):
 
 @pytest.fixture
 def stub(monkeypatch, tiny):
-    """Makes a predictor whose model is a function of the batch, and the list of batch sizes that it was compiled for."""
+    """Makes a predictor whose model is a function of the batch, and the list of batch sizes it was compiled for."""
 
     def stub(function, batch_size=8, **data):
         model = Stub(function)
         config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, **data))
         best = types.SimpleNamespace(config=config, params={}, rest={})
-        tester = types.SimpleNamespace(mesh=make_mesh(), graphdef=nnx.split(model)[0])
+        tester = types.SimpleNamespace(device_mesh=make_mesh(), graphdef=nnx.split(model)[0])
         monkeypatch.setattr(predictor, "load_best", lambda workdir: (tester, best))
         monkeypatch.setattr(predictor.hand, "load", lambda config: HAND)
         return predictor.Predictor("run", batch_size=batch_size), model.sizes
@@ -123,7 +123,7 @@ def test_hands_at_known_positions_are_predicted_there(stub):
 
 @pytest.mark.parametrize("rule", ["square", "hamer"])
 def test_weak_perspective_cameras_recover_positions(stub, rule):
-    """A model that predicts only scale and position in its crop; with the true K its hands are at their true positions."""
+    """A model predicts only scale and position in its crop; with the true K its hands are at their true positions."""
     image, _, boxes = scene()
     turns = np.linalg.qr(np.random.default_rng(3).normal(size=(4, 3, 3)))[0]
     turns *= np.linalg.det(turns)[:, None, None]
@@ -136,7 +136,7 @@ def test_weak_perspective_cameras_recover_positions(stub, rule):
         camera = (project(at[:, None], K)[:, 0] - size / 2) / scale[:, None]
         rotations = jnp.tile(jnp.eye(3), (len(at), 16, 1, 1)).at[:, 0].set(jnp.float32(turns)[number_of(batch)])
         camera = jnp.concatenate([2 * scale[:, None] / size, camera], axis=-1)
-        return place(HAND, rotations, jnp.zeros((len(at), 10)), camera, batch)
+        return mano_predictions(HAND, rotations, jnp.zeros((len(at), 10)), camera, batch)
 
     read, _ = stub(function, crop_rule=rule)
     found = read(image, boxes, SIDES, K)
@@ -161,7 +161,7 @@ def test_translation_with_hamers_own_focal_length(stub):
     def function(batch):
         still = jnp.tile(jnp.eye(3), (len(batch["K"]), 16, 1, 1))
         camera = jnp.tile(jnp.float32([s, tx, ty]), (len(still), 1))
-        return place(HAND, still, jnp.zeros((len(still), 10)), camera, batch, focal=5000 / 256)
+        return mano_predictions(HAND, still, jnp.zeros((len(still), 10)), camera, batch, focal=5000 / 256)
 
     read, _ = stub(function, crop_rule="hamer", crop_scale=2.0)
     found = read(image, boxes, SIDES)
@@ -299,7 +299,7 @@ def test_mirrored_images_have_mirrored_meshes(monkeypatch, photographs):
     config, toy = load(None, ["model.name=hamer", *sizes]), hamer_models.toy_hand()
     graphdef, params, rest = nnx.split(hamer_models.build(Hamer, config, toy), nnx.Param, ...)
     best = types.SimpleNamespace(config=config, params=nnx.to_pure_dict(params), rest=nnx.to_pure_dict(rest))
-    tester = types.SimpleNamespace(mesh=make_mesh(), graphdef=graphdef)
+    tester = types.SimpleNamespace(device_mesh=make_mesh(), graphdef=graphdef)
     monkeypatch.setattr(predictor, "load_best", lambda workdir: (tester, best))
     monkeypatch.setattr(predictor.hand, "load", lambda config: toy)
     read = predictor.Predictor("run")

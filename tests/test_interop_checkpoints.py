@@ -1,4 +1,4 @@
-"""Checkpoints of HaMeR, WiLoR and ViTPose → run folders: golden outputs, every key accounted for, mistakes named."""
+"""Checkpoints of HaMeR, WiLoR and ViTPose → run folders: golden outputs, a report on every key, clear errors."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from jaxhand import config as configs
 from jaxhand import convert, hand
 from jaxhand.config import UserError
 from jaxhand.interop import checkpoints as interop
-from jaxhand.training import loop, testing, trees
+from jaxhand.training import eval_loop, loop, pytree_checks
 from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 from jaxhand.training.sharding import make_mesh
 from jaxhand.training.step import Trainer
@@ -22,12 +22,12 @@ from tests.support.hamer_models import close, golden, quick_jit, toy_hand
 from tests.support.torch_files import save
 
 WIDTH, DEPTH, TOKEN, INNER = 16, 3, 24, 64
-HEADS = ["model.vit.heads=4"]  # not known of such a width
+HEADS = ["model.vit.heads=4"]  # unknown for this width
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    """No test here looks at a mesh."""
+    """No test here needs a mesh."""
     monkeypatch.setattr(hand, "load", lambda config: toy_hand())
 
 
@@ -52,7 +52,7 @@ def transformer() -> dict:
         state |= norm(f"{block}.norm1", WIDTH) | norm(f"{block}.norm2", WIDTH)
         state |= layer(f"{block}.attn.qkv", 3 * WIDTH, WIDTH) | layer(f"{block}.attn.proj", WIDTH, WIDTH)
         state |= layer(f"{block}.mlp.fc1", 4 * WIDTH, WIDTH) | layer(f"{block}.mlp.fc2", WIDTH, 4 * WIDTH)
-    return {name: value + i for i, (name, value) in enumerate(state.items())}  # no two are alike
+    return {name: value + i for i, (name, value) in enumerate(state.items())}  # all different
 
 
 def mean(prefix: str) -> dict:
@@ -92,14 +92,14 @@ def leaf(tree: dict, path: str):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """HaMeR's checkpoint as Lightning saves it, and its backbone as ViTPose does."""
+    """HaMeR's checkpoint in Lightning's format, and its backbone in ViTPose's format."""
     folder = tmp_path_factory.mktemp("released")
     save(folder / "hamer.ckpt", {"epoch": 0, "state_dict": hamer(), "optimizer_states": [{"state": {}}]})
     save(folder / "vitpose.pth", {"state_dict": transformer() | layer("keypoint_head.final_layer", 17, 8), "meta": {}})
     return folder
 
 
-def test_every_number_of_hamer_has_its_place(files):
+def test_every_tensor_of_hamer_is_used_or_reported(files):
     found, state = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS), hamer()
     vit, head = found.config.model.vit, found.config.model.hamer
     assert (vit.width, vit.depth, vit.heads, vit.mlp_ratio, vit.patch) == (WIDTH, DEPTH, 4, 4, 16)
@@ -114,17 +114,17 @@ def test_every_number_of_hamer_has_its_place(files):
         np.testing.assert_array_equal(scale, state[f"backbone.blocks.{i}.norm2.weight"])
     positions = state["backbone.pos_embed"][0]
     np.testing.assert_array_equal(leaf(params, "backbone/positions"), positions[1:] + positions[0])
-    patch = np.random.default_rng(0).normal(size=(16, 16, 3))  # a product with it is the convolution's
+    patch = np.random.default_rng(0).normal(size=(16, 16, 3))  # the matrix product is equal to the convolution
     wanted = np.einsum("hwc,ochw->o", patch, state["backbone.patch_embed.proj.weight"])
     close(patch.reshape(-1) @ leaf(params, "backbone/patch_embed/proj/kernel"), wanted, 1e-5)
     out = leaf(params, "mano_head/transformer/layers/feed_forward/fc2/kernel")[1]
     np.testing.assert_array_equal(out, state["mano_head.transformer.transformer.layers.1.2.fn.net.3.weight"].T)
-    np.testing.assert_array_equal(leaf(found.rest, "mano_head/init_cam"), state["mano_head.init_cam"])
+    np.testing.assert_array_equal(leaf(found.non_trainable, "mano_head/init_cam"), state["mano_head.init_cam"])
     numbers_used = sum(np.size(state[key]) for key in found.used)
-    numbers_made = sum(array.size for array in jax.tree.leaves((found.params, found.rest)))
-    assert numbers_used - numbers_made == WIDTH  # of the positions' class token
+    numbers_made = sum(array.size for array in jax.tree.leaves((found.params, found.non_trainable)))
+    assert numbers_used - numbers_made == WIDTH  # the class token's embedding
     assert set(found.used) | set(found.unused) == set(state) | {"epoch", "optimizer_states"}
-    assert not set(found.used) & set(found.unused) and "not known here" not in found.unused.values()
+    assert not set(found.used) & set(found.unused) and "unknown" not in found.unused.values()
     unused = {"epoch", "optimizer_states", "mano", "discriminator", "initialized"}
     assert {key.split(".")[0] for key in found.unused} == unused
 
@@ -148,18 +148,18 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     lines = output.splitlines()
     assert lines[0] == f"{files / 'hamer.ckpt'} -> {out}:"
     assert lines[1].strip().startswith(f"hamer, {DEPTH} blocks, {WIDTH} wide with 4 heads, 0.1 M numbers")
-    assert "none is missing" in lines[2] and any("MANO's own numbers" in line for line in lines)
+    assert "none is missing" in lines[2] and any("MANO's arrays" in line for line in lines)
     assert lines[-1].startswith("Without MANO: mano_pose, mano_shape and camera are HaMeR's; joints and mesh")
     report = (out / "conversion.txt").read_text()
     assert all(f"\n  {key} -> " in report or f"\n  {key}: " in report for key in hamer())
     assert "  backbone.last_norm.weight -> backbone/encoder/norm/scale\n" in report
     assert configs.load(out / "config.yaml").model.dtype == "bfloat16"
 
-    tester, best = testing.load_best(out)  # as `evaluate` and `predict` do
+    tester, best = eval_loop.load_best(out)  # as `evaluate` and `predict` do
     assert best.step == 0 and not best.partial and best.meta["converted"]["kind"] == "hamer"
     assert tester.config == configs.load(out / "config.yaml")
     found = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS)
-    jax.tree.map(np.testing.assert_array_equal, (best.params, best.rest), (found.params, found.rest))
+    jax.tree.map(np.testing.assert_array_equal, (best.params, best.rest), (found.params, found.non_trainable))
 
     code, _, errors = call(convert.main, "hamer", files / "hamer.ckpt", out, "--set", *HEADS)
     assert code == 2 and errors == f"error: {out} holds checkpoints already: choose another folder\n"
@@ -195,12 +195,12 @@ def test_a_backbone_starts_a_training(files, tmp_path, call, file):
 def test_a_backbone_is_one_of_every_model(files, name):
     found = interop.convert("vitpose", files / "vitpose.pth", overrides=[*HEADS, f"model.name={name}"])
     params = Trainer(found.config, make_mesh(), 10).abstract_state()["params"]
-    assert trees.mismatch("params", found.params, params, partial=True) is None
-    assert trees.parts(found.params, params).startswith("17 of ")
+    assert pytree_checks.mismatch("params", found.params, params, partial=True) is None
+    assert pytree_checks.parts(found.params, params).startswith("17 of ")
 
 
 def test_a_run_takes_the_part_and_draws_the_rest(tiny, tmp_path):
-    """A part of the dense network, as a converted folder has it."""
+    """A part of the dense network, in the form of a converted folder."""
     fresh = Trainer(tiny, make_mesh(), 10).init()["params"]
     stem = jax.tree.map(lambda array: jnp.full_like(array, 3), fresh["stem"])
     checkpoints = Checkpoints(tmp_path / "part", compress=False)
@@ -223,10 +223,10 @@ def test_the_golden_hamer(shared, tmp_path, call):
     save(tmp_path / "hamer.ckpt", {"state_dict": state})
     settings = [*HEADS, "model.hamer.heads=2", "model.hamer.head_width=16"]
     assert call(convert.main, "hamer", tmp_path / "hamer.ckpt", tmp_path / "out", "--set", *settings)[0] == 0
-    tester, best = testing.load_best(tmp_path / "out")
-    say = quick_jit(lambda params, rest, image: nnx.merge(tester.graphdef, params, rest).numbers(image))
-    said = say(best.params, best.rest, data["in/img"].transpose(0, 2, 3, 1))
-    for value, name in zip(said, ("pose6d", "betas", "cam")):
+    tester, best = eval_loop.load_best(tmp_path / "out")
+    predict = quick_jit(lambda params, rest, image: nnx.merge(tester.graphdef, params, rest).predict_params(image))
+    outputs = predict(best.params, best.rest, data["in/img"].transpose(0, 2, 3, 1))
+    for value, name in zip(outputs, ("pose6d", "betas", "cam")):
         close(value, data[f"out64/{name}"], 1e-5)
 
 
@@ -235,33 +235,33 @@ def test_the_golden_wilor(shared, tmp_path, call):
     image = golden(shared, "hamer_tiny.npz")[1]["in/img"].transpose(0, 2, 3, 1)
     save(tmp_path / "wilor.ckpt", {"state_dict": state})
     assert call(convert.main, "wilor", tmp_path / "wilor.ckpt", tmp_path / "out", "--set", *HEADS)[0] == 0
-    tester, best = testing.load_best(tmp_path / "out")
+    tester, best = eval_loop.load_best(tmp_path / "out")
 
     @quick_jit
-    def say(params, rest, image, vertices, camera):
+    def predict(params, rest, image, vertices, camera):
         model = nnx.merge(tester.graphdef, params, rest)
         *coarse, features = model.backbone(image)
         corrections = model.refine_net(features, vertices, camera)
         return coarse, [start + correction for start, correction in zip(coarse, corrections)]
 
-    coarse, refined = say(best.params, best.rest, image, data["in/verts"], data["in/cam_for_refine"])
+    coarse, refined = predict(best.params, best.rest, image, data["in/verts"], data["in/cam_for_refine"])
     for value, name in zip(coarse, ("pose6d", "betas", "cam")):
         close(value, data[f"out/{name}"])
     for value, name in zip(refined[1:], ("betas", "cam")):
         close(value, data[f"out/refined_{name}"])
     report = (tmp_path / "out" / "conversion.txt").read_text()
     assert "refine_net.deconv.deconv.1.4.running_var -> refine_net/deconv/chains/1/1/norm/var" in report
-    assert report.count("num_batches_tracked: a counter") == 3 and "not known" not in report
+    assert report.count("num_batches_tracked: a counter") == 3 and ": unknown" not in report
 
 
 def test_weights_are_in_memory_once(files):
-    """What is converted goes to Orbax as it lies there."""
+    """Converted arrays are passed to Orbax without a copy."""
     found = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS)
-    for array in jax.tree.leaves((found.params, found.rest)):
+    for array in jax.tree.leaves((found.params, found.non_trainable)):
         assert jax.device_put(array, jax.devices("cpu")[0]).unsafe_buffer_pointer() == array.ctypes.data
 
 
-def test_other_ways_to_save_the_same(files, tmp_path):
+def test_other_formats_of_the_same_weights(files, tmp_path):
     state = hamer()
     wanted = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS).params
     entries, content = {}, b""
@@ -296,17 +296,17 @@ MISTAKES = {
         {"mano_head.transformer.pos_embedding": numbers(TOKEN)},
         r"pos_embedding \(24,\) does not fit mano_head/transformer/pos_embedding \(1, 1, 24\)",
     ),
-    "axes of what tells the size": (
+    "axes of a tensor that determines sizes": (
         {"backbone.pos_embed": numbers(13, 16)},
         r"backbone.pos_embed has shape \(13, 16\), but hamer has 3 axes there",
     ),
-    "another model": ({"backbone.pos_embed": None}, "has no backbone.pos_embed, so it is no checkpoint of hamer"),
+    "another model": ({"backbone.pos_embed": None}, "has no backbone.pos_embed, so it is not a checkpoint of hamer"),
     "not finite": ({"mano_head.deccam.bias": np.float32([1, np.nan, 2])}, "mano_head.deccam.bias is not finite"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_does_not_fit_is_named(tmp_path, mistake):
+def test_tensors_that_do_not_fit_are_named(tmp_path, mistake):
     changes, message = MISTAKES[mistake]
     state = hamer() | changes
     save(tmp_path / "a.ckpt", {"state_dict": {key: value for key, value in state.items() if value is not None}})
@@ -315,17 +315,17 @@ def test_what_does_not_fit_is_named(tmp_path, mistake):
     assert str(error.value).startswith(f"{tmp_path / 'a.ckpt'}: ") and "\n" not in str(error.value)
 
 
-def test_what_cannot_be_known_is_asked_for(files, tmp_path):
-    with pytest.raises(UserError, match="how many heads share a width of 16 is not known: say model.vit.heads=NUMBER"):
+def test_unknown_sizes_must_be_given(files, tmp_path):
+    with pytest.raises(UserError, match="unknown number of attention heads for width 16: set model.vit.heads=NUMBER"):
         interop.convert("hamer", files / "hamer.ckpt")
     for content in ([1, 2], {"state_dict": {}}, {"epoch": 3}):
         save(tmp_path / "a.pt", content)
-        with pytest.raises(UserError, match="holds no weights"):
+        with pytest.raises(UserError, match="contains no weights"):
             interop.convert("hamer", tmp_path / "a.pt")
 
 
 def test_model_config(files, tmp_path):
-    """The decoder's heads, which the shapes of the weights do not tell."""
+    """The decoder's heads, which the shapes of the weights do not determine."""
     path = tmp_path / "model_config.yaml"
     text = """
 MODEL:

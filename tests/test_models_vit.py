@@ -198,7 +198,7 @@ def test_bfloat16_and_rematerialised_over_devices_give_the_same(tiny):
 
 
 def test_sizes():
-    huge = vit.sized(ViTConfig(size="H", patch=14))
+    huge = vit.resolve_size(ViTConfig(size="H", patch=14))
     assert (huge.width, huge.depth, huge.heads, huge.patch) == (1280, 32, 16, 14)
     shapes = nnx.split(nnx.eval_shape(lambda: vit.ViT(huge, (256, 192), rngs=nnx.Rngs(0))))[1]
     assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6) == 631

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
 
@@ -46,17 +47,18 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
     """Read a config: the defaults, then the YAML file, then the overrides.
 
     Args:
-        path: a YAML file with the keys that differ from the defaults; None: no file.
-        overrides: texts `section.key=value`; the value is read as YAML.
+        path: a YAML file with the keys that differ from the defaults, or the name of one in configs/ such as
+            "quickstart"; None: the defaults alone.
+        overrides: texts `section.key=value`, such as "training.num_epochs=5"; the value is read as YAML.
 
     Returns:
         The config, checked.
 
     Raises:
-        ConfigError: the file is missing or is not YAML, a key is unknown, or a value has the wrong type or lies
-            outside its range.
+        ConfigError: the file is missing or is not YAML, a key is unknown, or a value has the wrong type, lies outside
+            its range or is none of the choices.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
+    tree = _read_yaml(experiments.find(path)) if path is not None else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -79,12 +81,26 @@ def from_dict(tree: dict, source: str = "config") -> Config:
         source: what error messages call the dicts, such as the path of their file.
 
     Returns:
-        The config. The ranges of its numbers are not checked: `load` does that.
+        The config. Ranges and choices are not checked: `load` does that.
 
     Raises:
-        ConfigError: a key is unknown, a value has the wrong type, or it is none of the choices.
+        ConfigError: a key is unknown, or a value has the wrong type.
     """
     return _build(Config, tree, (), source)
+
+
+def build_section(cls: type, tree: dict, name: str):
+    """Build a dataclass that is not part of `Config`, such as the options of a model, from a mapping.
+
+    Args:
+        cls: the dataclass.
+        tree: keys and values as read from YAML.
+        name: dotted key of the section, for errors.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is of another type than its field.
+    """
+    return _build(cls, tree, tuple(name.split(".")), "config")
 
 
 def to_dict(config: Config) -> dict:
@@ -139,7 +155,8 @@ def _build(cls, tree, path: tuple, source: str):
     if not isinstance(tree, dict):
         example = f"{name}.{dataclasses.fields(cls)[0].name}"
         raise ConfigError(f"{source}: {name!r} is a section and must have keys, such as {example}, got {tree!r}")
-    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}
     for key, value in tree.items():
         here = ".".join((*path, str(key)))
@@ -151,7 +168,10 @@ def _build(cls, tree, path: tuple, source: str):
             if dataclasses.is_dataclass(kind)
             else _coerce(value, kind, here, source)
         )
-    return cls(**values)
+    try:
+        return cls(**values)
+    except TypeError as error:  # a field without a default; only the options of a model can have one
+        raise ConfigError(f"{source}: {name}: {error}") from None
 
 
 def _nearest(key: str, path: tuple, fields: dict) -> str:
@@ -168,16 +188,12 @@ def _nearest(key: str, path: tuple, fields: dict) -> str:
 
 def _coerce(value, kind, here: str, source: str):
     """Convert a value to the type of its field; PyYAML reads 1e-3 as text and 1 as an int."""
-    if isinstance(kind, types.UnionType):  # text, or {name: weight}
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is dict:  # text, or {name: weight}
         if isinstance(value, dict):
             return {str(name): _coerce(weight, float, f"{here}: {name}", source) for name, weight in value.items()}
-        kind = str
-    if typing.get_origin(kind) is typing.Literal:
-        text, choices = "" if value is None else str(value), typing.get_args(kind)
-        if text not in choices:
-            known = ", ".join(choice or '""' for choice in choices)
-            raise ConfigError(f"{source}: {here} must be one of {known}, got {value!r}")
-        return text
+        kind = str if isinstance(kind, types.UnionType) else kind
+    if kind == tuple[str, ...] and isinstance(value, (str, list)):
+        return tuple(map(str, [value] if isinstance(value, str) else value))
     try:
         if kind is float and not isinstance(value, bool):
             return float(value)
@@ -185,13 +201,21 @@ def _coerce(value, kind, here: str, source: str):
             return int(float(value))
         if kind is bool and isinstance(value, bool):
             return value
+        if kind is dict and isinstance(value, dict):
+            return value
         if kind is str and not isinstance(value, (dict, list)):
             return "" if value is None else str(value)
         if typing.get_origin(kind) is tuple and value and min(value) >= 1:
             return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
         pass
-    wanted = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
+    forms = {
+        tuple[str, ...]: "a list of names",
+        dict[str, float]: "names with weights such as {module:name: 0.5}",
+        dict: "a mapping such as {width: 64}",
+    }
+    numbers = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
+    wanted = forms.get(kind, numbers)
     raise ConfigError(f"{source}: {here} must be {wanted}, got {value!r}")
 
 
@@ -216,5 +240,30 @@ def _check(config: Config) -> None:
         for name, weight in config.data.train.items():
             if not 0 < weight < math.inf:
                 raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
-    if not any(isinstance(weight, float) and weight for weight in vars(config.loss).values()):
+    for name, weight in config.loss.extra.items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"loss.extra: the weight of {name} must be at least 0 and finite, got {weight}")
+    weights = [*vars(config.loss).values(), *config.loss.extra.values()]
+    if not any(isinstance(weight, float) and weight for weight in weights):
         raise ConfigError("all weights of loss are 0, so nothing would be learned: set at least one above 0")
+    for key, known in choices().items():
+        if values[key] not in known:
+            listed = ", ".join(choice or '""' for choice in known)
+            raise ConfigError(f"{key} must be one of {listed}, got {values[key]!r}")
+
+
+def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
+    """The keys that accept only certain texts: dotted key → the texts.
+
+    Args:
+        cls: a dataclass of the schema.
+        prefix: what comes before its fields' names, such as "data.".
+    """
+    found = {}
+    for field in dataclasses.fields(cls):
+        key = prefix + field.name
+        if dataclasses.is_dataclass(field.type):
+            found |= choices(field.type, f"{key}.")
+        elif "choices" in field.metadata:
+            found[key] = field.metadata["choices"]
+    return found

@@ -1,10 +1,14 @@
 """Every key of an experiment with its default, as frozen dataclasses.
 
-`Literal` types list the choices of a key. The ranges of numbers are in `jaxhand.config.loading`.
+The ranges of numbers are in `jaxhand.config.loading`.
 """
 
 import dataclasses
-from typing import Literal
+
+
+def _choice(*choices: str) -> str:
+    """A field that takes one of `choices`, by default the first."""
+    return dataclasses.field(default=choices[0], metadata={"choices": choices})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +26,18 @@ class AugmentConfig:
 class DataConfig:
     """The data sets, and how their hands are cropped."""
 
-    train: str | dict[str, float] = "synthetic"  # training set, NAME:PATH; or a mix, {NAME:PATH: weight}
-    test: str = "synthetic"  # test set, NAME:PATH
+    train: str | dict[str, float] = "synthetic"  # NAME:PATH or module:function:PATH; or a mix, {SET: weight}
+    test: str = "synthetic"  # NAME:PATH or module:function:PATH
     # Split that every epoch is tested on. val: held out of the training set, to choose settings without the test set.
-    test_split: Literal["test", "val"] = "test"
+    test_split: str = _choice("test", "val")
     # Viewing directions of the synthetic set. front: palm or back of the hand, within about 35 degrees.
-    view: Literal["front", "all"] = "front"
+    view: str = _choice("front", "all")
     train_samples: int = 20480  # training hands of the synthetic set; other sets are used in full
     test_samples: int = 2000  # test hands of the synthetic set; other sets are used in full
     image_size: int = 64  # side of the square crop that the model gets, px
     crop_scale: float = 1.4  # side of the crop / longer side of the hand's box; above 0
     # How a box becomes a crop. hamer: as HaMeR and WiLoR do (box shape, pixel centres, blur); their crop_scale is 2.
-    crop_rule: Literal["square", "hamer"] = "square"
+    crop_rule: str = _choice("square", "hamer")
     depth_dropout: float = 0.3  # fraction of the training samples whose depth image is hidden, 0 to 1
     threads: int = 2  # threads that read and crop images while the model trains; at least 1
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
@@ -47,14 +51,14 @@ class HandConfig:
 
     mano_path: str = ""  # MANO_RIGHT.pkl or its folder, from https://mano.is.tue.mpg.de; empty: the built-in hand
     # Code base or data set whose choice of MANO vertices are the fingertips. DexYCB follows manopth.
-    tips: Literal["smplx", "freihand", "ho3d", "manopth"] = "smplx"
+    tips: str = _choice("smplx", "freihand", "ho3d", "manopth")
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """A vision transformer."""
 
-    size: Literal["", "S", "B", "L", "H"] = ""  # sets width, depth and heads; empty: as the next three say
+    size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads; empty: as the next three say
     width: int = 384  # channels of a token
     depth: int = 12  # blocks
     heads: int = 6  # attention heads; they divide width
@@ -67,11 +71,11 @@ class ViTConfig:
 class FusionConfig:
     """What `rgbd_fusion` adds to its vision transformer."""
 
-    upsampler: int = 640  # channels of the upsampled maps
-    scales: int = 3  # maps, each twice as fine as the one before
-    graph: tuple[int, ...] = (512, 512, 256, 256)  # channels of the vertices: as seen, then after every graph layer
-    depth: bool = True  # False does not look at depth
-    looks: int = 1  # corrections after the coarse hand, each where the hand before is
+    upsampler: int = 640  # channels of the first upsampled map
+    scales: int = 3  # number of maps, each with twice the resolution of the one before
+    graph: tuple[int, ...] = (512, 512, 256, 256)  # channels of the vertices: first layer, then every graph convolution
+    depth: bool = True  # False ignores depth
+    looks: int = 1  # number of refinement stages after the coarse hand
     refine: bool = True  # False stops at the coarse hand
 
 
@@ -79,12 +83,12 @@ class FusionConfig:
 class HamerConfig:
     """The heads of `hamer` and `wilor`."""
 
-    width: int = 1024  # of the decoder's token
-    depth: int = 6  # layers of the decoder
+    width: int = 1024  # channels of the decoder's query token
+    depth: int = 6  # layers
     heads: int = 8  # attention heads
     head_width: int = 64  # channels of an attention head
     mlp: int = 1024  # hidden channels of the MLP
-    discriminator: bool = False  # learn from poses that look real
+    discriminator: bool = False  # adversarial training of the pose
     init: str = ""  # mano_mean_params.npz; empty: a flat hand
 
 
@@ -92,41 +96,42 @@ class HamerConfig:
 class MeshConfig:
     """What `fast_mesh` adds to the network of "dense"."""
 
-    widths: tuple[int, ...] = (256, 128, 64)  # channels of 21, 84, 336 tokens; as many stages as there are numbers
+    widths: tuple[int, ...] = (256, 128, 64)  # channels after each stage, of 21, 84, 336 tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The network: what `name` does not use is ignored."""
 
-    name: str = "dense"  # or "rgbd_fusion", "fast_mesh", "hamer", "wilor"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters and predictions are float32
+    name: str = "dense"  # a key of `jaxhand.models.MODELS`, or package.module:Class from outside the package
+    options: dict = dataclasses.field(default_factory=dict)  # settings of a model from outside the package
+    dtype: str = _choice("float32", "bfloat16")  # of the computation; parameters and predictions are float32
     remat: bool = False  # compute activations again in the backward pass: less memory, a third more time
     vit: ViTConfig = ViTConfig()
     fusion: FusionConfig = FusionConfig()
     hamer: HamerConfig = HamerConfig()
     mesh: MeshConfig = MeshConfig()
-    width: int = 128  # channels, of "dense" as all that follows
+    width: int = 128  # channels of the coarse grid; this and all that follows is of "dense"
     fine_blocks: int = 1  # on cells of 4 px
     blocks: int = 4  # on cells of 8 px
-    expansion: int = 1  # hidden channels of a block over its channels
-    joint_width: int = 64  # channels a joint
-    joint_blocks: int = 1  # in every look
-    looks: int = 2  # corrections after the vote
+    expansion: int = 1  # hidden channels of a block / its channels
+    joint_width: int = 64  # channels per joint
+    joint_blocks: int = 1  # in every refinement stage
+    looks: int = 2  # number of refinement stages after the vote
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weight of every term of the training loss, of those that the model names; 0 leaves a term out."""
+    """Weight of every term of the training loss, of those that the model names; with 0 a term is only logged."""
 
-    reduction: Literal["mean", "sum"] = "mean"  # over the batch; sum: as HaMeR, see configs/hamer.yaml
-
+    # How the loss is reduced over the batch. sum: as HaMeR; configs/hamer.yaml explains what that changes.
+    reduction: str = _choice("mean", "sum")
     joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
     joints_2d: float = 1.0  # distance in the crop, in half its side
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
-    size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # the three joint terms again, for every guess before the final one
+    size: float = 1.0  # relative error of the hand's distance that is estimated from its size in the image
+    guesses: float = 0.5  # auxiliary loss: joints_3d, joints_2d and depth of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
     # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights
@@ -142,15 +147,17 @@ class LossConfig:
     global_orient: float = 0.001  # square error of the rotation matrices
     hand_pose: float = 0.001  # the same of the 15 finger rotations
     betas: float = 0.0005  # square error of the shape parameters
-    adversarial: float = 0.0005  # how unreal the discriminator finds a hand
-    discriminator: float = 0.0005  # how wrong the discriminator is
+    adversarial: float = 0.0005  # error of the discriminator's output for the predicted hands to that for real ones
+    discriminator: float = 0.0005  # error of the discriminator's outputs, to 1 for real and 0 for predicted hands
+
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)  # {MODULE:FUNCTION: weight}, terms of your own
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The optimizer. `b1` and `b2` belong to Adam, `momentum` and `adam_rate` to Muon."""
 
-    name: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, Adam for all other parameters
+    name: str = _choice("adamw", "muon")  # muon: Muon for matrices, Adam for all other parameters
     learning_rate: float = 3e-3  # highest learning rate, reached after the warm-up; above 0
     weight_decay: float = 1e-4  # decoupled weight decay of matrices; biases and scales have none
     b1: float = 0.9  # Adam's decay rate of the mean gradient, 0 to below 1
@@ -164,7 +171,7 @@ class OptimizerConfig:
 class SchedulerConfig:
     """The learning rate over the steps of a run: a linear warm-up from 0, then a cosine or a constant."""
 
-    name: Literal["cosine", "constant"] = "cosine"  # course after the warm-up
+    name: str = _choice("cosine", "constant")  # course after the warm-up
     warmup_steps: int = 100  # steps of the warm-up; 0: none
     eta_min: float = 0.0  # learning rate at the end of the cosine
 
@@ -179,6 +186,7 @@ class TrainingConfig:
     save_freq: int = 10  # a checkpoint is kept for good every so many epochs; the best and the latest two always are
     test_freq: int = 1  # ignored (accepted for old configs): every epoch is tested
     init_from: str = ""  # run folder whose best parameters are the start; empty: random parameters
+    metrics: tuple[str, ...] = ()  # further metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,8 +201,3 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     training: TrainingConfig = TrainingConfig()
-
-    @property
-    def has_mesh(self) -> bool:
-        """Whether the model gives a mesh, so that batches carry the labels of one."""
-        return self.model.name != "dense"

@@ -6,7 +6,11 @@ from jaxhand.config import UserError
 
 
 def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
-    """A field of a JSON object as float64 of a shape; null is NaN. Raises UserError where it is something else."""
+    """A field of a JSON object as a float64 array; null becomes NaN.
+
+    Raises:
+        UserError: the field is not numbers of this shape.
+    """
     try:
         array = np.array(fields[key], np.float64)
     except (TypeError, ValueError):
@@ -18,14 +22,22 @@ def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
 
 
 def checked_K(K: np.ndarray) -> np.ndarray:
-    """A camera matrix (3, 3) as it is. Raises UserError where it is none."""
+    """Return a camera matrix (3, 3) in px unchanged.
+
+    Raises:
+        UserError: it is not a pinhole camera matrix.
+    """
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
         raise UserError(f"K must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in px, got {K.tolist()}")
     return K
 
 
 def checked_bbox(bbox: np.ndarray) -> np.ndarray:
-    """A box (4,) as it is. Raises UserError where it is none."""
+    """Return a box (4,) x0, y0, x1, y1 px unchanged.
+
+    Raises:
+        UserError: it is not finite or has no area.
+    """
     if not np.isfinite(bbox).all() or not (bbox[:2] < bbox[2:]).all():
         raise UserError(f"bbox must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {bbox.tolist()}")
     return bbox

@@ -1,34 +1,41 @@
-"""MANO's pose as data sets write it → absolute axis-angles in the camera frame.
+"""MANO poses as data sets store them → absolute axis-angles in the camera frame.
 
-MANO's own numbers (mean and principal components of the poses) come with its files, under its licence: they are the
-user's. Where a set needs them and they are not given, there is no pose.
+MANO's arrays (mean and principal components of the poses) come with its files, under its licence, from the user. If a
+data set needs them and they are not available, its records have no pose.
 """
 
 import cv2
 import numpy as np
 
-SIDES = ("right", "left")
+from jaxhand.hand.skeleton import SIDES
 
 
-def of_side(numbers, shape: tuple, hand: str) -> np.ndarray | None:
-    """MANO's numbers of one hand.
+def select_side(arrays: np.ndarray | None, shape: tuple[int, ...], side: str) -> np.ndarray | None:
+    """Select MANO's array of one hand: MANO has one model for the right hand and one for the left.
 
     Args:
-        numbers: None, an array of `shape` of the right hand alone, or (2, *shape) of right and left: MANO has a model
-            for each.
+        arrays: (*shape) of the right hand alone, (2, *shape) of right and left, or None.
         shape: (45,) for `hands_mean`, (45, 45) for `hands_components`.
-        hand: "right" or "left".
+        side: "right" or "left".
 
     Returns:
-        (*shape), or None if there are none of this hand.
+        (*shape) float64, or None if `arrays` has none for this side.
     """
-    if numbers is None:
+    if arrays is None:
         return None
-    both = np.reshape(np.asarray(numbers, np.float64), (-1, *shape))  # (1 or 2, *shape)
-    return both[SIDES.index(hand)] if SIDES.index(hand) < len(both) else None
+    by_side = np.reshape(np.asarray(arrays, np.float64), (-1, *shape))  # (1 or 2, *shape)
+    return by_side[SIDES.index(side)] if SIDES.index(side) < len(by_side) else None
 
 
-def turn(axis_angle: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Axis-angle (3,) of a hand → of the same hand turned by a rotation matrix (3, 3), such as from world to camera."""
-    turned = np.asarray(rotation, np.float64) @ cv2.Rodrigues(np.asarray(axis_angle, np.float64))[0]
-    return cv2.Rodrigues(turned)[0][:, 0]
+def rotate_axis_angle(axis_angle: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Rotate an orientation, for example from the world's frame to the camera's.
+
+    Args:
+        axis_angle: (3,) orientation of a hand, radians.
+        rotation: (3, 3) matrix, applied after it.
+
+    Returns:
+        (3,) axis-angle of the rotated hand, radians.
+    """
+    rotated = np.asarray(rotation, np.float64) @ cv2.Rodrigues(np.asarray(axis_angle, np.float64))[0]
+    return cv2.Rodrigues(rotated)[0][:, 0]

@@ -5,9 +5,7 @@ hand: {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 
 "right"), and so may `score`. An image without hands has an empty list.
 """
 
-import importlib
 import os
-import sys
 import traceback
 from collections.abc import Callable
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.inference.boxes import HandBoxes, merge_hands, parse_hand
+from jaxhand.io.plugins import load_object
 
 
 def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
@@ -28,9 +27,11 @@ def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
         detector fails or returns anything but a list of hands.
 
     Raises:
-        UserError: the module cannot be imported, or it has no such function.
+        UserError: the module cannot be imported, or it has no such function; see `load_object`.
     """
-    detect = _import_function(spec)
+    detect = load_object(spec, "detector")
+    if not callable(detect):
+        raise UserError(f"detector {spec} must be a function, got {type(detect).__name__}")
 
     def checked_detect(image: np.ndarray) -> HandBoxes:
         try:
@@ -52,28 +53,8 @@ def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
     return checked_detect
 
 
-def _import_function(spec: str) -> Callable:
-    """The function "module:function"; modules of the current folder are found, too."""
-    module, colon, function = spec.partition(":")
-    if not (module and colon and function):
-        raise UserError(f"--detector must be module:function, such as my_detector:detect, got {spec!r}")
-    sys.path.append(os.getcwd())
-    try:
-        detect = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # an import runs the user's code
-        raise UserError(f"detector {spec}: cannot import {module}: {_describe(error)}") from error
-    finally:
-        sys.path.pop()
-    if detect is None:
-        raise UserError(f"detector {spec}: {module} has no {function}")
-    if not callable(detect):
-        raise UserError(f"detector {spec}: {function} must be a function, got {type(detect).__name__}")
-    return detect
-
-
 def _describe(error: Exception) -> str:
     """An error in one line, with the line of the user's code where it was raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if os.path.isfile(frame.filename)]
-    frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -10,15 +10,14 @@ from flax import nnx
 from jaxhand import hand
 from jaxhand.config import UserError
 from jaxhand.data.checks import checked_bbox, checked_K
-from jaxhand.data.crop import crop, uncrop
-from jaxhand.data.crop_rules import RULES
+from jaxhand.data.crop import crop
+from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
+from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
-from jaxhand.inference.crops import mirrored_to_right, whole_image_box
-from jaxhand.models.mano_head import translation
+from jaxhand.training.eval_loop import load_best
 from jaxhand.training.sharding import replicated, split
 from jaxhand.training.step import as_float
-from jaxhand.training.testing import load_best
 
 INPUTS = ("image", "depth", "has_depth", "depth_center", "K")  # the arrays of a batch that a model reads
 OUTPUTS = ("keypoints_3d", "keypoints_2d", "vertices", "mano_pose", "mano_shape", "camera_translation")
@@ -42,10 +41,10 @@ class Predictor:
     def __init__(self, workdir: str | Path, *, batch_size: int = 32):
         if batch_size < 1 or batch_size & (batch_size - 1):
             raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
-        tester, best = load_best(workdir)
+        eval_model, best = load_best(workdir)
         self.config, self.batch_size = best.config, batch_size
         self.crop_rule = RULES[self.config.data.crop_rule]
-        self._device_mesh, self._graphdef = tester.mesh, tester.graphdef
+        self._device_mesh, self._graphdef = eval_model.device_mesh, eval_model.graphdef
         self._parameters = best.params, best.rest
         self._predict_batch = jax.jit(self._apply_model)
 
@@ -170,20 +169,19 @@ class Predictor:
         K_crop = _concatenate(K_crop, len(records))
         return self._to_image(predictions, K_crop, inputs["K"], inputs["is_right"]) | inputs
 
-    def _apply_model(self, params, rest, batch: dict) -> dict:
+    def _apply_model(self, params, batch_stats, batch: dict) -> dict:
         """A batch of crops → the model's predictions, all as right hands in their crops."""
-        predictions = nnx.merge(self._graphdef, params, rest)(batch | {"image": as_float(batch["image"])})
+        predictions = nnx.merge(self._graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
         if "camera" in predictions:
             image_size = self.config.data.image_size
-            predictions["camera_translation"] = translation(predictions["camera"], batch["K"], image_size)
+            translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
+            predictions["camera_translation"] = translation
         return {key: predictions[key] for key in OUTPUTS if key in predictions}
 
     def _make_batch(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
         """The crops of records; the last one is repeated up to a power of two."""
         data = self.config.data
-        crops = [
-            crop(mirrored_to_right(record), data.image_size, data.crop_scale, rule=self.crop_rule) for record in records
-        ]
+        crops = [crop(record, data.image_size, data.crop_scale, rule=self.crop_rule) for record in records]
         crops += crops[-1:] * ((1 << (len(crops) - 1).bit_length()) - len(crops))
         return {key: np.stack([one[key] for one in crops]) for key in INPUTS}
 

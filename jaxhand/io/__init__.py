@@ -1,1 +1,1 @@
-"""Reading and writing files: pickles without running code, array files, small helpers."""
+"""Reading and writing files: pickles without running code, checked array files, small helpers."""

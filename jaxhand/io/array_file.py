@@ -1,6 +1,7 @@
-"""A checked file of arrays: written at once or not at all, memory-mapped when read, damage noticed.
+"""A file of arrays with checksums: written atomically, memory-mapped when read, damage is detected.
 
-Layout: magic, length and CRC of a JSON header; the header (name, dtype, shape, CRC of every array); the arrays' bytes.
+Layout: magic number, length and CRC-32 of a JSON header; the header (name, dtype, shape and CRC-32 of every array); the
+arrays' bytes, each array aligned to 64 bytes.
 """
 
 import concurrent.futures
@@ -10,6 +11,7 @@ import os
 import struct
 import tempfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,18 @@ _ALIGN = 64
 
 
 class DamagedError(ValueError):
-    """The file is not what `write` wrote: cut short, altered, or something else altogether."""
+    """The file is not as `write` wrote it: truncated, altered, or of another format."""
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to `path`, making its folder; another process reads the old file or the whole new one.
+    """Write arrays atomically: another process reads either the old file or the complete new one.
+
+    Args:
+        path: the file; its folder is created if needed.
+        arrays: by name.
 
     Raises:
-        OSError: the folder cannot be written or is full; nothing is left behind.
+        OSError: the folder cannot be written or the disk is full; no partial file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -48,38 +54,44 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file that `write` wrote, memory-mapped and read-only.
+    """Read a file of `write`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The arrays by name, memory-mapped and read-only.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         OSError: it cannot be read.
-        DamagedError: it is damaged or foreign; the message is what is wrong with it.
+        DamagedError: it is damaged or of another format, as the message says.
     """
     with path.open("rb") as file:
         prefix = file.read(_PREFIX.size)
         if len(prefix) < _PREFIX.size or not prefix.startswith(_MAGIC):
-            raise DamagedError("it is not a file of rendered hands")
+            raise DamagedError("it is not an array file of jaxhand")
         _, length, crc = _PREFIX.unpack(prefix)
         header = file.read(length)
         if zlib.crc32(header) != crc:
             raise DamagedError("its header is damaged")
         start = _PREFIX.size + length
-        whole = np.memmap(file, np.uint8, mode="r")
+        content = np.memmap(file, np.uint8, mode="r")
     arrays, crcs = {}, []
     for name, dtype, shape, crc in json.loads(header):
         start += -start % _ALIGN
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if start + size > len(whole):
-            raise DamagedError("it is cut short")
-        arrays[name] = np.asarray(whole[start : start + size]).view(dtype).reshape(shape)
+        if start + size > len(content):
+            raise DamagedError("it is truncated")
+        arrays[name] = np.asarray(content[start : start + size]).view(dtype).reshape(shape)
         crcs.append(crc)
         start += size
-    if start != len(whole) or _checksums(arrays.values()) != crcs:
+    if start != len(content) or _checksums(arrays.values()) != crcs:
         raise DamagedError("its contents are damaged")
     return arrays
 
 
-def _checksums(arrays) -> list[int]:
-    """The CRC-32 of every array's bytes, side by side: zlib lets other threads run."""
+def _checksums(arrays: Iterable[np.ndarray]) -> list[int]:
+    """CRC-32 of every array's bytes, in parallel threads: zlib releases the GIL."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(zlib.crc32, arrays))

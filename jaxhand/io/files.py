@@ -1,4 +1,4 @@
-"""Small helpers for files that a user names."""
+"""Small helpers for files: read with clear errors, fingerprint code."""
 
 import ast
 import hashlib
@@ -8,7 +8,7 @@ from jaxhand.config import UserError
 
 
 def read_bytes(file: Path) -> bytes:
-    """The content of a file.
+    """Read a file.
 
     Raises:
         UserError: the file does not exist or cannot be read.
@@ -20,12 +20,12 @@ def read_bytes(file: Path) -> bytes:
 
 
 def unreadable(file: Path, error: OSError) -> UserError:
-    """The error for a file of a data set that the operating system could not read."""
+    """A UserError for a file of a data set that the operating system could not read."""
     return UserError(f"{file}: {error.strerror.lower()}; check the path, or download this part of the set again")
 
 
 def code_fingerprint(*sources: str | Path) -> str:
-    """A hash (64 hex digits) of what Python files compute: comments, docstrings and layout do not change it."""
+    """A hash (64 hex digits) of the code in Python files; comments, docstrings and layout do not change it."""
     digest = hashlib.sha256()
     for source in sources:
         tree = ast.parse(Path(source).read_text(encoding="utf-8"))

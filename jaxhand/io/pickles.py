@@ -1,7 +1,7 @@
-"""Reads pickles without running anything from them: plain Python values, numpy arrays, and what a reader stands in for.
+"""Reads pickles without running code from them: plain Python values, NumPy arrays, and classes with a placeholder.
 
-NumPy's own way from a pickle to a dtype and an array is not used: a damaged state can end the process, and a forged one
-makes numpy take bytes of the file for pointers.
+NumPy's own reconstruction of dtypes and arrays is not used: a damaged state can crash the process, and a forged one
+makes NumPy interpret bytes of the file as pointers.
 """
 
 import abc
@@ -19,46 +19,59 @@ import numpy as np
 from jaxhand.config import UserError
 
 
-def load(source: str | Path | bytes, where: str = "", *, stands: typing.Mapping[str, type["Stand"]] = {}):
-    """Read a pickle of any protocol, also one written by Python 2 (its `str` becomes text) or another NumPy.
+def load(
+    source: str | Path | bytes, origin: str = "", *, placeholders: typing.Mapping[str, type["Placeholder"]] = {}
+) -> typing.Any:
+    """Read a pickle of any protocol, also one of Python 2 (its `str` becomes text) or of another NumPy version.
 
     Args:
         source: the file's path, or its bytes.
-        where: what errors name; a path's own name if empty.
-        stands: classes of the file that are read too, by "module.name", and what stands for each.
+        origin: name of the file in error messages; empty: the path.
+        placeholders: further classes that may be read, as "module.name" → placeholder class.
 
     Returns:
-        Numbers, text, bytes, None, lists, tuples, dicts and sets of them, arrays of numbers, text or objects, and what
-        `stands` make of themselves.
+        Numbers, text, bytes, None; lists, tuples, dicts and sets of them; arrays of numbers, text or objects; and the
+        objects that placeholders return.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it asks for anything else, which is named.
+        UserError: the file does not exist, is damaged, or refers to any other class or function; the message names it.
     """
-    where = where or str(source)
+    origin = origin or str(source)
     if not isinstance(source, bytes):
         try:
             source = Path(source).read_bytes()
         except OSError as error:
-            raise UserError(f"{where}: cannot be read ({error.strerror})") from None
-    return read(Unpickler(io.BytesIO(source), stands), where)
+            raise UserError(f"{origin}: cannot be read ({error.strerror})") from None
+    return read(Unpickler(io.BytesIO(source), placeholders), origin)
 
 
-def read(unpickler: "Unpickler", where: str):
-    """What an `Unpickler` reads; errors as of `load`, naming `where`."""
+def read(unpickler: "Unpickler", origin: str) -> typing.Any:
+    """Read with an `Unpickler`; results and errors are those of `load`.
+
+    Args:
+        unpickler: opened on the pickle.
+        origin: name of the file in error messages.
+    """
     try:
-        return _made(unpickler.load(), {})
-    except Refused as error:
-        known = "only plain values and arrays are read"
-        raise UserError(f"{where}: wants to run {_line(error)}: refused, {known}") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{where}: not a whole pickle ({_line(error)}); download it again") from None
+        return _materialize(unpickler.load(), {})
+    except ForbiddenGlobal as error:
+        allowed = "only plain values and arrays are read"
+        raise UserError(f"{origin}: refers to {_one_line(error)}: refused, {allowed}") from None
+    except Exception as error:  # a damaged pickle can raise nearly any exception
+        raise UserError(f"{origin}: damaged or incomplete pickle ({_one_line(error)}); download it again") from None
 
 
-def load_npz(file: Path) -> dict:
-    """The arrays of an .npz file by name; those of objects, which are pickles, are read as `load` reads them.
+def load_npz(file: Path) -> dict[str, typing.Any]:
+    """Read an .npz file; arrays of objects, which are pickles, are read as by `load`.
+
+    Args:
+        file: its path.
+
+    Returns:
+        The arrays by name.
 
     Raises:
-        UserError: there is no such file, it is damaged, or asks for anything else than values.
+        UserError: the file does not exist, is damaged, or refers to anything else than plain values and arrays.
     """
     arrays = {}
     try:
@@ -77,100 +90,110 @@ def load_npz(file: Path) -> dict:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except UserError:
         raise
-    except Exception as error:  # a damaged zip file raises nearly anything
-        raise UserError(f"{file}: not a whole .npz file ({_line(error)}); download it again") from None
+    except Exception as error:  # a damaged zip file can raise nearly any exception
+        raise UserError(f"{file}: damaged or incomplete .npz file ({_one_line(error)}); download it again") from None
     return arrays
 
 
-def _line(error: Exception) -> str:
-    """What an error says, as one short line whatever a file has put into it."""
+def _one_line(error: Exception) -> str:
+    """An error's message as one short ASCII line, whatever text of the file it contains."""
     return ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
 
 
-class Refused(Exception):
-    """Says what a pickle asked for."""
+class ForbiddenGlobal(Exception):
+    """A pickle refers to a class or function that is not allowed; the message is its name."""
 
 
 class Unpickler(pickle.Unpickler):
-    """Knows the names of plain values and numpy arrays, and those of `stands` (see `load`), and refuses all others."""
+    """Resolves the globals of plain values, of NumPy arrays and of `placeholders` (see `load`); refuses all others."""
 
-    def __init__(self, file: typing.BinaryIO, stands: typing.Mapping[str, type["Stand"]] = {}):
+    def __init__(self, file: typing.BinaryIO, placeholders: typing.Mapping[str, typing.Any] = {}):
         super().__init__(file, encoding="latin1")
-        self._known = {**_KNOWN, **stands}
+        self._allowed = {**_ALLOWED, **placeholders}
 
-    def find_class(self, module, name):
-        """What a name stands for."""
+    def find_class(self, module: str, name: str) -> typing.Any:
+        """Resolve an allowed global; refuse all others.
+
+        Raises:
+            ForbiddenGlobal: it is not allowed.
+        """
         key = f"{module}.{name}".replace("__builtin__.", "builtins.").replace("numpy._core.", "numpy.core.")
-        if key not in self._known:
-            raise Refused(f"{module}.{name}")
-        return self._known[key]
+        if key not in self._allowed:
+            raise ForbiddenGlobal(f"{module}.{name}")
+        return self._allowed[key]
 
 
-class Stand(abc.ABC):
-    """Stands for an object while a pickle is read: all of its content comes last, by `__setstate__`."""
+class Placeholder(abc.ABC):
+    """Takes the place of an object while a pickle is read; `__setstate__`, called last, stores all of its content."""
 
     def __setstate__(self, state):
         self.state = state
 
     @abc.abstractmethod
-    def made(self, make: typing.Callable):
-        """The object; `make` turns a part of the state that may hold other stands into what they stand for."""
+    def materialize(self, convert: typing.Callable) -> typing.Any:
+        """Build the object.
+
+        Args:
+            convert: replaces all placeholders in a part of the state by their objects.
+        """
 
 
-class _Array(Stand):
-    def made(self, make):
+class _Array(Placeholder):
+    def materialize(self, convert):
         _, shape, dtype, fortran, content = self.state
-        if dtype.of.kind == "O":
+        if dtype.value.kind == "O":
             flat = np.empty(len(content), object)
-            for i, value in enumerate(content):
-                flat[i] = make(value)
+            for i, item in enumerate(content):
+                flat[i] = convert(item)
         else:
-            content = _Numpy.encode(content)
-            flat = np.frombuffer(content, dtype.of) if content else np.empty(0, dtype.of)
+            content = _NumpyGlobals.encode(content)
+            flat = np.frombuffer(content, dtype.value) if content else np.empty(0, dtype.value)
         if min(shape, default=0) < 0:
             raise ValueError("an array's shape is negative")
         order = "F" if fortran else "C"
-        return flat.reshape(shape, order=order).copy(order)  # a copy, since bytes cannot be written to
+        return flat.reshape(shape, order=order).copy(order)  # a copy, because `content` is read-only
 
 
-class _Dtype(Stand):
-    """A dtype's letter and size come at first, its byte order by `__setstate__`."""
+class _Dtype(Placeholder):
+    """The kind and size of a dtype are arguments of its constructor; `__setstate__` adds the byte order."""
 
     def __init__(self, code: str):
         if not re.fullmatch(r"[biufcSUO]\d*", code):
-            raise Refused(f"numpy.dtype({code!r})")
-        self.of = np.dtype(code)
+            raise ForbiddenGlobal(f"numpy.dtype({code!r})")
+        self.value = np.dtype(code)
 
     def __setstate__(self, state):
         _, order, subarray, names, fields = state[:5]
         if not (subarray is names is fields is None):
-            raise Refused("numpy.dtype of a structure")
-        self.of = self.of.newbyteorder(order)
+            raise ForbiddenGlobal("numpy.dtype of a structure")
+        self.value = self.value.newbyteorder(order)
 
-    def made(self, make):
-        return self.of
+    def materialize(self, convert):
+        return self.value
 
 
-def _made(value, memo: dict):
-    """A value with everything put where something stands for it. `memo` holds what is made, so that shared parts stay
-    shared: a small file could else describe more than any memory holds.
+def _materialize(value: typing.Any, memo: dict[int, typing.Any]) -> typing.Any:
+    """Replace all placeholders in a value by their objects.
+
+    `memo` maps the id of a value to its result, so that shared parts stay shared: without it, a small file could expand
+    to more than fits in memory.
     """
     if id(value) not in memo:
-        make = functools.partial(_made, memo=memo)
-        if isinstance(value, Stand):
-            made = value.made(make)
+        convert = functools.partial(_materialize, memo=memo)
+        if isinstance(value, Placeholder):
+            result = value.materialize(convert)
         elif isinstance(value, dict):
-            made = type(value)((make(key), make(each)) for key, each in value.items())
+            result = type(value)((convert(key), convert(item)) for key, item in value.items())
         elif isinstance(value, (list, tuple, set, frozenset)):
-            made = type(value)(make(each) for each in value)
+            result = type(value)(convert(item) for item in value)
         else:
-            made = value
-        memo[id(value)] = made
+            result = value
+        memo[id(value)] = result
     return memo[id(value)]
 
 
-class _Numpy:
-    """What numpy's pickles call. Bound methods: a pickle can set attributes of what it is given, not of these."""
+class _NumpyGlobals:
+    """The functions that NumPy's pickles call. They are bound methods, whose attributes a pickle cannot set."""
 
     @classmethod
     def dtype(cls, code, align=False, copy=False):
@@ -188,32 +211,32 @@ class _Numpy:
 
     @classmethod
     def scalar(cls, dtype, content):
-        return content if dtype.of.kind == "O" else np.frombuffer(cls.encode(content), dtype.of)[0]
+        return content if dtype.value.kind == "O" else np.frombuffer(cls.encode(content), dtype.value)[0]
 
     @classmethod
     def encode(cls, text="", encoding=""):
-        """Bytes, which old protocols write as text, or as a call without arguments where there are none."""
+        """Bytes: old protocols write them as text, and empty ones as a call without arguments."""
         return text.encode("latin1") if isinstance(text, str) else text
 
     @classmethod
     def instance(cls, kind, base, state):
-        """How protocols before 2 begin an object."""
-        if not (isinstance(kind, type) and issubclass(kind, Stand)):
-            raise Refused(f"copyreg._reconstructor({kind})")
+        """Create an object, as protocols before 2 do."""
+        if not (isinstance(kind, type) and issubclass(kind, Placeholder)):
+            raise ForbiddenGlobal(f"copyreg._reconstructor({kind})")
         return kind()
 
 
-_KNOWN = {
-    "numpy.ndarray": "ndarray",  # only ever handed to `reconstruct`
-    "numpy.dtype": _Numpy.dtype,
-    "numpy.core.multiarray._reconstruct": _Numpy.reconstruct,
-    "numpy.core.multiarray.scalar": _Numpy.scalar,
-    "numpy.core.numeric._frombuffer": _Numpy.frombuffer,
-    "_codecs.encode": _Numpy.encode,
-    "builtins.bytes": _Numpy.encode,
-    "builtins.object": "object",  # only ever handed to `instance`
-    "copy_reg._reconstructor": _Numpy.instance,
-    "copyreg._reconstructor": _Numpy.instance,
+_ALLOWED = {
+    "numpy.ndarray": "ndarray",  # only an argument of `reconstruct`
+    "numpy.dtype": _NumpyGlobals.dtype,
+    "numpy.core.multiarray._reconstruct": _NumpyGlobals.reconstruct,
+    "numpy.core.multiarray.scalar": _NumpyGlobals.scalar,
+    "numpy.core.numeric._frombuffer": _NumpyGlobals.frombuffer,
+    "_codecs.encode": _NumpyGlobals.encode,
+    "builtins.bytes": _NumpyGlobals.encode,
+    "builtins.object": "object",  # only an argument of `instance`
+    "copy_reg._reconstructor": _NumpyGlobals.instance,
+    "copyreg._reconstructor": _NumpyGlobals.instance,
     "collections.OrderedDict": collections.OrderedDict,
     **{f"builtins.{kind.__name__}": kind for kind in (set, frozenset, complex)},
 }

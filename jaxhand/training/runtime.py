@@ -1,4 +1,7 @@
-"""The process a command runs in: compilation cache, many hosts, and errors as one line and an exit code."""
+"""The process a command runs in: compilation cache, many hosts, and errors as one line and an exit code.
+
+JAX is imported where it is used: `run` also serves commands and `--help`s that need none.
+"""
 
 import os
 import signal
@@ -6,17 +9,16 @@ import sys
 import threading
 import traceback
 
-import jax
-from jax.experimental import multihost_utils
-
 from jaxhand.config import UserError, cache_folder
 
-TERMINATED = 143  # exit code after SIGTERM, which schedulers take as "run me again"
-_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of this very launch, not of the whole job
+TERMINATED = 143  # exit code after SIGTERM, after which schedulers start the command again
+_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # processes of this launch, not of the complete job
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, the smallest included, unless JAX_COMPILATION_CACHE_DIR says where."""
+    """Keep compiled programs between runs, also the smallest, in the cache folder or JAX_COMPILATION_CACHE_DIR."""
+    import jax
+
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -24,14 +26,20 @@ def use_compilation_cache() -> None:
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other processes of a run: by the flags, or as the scheduler (SLURM, Open MPI, …) says, or stay alone.
+    """Connect to the other processes of a run: by the flags or by the scheduler (SLURM, Open MPI, …), if there are any.
+
+    Args:
+        coordinator: address host:port of the first process.
+        num_processes: of the run.
+        process_id: of this process, from 0.
 
     Raises:
-        UserError: only some of the three flags are given, or the id is none of theirs.
+        UserError: only some of the three flags are set, or the id is not below the number of processes.
     """
-    flags = (coordinator, num_processes, process_id)
-    if any(flag is not None for flag in flags):
-        if any(flag is None for flag in flags):
+    import jax
+
+    if (coordinator, num_processes, process_id) != (None, None, None):
+        if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id go together: give all three or none")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process-id must lie in 0..{num_processes - 1}, got {process_id}")
@@ -41,15 +49,18 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 class Interruption:
-    """Whether the run was asked to stop (SIGTERM, SIGUSR1), while in the context.
+    """A context in which the signals SIGTERM and SIGUSR1 stop the run after a step.
 
-    All processes of a run learn of it at the same step, whichever was asked.
+    All processes of a run stop at the same step, whichever of them got the signal.
     """
 
     def __enter__(self) -> "Interruption":
-        self._asked, self._before = False, {}
-        # JAX itself waits for SIGTERM in a run over many processes.
-        handlers = {signal.SIGTERM: self._ask} if jax.process_count() == 1 else {}
+        import jax
+
+        self._signalled, self._before = False, {}
+        self._alone = jax.process_count() == 1
+        # In a run over many processes JAX itself handles SIGTERM.
+        handlers = {signal.SIGTERM: self._stop} if self._alone else {}
         if threading.current_thread() is threading.main_thread():
             for number, handler in (handlers | {signal.SIGUSR1: self._terminate}).items():
                 self._before[number] = signal.signal(number, handler)
@@ -59,19 +70,31 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number, frame) -> None:
-        self._asked = True
+    def _stop(self, number, frame) -> None:
+        self._signalled = True
 
     def _terminate(self, number, frame) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
-        """To be called after every step by every process."""
-        return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+        """Whether to stop after this step; every process calls it after every step."""
+        from jax.experimental import multihost_utils
+
+        return self._signalled if self._alone else multihost_utils.reached_preemption_sync_point(step)
+
+
+def _process_count() -> int:
+    """How many processes train together; 1 if nothing has imported JAX."""
+    return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
 
 
 def run(main, *arguments) -> None:
-    """Call a command and leave with its exit code; a user's error becomes one line on stderr and exit code 2."""
+    """Call a command and exit with its code; a user's error becomes one line on stderr and exit code 2.
+
+    Args:
+        main: the command, which returns its exit code or None.
+        arguments: of the command.
+    """
     try:
         code = main(*arguments) or 0
     except UserError as error:
@@ -80,22 +103,24 @@ def run(main, *arguments) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
+        import jax
+
         reason = str(error).partition("\n")[0][:200]
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
         elif "RESOURCE_EXHAUSTED" in reason:
             print(f"error: out of memory, lower training.batch_size or the model's width: {reason}", file=sys.stderr)
-        elif jax.process_count() > 1:
+        elif _process_count() > 1:
             print(f"error: another process of the run is gone: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if code and jax.process_count() > 1:
-        os._exit(code)  # an ordinary exit would wait minutes for processes that wait for this one
+    if code and _process_count() > 1:
+        os._exit(code)  # an ordinary exit would wait minutes for the other processes, which wait for this one
     sys.exit(code)

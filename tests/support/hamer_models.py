@@ -10,7 +10,7 @@ from flax import nnx
 from jaxhand.config import Config, load
 from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.interop import names
-from jaxhand.models.hamer import mean_hand
+from jaxhand.models.mano_head import mean_mano_params
 
 # Compiles several times as fast
 quick_jit = functools.partial(
@@ -52,7 +52,7 @@ def toy_hand(vertices: int = 40) -> SkinnedHand:
         "components": np.eye(45),
     }
     numbers = {name: value.astype(np.float32) for name, value in numbers.items()}
-    return SkinnedHand(name="builtin", side="right", growth=0.0, faces=faces, **numbers)
+    return SkinnedHand(name="builtin", side="right", global_scale_per_beta=0.0, faces=faces, **numbers)
 
 
 def build(model_class, config: Config, hand: SkinnedHand, seed: int = 0) -> nnx.Module:
@@ -68,7 +68,7 @@ def build(model_class, config: Config, hand: SkinnedHand, seed: int = 0) -> nnx.
     graphdef, state = nnx.split(nnx.eval_shape(lambda: model_class(config, hand, nnx.Rngs(0))))
     model = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state)))
     holder = model.mano_head if hasattr(model, "mano_head") else model.backbone
-    holder.init_hand_pose, holder.init_betas, holder.init_cam = mean_hand(config.model.hamer.init, hand)
+    holder.init_hand_pose, holder.init_betas, holder.init_cam = mean_mano_params(config.model.hamer.init, hand)
     return model
 
 
@@ -95,8 +95,8 @@ def put(model: nnx.Module, kind: str, weights: dict) -> None:
     """Give a model the weights of a PyTorch checkpoint, and take them out of `weights`."""
 
     def of(path, leaf):
-        source = names.sources(kind, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape)
-        taken = [source.change(weights.pop(key)) for key in source.keys]
+        source = names.source_of(kind, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape)
+        taken = [source.transform(weights.pop(key)) for key in source.keys]
         array = np.stack(taken) if source.stacked else taken[0]
         assert array.shape == leaf.shape, (source.keys, array.shape, leaf.shape)
         return jnp.asarray(array)

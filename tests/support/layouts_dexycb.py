@@ -76,7 +76,7 @@ def depth(s: int, q: int) -> np.ndarray:
 
 
 def write(root: Path, sequences: int = 5, *, images: bool = True, subjects=SUBJECTS, serials=SERIALS) -> Path:
-    """Write the tree into `root`, which is given back."""
+    """Write the tree into `root` and return `root`."""
     for c, serial in enumerate(serials):
         _yaml(root / f"calibration/intrinsics/{serial}_640x480.yml", {"color": camera(c), "depth": camera(c + 50)})
     for s, subject in enumerate(subjects):
@@ -95,7 +95,7 @@ def write(root: Path, sequences: int = 5, *, images: bool = True, subjects=SUBJE
 
 
 def write_json(root: Path, sequences: int = 5, *, unit: float = 0.001, none: float = -1.0) -> Path:
-    """Write the COCO-style file beside the tree; HandOccNet's unit is 0.001 (metres), KeypointFusion's is 1."""
+    """Write the COCO-style file next to the tree; HandOccNet's unit is 0.001 (metres), KeypointFusion's is 1."""
     images, annotations, number = [], [], 0
     for s in range(len(SUBJECTS)):
         for q in range(sequences):

@@ -40,7 +40,7 @@ def mano(k: int) -> np.ndarray:
 
 
 def write(root: Path, annotations: int = 5, evaluations: int = 3, *, released: bool = False) -> Path:
-    """Write FreiHAND_pub_v2 (and FreiHAND_pub_v2_eval beside it) into `root`; the folder of the former."""
+    """Write FreiHAND_pub_v2 and, if `released`, FreiHAND_pub_v2_eval into `root`; return the folder of the former."""
     folder, later = root / "FreiHAND_pub_v2", root / "FreiHAND_pub_v2_eval"
     _write_labels(folder, "training", annotations, ("K", "xyz", "verts", "mano", "scale"))
     _write_labels(folder, "evaluation", evaluations, ("K", "scale"))
@@ -48,7 +48,7 @@ def write(root: Path, annotations: int = 5, evaluations: int = 3, *, released: b
         points = layouts.pixels(joints("training", k), camera(k))
         image = layouts.picture(SIZE, SIZE, points)
         for version in range(4):
-            image[:4, :4] = version * 80  # the corner tells the background
+            image[:4, :4] = version * 80  # the corner marks the background
             layouts.write_image(folder / f"training/rgb/{k + annotations * version:08d}.jpg", image)
         mask = np.zeros((SIZE, SIZE), np.uint8)
         (x0, y0), (x1, y1) = points.min(0).astype(int), points.max(0).astype(int) + 1

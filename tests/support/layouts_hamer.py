@@ -19,7 +19,7 @@ import numpy as np
 from tests.support import layouts
 
 WIDTH, HEIGHT = 224, 160
-ORIGIN = np.array([0.3, -0.2, 0.1])  # m: where the joints are is nobody's business
+ORIGIN = np.array([0.3, -0.2, 0.1])  # m, arbitrary: readers may not use it
 
 
 def K() -> np.ndarray:

@@ -31,7 +31,7 @@ def rotation(camera: str) -> np.ndarray:
 
 
 def position(capture: int, camera: str) -> np.ndarray:
-    """Of the camera in the world, mm."""
+    """Position of the camera in world coordinates, mm."""
     return np.array([100.0 + capture, -30, 50 + 10 * CAMERAS.index(camera)])
 
 
@@ -47,24 +47,24 @@ def world(capture: int, frame: int, side: str) -> np.ndarray:
     return joints @ rotation(CAMERAS[0]) + position(capture, CAMERAS[0])
 
 
-def seen(capture: int, frame: int, camera: str, side: str) -> np.ndarray:
+def in_camera(capture: int, frame: int, camera: str, side: str) -> np.ndarray:
     """(21, 3) mm in a camera's frame, our order, joint by joint."""
     R, t = rotation(camera), position(capture, camera)
     return np.array([R @ (point - t) for point in world(capture, frame, side)])
 
 
 def mano(capture: int, frame: int, side: str) -> dict:
-    """Pose as offsets from the mean, and turned as the world is; the first right hand has none."""
+    """Pose as offsets from the mean, rotated as the world frame is; the first right hand has none."""
     rng = np.random.default_rng([capture, frame, side == "left"])
     numbers = {"pose": rng.normal(0, 0.5, 48), "shape": rng.normal(0, 1, 10), "trans": rng.normal(0, 1, 3)}
     return {key: value.round(6).tolist() for key, value in numbers.items()}
 
 
-def write(root: Path, split: str = "test", *, frames: int = 3, images: bool = True, unseen=(), unknown=()) -> Path:
-    """Write one split into `root`, which is given back.
+def write(root: Path, split: str = "test", *, frames: int = 3, images: bool = True, hidden=(), unknown=()) -> Path:
+    """Write one split into `root` and return `root`.
 
     Args:
-        unseen: (image number, joint of 42) whose `joint_valid` is 0 in that image's annotation.
+        hidden: (image number, joint of 42) whose `joint_valid` is 0 in that image's annotation.
         unknown: (capture, frame, joint of 42) that the frame has no label of: `world_coord` is 1 there.
     """
     home = root / f"annotations/{split}"
@@ -93,18 +93,18 @@ def write(root: Path, split: str = "test", *, frames: int = 3, images: bool = Tr
                 for side in ("right", "left")
             }
             for camera in CAMERAS:
-                _write_image(root, split, data, capture, frame, camera, kind, images, unseen)
+                _write_image(root, split, data, capture, frame, camera, kind, images, hidden)
     for name, content in (("data", data), ("camera", cameras), ("joint_3d", joints), ("MANO_NeuralAnnot", meshes)):
         (home / f"InterHand2.6M_{split}_{name}.json").write_text(json.dumps(content))
     return root
 
 
-def _write_image(root, split, data, capture, frame, camera, kind, images, unseen) -> None:
+def _write_image(root, split, data, capture, frame, camera, kind, images, hidden) -> None:
     number, valid = len(data["images"]), np.zeros((42, 1), int)
-    points = [layouts.pixels(seen(capture, frame, camera, side), K(camera)) for side in hands(kind)]
+    points = [layouts.pixels(in_camera(capture, frame, camera, side), K(camera)) for side in hands(kind)]
     for side in hands(kind):
         valid[slice(0, 21) if side == "right" else slice(21, 42)] = 1
-    for joint in (j for n, j in unseen if n == number):
+    for joint in (j for n, j in hidden if n == number):
         valid[joint] = 0
     name = f"Capture{capture}/ROM01_Fist/cam{camera}/image{frame:04d}.jpg"
     if images:

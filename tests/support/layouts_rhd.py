@@ -1,7 +1,7 @@
 """Writes tiny RHD v2 trees in the layout of the released one; also a documentation of it.
 
     RHD_published_v2/
-      training/anno_training.pickle          {number: {"K": 3x3, "uv_vis": 42x3, "xyz": 42x3}}: px and seen, metres
+      training/anno_training.pickle          {number: {"K": 3x3, "uv_vis": 42x3, "xyz": 42x3}}: px, visible, metres
       training/{color,depth,mask}/%05d.png   320x320; depth: red holds the high byte, green the low, 65535 is 5 m
       evaluation/anno_evaluation.pickle      and so on
 
@@ -40,25 +40,25 @@ def depth(part: str, number: int) -> np.ndarray:
     return image
 
 
-def annotation(part: str, number: int, seen=(True, True)) -> dict:
-    """One entry of the pickle; `seen`: whether any joint of the left and of the right hand is."""
+def annotation(part: str, number: int, visible=(True, True)) -> dict:
+    """One entry of the pickle; `visible`: whether any joint of the left and of the right hand is visible."""
     uv_vis, xyz = [], []
-    for hand, visible in zip(("left", "right"), seen):
+    for hand, any_visible in zip(("left", "right"), visible):
         points = joints(part, number, hand)[ORDER]
-        flags = np.zeros((21, 1)) if not visible else (np.arange(21) != 7)[:, None]  # the other hand hides one
+        flags = np.zeros((21, 1)) if not any_visible else (np.arange(21) != 7)[:, None]  # the other hand hides one
         uv_vis.append(np.hstack([layouts.pixels(points, camera(number)), flags]))
         xyz.append(points / 1000)
     return {"K": camera(number), "uv_vis": np.vstack(uv_vis), "xyz": np.vstack(xyz)}
 
 
 def write(root: Path, training: int = 4, evaluation: int = 2) -> Path:
-    """Write RHD_published_v2 into `root`; its folder. Of training image 1 only the right hand is seen."""
+    """Write RHD_published_v2 into `root` and return its folder. In training image 1 only the right hand is visible."""
     folder = root / "RHD_published_v2"
     for part, count in (("training", training), ("evaluation", evaluation)):
         (folder / part).mkdir(parents=True)
         entries = {}
         for number in range(count):
-            entries[number] = annotation(part, number, seen=((part, number) != ("training", 1), True))
+            entries[number] = annotation(part, number, visible=((part, number) != ("training", 1), True))
             points = [layouts.pixels(joints(part, number, hand), camera(number)) for hand in ("left", "right")]
             layouts.write_image(folder / part / f"color/{number:05d}.png", layouts.picture(SIZE, SIZE, *points))
             steps = depth(part, number)

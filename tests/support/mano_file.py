@@ -1,6 +1,6 @@
-"""Writes numbers of one's own as the official MANO files hold them, byte by byte as Python 2 did it.
+"""Writes random arrays in the layout of the official MANO files, with the bytes that Python 2 wrote.
 
-Neither chumpy nor scipy is needed, and nothing here is of MANO but the layout.
+Neither chumpy nor scipy is needed. Only the layout is MANO's, not the numbers.
 """
 
 import io
@@ -14,7 +14,7 @@ from jaxhand.hand.skinned import PARENTS
 
 
 class Named:
-    """An object of a class that need not exist: it is pickled as `name`, "module.Class", and its attributes."""
+    """An object of a class that may not exist: it is pickled as `name`, "module.Class", with its attributes."""
 
     def __init__(self, name: str, **state):
         self.__class__ = type(name, (Named,), {})
@@ -48,7 +48,7 @@ class _Pickler(pickle._Pickler):
 
 
 def pickled(value, protocol: int = 2) -> bytes:
-    """The pickle, as Python 2 would have written it."""
+    """The pickle of a value as Python 2 would write it."""
     file = io.BytesIO()
     _Pickler(file, protocol=protocol).dump(value)
     return file.getvalue()
@@ -60,7 +60,7 @@ def chumpy(array) -> Named:
 
 
 def select(array, count: int) -> Named:
-    """The first `count` of the last axis, as the files hold their shape directions."""
+    """The first `count` of the last axis, in the form of the files' shape directions."""
     array = np.asarray(array)
     idxs = np.arange(array.size).reshape(array.shape)[..., :count]
     shape = {"idxs": idxs.ravel(), "preferred_shape": idxs.shape}
@@ -68,22 +68,22 @@ def select(array, count: int) -> Named:
 
 
 def sparse(dense, name: str = "scipy.sparse.csc.csc_matrix") -> Named:
-    """A matrix by columns, or by rows with "csr" in the name."""
+    """A matrix compressed by columns, or by rows if the name contains "csr"."""
     dense = np.asarray(dense)
     lines = dense if "csr" in name else dense.T
-    at = [np.flatnonzero(line) for line in lines]
+    nonzero = [np.flatnonzero(line) for line in lines]
     return Named(
         name,
         _shape=dense.shape,
         maxprint=50,
-        data=np.concatenate([line[index] for line, index in zip(lines, at)]),
-        indices=np.concatenate(at).astype(np.int32),
-        indptr=np.cumsum([0, *map(len, at)]).astype(np.int32),
+        data=np.concatenate([line[index] for line, index in zip(lines, nonzero)]),
+        indices=np.concatenate(nonzero).astype(np.int32),
+        indptr=np.cumsum([0, *map(len, nonzero)]).astype(np.int32),
     )
 
 
 def model(seed: int = 0) -> dict[str, np.ndarray]:
-    """Random numbers in the shapes of MANO, metres: joints in a hand's places, each vertex near one of them."""
+    """Random arrays in MANO's shapes, metres: joints at plausible positions, each vertex near one of them."""
     rng = np.random.default_rng(seed)
     joints = np.zeros((16, 3))
     for joint, parent in list(enumerate(PARENTS))[1:]:
@@ -105,13 +105,13 @@ def model(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def write(path: Path, numbers: dict[str, np.ndarray], protocol: int = 2) -> Path:
-    """Write a model such as `model()`; returns the path. Keys that the reader does not need are written too."""
-    more = np.concatenate([numbers["shapedirs"], np.ones((778, 3, 10))], -1)  # the files hold 20
-    content = dict(numbers) | {
+def write(path: Path, arrays: dict[str, np.ndarray], protocol: int = 2) -> Path:
+    """Write a model such as `model()`, with further keys that the reader does not need; returns the path."""
+    more = np.concatenate([arrays["shapedirs"], np.ones((778, 3, 10))], -1)  # the files have 20
+    content = dict(arrays) | {
         "shapedirs": select(more, 10),
-        "J_regressor": sparse(numbers["J_regressor"]),
-        "J": numbers["J_regressor"] @ numbers["v_template"],
+        "J_regressor": sparse(arrays["J_regressor"]),
+        "J": arrays["J_regressor"] @ arrays["v_template"],
         "bs_style": "lbs",
         "bs_type": "lrotmin",
     }

@@ -31,7 +31,7 @@ class Saved:
         self.storage, self.shape, self.strides, self.offset = storage, shape, strides, offset
 
     def arguments(self) -> tuple:
-        """Of the call that makes it."""
+        """Arguments of the call that creates the tensor."""
         return Storage(self.storage), self.offset, self.shape, self.strides, False, collections.OrderedDict()
 
     def __reduce__(self):
@@ -39,13 +39,13 @@ class Saved:
 
 
 class Storage:
-    """A flat array that is saved as a member of its own."""
+    """A flat array that is saved as a separate member."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
 
 
-class _Pickler(pickle._Pickler):  # in Python, whose `save_global` can name what is not there
+class _Pickler(pickle._Pickler):  # the Python version: its `save_global` can name classes that do not exist
     def __init__(self, file):
         super().__init__(file, protocol=2)
         self.storages = []
@@ -70,7 +70,7 @@ class _Pickler(pickle._Pickler):  # in Python, whose `save_global` can name what
 
 
 def named(module: str, name: str, base: type = object) -> type:
-    """A class that pickles name `module.name`, and that nothing else knows."""
+    """A class that is pickled under the name `module.name` without being importable there."""
     return type(name, (base,), {"__module__": module, "__qualname__": name})
 
 

@@ -1,8 +1,8 @@
-"""COCO-style JSON of hands, as mmpose converts data sets to: `images` and `annotations`, an annotation a hand.
+"""COCO-style JSON of hands, as mmpose converts data sets to: `images` and `annotations`, one annotation per hand.
 
 An annotation has `image_id` and `keypoints` (21 times x, y px and visibility), and it may have `joint_cam` (21x3 mm,
-OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbox` (x, y, width, height px). Where there
-is 3D, it or its image has `cam_param` (`focal` and `princpt`, px). Images are beside the file, or beside `annotations`.
+OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbox` (x, y, width, height px). With 3D
+labels, it or its image has `cam_param` (`focal` and `princpt`, px). Images are next to the file or to `annotations`.
 """
 
 import math
@@ -30,7 +30,7 @@ def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bo
         without_val: leave "val" out of "train".
 
     Raises:
-        UserError: naming the file, and the annotation where it is one of them that is wrong.
+        UserError: naming the file, and the annotation where one of them is wrong.
     """
     arrays = label_cache.cached([file], lambda: _parse(file))
     ids = arrays["image_id"] % period if period else arrays["image_id"]
@@ -40,7 +40,7 @@ def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bo
 class CocoSet(ImageDataset):
     """The hands of a COCO-style file as records."""
 
-    def __init__(self, file: Path, arrays: dict, order: str, kept):
+    def __init__(self, file: Path, arrays: dict[str, np.ndarray], order: str, kept: np.ndarray):
         self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
         self._arrays, self._order, self._kept = arrays, order, kept
 
@@ -48,24 +48,25 @@ class CocoSet(ImageDataset):
         return len(self._kept)
 
     def file(self, i: int) -> Path:
-        """The image file of record i."""
+        """Return the path of the image of record i."""
         return self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without its image."""
+        """Return record i without its image."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
-        file_name, hand, flat = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8"), np.isnan(a["joints"]).any()
+        file_name, hand = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8")
+        only_2d = np.isnan(a["joints"]).any()
         keypoints = to_our_order(a["keypoints"], self._order)  # (21, 3) x, y, visible
         visible = (keypoints[:, 2] > 0).astype(np.float32)
         return Record(
             image=None,
-            K=RULES["hamer"].camera(*a["size"]) if flat else a["K"],
-            keypoints_3d=np.zeros((21, 3), np.float32) if flat else to_our_order(a["joints"], self._order),
-            joint_valid=np.zeros(21, np.float32) if flat else visible,
+            K=RULES["hamer"].camera(*a["image_size"]) if only_2d else a["K"],
+            keypoints_3d=np.zeros((21, 3), np.float32) if only_2d else to_our_order(a["joints"], self._order),
+            joint_valid=np.zeros(21, np.float32) if only_2d else visible,
             hand=hand or "right",
             bbox=None if np.isnan(a["bbox"]).any() else a["bbox"],
-            keypoints_2d=keypoints[:, :2] if flat else None,
-            joint_valid_2d=visible if flat else None,
+            keypoints_2d=keypoints[:, :2] if only_2d else None,
+            joint_valid_2d=visible if only_2d else None,
             name=f"{file_name}#{hand}" if hand else file_name,
         )
 
@@ -86,10 +87,10 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
 
 
 def _row(annotation: dict, images: dict) -> dict:
-    """One annotation; NaN where it has no such numbers. Errors do not name it, `_parse` puts that in front."""
+    """Return the row of one annotation; NaN where it has no such numbers. Its errors do not name it: `_parse` does."""
     image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
     if image is None:
-        raise UserError(f"image_id {annotation['image_id']} is of no image in the file")
+        raise UserError(f"image_id {annotation['image_id']} belongs to no image in the file")
     if hand not in ("right", "left", None):
         raise UserError(f'hand_type must be "right" or "left", got {hand!r}')
     camera = annotation.get("cam_param") or image.get("cam_param") or {}
@@ -100,7 +101,7 @@ def _row(annotation: dict, images: dict) -> dict:
     return {
         "image_id": annotation["image_id"],
         "file_name": image["file_name"].encode(),
-        "size": (image["width"], image["height"]),
+        "image_size": (image["width"], image["height"]),
         "hand_type": (hand or "").encode(),
         "keypoints": _numbers(annotation, "keypoints", (21, 3)),
         "joints": _numbers(annotation, "joint_cam", (21, 3)),
@@ -110,7 +111,7 @@ def _row(annotation: dict, images: dict) -> dict:
 
 
 def _numbers(fields: dict, key: str, shape: tuple) -> np.ndarray:
-    """A field, in one list or in lists of lists; NaN where it is missing."""
+    """Return a field, in one list or in lists of lists, as an array of `shape`; NaN where it is missing."""
     values = np.array(np.full(shape, np.nan) if fields.get(key) is None else fields[key], np.float64)
     if values.size != math.prod(shape):
         raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {values.size} in all")

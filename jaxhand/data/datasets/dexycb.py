@@ -12,10 +12,9 @@ import yaml
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import dexycb_json, label_cache
-from jaxhand.data.datasets.base import ImageDataset
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import of_side
 from jaxhand.io import files
 
 SUBJECTS = (
@@ -27,7 +26,7 @@ SERIALS = (
     *("836212060125", "839512060362", "840412060917", "841412060263"),
     *("932122060857", "932122060861", "932122061900", "932122062010"),
 )
-SEQUENCES = 100  # of every subject
+SEQUENCES = 100  # per subject
 SPLITS = {  # setup and split → which subjects, cameras and sequences, by their numbers
     ("s0", "train"): (lambda s: True, lambda c: True, lambda q: q % 5 != 4),
     ("s0", "val"): (lambda s: s in (0, 1), lambda c: True, lambda q: q % 5 == 4),
@@ -51,64 +50,63 @@ def load(
     *,
     variant: str = "s0",
     without_val: bool = False,
+    mano: ManoLabels | None = None,
     depth: bool = True,
-    mano_mean: np.ndarray | None = None,
-    mano_components: np.ndarray | None = None,
     subjects: tuple[str, ...] = SUBJECTS,
     serials: tuple[str, ...] = SERIALS,
     sequences: int = SEQUENCES,
-):
+) -> "DexYCB | dexycb_json.DexYCBJson":
     """Read the labels of DexYCB; images are opened when their record is read.
 
-    The first time the labels of every frame are read, which takes minutes; then they are kept as a file a subject.
+    The first time the labels of every frame are read, which takes minutes; then they are kept, one file per subject.
 
     Args:
         path: the folder of the subjects and of `calibration`; for the variant "json" see `dexycb_json.load`.
         split: "train", "val" or "test".
         variant: the setup, "s0" (the default), "s1" (new subjects), "s2" (new cameras), "s3" (new objects), or "json".
         without_val: of no effect, "train" and "val" have nothing in common; for "json" see there.
+        mano: the poses are 45 coefficients of its components: records have a pose only where `hands_mean` and
+            `components` are both given. `mano_shape` of a left hand fits MANO_LEFT as released, whose shapedirs have
+            the x sign of the right hand.
         depth: read the depth images.
-        mano_mean: (45,) MANO's `hands_mean` for right hands, or (2,45) for right and left.
-        mano_components: (45,45) `hands_components`, or (2,45,45). The poses are 45 coefficients of them: records have a
-            pose only where both are given. `mano_shape` of a left hand goes with MANO_LEFT as released, whose x of
-            shapedirs has the sign of the right hand.
-        subjects, serials, sequences: other ones than the toolkit's, for a part of the set.
+        subjects, serials, sequences: which subjects and cameras, and how many sequences per subject, if not all.
 
     Returns:
         A `DexYCB`, or a `dexycb_json.DexYCBJson`.
 
     Raises:
-        UserError: the setup is unknown, or naming a file or folder that is missing, damaged or not as it should be.
+        UserError: the setup is unknown, or a file or folder is missing, damaged or malformed; the error names it.
     """
     folder, setup = Path(path).expanduser(), variant or "s0"
     if setup == "json":
-        return dexycb_json.load(folder, split, without_val=without_val, depth=depth, mano_mean=mano_mean)
+        return dexycb_json.load(folder, split, without_val=without_val, mano=mano, depth=depth)
     if (setup, split) not in SPLITS:
         raise UserError(f"dexycb-{setup}, {split}: unknown; there are s0, s1, s2, s3 and json, each train, val, test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; it holds {subjects[0]} and so on, and calibration")
     of_subject, of_camera, of_sequence = SPLITS[setup, split]
     cameras = [c for c in range(len(serials)) if of_camera(c)]
+    chosen = [subject for s, subject in enumerate(subjects) if of_subject(s)]
+    labels = label_cache.cached_parts(folder, [_subject(folder, subject, serials, sequences) for subject in chosen])
     parts, total = [], 0  # ids count the frames without a hand as well
-    for subject in (name for s, name in enumerate(subjects) if of_subject(s)):
-        part = _subject(folder, subject, serials, sequences)
+    for subject, part in zip(chosen, labels):
         rows = [part["start"][q] + c * part["frames"][q] + np.arange(part["frames"][q])
                 for q in range(sequences) if of_sequence(q) for c in cameras]  # fmt: skip
         rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        seen = ~(part["joints"][rows] == -1).all((1, 2))  # in metres as they are: -1 m is no hand
-        parts.append((subject, part, rows[seen], total + np.flatnonzero(seen)))
+        has_hand = ~(part["joints"][rows] == -1).all((1, 2))  # in metres as they are: -1 m is no hand
+        parts.append((subject, part, rows[has_hand], total + np.flatnonzero(has_hand)))
         total += len(rows)
     if not sum(len(rows) for _, _, rows, _ in parts):
         raise UserError(f"{folder}: no frame of dexycb-{setup}, {split} has a hand")
-    return DexYCB(folder, parts, serials, depth, mano_mean, mano_components)
+    return DexYCB(folder, parts, serials, depth, mano or ManoLabels())
 
 
 class DexYCB(ImageDataset):
-    """DexYCB's frames with a hand as records; `ids` (N,) are the toolkit's numbers of them."""
+    """The frames with a hand as records; `ids` (N,) are their numbers in the toolkit."""
 
-    def __init__(self, folder: Path, parts: list, serials: tuple, depth: bool, mano_mean, mano_components):
+    def __init__(self, folder: Path, parts: list[tuple], serials: tuple[str, ...], depth: bool, mano: ManoLabels):
         self._folder, self._parts, self._serials, self._depth = folder, parts, serials, depth
-        self._mano_mean, self._mano_components = mano_mean, mano_components
+        self._mano = mano
         self._ends = np.cumsum([len(rows) for _, _, rows, _ in parts])
         self._cameras = [_intrinsics(folder / f"calibration/intrinsics/{serial}_640x480.yml") for serial in serials]
         self.ids = np.concatenate([ids for _, _, _, ids in parts])
@@ -117,11 +115,11 @@ class DexYCB(ImageDataset):
         return len(self.ids)
 
     def file(self, i: int) -> Path:
-        """The image file of record i."""
+        """Return the path of the image of record i."""
         return self._folder / self.read_annotation(i).name
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Depth (H, W) of record i in mm, 0 where unknown, or None if it is not to be read."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if depth is not read."""
         return read_depth(depth_of(self.file(i)), self.read_annotation(i).name) if self._depth else None
 
     def read_annotation(self, i: int) -> Record:
@@ -145,31 +143,34 @@ class DexYCB(ImageDataset):
         )
 
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
-        """The files of the image and the depth of record i as they are."""
+        """Return the bytes of the image file and of the depth file of record i."""
         file = self.file(i)
         return files.read_bytes(file), files.read_bytes(depth_of(file)) if self._depth else None
 
     def _pose(self, pose: np.ndarray, hand: str) -> np.ndarray | None:
-        """3 angles and 45 coefficients (48,) → absolute axis-angles (48,)."""
-        mean, components = of_side(self._mano_mean, (45,), hand), of_side(self._mano_components, (45, 45), hand)
+        """Turn 3 angles and 45 coefficients (48,) into absolute axis-angles (48,); None without MANO's numbers."""
+        mean, components = self._mano.mean_of(hand), self._mano.components_of(hand)
         if mean is None or components is None or not pose.any():  # all 0: no MANO was fitted
             return None
         return np.concatenate([pose[:3], pose[3:] @ components + mean]).astype(np.float32)
 
 
-def _subject(folder: Path, subject: str, serials: tuple, sequences: int) -> dict[str, np.ndarray]:
-    """All labels of a subject; rows are frames, in the order of sequence, camera, frame."""
+def _subject(
+    folder: Path, subject: str, serials: tuple[str, ...], sequences: int
+) -> tuple[list[Path], label_cache.Builder]:
+    """Return the files that the labels of a subject depend on, and the function that reads them."""
     home = folder / subject
     if not home.is_dir():
         raise UserError(f"{home}: no such folder; the set is half-downloaded, or this is not the path of its subjects")
     names = sorted(entry.name for entry in home.iterdir() if entry.is_dir())
     if len(names) != sequences:
         raise UserError(f"{home}: holds {len(names)} sequences and not {sequences}; download and unpack it again")
-    changing = [home / name / place for name in names for place in ("meta.yml", *serials)]
-    return label_cache.cached(changing, lambda: _read(folder, home, names, serials))
+    sources = [home / name / place for name in names for place in ("meta.yml", *serials)]
+    return sources, lambda: _read(folder, home, names, serials)
 
 
-def _read(folder: Path, home: Path, names: list[str], serials: tuple) -> dict[str, np.ndarray]:
+def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read all labels of a subject; rows are frames, in the order of sequence, camera, frame."""
     files, frames, sides, betas = [], [], [], []
     for name in names:
         meta = _yaml(home / name / "meta.yml", ("num_frames", "mano_sides", "mano_calib"))
@@ -183,7 +184,7 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple) -> dict[st
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise UserError(f"{missing[0]}: no such file, as {len(missing)} of {len(files)}; the set is half-downloaded")
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for disks that answer late
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
         labels = list(pool.map(_labels, files))
     return {
         "name": np.array([name.encode() for name in names]),

@@ -1,8 +1,8 @@
 """DexYCB as most papers' code reads it: COCO-style files such as annotations/DEX_YCB_s0_train_data.json.
 
 An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`; frames without a hand are left
-out, and image ids are the toolkit's. HandOccNet's files have metres, KeypointFusion's have millimetres: which is told
-from the median distance, hands are 0.3 to 2 m away.
+out, and image ids are the toolkit's. HandOccNet's files have metres, KeypointFusion's have millimetres: the
+median distance decides, hands are 0.3 to 2 m away.
 """
 
 from pathlib import Path
@@ -12,11 +12,10 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.images.encoded import decode
 from jaxhand.data.record import Record
-from jaxhand.hand.mano_pose import of_side
 from jaxhand.io import files
 
 _ALL_VALID = np.ones(21, np.float32)
@@ -27,8 +26,8 @@ def load(
     split: str,
     *,
     without_val: bool = False,
+    mano: ManoLabels | None = None,
     depth: bool = True,
-    mano_mean: np.ndarray | None = None,
 ) -> "DexYCBJson":
     """Read a COCO-style file of DexYCB; the first time is slow, then its labels are kept.
 
@@ -37,37 +36,37 @@ def load(
             Images are where `file_name` says, from that folder on.
         split: "train", "val" (held out of it: whole sequences with all cameras) or "test".
         without_val: leave "val" out of "train".
-        depth: read the depth images, where they are beside the colour images.
-        mano_mean: as for `dexycb.load`. These files have axis-angles without it, so records have a pose only with it.
+        mano: these files have axis-angles without `hands_mean`, so records have a pose only where it is given.
+        depth: read the depth images, where they are next to the colour images.
 
     Raises:
-        UserError: naming the file, and the annotation where it is one of them that is wrong.
+        UserError: naming the file, and the annotation where one of them is wrong.
     """
     file = Path(path).expanduser()
     if file.suffix != ".json":
         file = file / f"annotations/DEX_YCB_s0_{'test' if split == 'test' else 'train'}_data.json"
     arrays = label_cache.cached([file], lambda: _parse(file))
     sequences = [name.rpartition(b"/")[0].rpartition(b"/")[0] for name in arrays["name"].tolist()]
-    return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano_mean)
+    return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano or ManoLabels())
 
 
 class DexYCBJson(ImageDataset):
-    """The hands of a COCO-style file as records; `ids` (N,) are the toolkit's numbers of them."""
+    """The hands of a COCO-style file as records; `ids` (N,) are their numbers in the toolkit."""
 
-    def __init__(self, file: Path, arrays: dict, kept: np.ndarray, depth: bool, mano_mean):
+    def __init__(self, file: Path, arrays: dict[str, np.ndarray], kept: np.ndarray, depth: bool, mano: ManoLabels):
         self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
-        self._arrays, self._kept, self._depth, self._mano_mean = arrays, kept, depth, mano_mean
+        self._arrays, self._kept, self._depth, self._mano = arrays, kept, depth, mano
         self.ids = arrays["id"][kept]
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def file(self, i: int) -> Path:
-        """The image file of record i."""
+        """Return the path of the image of record i."""
         return self._folder / self._name(i)
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
         file = self._depth_file(i)
         return None if file is None else read_depth(file, self._name(i))
 
@@ -76,7 +75,7 @@ class DexYCBJson(ImageDataset):
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         fx, fy, cx, cy = a["camera"].astype(np.float64)
         hand = str(a["side"], "ascii")
-        mean = of_side(self._mano_mean, (45,), hand)
+        mean = self._mano.mean_of(hand)
         posed = mean is not None and np.isfinite(a["pose"]).all()
         return Record(
             image=None,
@@ -90,7 +89,7 @@ class DexYCBJson(ImageDataset):
         )
 
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
-        """The files of the image and the depth of record i as they are."""
+        """Return the bytes of the image file and of the depth file of record i."""
         depth = self._depth_file(i)
         return files.read_bytes(self.file(i)), None if depth is None else files.read_bytes(depth)
 
@@ -140,12 +139,19 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
 
 
 def depth_of(color: Path) -> Path:
-    """The depth image that belongs to a colour image."""
+    """Return the path of the depth image that belongs to a colour image."""
     return color.with_name(color.stem.replace("color_", "aligned_depth_to_color_") + ".png")
 
 
 def read_depth(file: Path, name: str) -> np.ndarray:
-    """Depth (H, W) float32 mm, 0 where unknown; the file, of record `name`, has 16 bits and steps of 1 mm."""
+    """Read the depth image of record `name`, a PNG of 16 bits in steps of 1 mm.
+
+    Returns:
+        (H, W) float32 mm, 0 where unknown.
+
+    Raises:
+        UserError: the file is missing or not such an image.
+    """
     depth = decode(files.read_bytes(file), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
         raise UserError(f"{file}: the depth of {name} is not a whole 16-bit grey PNG; download it again")

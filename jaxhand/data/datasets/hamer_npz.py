@@ -1,7 +1,7 @@
-"""HaMeR's evaluation files: an .npz with a row a hand, and images in a folder elsewhere.
+"""HaMeR's evaluation files: an .npz with one row per hand, and images in another folder.
 
-`scale` is the sides of the box in pixels here, where the training tars have them / 200. Joints are metres about an
-unknown origin, or missing where there are labels in 2D only (HInt).
+Here `scale` is the width and height of the box in px; the training tars divide them by 200. Joints are metres relative
+to an unknown origin, or missing where there are labels in 2D only (HInt).
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxhand.data.datasets.base import SizedImageDataset
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
 
-BOX_UNIT = 200  # px that 1 of `scale` is in the training tars
+BOX_UNIT = 200  # px per unit of `scale` in the training tars
 SHAPES = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "center": 2, "scale": 2, "hand_pose": 48, "betas": 10}
 
 
@@ -26,7 +26,7 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
         path: the .npz file, such as freihand_val.npz or TEST_newdays_img_vis.npz.
         split: "val" is held out of the file by blocks of neighbouring hands; the others read it whole.
         without_val: leave "val" out of "train".
-        images: the folder that `imgname` starts from; without it the one that the file is in.
+        images: the folder that `imgname` starts from; without it the folder of the file.
 
     Raises:
         UserError: the file is missing, damaged, lacks a key, or is not in pixels.
@@ -42,7 +42,7 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
     for key, shape in SHAPES.items():
         value = content.get(f"hand_{key}" if key.startswith("keypoints") else key, np.zeros((count, np.prod(shape))))
         fields[key] = _floats(file, key, value, count)
-    fields["scale"] = np.broadcast_to(fields["scale"].reshape(count, -1), (count, 2))  # one number is both sides
+    fields["scale"] = np.broadcast_to(fields["scale"].reshape(count, -1), (count, 2))  # one number is width and height
     for key in ("right", "has_hand_pose", "has_betas"):
         fields[key] = _floats(file, key, content.get(key, np.full(count, key == "right")), count).reshape(-1)
     try:
@@ -66,74 +66,83 @@ class HaMeRNpz(SizedImageDataset):
         return len(self._kept)
 
     def file(self, i: int) -> Path:
-        """The image file of record i."""
+        """Return the path of the image of record i."""
         return self._images / self._names[self._kept[i]]
 
-    def sized(self, i: int, size: tuple[int, int]) -> Record:
-        """Record i without its image, of that width and height in px."""
+    def annotate(self, i: int, image_size: tuple[int, int]) -> Record:
+        """Return record i without its image, which has this width and height in px."""
         row = self._kept[i]
         hand = {key: values[row] for key, values in self._fields.items()}
         pose, betas = (hand[k] if hand[f"has_{k}"] > 0 else None for k in ("hand_pose", "betas"))
-        seen = hand["keypoints_2d"][:, 2] > 0
-        return hand_record(hand, hand["scale"], size, seen, pose, betas, f"{self._names[row]}#{row}")
+        labelled = hand["keypoints_2d"][:, 2] > 0
+        return hand_record(hand, hand["scale"], image_size, labelled, pose, betas, f"{self._names[row]}#{row}")
 
 
-def hand_record(hand: dict, sides: np.ndarray, size, seen: np.ndarray, pose, betas, name: str) -> Record:
-    """A record, without its image, of a hand as HaMeR writes it.
+def hand_record(
+    hand: dict[str, np.ndarray], box_size: np.ndarray, image_size: tuple[int, int], labelled: np.ndarray,
+    pose: np.ndarray | None, betas: np.ndarray | None, name: str,
+) -> Record:  # fmt: skip
+    """Make the record, without its image, of a hand in HaMeR's format.
 
-    The camera is not known: K is `the one of HaMeR's crop rule`, and the joints are put where it sees them nearest to their 2D
-    labels.
+    The camera is unknown: K is that of HaMeR's crop rule, and the joints are moved to where their projections are
+    nearest to the 2D labels.
 
     Args:
         hand: `keypoints_2d` (21,3), `keypoints_3d` (21,4) m, `center` (2,), `right`.
-        sides: (2,) px of the box.
-        size: width and height of the image.
-        seen: (21,) which 2D keypoints count.
-        pose, betas, name: as in the record.
+        box_size: (2,) width and height of the box, px.
+        image_size: width and height of the image, px.
+        labelled: (21,) bool, which 2D keypoints count.
+        pose: (48,) absolute axis-angles, or None.
+        betas: (10,) or None.
+        name: of the record.
     """
-    K, pixels, joints = RULES["hamer"].camera(*size), hand["keypoints_2d"][:, :2], hand["keypoints_3d"]
+    K, pixels, joints = RULES["hamer"].camera(*image_size), hand["keypoints_2d"][:, :2], hand["keypoints_3d"]
     valid = (joints[:, 3] > 0) & np.isfinite(joints).all(-1)
-    valid &= (joints[valid, :3] != 0).any()  # all 0 is no hand, whatever it claims
-    seen = seen & np.isfinite(pixels).all(-1)
+    valid &= (joints[valid, :3] != 0).any()  # all 0 is no hand, whatever the confidence
+    labelled = labelled & np.isfinite(pixels).all(-1)
     points = np.where(valid[:, None], joints[:, :3] * 1000, 0).astype(np.float64)
     if valid.any():
-        points[valid] = _placed(points[valid], pixels[valid], seen[valid], K, hand["center"], sides)
+        points[valid] = _placed(points[valid], pixels[valid], labelled[valid], K, hand["center"], box_size)
     return Record(
         image=None,
         K=K,
         keypoints_3d=points.astype(np.float32),
         joint_valid=valid.astype(np.float32),
         hand="right" if hand["right"] > 0 else "left",
-        bbox=np.concatenate([hand["center"] - sides / 2, hand["center"] + sides / 2]),
+        bbox=np.concatenate([hand["center"] - box_size / 2, hand["center"] + box_size / 2]),
         mano_pose=pose,
         mano_shape=betas,
         name=name,
-        keypoints_2d=np.where(seen[:, None], pixels, 0),
-        joint_valid_2d=seen.astype(np.float32),
+        keypoints_2d=np.where(labelled[:, None], pixels, 0),
+        joint_valid_2d=labelled.astype(np.float32),
     )
 
 
-def _placed(points: np.ndarray, pixels: np.ndarray, seen: np.ndarray, K: np.ndarray, center, sides) -> np.ndarray:
-    """Points (n, 3) mm moved to where K sees them at their pixels (n, 2), as far as they are seen.
+def _placed(
+    points: np.ndarray, pixels: np.ndarray, labelled: np.ndarray, K: np.ndarray, center: np.ndarray,
+    box_size: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Move points (n, 3) mm to where K projects them to `pixels` (n, 2), where they are `labelled` (n,).
 
-    u (z + tz) = f (x + tx) for u from the image's centre, and the same for v, are linear in t. With too few pixels to
-    tell, the points fill the box.
+    u (z + tz) = f (x + tx) for u from the image's centre, and the same for v, are linear in t. With too few pixels
+    the points fill the box.
     """
     points, focal = points - points[0], K[0, 0]
-    if seen.sum() >= 4:
-        u, (x, y, z) = pixels[seen] - K[:2, 2], points[seen].T
+    if labelled.sum() >= 4:
+        u, (x, y, z) = pixels[labelled] - K[:2, 2], points[labelled].T
         one, zero = np.full(len(x), focal), np.zeros(len(x))
         rows = np.concatenate([np.stack([one, zero, -u[:, 0]], -1), np.stack([zero, one, -u[:, 1]], -1)])  # (2n, 3)
         shift = np.linalg.lstsq(rows, np.concatenate([u[:, 0] * z - focal * x, u[:, 1] * z - focal * y]), rcond=None)[0]
         if (points[:, 2] + shift[2]).min() > 0:
             return points + shift
     low, high = points[:, :2].min(0), points[:, :2].max(0)
-    distance = focal * max((high - low).max(), 1) / sides.max()
+    distance = focal * max((high - low).max(), 1) / box_size.max()
     x, y = (center - K[:2, 2]) * distance / focal - (low + high) / 2
     return points + (x, y, distance)
 
 
-def _floats(file: Path, key: str, value, count: int) -> np.ndarray:
+def _floats(file: Path, key: str, value: object, count: int) -> np.ndarray:
+    """Return an array of the file as float32 with `count` rows."""
     try:
         value = np.asarray(np.asarray(value).tolist() if np.asarray(value).dtype == object else value, np.float32)
     except (TypeError, ValueError):

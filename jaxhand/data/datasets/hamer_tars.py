@@ -1,12 +1,12 @@
 """HaMeR's training tars: ten sets in one format, images and labels together, many of them labelled in 2D only.
 
-https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands: pixels, metres about an unknown
-origin, a box whose `scale` is its sides / 200, MANO's absolute axis-angles. The tars are not streamed: where everything
-is in one is found once, and any record can be read.
+https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands: pixels, metres relative to an
+unknown origin, a box whose `scale` is its width and height / 200, MANO's absolute axis-angles. The tars are not
+streamed: the place of each member is found once, and any record can be read.
 """
 
+import dataclasses
 import math
-import re
 import tarfile
 import typing
 from pathlib import Path
@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_npz, label_cache, splits
-from jaxhand.data.datasets.base import EncodedImageSource
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
 from jaxhand.data.datasets.hamer_npz import BOX_UNIT, SHAPES, hand_record
 from jaxhand.data.images.encoded import EncodedImage
-from jaxhand.data.images.header import size_from
+from jaxhand.data.images.header import read_image_size
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
 
@@ -32,17 +32,18 @@ def load(
     *,
     variant: str = "",
     without_val: bool = False,
+    mano: ManoLabels | None = None,
     least_confidence: float = 0.3,
     least_keypoints: int = 5,
     most_reprojection_loss: float = 31000.0,
     most_beta: float = 3.0,
     pose_and_shape_together: bool = True,
     zero_shape: bool = False,
-):
+) -> "HaMeRTars | hamer_npz.HaMeRNpz":
     """Read the labels of the tars of one set; images are read from the tars with their record.
 
-    The first time all tars are gone through; then their labels are kept as a file a tar. The defaults are HaMeR's own
-    filters, but for `zero_shape`.
+    The first time all tars are read; then their labels are kept, one file per tar. The defaults are HaMeR's own
+    filters, except `zero_shape`.
 
     Args:
         path: the folder of the tars of one set, such as dataset_tars/freihand-train; for the variant "npz" see
@@ -50,10 +51,11 @@ def load(
         split: "train", or "val" (held out of it by blocks of neighbouring samples). The tars have no test set.
         variant: "npz", or empty.
         without_val: leave "val" out of "train".
+        mano: not used, the poses are absolute axis-angles.
         least_confidence: 2D keypoints below it do not count.
         least_keypoints: hands with fewer 2D keypoints are left out.
-        most_reprojection_loss: hands whose MANO was fitted with a larger one, where it is known, are left out.
-        most_beta: shapes that go beyond it do not count.
+        most_reprojection_loss: hands whose MANO fit has a larger one are left out; hands without it are kept.
+        most_beta: shapes with a larger coefficient do not count.
         pose_and_shape_together: a pose without a shape does not count, nor a shape without a pose.
         zero_shape: hands without a shape have one of zeros, which pulls a model to the mean; HaMeR's recipe does.
 
@@ -61,7 +63,7 @@ def load(
         A `HaMeRTars`, or a `hamer_npz.HaMeRNpz`.
 
     Raises:
-        UserError: naming the tar, and the member of it, that is missing, damaged, or would run code.
+        UserError: naming the tar, and its member, that is missing, damaged, or would run code.
     """
     folder = Path(path).expanduser()
     if variant == "npz":
@@ -76,12 +78,11 @@ def load(
         inside = sorted({tar.parent.name for tar in folder.glob("*/*.tar")})
         hint = f"name one of its folders: {', '.join(inside)}" if inside else "it should hold 000000.tar and so on"
         raise UserError(f"{folder}: holds no tar; {hint}")
-    parts, numbers, total = [], [], 0
-    for tar in tars:
-        part = label_cache.cached([tar], lambda tar=tar: _read(tar))
+    parts = label_cache.cached_parts(folder, (([tar], lambda tar=tar: _read(tar)) for tar in tars))
+    numbers, total = [], 0
+    for part in parts:
         numbers.append(total + part["sample"])
         total += int(part["sample"][-1]) + 1
-        parts.append(part)
     keep = splits.keep(split, splits.blocks(np.concatenate(numbers), total), folder, without_val)
     chosen = np.zeros(sum(map(len, numbers)), bool)
     chosen[keep] = True
@@ -92,76 +93,85 @@ def load(
         rows.append(np.flatnonzero(mask & (counted >= least_keypoints) & well))
     if not sum(map(len, rows)):
         raise UserError(f"{folder}: the filters leave no hand of {split}")
-    limits = (least_confidence, most_beta, pose_and_shape_together, zero_shape)
-    return HaMeRTars(tars, parts, rows, limits)
+    return HaMeRTars(tars, parts, rows, _Filters(least_confidence, most_beta, pose_and_shape_together, zero_shape))
+
+
+class _Filters(typing.NamedTuple):
+    """Which labels of a hand count, as `load` describes."""
+
+    least_confidence: float
+    most_beta: float
+    pose_and_shape_together: bool
+    zero_shape: bool
 
 
 class HaMeRTars(EncodedImageSource):
     """The hands in HaMeR's tars as records."""
 
-    def __init__(self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], limits: tuple):
-        self._tars, self._parts, self._rows, self._limits = tars, parts, rows, limits
+    def __init__(self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], filters: _Filters):
+        self._tars, self._parts, self._rows, self._filters = tars, parts, rows, filters
         self._ends = np.cumsum([len(r) for r in rows])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def read_encoded(self, i: int) -> Record:
-        """Record i whose image is an `EncodedImage`."""
+        """Return record i with its image as an `EncodedImage`."""
         record, content = self.read_annotation(i), self.encoded(i)[0]
-        where = f"image {self._tars[self._place(i)[0]].parent / record.name}"
-        return Record(
-            **vars(record) | {"image": EncodedImage(content, where, exif=False)}
-        )  # labels are of the stored image
+        location = f"image {self._tars[self._tar_and_row(i)[0]].parent / record.name}"
+        image = EncodedImage(content, location, exif=False)  # the labels belong to the image as it is stored
+        return dataclasses.replace(record, image=image)
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without its image."""
-        t, row = self._place(i)
+        """Return record i without its image."""
+        t, row = self._tar_and_row(i)
         hand = {name: array[row] for name, array in self._parts[t].items()}
-        least_confidence, most_beta, together, zero_shape = self._limits
-        seen = hand["keypoints_2d"][:, 2] >= max(least_confidence, 1e-9)
-        posed, shaped = hand["has_hand_pose"] > 0, hand["has_betas"] > 0 and np.abs(hand["betas"]).max() <= most_beta
-        if together:
+        filters = self._filters
+        labelled = hand["keypoints_2d"][:, 2] >= max(filters.least_confidence, 1e-9)
+        posed = hand["has_hand_pose"] > 0
+        shaped = hand["has_betas"] > 0 and np.abs(hand["betas"]).max() <= filters.most_beta
+        if filters.pose_and_shape_together:
             posed = shaped = posed and shaped
-        shape = hand["betas"] if shaped else np.zeros(10, np.float32) if zero_shape else None
+        shape = hand["betas"] if shaped else np.zeros(10, np.float32) if filters.zero_shape else None
         member = f"{self._tars[t].name}/{str(hand['name'], 'utf-8')}#{hand['number']}"
-        sides = hand["scale"] * BOX_UNIT
-        return hand_record(hand, sides, hand["size"], seen, hand["hand_pose"] if posed else None, shape, member)
+        box_size, pose = hand["scale"] * BOX_UNIT, hand["hand_pose"] if posed else None
+        return hand_record(hand, box_size, hand["image_size"], labelled, pose, shape, member)
 
     def encoded(self, i: int) -> tuple[bytes, None]:
-        """The image file of record i as it is in the tar; there is no depth."""
-        t, row = self._place(i)
-        place, size = (int(self._parts[t][key][row]) for key in ("image_at", "image_bytes"))
+        """Return the bytes of the image file of record i; there is no depth."""
+        t, row = self._tar_and_row(i)
+        offset, length = (int(self._parts[t][key][row]) for key in ("image_offset", "image_bytes"))
         try:
             with self._tars[t].open("rb") as tar:
-                tar.seek(place)
-                return tar.read(size), None
+                tar.seek(offset)
+                return tar.read(length), None
         except OSError as error:
             raise UserError(f"{self._tars[t]}: cannot be read ({error.strerror})") from None
 
-    def _place(self, i: int) -> tuple[int, int]:
-        """The tar and the row in it of record i."""
+    def _tar_and_row(self, i: int) -> tuple[int, int]:
+        """Return the number of the tar of record i, and its row in the labels of the tar."""
         i = range(len(self))[i]
         t = int(np.searchsorted(self._ends, i, side="right"))
         return t, int(self._rows[t][i - int(self._ends[t])])  # a negative number counts from the end
 
 
 def _read(tar: Path) -> dict[str, np.ndarray]:
-    """The labels of all hands in a tar, and where their images are."""
+    """Read the labels of all hands in a tar, and the places of their images."""
     columns = {key: [] for key in (*SHAPES, *_SCALARS, "reprojection_loss")}
-    places = {key: [] for key in ("sample", "number", "name", "size", "image_at", "image_bytes")}
+    places = {key: [] for key in ("sample", "number", "name", "image_size", "image_offset", "image_bytes")}
     with tar.open("rb") as file:
         for sample, members in enumerate(_samples(tar, file)):
             image = next((members[ending] for ending in _IMAGE_ENDINGS if ending in members), None)
             if image is None or "data.pyd" not in members:
                 some = next(iter(members.values())).name
-                raise UserError(f"{tar}: {some} has no image or no data.pyd beside it; download the tar again")
-            size = _at(file, image.offset_data, lambda f: size_from(f.read, image.size))
+                raise UserError(f"{tar}: {some} has no image or no data.pyd next to it; download the tar again")
+            file.seek(image.offset_data)
+            size = read_image_size(file.read, image.size)
             if size is None:
                 raise UserError(f"{tar}: {image.name} is no JPEG or PNG image; download the tar again")
             labels = members["data.pyd"]
-            where = f"{tar}: {labels.name}"
-            for number, hand in enumerate(_hands(_at(file, labels.offset_data, lambda f: f.read(labels.size)), where)):
+            file.seek(labels.offset_data)
+            for number, hand in enumerate(_hands(file.read(labels.size), f"{tar}: {labels.name}")):
                 for key, values in columns.items():
                     values.append(hand[key])
                 place = (sample, number, image.name.encode(), size, image.offset_data, image.size)
@@ -179,14 +189,14 @@ def _read(tar: Path) -> dict[str, np.ndarray]:
         "sample": np.array(places["sample"], np.int32),
         "number": np.array(places["number"], np.int16),
         "name": np.array(places["name"]),
-        "size": np.array(places["size"], np.int32),
-        "image_at": np.array(places["image_at"], np.int64),
+        "image_size": np.array(places["image_size"], np.int32),
+        "image_offset": np.array(places["image_offset"], np.int64),
         "image_bytes": np.array(places["image_bytes"], np.int64),
     }
 
 
 def _samples(tar: Path, file: typing.BinaryIO) -> list[dict[str, tarfile.TarInfo]]:
-    """The members of a tar by what stands behind the first dot of their name, a dict a sample."""
+    """List the samples of a tar: for each a dict, file ending (all after the first dot of the name) → member."""
     samples = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as content:
@@ -198,21 +208,17 @@ def _samples(tar: Path, file: typing.BinaryIO) -> list[dict[str, tarfile.TarInfo
             end = content.offset
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{tar}: cut off or not a tar ({error}); download it again") from None
-    if not re.fullmatch(rb"\0{512}", _at(file, end, lambda f: f.read(512))):  # a whole tar ends with zeros
+    file.seek(end)
+    if file.read(512) != bytes(512):  # a complete tar ends with zeros
         raise UserError(f"{tar}: cut off or damaged after {len(samples)} samples; download it again")
     return list(samples.values())
 
 
-def _at(file: typing.BinaryIO, offset: int, read: typing.Callable):
-    file.seek(offset)
-    return read(file)
-
-
-def _hands(content: bytes, where: str) -> list[dict]:
-    """The hands of a pickle, checked, with every key of the columns."""
-    hands = pickles.load(content, where)
+def _hands(content: bytes, location: str) -> list[dict]:
+    """Read and check the hands of a pickle, with every key of the columns."""
+    hands = pickles.load(content, location)
     if not isinstance(hands, list):
-        raise UserError(f"{where}: must be a list of hands, not {type(hands).__name__}")
+        raise UserError(f"{location}: must be a list of hands, not {type(hands).__name__}")
     checked = []
     for number, hand in enumerate(hands):
         try:
@@ -223,6 +229,6 @@ def _hands(content: bytes, where: str) -> list[dict]:
             loss = fitting.get("reprojection_loss")
             row["reprojection_loss"] = math.nan if loss is None else float(np.asarray(loss).item())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: hand {number} is not as it should be ({error!r})") from None
+            raise UserError(f"{location}: hand {number} is not as it should be ({error!r})") from None
         checked.append(row)
     return checked

@@ -1,7 +1,7 @@
 """HInt: hands in the wild from three sources of video, right and left, labelled in 2D only.
 
 https://github.com/ddshan/hint. A hand is an image and a JSON file of one name, which ends in _r or _l. Frames of Ego4D
-are to be had from Ego4D alone: a set without them is read, and an image that is missing is named when it is.
+come from Ego4D alone: a set without them is read, and a missing image is an error only when its record is read.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import SizedImageDataset
+from jaxhand.data.datasets.base import ManoLabels, SizedImageDataset
 from jaxhand.data.record import Record
 from jaxhand.io import files
 
@@ -26,6 +26,7 @@ def load(
     *,
     variant: str = "",
     without_val: bool = False,
+    mano: ManoLabels | None = None,
     joints: str = "all",
 ) -> "HInt":
     """Read the labels of HInt; the first time is slow, then they are kept. Images are opened with their record.
@@ -33,9 +34,11 @@ def load(
     Args:
         path: HInt_annotation or HInt_annotation_partial, the folder of TEST_newdays_img and so on.
         split: "train", "val" or "test".
-        variant: one of `SOURCES` reads only that one; empty reads all that are there but "ego4d_seq", as the benchmark.
+        variant: one of `SOURCES` reads only that one; empty reads all that exist but "ego4d_seq", as the
+            benchmark does.
         without_val: of no effect, "train" and "val" have nothing in common.
-        joints: which ones count: "all", or those that the annotators found "visible" or "occluded".
+        mano: not used, the set has joints only.
+        joints: which joints count: "all", or those that the annotators marked "visible" or "occluded".
 
     Raises:
         UserError: naming a folder that is missing, or a file that is damaged.
@@ -56,24 +59,24 @@ def load(
 class HInt(SizedImageDataset):
     """The hands of HInt as records."""
 
-    def __init__(self, folder: Path, arrays: dict, joints: str):
+    def __init__(self, folder: Path, arrays: dict[str, np.ndarray], joints: str):
         self._folder, self._arrays, self._joints = folder, arrays, joints
 
     def __len__(self) -> int:
         return len(self._arrays["name"])
 
     def file(self, i: int) -> Path:
-        """The image file of record i."""
+        """Return the path of the image of record i."""
         return self._folder / str(self._arrays["name"][i], "utf-8")
 
-    def sized(self, i: int, size: tuple[int, int]) -> Record:
-        """Record i without its image, of that width and height in px."""
+    def annotate(self, i: int, image_size: tuple[int, int]) -> Record:
+        """Return record i without its image, which has this width and height in px."""
         name, bbox, keypoints, occluded = (self._arrays[k][i] for k in ("name", "bbox", "keypoints", "occluded"))
         counted = {"all": np.ones(21, bool), "visible": ~occluded, "occluded": occluded}[self._joints]
         name = str(name, "utf-8")
         return Record(
             image=None,
-            K=RULES["hamer"].camera(*size),
+            K=RULES["hamer"].camera(*image_size),
             keypoints_3d=np.zeros((21, 3), np.float32),
             joint_valid=np.zeros(21, np.float32),
             hand="right" if name.endswith("_r.jpg") else "left",
@@ -89,7 +92,7 @@ def _read(homes: list[Path]) -> dict[str, np.ndarray]:
     for home in homes:
         for file in sorted(home.glob("*.json")):
             if file.stem[-2:] not in ("_r", "_l"):
-                raise UserError(f"{file}: the name must end in _r or _l, which tells the hand")
+                raise UserError(f"{file}: the name must end in _r or _l, for right or left")
             try:
                 (hand,) = json.loads(files.read_bytes(file))
                 columns["bbox"].append(np.reshape(np.float32(hand["bbox"]), 4))
@@ -107,10 +110,10 @@ def _read(homes: list[Path]) -> dict[str, np.ndarray]:
 
 
 def _corners(boxes: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) as corners x0, y0, x1, y1.
+    """Return boxes (N, 4) as corners x0, y0, x1, y1 px.
 
-    The files do not say whether they have corners or a corner and a size: the reading whose boxes are nearer to those
-    around the keypoints is taken.
+    The format of the files is not documented: corners, or a corner and a size. The reading whose boxes are nearer to
+    the boxes around `keypoints` (N, 21, 2) is taken.
     """
     corners, sizes = boxes, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1)
     tight = np.concatenate([keypoints.min(1), keypoints.max(1)], -1)  # (N, 4)

@@ -1,4 +1,4 @@
-"""Reads the entries of large JSON files one by one, so that no more than a few MB of them is ever in memory."""
+"""Read the entries of large JSON files one by one: only a few MB of a file are in memory at a time."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _PIECE = 2**22  # characters read at once
 
 
 def entries(file: Path, key: str) -> typing.Iterator[dict]:
-    """The objects of the list that a JSON file, an object, has under `key`; its first list of that name counts.
+    """Yield the objects of the list under `key` of the JSON object in a file; the first list of that name counts.
 
     Raises:
         UserError: naming the file: it cannot be read, has no such list, or is cut off in it.
@@ -33,19 +33,19 @@ def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) ->
         if not more:
             raise UserError(f"{file}: has no list {key!r}; it is another file, or cut off: download it again")
         text = text[-len(key) - 64 :] + more
-    text, at, count, decode = text, found.end(), 0, json.JSONDecoder().raw_decode
+    position, count, decode = found.end(), 0, json.JSONDecoder().raw_decode
     separators = re.compile(r"[\s,]*")
     while True:
-        at = separators.match(text, at).end()
-        if text.startswith("]", at):
+        position = separators.match(text, position).end()
+        if text.startswith("]", position):
             return
         try:
-            entry, at = decode(text, at)
+            entry, position = decode(text, position)
         except ValueError:
             more = content.read(_PIECE)
             if not more:
                 raise UserError(f"{file}: cut off or damaged after {count} {key}; download it again") from None
-            text, at = text[at:] + more, 0
+            text, position = text[position:] + more, 0
             continue
         if not isinstance(entry, dict):
             raise UserError(f"{file}: entry {count} of {key} is not an object")

@@ -1,6 +1,6 @@
-"""A set packed into a few ArrayRecord files with a checksum each: fast to copy, to read at random and to check.
+"""A data set packed into a few ArrayRecord files with a checksum each: fast to copy, to read at random and to check.
 
-A folder holds `packed.json` (`Manifest`) and shards of records: a Record as MessagePack, image and depth encoded in it.
+A folder holds `packed.json` (`Manifest`) and shards of records: each is MessagePack, with encoded image and depth.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ from flax import serialization
 from jaxhand.config import UserError
 from jaxhand.data.datasets.base import EncodedImageSource
 from jaxhand.data.images.encoded import EncodedImage, decode
-from jaxhand.data.record import Record
+from jaxhand.data.record import Record, Source
 
 FORMAT = 1
 
 
 @dataclasses.dataclass
 class Manifest:
-    """What `packed.json` says."""
+    """The content of `packed.json`."""
 
-    name: str  # of the set, such as "dexycb-s1"
-    shard_size: int  # records in each shard but a split's last
+    name: str  # of the data set, such as "dexycb-s1"
+    shard_size: int  # records in each shard; the last one of a split may have fewer
     version: str  # of jaxhand
     format: int = FORMAT
     complete: bool = False
@@ -35,7 +35,11 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
-        """Raises UserError where there is none, or one that this version cannot read."""
+        """Read the manifest of a folder.
+
+        Raises:
+            UserError: there is none, it is damaged, or this version cannot read it.
+        """
         path = folder / "packed.json"
         try:
             fields = json.loads(path.read_text())
@@ -50,29 +54,29 @@ class Manifest:
             raise UserError(f"{path} is damaged: delete {folder} and pack the set again") from None
 
     def write(self, folder: Path) -> None:
-        """Write it whole or not at all."""
-        draft = folder / "packed.json.part"
-        draft.write_text(json.dumps(dataclasses.asdict(self)))
-        os.replace(draft, folder / "packed.json")
+        """Write `packed.json` into a folder, completely or not at all."""
+        part = folder / "packed.json.part"
+        part.write_text(json.dumps(dataclasses.asdict(self)))
+        os.replace(part, folder / "packed.json")
 
 
 def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) -> "PackedSet":
-    """A split of a packed set; the sizes of its files are checked, their contents when they are read.
+    """Open a split of a packed set. File sizes are checked now, contents when they are read.
 
     Args:
         path: the folder.
         split: "train", "val" or "test".
-        kind: the name that it is read by: the one it was packed by.
-        without_val: leave what is held out as "val" out of "train".
+        kind: the name that the set was packed by.
+        without_val: leave the records that are held out as "val" out of "train".
 
     Raises:
-        UserError: it is not complete, of another set, has no such split, or a file is missing or cut off.
+        UserError: the set is not complete, has another name or no such split, or a file is missing or cut off.
     """
     folder = Path(path).expanduser()
     manifest = Manifest.read(folder)
     again = f"run `python -m jaxhand.convert data {manifest.name} SOURCE {folder}` again"
     if not manifest.complete:
-        raise UserError(f"{folder}: packing has not come to its end: {again}")
+        raise UserError(f"{folder}: packing was not finished: {again}")
     if manifest.name != kind:
         raise UserError(f"{folder} holds {manifest.name}: call it {manifest.name}:{path}")
     train = manifest.splits.get("train", {})
@@ -95,26 +99,26 @@ def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) 
 
 
 class PackedSet(EncodedImageSource):
-    """A source: the records `indices` of shards."""
+    """The records `indices` of shards as a source."""
 
     def __init__(self, folder: Path, shards: list[dict], indices: np.ndarray):
         self._files = [folder / shard["file"] for shard in shards]
         counts = [shard["count"] for shard in shards]
         self._starts, self._indices = np.cumsum(counts) - counts, indices
-        self._readers = [None] * len(shards)  # opened when they are needed
+        self._readers = [None] * len(shards)  # each is opened when it is needed
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def read_encoded(self, i: int) -> Record:
-        """Record i whose image is an `EncodedImage`."""
+        """Return record i with its image as an `EncodedImage`."""
         fields = self._fields(i)
-        depth, where = fields.get("depth"), f"image {fields['name']} in {self._files[0].parent}"
-        photo = EncodedImage(fields["image"], where)
-        return Record(**fields | {"image": photo, "depth": None if depth is None else _depth(depth)})
+        depth, location = fields.get("depth"), f"image {fields['name']} in {self._files[0].parent}"
+        image = EncodedImage(fields["image"], location)
+        return Record(**fields | {"image": image, "depth": None if depth is None else _depth(depth)})
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without image and depth."""
+        """Return record i without image and depth."""
         return Record(**self._fields(i) | {"image": None, "depth": None})
 
     def _fields(self, i: int) -> dict:
@@ -131,12 +135,12 @@ class PackedSet(EncodedImageSource):
             ) from None
 
 
-def encode(source, i: int) -> bytes:
-    """Record i of a source as bytes that `PackedSet` reads back equal.
+def encode(source: Source, i: int) -> bytes:
+    """Encode record i of a source as bytes that `PackedSet` reads back equal.
 
-    The bytes of its image file, which a source may offer as the first of `encoded(i)`, are kept where they decode to
-    the record's image; else that is packed as PNG. Depth becomes a PNG of 16 bits, or of four bytes where it is not in
-    whole mm.
+    A source may offer the bytes of the image file as the first result of `encoded(i)`. They are kept where they decode
+    to the image of the record; else the image is packed as PNG. Depth becomes a PNG of 16 bits, or of four bytes where
+    it is not in whole mm.
     """
     record = source[i]
     fields = {key: value for key, value in vars(record).items() if value is not None}
@@ -158,6 +162,6 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _depth(content: bytes) -> np.ndarray:
-    """(H, W) mm."""
+    """Decode a depth image: (H, W) float32 mm."""
     pixels = decode(content, cv2.IMREAD_UNCHANGED)
     return pixels.astype(np.float32) if pixels.ndim == 2 else pixels.view(np.float32)[..., 0]

@@ -1,7 +1,7 @@
-"""RHD v2: rendered people, both hands of every image, 320x320, with depth; metres in the OpenCV frame, tips first.
+"""RHD v2: rendered people, 320x320, both hands, with depth; metres in the OpenCV frame, fingertips first.
 
-https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. One pickle a split holds 42
-joints an image, the left hand's before the right's.
+https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. Each split has one
+pickle with 42 joints per image, those of the left hand before those of the right.
 """
 
 from pathlib import Path
@@ -10,55 +10,66 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import pickles
 
 HANDS = ("left", "right")  # joints 0-20 and 21-41
-DEPTH_UNIT = 5000 / 65535  # mm of one step of the depth images: the largest value is 5 m
+DEPTH_UNIT = 5000 / 65535  # mm per step of the depth images: the largest value is 5 m
 _SHAPES = {"K": (3, 3), "uv_vis": (42, 3), "xyz": (42, 3)}
 _ALL_VALID = np.ones(21, np.float32)
 
 
-def load(path: str | Path, split: str, *, variant: str = "", without_val: bool = False, depth: bool = True):
+def load(
+    path: str | Path,
+    split: str,
+    *,
+    variant: str = "",
+    without_val: bool = False,
+    mano: ManoLabels | None = None,
+    depth: bool = True,
+) -> "RHD | coco.CocoSet":
     """Read the labels of RHD; images are opened when their record is read.
 
-    A record is a hand of which at least one joint is seen. All its joints are labelled, hidden ones too.
+    A record is a hand with at least one visible joint. All its joints are labelled, hidden ones too.
 
     Args:
         path: RHD_published_v2, or a COCO-style JSON file of one split.
         split: "train", "val" (held out of it by blocks of neighbouring images) or "test", the set's evaluation.
-        variant: none is known.
+        variant: must be empty.
         without_val: leave "val" out of "train".
+        mano: not used, the set has joints only.
         depth: read the depth images where there are any.
 
     Returns:
-        An `RHD`, or of a JSON file a `coco.CocoSet`.
+        An `RHD`; for a JSON file a `coco.CocoSet`.
 
     Raises:
-        UserError: naming the file of labels, if it is missing, damaged or not in this set's units or shapes.
+        UserError: naming the file of labels, if it is missing, damaged, or has other units or shapes.
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "training"
     if variant:
-        raise UserError(f"rhd-{variant}: unknown; say rhd:PATH")
+        raise UserError(f"rhd-{variant}: unknown; write rhd:PATH")
     if folder.suffix == ".json":
         return coco.load(folder, split, order="rhd", without_val=without_val)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; it holds training/color, training/anno_training.pickle and so on")
     file = folder / part / f"anno_{part}.pickle"
     arrays = label_cache.cached([file], lambda: _read(file))
-    shown = (arrays["uv_vis"][..., 2] == 1).reshape(-1, 2, 21).any(-1)  # (N, 2)
-    images, hands = np.nonzero(shown)
-    kept = splits.keep(split, splits.blocks(images, len(shown)), folder, without_val)
+    visible = (arrays["uv_vis"][..., 2] == 1).reshape(-1, 2, 21).any(-1)  # (N, 2)
+    images, hands = np.nonzero(visible)
+    kept = splits.keep(split, splits.blocks(images, len(visible)), folder, without_val)
     return RHD(folder, part, arrays, images[kept], hands[kept], depth)
 
 
 class RHD(ImageDataset):
     """RHD's hands as records, in the order of the images, left before right."""
 
-    def __init__(self, folder: Path, part: str, arrays: dict, images: np.ndarray, hands: np.ndarray, depth: bool):
+    def __init__(
+        self, folder: Path, part: str, arrays: dict[str, np.ndarray], images: np.ndarray, hands: np.ndarray, depth: bool
+    ):
         self._folder, self._part, self._arrays, self._depth = folder, part, arrays, depth
         self._images, self._hands = images, hands  # (n,) rows of the arrays, and which of `HANDS`
 
@@ -66,18 +77,18 @@ class RHD(ImageDataset):
         return len(self._images)
 
     def file(self, i: int) -> Path:
-        """The image file of record i."""
+        """Return the path of the image of record i."""
         return self._folder / self._file(i, "color")
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Depth (H, W) of record i in mm, 0 where unknown, or None where there is none."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
         file = self._folder / self._file(i, "depth")
         if not self._depth or not file.parent.is_dir():
             return None
         return read_two_channels(file, high="red", unit=DEPTH_UNIT)
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without image and depth."""
+        """Return record i without image and depth."""
         row, hand = self._images[i], int(self._hands[i])
         joints = self._arrays["xyz"][row, 21 * hand : 21 * hand + 21]  # (21, 3)
         return Record(

@@ -1,1 +1,1 @@
-"""Encoded image files: header, decoding of no more than a crop needs, depth images."""
+"""Encoded image files: their headers, decoding of the part that a crop needs, depth images."""

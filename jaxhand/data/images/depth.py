@@ -1,4 +1,4 @@
-"""Depth images: PNGs of 16 bits, or with those spread over the red and the green channel."""
+"""Depth images: PNG files with 16 bits in one channel, or with 8 bits each in the red and the green channel."""
 
 from pathlib import Path
 
@@ -11,7 +11,14 @@ from jaxhand.io import files
 
 
 def read_grey(file: str | Path, width: int, height: int) -> np.ndarray:
-    """A 16-bit grey PNG in mm of an image's size as (H, W) float32 mm, 0 where unknown.
+    """Read a 16-bit grey PNG in mm.
+
+    Args:
+        file: the PNG.
+        width, height: size of its colour image in px, which it must have.
+
+    Returns:
+        (H, W) float32 mm, 0 where unknown.
 
     Raises:
         UserError: the file is missing or not such an image.
@@ -23,12 +30,15 @@ def read_grey(file: str | Path, width: int, height: int) -> np.ndarray:
 
 
 def read_two_channels(file: Path, *, high: str, unit: float) -> np.ndarray:
-    """Depth as (H, W) float32 mm, 0 where unknown.
+    """Read a PNG whose depth is spread over the red and the green channel.
 
     Args:
         file: the PNG.
         high: "red" or "green", the channel of the high byte; the other one holds the low byte.
-        unit: mm of one step.
+        unit: mm per step.
+
+    Returns:
+        (H, W) float32 mm, 0 where unknown.
 
     Raises:
         UserError: the file is missing or not such an image.
@@ -37,5 +47,5 @@ def read_two_channels(file: Path, *, high: str, unit: float) -> np.ndarray:
     image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None  # (H, W, 3) blue, green, red
     if image is None or image.dtype != np.uint8 or image.shape[2:] != (3,):
         raise UserError(f"{file}: not a whole depth image of 3 channels of 8 bits; download it again")
-    most, least = (image[..., c].astype(np.uint16) for c in ((2, 1) if high == "red" else (1, 2)))
-    return (most * 256 + least) * np.float32(unit)
+    high_byte, low_byte = (image[..., c].astype(np.uint16) for c in ((2, 1) if high == "red" else (1, 2)))
+    return (high_byte * 256 + low_byte) * np.float32(unit)

@@ -1,4 +1,7 @@
-"""`python -m jaxhand.data.synthetic --preview sheet.png`: draw a page of synthetic hands."""
+"""`python -m jaxhand.data.synthetic --preview sheet.png`: write a sheet of synthetic hands.
+
+The same as `jaxhand synthetic`.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Pictures of scenes: the traced hand, what it holds, a wall with clutter, seen by a colour and a depth camera."""
+"""Images of scenes: the traced hand, a held object, a wall with clutter, as a colour and a depth camera record them."""
 
 import functools
 import typing
@@ -7,30 +7,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.data.synthetic.raytrace import FAR_MM, Cone, Skin, distance, dot, meet, times, trace_hand, unit, wave
+from jaxhand.data.synthetic.raytrace import (
+    FAR_MM,
+    Cone,
+    TracedHand,
+    distance,
+    dot,
+    intersect_cone,
+    scaled,
+    trace_hand,
+    unit,
+    wave,
+)
 from jaxhand.data.synthetic.scene import Scene
 from jaxhand.hand.builtin import body
 
 
-class Pictures(typing.NamedTuple):
-    """What the camera gives, and what only the world knows."""
+class Images(typing.NamedTuple):
+    """The images of the two cameras, and the exact depth and mask behind them."""
 
     image: jax.Array  # (B, S, S, 3) uint8
-    sensor: jax.Array  # (B, S, S) uint16 mm, noisy, 0 where nothing is measured
-    depth: jax.Array  # (B, S, S) float32 mm, exact
+    sensor_depth: jax.Array  # (B, S, S) uint16 mm, noisy, 0 where nothing is measured
+    exact_depth: jax.Array  # (B, S, S) float32 mm
     mask: jax.Array  # (B, S, S) uint8: 0 wall and clutter, 1 hand and forearm, 2 the held object
 
 
-def render(scene: Scene, size: int, *, cull: bool = True) -> Pictures:
-    """Take the pictures of scenes (leading axis B), `size` px square. `cull=False` tries every cone on every ray.
+def render(scene: Scene, size: int, *, cull: bool = True) -> Images:
+    """Render scenes.
 
-    Best called outside of `jax.jit`: compiled as one, XLA fuses the steps and repeats earlier ones for every pixel.
+    Call it outside of `jax.jit`: compiled as one program, XLA fuses the steps and repeats earlier ones for every pixel.
+
+    Args:
+        scene: leading axis B.
+        size: side of the square images, px.
+        cull: as for `raytrace.trace_hand`.
     """
     return _compose(scene, trace_hand(scene, size, cull), size)
 
 
-def intrinsics(window, size: int) -> np.ndarray:
-    """The K (B, 3, 3) of images `size` px wide that show `window` (B, 3): centre x, y and side at z = 1."""
+def intrinsics(window: np.ndarray, size: int) -> np.ndarray:
+    """Return K (B, 3, 3) of images `size` px wide that show `window` (B, 3): centre x, y and side at z = 1."""
     window = np.asarray(window)
     K = np.tile(np.eye(3, dtype=np.float32), (len(window), 1, 1))
     K[:, 0, 0] = K[:, 1, 1] = focal = size / window[:, 2]
@@ -40,9 +56,9 @@ def intrinsics(window, size: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=2)
 @functools.partial(jax.vmap, in_axes=(0, 0, None))
-def _compose(scene: Scene, skin: Skin, size: int) -> Pictures:
-    """The scenes' pictures from their traced hands."""
-    skin = Skin(*(field[:size, :size] for field in skin))
+def _compose(scene: Scene, hand: TracedHand, size: int) -> Images:
+    """Compose the images of scenes with their traced hands."""
+    hand = TracedHand(*(field[:size, :size] for field in hand))
     unit = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size - 0.5
     u, v = jnp.broadcast_to(unit[None, :], (size, size)), jnp.broadcast_to(unit[:, None], (size, size))
     ray = (scene.window[0] + u * scene.window[2], scene.window[1] + v * scene.window[2], jnp.ones_like(u))
@@ -50,32 +66,32 @@ def _compose(scene: Scene, skin: Skin, size: int) -> Pictures:
     ray = tuple(r / length for r in ray)
 
     color, depth = _background(scene, ray, u, v)
-    shadow = _shadow(scene, times(ray, depth * length), skin.distance)
+    shadow = _shadow(scene, scaled(ray, depth * length), hand.distance)
     color = [c * shadow for c in color]
-    hand_depth = skin.distance / length
-    is_hand = skin.distance < jnp.minimum(FAR_MM / 2, depth * length)
-    thing_color, thing_distance = _held_object(scene, ray)
-    is_thing = thing_distance < jnp.where(is_hand, skin.distance, jnp.minimum(FAR_MM / 2, depth * length))
-    depth = jnp.where(is_thing, thing_distance / length, jnp.where(is_hand, hand_depth, depth))
-    color = [jnp.where(is_hand, s, c) for s, c in zip(skin[1:], color)]
-    color = jnp.stack([jnp.where(is_thing, s, c) for s, c in zip(thing_color, color)])  # (3, S, S)
+    hand_depth = hand.distance / length
+    is_hand = hand.distance < jnp.minimum(FAR_MM / 2, depth * length)
+    object_color, object_distance = _held_object(scene, ray)
+    is_object = object_distance < jnp.where(is_hand, hand.distance, jnp.minimum(FAR_MM / 2, depth * length))
+    depth = jnp.where(is_object, object_distance / length, jnp.where(is_hand, hand_depth, depth))
+    color = [jnp.where(is_hand, s, c) for s, c in zip(hand[1:], color)]
+    color = jnp.stack([jnp.where(is_object, s, c) for s, c in zip(object_color, color)])  # (3, S, S)
 
-    noise = body.mix(jnp.arange(size * size, dtype=jnp.uint32).reshape(size, size) ^ scene.salt)
-    mask = jnp.where(is_thing, 2, jnp.where(is_hand, 1, 0)).astype(jnp.uint8)
-    return Pictures(_expose(scene, color, noise), _sense(scene, depth, u, v, noise), depth, mask)
+    noise = body.hash_bits(jnp.arange(size * size, dtype=jnp.uint32).reshape(size, size) ^ scene.salt)
+    mask = jnp.where(is_object, 2, jnp.where(is_hand, 1, 0)).astype(jnp.uint8)
+    return Images(_expose(scene, color, noise), _sense(scene, depth, u, v, noise), depth, mask)
 
 
 def _background(scene: Scene, ray, u, v):
-    """The wall and what lies on it: linear colours (three of (S, S)) and depth."""
+    """The wall and the clutter on it: linear colours (three of (S, S)) and depth (S, S) mm."""
     nx, ny, nz, away, gap = scene.wall
     wall = away / jnp.maximum(nx * ray[0] + ny * ray[1] + nz * ray[2], 0.05) * ray[2]  # depth
     fx, fy, gx, gy, coarse, fine, slope_x, slope_y = scene.wall_pattern
     pattern = 1 + coarse * wave(fx * u + fy * v + 0.2 * wave(0.3 * gx * u)) + fine * wave(gx * u + gy * v + coarse)
     color = tuple(jnp.broadcast_to(c * pattern, u.shape) for c in scene.wall_color)
 
-    def put(total, thing):
+    def put(total, clutter):
         color, lifted = total
-        (px, py, sx, sy, c, s, shown, round_, sharp, height, stripes, rate, shadow), tint = thing
+        (px, py, sx, sy, c, s, shown, round_, sharp, height, stripes, rate, shadow), tint = clutter
         x, y = u - px, v - py
         a, b = (c * x + s * y) / sx, (c * y - s * x) / sy
         edge = jnp.where(round_ > 0, jnp.sqrt(a * a + b * b + 1e-9), jnp.maximum(jnp.abs(a), jnp.abs(b)))
@@ -91,17 +107,22 @@ def _background(scene: Scene, ray, u, v):
     return [c * light * tint for c, tint in zip(color, scene.light_color)], depth
 
 
-def _shadow(scene: Scene, wall, hand) -> jax.Array:
-    """How much light (S, S) reaches the wall's points past the hand, known by its distance (S, S) along every ray.
+def _shadow(scene: Scene, wall: tuple, hand: jax.Array) -> jax.Array:
+    """The share of light (S, S) that reaches points of the wall.
 
-    Walks from the wall towards the light; a step that comes to lie behind the skin, and not far behind, is in the hand.
+    It walks from the wall towards the light: a point a little behind the skin lies in the hand.
+
+    Args:
+        scene: the light and the wall.
+        wall: the points, three components (S, S) mm.
+        hand: (S, S) distance of the hand along each ray, mm.
     """
     size = hand.shape[0]
     x, y, side = scene.window
     rise = jnp.maximum(-jnp.sum(scene.light * scene.wall[:3]), 0.3)
 
-    def step(shade, height):  # mm over the wall
-        point = tuple(w + height / rise * l for w, l in zip(wall, scene.light))
+    def step(shade, height):  # mm above the wall
+        point = tuple(w + height / rise * s for w, s in zip(wall, scene.light))
         column = jnp.clip(((point[0] / point[2] - x) / side + 0.5) * size, 0, size - 1).astype(jnp.int32)
         row = jnp.clip(((point[1] / point[2] - y) / side + 0.5) * size, 0, size - 1).astype(jnp.int32)
         behind = jnp.sqrt(dot(point, point)) - hand[row, column]
@@ -112,36 +133,36 @@ def _shadow(scene: Scene, wall, hand) -> jax.Array:
 
 
 def _held_object(scene: Scene, ray):
-    """The held object: linear colours and the distance along the rays, FAR_MM where it is missed or there is none."""
+    """The held object: linear colours, and distance along the rays in mm, FAR_MM where they hit none."""
     a, e = scene.object_start, scene.object_end - scene.object_start
     ee, ea, aa = jnp.sum(e * e), jnp.sum(e * a), jnp.sum(a * a)
     nothing = jnp.zeros(())
     bb = jnp.sum(scene.object_end**2)
     stick = Cone(tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, bb, *[None] * 3, *[nothing] * 4)
-    t_stick = meet(ray, stick)
-    _, at, offset, _ = distance(times(ray, t_stick), stick)
+    t_stick = intersect_cone(ray, stick)
+    _, stick_along, offset, _ = distance(scaled(ray, t_stick), stick)
     center = (scene.object_start + scene.object_end) / 2
-    t_box, box_normal, along = _meet_box(ray, center, scene.object_sides, scene.object_size)
+    t_box, box_normal, box_along = _intersect_box(ray, center, scene.object_axes, scene.object_half_size)
     is_box = scene.object_kind == 2
     t = jnp.where(scene.object_kind == 0, FAR_MM, jnp.where(is_box, t_box, t_stick))
     normal = tuple(jnp.where(is_box, b, o / scene.object_radius) for b, o in zip(box_normal, offset))
     light = tuple(scene.light)
     diffuse = jnp.clip(dot(normal, light) * 0.85 + 0.15, 0, 1)
-    half = unit(tuple(l - r for l, r in zip(light, ray)))
+    half = unit(tuple(a - b for a, b in zip(light, ray)))
     shine = 0.15 * jnp.clip(dot(normal, half), 0, 1) ** 32
     shade = scene.ambient * (0.75 - 0.25 * normal[1]) + (1 - scene.ambient) * 1.6 * diffuse
-    stripe = wave(jnp.where(is_box, along * 0.03, at * 2)) > 0.2
+    stripe = wave(jnp.where(is_box, box_along * 0.03, stick_along * 2)) > 0.2
     color = jnp.where(stripe[None], scene.object_color[0][:, None, None], scene.object_color[1][:, None, None])
     return [(c * shade + shine) * tint for c, tint in zip(color, scene.light_color)], t
 
 
-def _meet_box(ray, center, axes, half):
-    """Rays from the origin against an oriented box: distance, normal, and where along its first axis, mm."""
+def _intersect_box(ray: tuple, center: jax.Array, axes: jax.Array, half_size: jax.Array):
+    """Intersect rays from the origin with an oriented box: distance, normal, and place along its first axis, mm."""
     enter, leave, normal = jnp.zeros_like(ray[0]), jnp.full_like(ray[0], FAR_MM), tuple(jnp.zeros_like(r) for r in ray)
     for axis in range(3):
         speed = dot(ray, tuple(axes[axis]))
         speed = jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
-        middle, reach = jnp.sum(center * axes[axis]) / speed, jnp.abs(half[axis] / speed)
+        middle, reach = jnp.sum(center * axes[axis]) / speed, jnp.abs(half_size[axis] / speed)
         first = middle - reach > enter
         normal = tuple(jnp.where(first, -jnp.sign(speed) * n, old) for n, old in zip(axes[axis], normal))
         enter, leave = jnp.maximum(enter, middle - reach), jnp.minimum(leave, middle + reach)
@@ -150,7 +171,7 @@ def _meet_box(ray, center, axes, half):
 
 
 def _expose(scene: Scene, color, noise) -> jax.Array:
-    """Linear colours (3, S, S) through lens, film and noise → (S, S, 3) uint8."""
+    """Turn linear colours (3, S, S) into an image (S, S, 3) uint8: lens blur, gamma and noise."""
     up, down = _neighbours(color, 1)
     color = color + scene.blur * (up + down - 2 * color)
     left, right = _neighbours(color, 2)
@@ -164,31 +185,33 @@ def _expose(scene: Scene, color, noise) -> jax.Array:
 
 
 def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
-    """What a depth camera makes of exact depth: noise that grows with the distance, holes and flying pixels at edges,
-    a shadow beside near things, a few blobs without measurement, whole millimetres → (S, S) uint16."""
+    """Turn exact depth into that of a depth camera, (S, S) uint16 mm: noise that grows with the distance, holes and
+    flying pixels at edges, a shadow next to near objects, a few round holes, whole millimetres."""
     strength, share, shadow, flying, bias = scene.sensor
     sides = *_neighbours(depth, 0), *_neighbours(depth, 1)
     low, high = functools.reduce(jnp.minimum, sides), functools.reduce(jnp.maximum, sides)
-    footprint = scene.window[2] / depth.shape[0] * depth  # mm a pixel
-    edge = jnp.maximum(high - depth, depth - low) > 4 * footprint + 6  # a step, or a surface seen at more than 75°
-    again = body.mix(noise)
-    chance = lambda shift: ((again >> shift) & 255).astype(jnp.float32) * np.float32(1 / 256)  # noqa: E731
+    footprint = scene.window[2] / depth.shape[0] * depth  # mm per pixel
+    edge = (
+        jnp.maximum(high - depth, depth - low) > 4 * footprint + 6
+    )  # a step, or a surface at more than 75° to the ray
+    bits = body.hash_bits(noise)
+    chance = lambda shift: ((bits >> shift) & 255).astype(jnp.float32) * np.float32(1 / 256)  # noqa: E731
     hole = edge & (chance(0) < share)
     left = jnp.where(shadow > 1, _neighbours(sides[2], 1)[0], sides[2])  # one or two pixels away
     hole |= (shadow > 0) & (left < depth * 0.93) & (chance(8) < 0.8)
-    for x, y, radius in scene.blobs:
+    for x, y, radius in scene.holes:
         hole |= (u - x) ** 2 + (v - y) ** 2 < radius * radius * (0.6 + 0.8 * chance(16))
     hole |= (chance(24) < 0.003) | (depth > 4e3)
     gauss = (chance(0) + chance(8) + chance(16) + chance(24) - 2) * np.float32(np.sqrt(3))
-    seen = jnp.where(edge & (chance(16) < flying), 0.5 * (low + high), depth)
-    seen = seen + bias + strength * (depth / 500) ** 2 * gauss
-    return jnp.where(hole, 0, jnp.round(seen)).astype(jnp.uint16)
+    measured = jnp.where(edge & (chance(16) < flying), 0.5 * (low + high), depth)
+    measured = measured + bias + strength * (depth / 500) ** 2 * gauss
+    return jnp.where(hole, 0, jnp.round(measured)).astype(jnp.uint16)
 
 
-def _neighbours(picture, axis: int):
-    """The picture moved by a pixel along an axis, both ways; its border stands in for what lies beyond."""
-    end = picture.shape[axis] - 1
-    first, last = (jax.lax.slice_in_dim(picture, i, i + 1, axis=axis) for i in (0, end))
-    before = jnp.concatenate([first, jax.lax.slice_in_dim(picture, 0, end, axis=axis)], axis)
-    after = jnp.concatenate([jax.lax.slice_in_dim(picture, 1, end + 1, axis=axis), last], axis)
+def _neighbours(image: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Return the image moved by one pixel along an axis, both ways; its border is repeated."""
+    end = image.shape[axis] - 1
+    first, last = (jax.lax.slice_in_dim(image, i, i + 1, axis=axis) for i in (0, end))
+    before = jnp.concatenate([first, jax.lax.slice_in_dim(image, 0, end, axis=axis)], axis)
+    after = jnp.concatenate([jax.lax.slice_in_dim(image, 1, end + 1, axis=axis), last], axis)
     return before, after

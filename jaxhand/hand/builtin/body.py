@@ -1,7 +1,7 @@
-"""The built-in right hand: 24 angles and 10 shape numbers → joints, bone frames, a body of round cones; a pose prior.
+"""The built-in right hand: 24 angles, 10 shape parameters → joints, bone frames, a body of round cones; a pose prior.
 
 Hand frame in mm: origin at the wrist, +y towards the fingers, +z out of the back of the hand, the thumb towards -x.
-Angles in radians. Every function takes one hand; `jax.vmap` makes it many.
+Angles are in radians. Every function takes one hand; use `jax.vmap` for many.
 """
 
 import typing
@@ -9,6 +9,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxhand.hand.skeleton import JOINT_NAMES
 
@@ -21,26 +22,27 @@ DOF_NAMES = (
     "ring_arch",
     "little_arch",
 )
-# (24, 2) lowest and highest angle a living hand reaches, close to the active ranges of motion of hand surgery's tables
+# (24, 2) lowest and highest angle of a living hand, close to the active ranges of motion in tables of hand surgery
 LIMITS = np.deg2rad(
     [[-20, 40], [-18, 32], [-15, 40], [-10, 55], [-8, 8], [-15, 75]]
     + [[-15, 15], [-20, 92], [0, 108], [0, 75]] * 4
     + [[0, 8], [0, 18]]
 ).astype(np.float32)
 
-# The mean hand, thumb to little. A base is where the first bone starts to turn: the thumb's carpal joint, the knuckles.
+# The mean hand, mm, thumb to little. A base is the joint of the first bone: the thumb's carpal joint, the knuckles.
 _BASE = np.array([[-20, 20, -9], [-25, 88, 2], [-4, 91, 4.5], [15, 85, 2], [32, 75, -3]], np.float32)
-_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # the palm's long bones' start
+_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # start of the palm's long bones
 _LENGTH = np.array([[0, 0, 0, 0, 0], [46, 42, 47, 43, 34], [34, 26, 30, 28, 21], [29, 23, 25, 25, 21]], np.float32)
-_RADIUS = np.array(  # at the base, the two joints and the tip
+_RADIUS = np.array(  # at the base, the next two joints and the tip
     [[13, 11.2, 10, 7.4], [9.8, 8.6, 7.6, 6.3], [10, 8.8, 7.8, 6.4], [9.4, 8.2, 7.2, 6], [8.4, 7.2, 6.3, 5.3]],
     np.float32,
 )
-# The digits turn at four levels: with the palm's arch, then at their three joints. (4, 5) each; 24 is an angle of zero.
-_TURN_X = np.array([[24, 24, 24, 22, 23], [0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
-_TURN_Y = np.array([[24] * 5, [2, 24, 24, 24, 24], [24] * 5, [24] * 5])
-_TURN_Z = np.array([[24] * 5, [1, 6, 10, 14, 18], [4, 24, 24, 24, 24], [24] * 5])
-# Of the straight fingers: how they spread about z, and about y what makes them meet at the thumb's base when flexed.
+# Index of the angle of each rotation, (4, 5): four levels (the arch of the palm, then three joints) of five fingers.
+# Index 24 is an angle of zero.
+_ANGLE_X = np.array([[24, 24, 24, 22, 23], [0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
+_ANGLE_Y = np.array([[24] * 5, [2, 24, 24, 24, 24], [24] * 5, [24] * 5])
+_ANGLE_Z = np.array([[24] * 5, [1, 6, 10, 14, 18], [4, 24, 24, 24, 24], [24] * 5])
+# Angles of straight fingers, (4, 5): their spread about z, and about y so that flexed fingers meet at the thumb's base.
 _SPREAD = np.deg2rad([[0] * 5, [0, 6, 0.5, -5, -12], [0] * 5, [0] * 5]).astype(np.float32)
 _CONVERGE = np.deg2rad([[0] * 5, [0, -4, 0, 6, 10], [0] * 5, [0] * 5]).astype(np.float32)
 
@@ -53,21 +55,21 @@ def _thumb_frame() -> np.ndarray:
     return np.stack([np.cross(along, back), along, back], axis=1)
 
 
-_REST = np.stack([_thumb_frame(), *[np.eye(3)] * 4]).astype(np.float32)  # (5, 3, 3)
+_REST_FRAMES = np.stack([_thumb_frame(), *[np.eye(3)] * 4]).astype(np.float32)  # (5, 3, 3)
 
 
 class Hand(typing.NamedTuple):
     """A posed hand in the hand frame, mm."""
 
     joints: jax.Array  # (21, 3)
-    frames: jax.Array  # (16, 3, 3) of wrist, thumb 1-3, index 1-3 …; columns x, y along the bone, z out of its back
-    carpals: jax.Array  # (4, 3) where the long bones of the palm start, index to little
+    frames: jax.Array  # (16, 3, 3) of wrist, thumb 1-3, index 1-3 …; columns: x, y along the bone, z out of its back
+    carpals: jax.Array  # (4, 3) start of the palm's long bones, index to little
     scale: jax.Array  # (3,) of the palm along x, y, z
-    thickness: jax.Array  # () of every radius
+    thickness: jax.Array  # () factor of all radii
 
 
 class Cones(typing.NamedTuple):
-    """Round cones: the hull of a ball at `start` and a ball at `end`; together they are the hand's flesh."""
+    """Round cones: each is the convex hull of a ball at `start` and a ball at `end`; their union is the hand's body."""
 
     start: jax.Array  # (28, 3) mm
     end: jax.Array  # (28, 3)
@@ -80,32 +82,35 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
 
     Args:
         pose: (24,) angles in the order of `DOF_NAMES`, radians; `LIMITS` are not enforced.
-        shape: (10,) about standard normal: size, palm width and length, thickness, finger length, each digit's length.
+        shape: (10,) about standard normal: size, palm width, palm length, thickness, finger length, and the length of
+            each finger from thumb to little.
     """
     size = 1 + 0.07 * shape[0]
     scale = size * jnp.stack([1 + 0.05 * shape[1], 1 + 0.04 * shape[2], jnp.ones_like(size)])
     length = _LENGTH * (size * (1 + 0.04 * shape[4]) * (1 + 0.03 * shape[5:10]))  # (4, 5)
     carpals = _CARPAL * scale
     angles = jnp.append(pose, 0.0)
-    sink = carpals + _turn_x(_BASE[1:] * scale - carpals, -angles[_TURN_X[0, 1:]])  # knuckles, as the palm arches
-    base = jnp.concatenate([_BASE[:1] * scale, sink])  # (5, 3)
+    knuckles = carpals + _rotate_x(_BASE[1:] * scale - carpals, -angles[_ANGLE_X[0, 1:]])  # lowered by the palm's arch
+    base = jnp.concatenate([_BASE[:1] * scale, knuckles])  # (5, 3)
 
-    def bend(carry, level):  # a loop and not four copies: XLA compiles it much faster
+    def bend(carry, level):  # in a loop: XLA compiles it much faster than four copies
         frame, joint = carry
         sine, cosine, bone = level  # (5, 3), (5, 3), (5,)
         frame = frame @ euler(sine, cosine)
         joint = joint + frame[:, :, 1] * bone[:, None]
         return (frame, joint), (frame, joint)
 
-    turns = jnp.stack([angles[_TURN_Z] + _SPREAD, angles[_TURN_Y] + _CONVERGE, -angles[_TURN_X]], -1)  # (4, 5, 3)
-    _, (frames, joints) = jax.lax.scan(bend, (jnp.asarray(_REST), base), (jnp.sin(turns), jnp.cos(turns), length))
+    turns = jnp.stack([angles[_ANGLE_Z] + _SPREAD, angles[_ANGLE_Y] + _CONVERGE, -angles[_ANGLE_X]], -1)  # (4, 5, 3)
+    _, (frames, joints) = jax.lax.scan(
+        bend, (jnp.asarray(_REST_FRAMES), base), (jnp.sin(turns), jnp.cos(turns), length)
+    )
     joints = jnp.concatenate([jnp.zeros((1, 3)), joints.swapaxes(0, 1).reshape(20, 3)])
     frames = jnp.concatenate([jnp.eye(3)[None], frames[1:].swapaxes(0, 1).reshape(15, 3, 3)])
     return Hand(joints, frames, carpals, scale, size * (1 + 0.08 * shape[3]))
 
 
-def euler(sine, cosine):
-    """Rz(z) @ Ry(y) @ Rx(x), given the sines and cosines (n, 3) of the angles z, y, x → (n, 3, 3)."""
+def euler(sine: jax.Array, cosine: jax.Array) -> jax.Array:
+    """Sines and cosines (n, 3) of the angles z, y, x → rotations Rz(z) @ Ry(y) @ Rx(x), (n, 3, 3)."""
     sz, sy, sx = sine[:, 0], sine[:, 1], sine[:, 2]
     cz, cy, cx = cosine[:, 0], cosine[:, 1], cosine[:, 2]
     entries = (
@@ -116,14 +121,15 @@ def euler(sine, cosine):
     return jnp.stack(entries, -1).reshape(-1, 3, 3)
 
 
-def _turn_x(points, angle):
-    """Points (n, 3), each turned about x by its angle (n,)."""
+def _rotate_x(points, angle):
+    """Points (n, 3), each rotated about x by its angle (n,)."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     return jnp.stack([points[:, 0], c * points[:, 1] - s * points[:, 2], s * points[:, 1] + c * points[:, 2]], -1)
 
 
-# ---- flesh
-# A cone's ends are weighted anchors plus an offset in mm: joints by name, and `index0` … `little0`, the carpal starts.
+# ---- body
+# The ends of a cone are weighted sums of anchors plus an offset in mm. Anchors are joints, by name, and the starts of
+# the palm's long bones, `index0` … `little0`.
 _PALM_CONES = (  # start anchors, start offset, end anchors, end offset, radii
     ({"index0": 1}, (0, -8, 0), {"index1": 1}, (0, 0, -2), 13, 11.5),
     ({"middle0": 1}, (0, -8, 0), {"middle1": 1}, (0, 0, -2), 14, 11.8),
@@ -146,7 +152,10 @@ BONE_OF_CONE = np.where(IS_DIGIT, np.arange(NUM_CONES) + 1, 0)  # into `Hand.fra
 
 
 def _cone_table():
-    """The cones as linear maps: ends = weights @ (joints, carpals, bone directions) + offset, and mean radii."""
+    """Weights (2, 28, 41), offsets (2, 28, 3) mm and mean radii (2, 28) mm of the cones' starts and ends.
+
+    ends = weights @ (21 joints, 4 carpals, 16 bone directions) + offsets.
+    """
     anchors = (*JOINT_NAMES, *(f"{finger}0" for finger in _LONG))
     weights, offset = np.zeros((2, NUM_CONES, 41), np.float32), np.zeros((2, NUM_CONES, 3), np.float32)
     radius = np.zeros((2, NUM_CONES), np.float32)
@@ -157,10 +166,10 @@ def _cone_table():
             radius[:, cone] = _RADIUS[digit, level : level + 2] * ((1, 0.98)[level > 0], 1)
         weights[1, cone, 25 + cone + 1] = -0.75 * _RADIUS[digit, 3]  # the last ball ends near the tip
     for cone, (start, start_offset, end, end_offset, *radii) in enumerate(_PALM_CONES, 15):
-        for side, (named, shift) in enumerate(((start, start_offset), (end, end_offset))):
-            for name, weight in named.items():
-                weights[side, cone, anchors.index(name)] = weight
-            offset[side, cone] = shift
+        for i, (anchor_weights, shift) in enumerate(((start, start_offset), (end, end_offset))):
+            for name, weight in anchor_weights.items():
+                weights[i, cone, anchors.index(name)] = weight
+            offset[i, cone] = shift
         radius[:, cone] = radii
     return weights, offset, radius
 
@@ -168,47 +177,47 @@ def _cone_table():
 _WEIGHTS, _OFFSET, _RADII = _cone_table()
 
 
-def flesh(hand: Hand) -> Cones:
-    """The body of a posed hand: 15 cones of the digits (thumb to little, base to tip), then palm and forearm."""
+def body_cones(hand: Hand) -> Cones:
+    """The body of a posed hand: 15 cones of the fingers (thumb to little, base to tip), then palm and forearm."""
     anchors = jnp.concatenate([hand.joints, hand.carpals, hand.frames[:, :, 1] * hand.thickness])  # (41, 3)
     start, end = (jnp.matmul(_WEIGHTS[s], anchors, precision="highest") + _OFFSET[s] * hand.scale for s in (0, 1))
     return Cones(start, end, _RADII[0] * hand.thickness, _RADII[1] * hand.thickness)
 
 
-# Balls along the cones stand for the flesh where overlap is measured: three a finger bone, three a bone of the palm.
+# Overlap is measured between balls on the cones: three per finger bone, three per bone of the palm.
 _BALL_CONE = np.repeat(np.r_[np.arange(15), 15:19, 22], 3)
-_BALL_AT = np.tile(np.array([0.17, 0.5, 0.83], np.float32), 20)
+_BALL_POSITION = np.tile(np.array([0.17, 0.5, 0.83], np.float32), 20)
 
 
-def _touching_pairs():
-    """Pairs of balls that may not overlap: of two digits, or of a digit's outer bones and the palm."""
+def _colliding_pairs():
+    """Indices of pairs of balls that must not overlap: of two fingers, or of a finger's outer bones and the palm."""
     digit = np.where(_BALL_CONE < 15, _BALL_CONE // 3, -1)
     level = np.where(_BALL_CONE < 15, _BALL_CONE % 3, -1)
     first, second = np.triu_indices(len(_BALL_CONE), 1)
-    free = (level > 0) | (digit > 0)  # the thumb's first bone lies in the palm
+    free = (level > 0) | (digit > 0)  # the thumb's first bone is inside the palm
     digits = (digit[first] >= 0) & (digit[second] >= 0) & (digit[first] != digit[second]) & free[first] & free[second]
     palm = (level[first] > 0) & (digit[second] < 0) & ~((digit[first] == 0) & (_BALL_CONE[second] == 22))
     keep = digits | palm
     return first[keep], second[keep]
 
 
-_FIRST, _SECOND = _touching_pairs()
+_FIRST, _SECOND = _colliding_pairs()
 
 
 def overlap(cones: Cones) -> jax.Array:
-    """How far the digits stand in each other and in the palm: the deepest overlap of two balls in them, mm, () ≥ 0."""
-    center = cones.start[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_AT[:, None]  # (60, 3)
-    radius = cones.start_radius[_BALL_CONE] * (1 - _BALL_AT) + cones.end_radius[_BALL_CONE] * _BALL_AT
+    """The largest overlap, () mm, of two fingers or a finger and the palm, measured between balls; at least 0."""
+    center = cones.start[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_POSITION[:, None]  # (60, 3)
+    radius = cones.start_radius[_BALL_CONE] * (1 - _BALL_POSITION) + cones.end_radius[_BALL_CONE] * _BALL_POSITION
     square = jnp.sum(center**2, -1)
     square = square[:, None] + square - 2 * jnp.matmul(center, center.T, precision="highest")
     distance = jnp.sqrt(jnp.maximum(square, 1e-6))
     depth = radius[:, None] + radius - distance
-    allowed = np.zeros(depth.shape, bool)
-    allowed[_FIRST, _SECOND] = True
-    return jnp.max(jnp.where(allowed, depth, 0.0))
+    checked = np.zeros(depth.shape, bool)
+    checked[_FIRST, _SECOND] = True
+    return jnp.max(jnp.where(checked, depth, 0.0))
 
 
-# ---- prior
+# ---- prior of poses
 def _preset(thumb, index, middle, ring, little, arch=(2, 5)):
     return np.deg2rad([*thumb, *index, *middle, *ring, *little, *arch])
 
@@ -234,22 +243,28 @@ POSES = {
     "three": _preset(_THUMB_OVER, (4, 0, 4, 3), (0, 0, 4, 3), (-4, 0, 4, 3), _FIST, (3, 14)),
 }
 _POSES = np.stack(list(POSES.values())).astype(np.float32)  # (16, 24)
-_DIGIT_OF_DOF = np.array([0] * 6 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5, 5])  # 5: the arch, never curled alone
+_DIGIT_OF_DOF = np.array([0] * 6 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5, 5])  # 5: the palm's arch, never curled
 
 
-def numbers(seed, index, count: int = 384) -> tuple[jax.Array, jax.Array]:
-    """The random numbers of one sample: (count,) uniform in (0, 1), and the same as standard normal, float32.
+def random_numbers(seed: ArrayLike, index: ArrayLike, count: int = 384) -> tuple[jax.Array, jax.Array]:
+    """The random numbers of one sample, a hash of (seed, index, position): equal on all machines, in all JAX settings.
 
-    They are a hash of (seed, index, place): the same on every machine and under every JAX setting.
+    Args:
+        seed: of the data set, an integer of 32 bits.
+        index: of the sample, an integer of 32 bits.
+        count: how many numbers.
+
+    Returns:
+        (count,) uniform in (0, 1), and the same numbers mapped to a standard normal distribution, float32.
     """
-    place = jnp.arange(1, count + 1, dtype=jnp.uint32)
-    bits = mix(jnp.asarray(index, jnp.uint32) ^ mix(jnp.asarray(seed, jnp.uint32) ^ mix(place)))
+    position = jnp.arange(1, count + 1, dtype=jnp.uint32)
+    bits = hash_bits(jnp.asarray(index, jnp.uint32) ^ hash_bits(jnp.asarray(seed, jnp.uint32) ^ hash_bits(position)))
     uniform = (bits >> 8).astype(jnp.float32) * np.float32(2**-24) + np.float32(2**-25)
     return uniform, np.float32(np.sqrt(2)) * jax.lax.erf_inv(2 * uniform - 1)
 
 
 class Draws:
-    """Hands out the `numbers` of one sample: every call takes the next ones."""
+    """A stream of the `random_numbers` of one sample: every call returns the next ones."""
 
     def __init__(self, numbers: tuple[jax.Array, jax.Array]):
         self._uniform, self._normal = numbers
@@ -259,20 +274,20 @@ class Draws:
         count = int(np.prod(shape))
         self._taken += count
         if self._taken > numbers.shape[0]:
-            raise ValueError(f"only {numbers.shape[0]} numbers were drawn: ask `numbers` for more")
+            raise ValueError(f"only {numbers.shape[0]} numbers were drawn: pass a larger `count` to `random_numbers`")
         return numbers[self._taken - count : self._taken].reshape(shape)
 
     def uniform(self, *shape: int, low=0.0, high=1.0) -> jax.Array:
-        """Uniform in (low, high)."""
+        """Numbers of `shape`, uniform in (low, high)."""
         return low + (high - low) * self._take(self._uniform, shape)
 
     def normal(self, *shape: int) -> jax.Array:
-        """Standard normal."""
+        """Standard normal numbers of `shape`."""
         return self._take(self._normal, shape)
 
 
-def mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 that scatters its input: MurmurHash3's finalizer, with a spread of small inputs first."""
+def hash_bits(x: jax.Array) -> jax.Array:
+    """A bijective hash of uint32: MurmurHash3's finalizer, after a multiplication that spreads small inputs."""
     x = x * np.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
@@ -280,18 +295,26 @@ def mix(x: jax.Array) -> jax.Array:
 
 
 def sample_shape(draws: Draws) -> jax.Array:
-    """A person's hand: (10,) standard normal within ±2."""
+    """Shape parameters (10,) of one person: standard normal, clipped to ±2."""
     return jnp.clip(draws.normal(NUM_SHAPE), -2, 2)
 
 
 def sample_pose(draws: Draws, shape: jax.Array, *, tries: int = 3, tolerance: float = 3.0) -> jax.Array:
-    """A plausible pose (24,) within `LIMITS` for a hand of this shape.
+    """Sample a plausible pose for a hand of this shape.
 
-    A blend of two of `POSES`, a quarter of the digits curled on their own, and noise. Of `tries` such poses it is
-    the first whose digits overlap by less than `tolerance` mm, or the one that overlaps least.
+    A pose is a blend of two of `POSES` plus noise, with a quarter of the fingers curled independently.
+
+    Args:
+        draws: random numbers.
+        shape: (10,) as in `forward`.
+        tries: number of candidates.
+        tolerance: mm. The first candidate with an `overlap` below it is returned, or else the one with the least.
+
+    Returns:
+        (24,) angles within `LIMITS`, radians.
     """
     chosen = jnp.floor(draws.uniform(tries, 2) * len(_POSES)).astype(jnp.int32)
-    blend = jnp.sin(draws.uniform(tries, 1) * (np.pi / 2)) ** 2  # Beta(1/2, 1/2): mostly near one of the two
+    blend = jnp.sin(draws.uniform(tries, 1) * (np.pi / 2)) ** 2  # Beta(1/2, 1/2): mostly close to one of the two
     poses = jnp.asarray(_POSES)
     mixed = poses[chosen[:, 0]] * blend + poses[chosen[:, 1]] * (1 - blend)  # (tries, 24)
     curl = jnp.concatenate([draws.uniform(tries, 5), jnp.zeros((tries, 1))], 1)[:, _DIGIT_OF_DOF]
@@ -300,5 +323,5 @@ def sample_pose(draws: Draws, shape: jax.Array, *, tries: int = 3, tolerance: fl
     curled = POSES["spread"].astype(np.float32) * (1 - curl) + POSES["fist"].astype(np.float32) * curl
     noise = draws.normal(tries, NUM_DOF) * (0.07 * (LIMITS[:, 1] - LIMITS[:, 0]))
     candidates = jnp.clip(jnp.where(alone, curled, mixed) + noise, LIMITS[:, 0], LIMITS[:, 1])
-    depth = jax.lax.map(lambda pose: overlap(flesh(forward(pose, shape))), candidates)  # (tries,)
-    return candidates[jnp.argmin(jnp.maximum(depth, tolerance))]  # the first of equals
+    depth = jax.lax.map(lambda pose: overlap(body_cones(forward(pose, shape))), candidates)  # (tries,)
+    return candidates[jnp.argmin(jnp.maximum(depth, tolerance))]  # the first of equal ones

@@ -1,7 +1,7 @@
-"""The skin of the built-in hand in MANO's interface: 16 rotations, 10 shape numbers → a closed mesh. Right hand.
+"""The skin of the built-in right hand, with MANO's interface: 16 rotations, 10 shape parameters → a closed mesh.
 
-At rest it lies in MANO's axes, fingers along -x, its back along +y, the thumb towards +z, a little spread and bent.
-`surface_fit` made its numbers.
+The rest pose is in MANO's axes: fingers along -x, a little spread and bent, the back of the hand along +y, the thumb
+towards +z. `surface_fit` computed the arrays.
 """
 
 import functools
@@ -14,18 +14,19 @@ import numpy as np
 
 from jaxhand.hand.skinned import PARENTS, SkinnedHand, forward
 
-GROWTH = 0.07  # of all lengths, times the first number of the shape, as in `body.forward`
-MANO_AXES = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)  # the body's own axes → MANO's
-_BASES = (4, 7, 13, 10, 1)  # MANO's order of the fingers, the thumb last, in `body.Hand.frames`
-FRAME = np.array([0, *(base + level for base in _BASES for level in range(3))])  # MANO's joints in `frames`
-JOINT = np.where(FRAME > 0, FRAME + (FRAME - 1) // 3, 0)  # and in `joints`
-ARCHED = np.array([[7, 8, 9], [10, 11, 12]])  # joints of little and ring: the arch of the palm moves them as one
+GLOBAL_SCALE_PER_BETA = 0.07  # all lengths grow by this factor times the first shape parameter, as in `body.forward`
+MANO_AXES = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)  # the body's axes → MANO's
+_FIRST_FRAMES = (4, 7, 13, 10, 1)  # of MANO's fingers (index, middle, little, ring, thumb) in `body.Hand.frames`
+# Indices of MANO's joints in `body.Hand.frames` and in `body.Hand.joints`
+MANO_TO_FRAME = np.array([0, *(base + level for base in _FIRST_FRAMES for level in range(3))])
+MANO_TO_JOINT = np.where(MANO_TO_FRAME > 0, MANO_TO_FRAME + (MANO_TO_FRAME - 1) // 3, 0)
+ARCH_JOINTS = np.array([[7, 8, 9], [10, 11, 12]])  # MANO's joints of little and ring, which the palm's arch translates
 
 
 class _Surface(typing.NamedTuple):
-    hand: SkinnedHand
-    rest: np.ndarray  # (16, 3, 3) a joint's turn from rest = its frame @ rest
-    arch: np.ndarray  # (V, 3, 2) how the skin at rest goes with the knuckles of little and ring, as the palm arches
+    hand_model: SkinnedHand
+    rest_frames: np.ndarray  # (16, 3, 3) rotation of a joint from the rest pose = its frame @ its rest_frames
+    arch_dirs: np.ndarray  # (V, 3, 2) motion of the skin in the rest pose per mm of the little's and the ring's knuckle
 
 
 @functools.cache
@@ -33,56 +34,67 @@ def _surface() -> _Surface:
     with np.load(Path(__file__).with_name("surface.npz")) as file:
         stored = dict(file)
     arrays = {key: stored[key].astype(np.float32) for key in ("template", "shape_dirs", "pose_dirs", "weights")}
-    hand = SkinnedHand(
+    hand_model = SkinnedHand(
         name="builtin",
         side="right",
-        growth=GROWTH,
+        global_scale_per_beta=GLOBAL_SCALE_PER_BETA,
         faces=stored["faces"].astype(np.int32),
         mean_pose=np.zeros(45, np.float32),
         components=np.eye(45, dtype=np.float32),
         **arrays,
     )
-    return _Surface(hand, stored["rest"], stored["arch"].astype(np.float32))
+    return _Surface(hand_model, stored["rest"], stored["arch"].astype(np.float32))
 
 
 def builtin() -> SkinnedHand:
     """The built-in right hand, 956 vertices."""
-    return _surface().hand
+    return _surface().hand_model
 
 
 def rotations_of(frames: jax.Array) -> jax.Array:
-    """Bone frames (..., 16, 3, 3) as `body.Hand.frames`, in any coordinates → `forward`'s rotations (..., 16, 3, 3).
+    """Convert bone frames to the rotations of `skinned.forward`.
 
-    The skeleton follows but for how far the palm arches, which 16 rotations do not say: there it takes what is usual.
+    16 rotations do not contain the arch of the palm: `skinned.forward` arches it by the usual amount for a pose.
+
+    Args:
+        frames: (..., 16, 3, 3) as `body.Hand.frames`, in any coordinates.
+
+    Returns:
+        (..., 16, 3, 3) of MANO's joints relative to their parents.
     """
-    turned = _turned(frames)
-    below = jnp.matmul(turned[..., PARENTS[1:], :, :].swapaxes(-1, -2), turned[..., 1:, :, :], precision="highest")
-    return jnp.concatenate([turned[..., :1, :, :], below], -3)
+    rotations = _rotations_from_rest(frames)
+    of_parents = rotations[..., PARENTS[1:], :, :]
+    relative = jnp.matmul(of_parents.swapaxes(-1, -2), rotations[..., 1:, :, :], precision="highest")
+    return jnp.concatenate([rotations[..., :1, :, :], relative], -3)
 
 
-def _turned(frames):
-    """Turns (..., 16, 3, 3) of MANO's joints from rest."""
-    return jnp.matmul(frames[..., FRAME, :, :], _surface().rest, precision="highest")
+def _rotations_from_rest(frames: jax.Array) -> jax.Array:
+    """Rotations (..., 16, 3, 3) of MANO's joints relative to the rest pose."""
+    return jnp.matmul(frames[..., MANO_TO_FRAME, :, :], _surface().rest_frames, precision="highest")
 
 
 @jax.jit
 def vertices_of(frames: jax.Array, joints: jax.Array, shape: jax.Array) -> jax.Array:
-    """The skin (..., V, 3) mm of body hands, in the coordinates of their joints, the palm's arch as it is.
+    """The skin of hands of `body`, with the exact arch of their palms.
 
     Args:
-        frames: (..., 16, 3, 3) as `body.Hand.frames`, all in the coordinates of the joints.
-        joints: (..., 21, 3) mm.
+        frames: (..., 16, 3, 3) as `body.Hand.frames`, in the coordinates of the joints.
+        joints: (..., 21, 3) mm, in any rotated and translated frame.
         shape: (..., 10).
+
+    Returns:
+        Vertices (..., V, 3) mm, in the coordinates of the joints.
     """
-    hand, _, arch = _surface()
-    posed = forward(hand, rotations_of(frames), shape)
-    turned = _turned(frames)
-    miss = (joints - joints[..., :1, :]) - (posed.joints - posed.joints[..., :1, :])
-    knuckles = miss[..., JOINT[ARCHED[:, 0]], :]  # (..., 2, 3)
-    sink = jnp.einsum("...kc,...c->...k", knuckles, turned[..., 0, :, 1], precision="highest")  # (..., 2) at rest
-    rigid = jnp.zeros((*sink.shape[:-1], 16)).at[..., ARCHED].set(sink[..., None])  # (..., 16)
-    move = (joints - posed.joints)[..., JOINT, :] - turned[..., 1] * rigid[..., None]  # (..., 16, 3)
-    maps = jnp.concatenate([turned, move[..., None]], -1)  # (..., 16, 3, 4)
-    maps = jnp.einsum("vj,...jcd->...vcd", hand.weights[:-5], maps, precision="highest")
-    slide = jnp.einsum("vck,...k->...vc", arch, sink, precision="highest")
-    return posed.vertices + jnp.einsum("...vcd,...vd->...vc", maps[..., :3], slide) + maps[..., 3]
+    hand_model, _, arch_dirs = _surface()
+    posed = forward(hand_model, rotations_of(frames), shape)
+    rotations = _rotations_from_rest(frames)
+    error = (joints - joints[..., :1, :]) - (posed.joints - posed.joints[..., :1, :])
+    knuckles = error[..., MANO_TO_JOINT[ARCH_JOINTS[:, 0]], :]  # (..., 2, 3)
+    # (..., 2) along the rest pose's y axis
+    arch = jnp.einsum("...kc,...c->...k", knuckles, rotations[..., 0, :, 1], precision="highest")
+    rigid = jnp.zeros((*arch.shape[:-1], 16)).at[..., ARCH_JOINTS].set(arch[..., None])  # (..., 16)
+    shift = (joints - posed.joints)[..., MANO_TO_JOINT, :] - rotations[..., 1] * rigid[..., None]  # (..., 16, 3)
+    transforms = jnp.concatenate([rotations, shift[..., None]], -1)  # (..., 16, 3, 4)
+    transforms = jnp.einsum("vj,...jcd->...vcd", hand_model.weights[:-5], transforms, precision="highest")
+    offsets = jnp.einsum("vck,...k->...vc", arch_dirs, arch, precision="highest")
+    return posed.vertices + jnp.einsum("...vcd,...vd->...vc", transforms[..., :3], offsets) + transforms[..., 3]

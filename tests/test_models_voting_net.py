@@ -1,4 +1,4 @@
-"""The default network: what it takes and gives, and what it must not see."""
+"""The default network: inputs, outputs, and what must not change the outputs."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def make_batch(rows=ROWS, seed=0):
 
 
 def without_depth(batch):
-    """As the pipeline gives a sample whose depth is hidden or was never there."""
+    """As the pipeline returns a sample without depth."""
     return batch | {key: np.zeros_like(batch[key]) for key in ("depth", "has_depth", "depth_center")}
 
 
@@ -73,7 +73,7 @@ def test_it_does_not_know_left_from_right(predict):
 
 
 def test_hidden_depth_cannot_matter(predict):
-    """A row whose depth the pipeline hides is the row of a set that never had depth, beside rows with depth too."""
+    """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     first, second = make_batch(), make_batch()
     second["depth"], second["depth_center"] = -first["depth"], first["depth_center"] * 2
     first, second = without_depth(first), without_depth(second)
