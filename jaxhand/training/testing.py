@@ -4,8 +4,8 @@ import math
 
 import jax
 
-from jaxhand.config import UserError
 from jaxhand import models
+from jaxhand.config import UserError
 from jaxhand.data import pipeline
 from jaxhand.metrics import epoch_means
 from jaxhand.training import trees
