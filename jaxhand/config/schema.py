@@ -88,16 +88,24 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MediapipeConfig:
+    """MediaPipe's networks, `mediapipe` and `palm_detector`."""
+
+    size: str = "full"  # or "lite"; `mediapipe` also "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The network: what `name` does not use is ignored."""
 
-    name: str = "dense"  # or "rgbd_fusion", "fast_mesh", "hamer", "wilor"
+    name: str = "dense"  # or "rgbd_fusion", "fast_mesh", "hamer", "wilor", "mediapipe"
     dtype: str = "float32"  # or "bfloat16": of the computation; parameters and predictions are float32
     remat: bool = False  # compute activations again in the backward pass: less memory, a third more time
     vit: ViTConfig = ViTConfig()
     fusion: FusionConfig = FusionConfig()
     hamer: HamerConfig = HamerConfig()
     mesh: MeshConfig = MeshConfig()
+    mediapipe: MediapipeConfig = MediapipeConfig()
     width: int = 128  # channels, of "dense" as all that follows
     fine_blocks: int = 1  # on cells of 4 px
     blocks: int = 4  # on cells of 8 px
@@ -185,4 +193,4 @@ class Config:
     @property
     def has_mesh(self) -> bool:
         """Whether the model gives a mesh, so that batches carry the labels of one."""
-        return self.model.name != "dense"
+        return self.model.name not in ("dense", "mediapipe")

@@ -7,7 +7,8 @@ from flax import nnx
 from jaxhand import hand
 from jaxhand.config import Config, ConfigError
 
-MODELS = {"dense": "Dense", "fast_mesh": "FastMesh", "hamer": "Hamer", "rgbd_fusion": "RgbdFusion", "wilor": "Wilor"}
+MODELS = {"dense": "Dense", "fast_mesh": "FastMesh", "hamer": "Hamer", "mediapipe": "Mediapipe",
+          "rgbd_fusion": "RgbdFusion", "wilor": "Wilor"}
 
 
 def build(config: Config) -> nnx.Module:
