@@ -19,7 +19,8 @@ import numpy as np
 from jaxhand.config import UserError
 
 MOST_BYTES = 256 << 20  # of one file; MediaPipe's networks for hands have 2 to 6 MB
-MOST_ITEMS = 20_000  # operations, tensors or constants of one network
+MOST_ITEMS = 5_000  # operations, tensors or constants of one network
+MOST_TENSORS = 32  # of one operation, and at each end of a network
 IDENTIFIER = b"TFL3"
 DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 9: "i1"}
 OPERATIONS = {
@@ -241,8 +242,8 @@ def _network(model: _Table) -> Network:
 
 
 def _ints(array: np.ndarray) -> tuple[int, ...]:
-    if len(array) > 1000:
-        raise _Damaged(f"has an operation with {len(array)} tensors")
+    if len(array) > MOST_TENSORS:
+        raise _Damaged(f"has an operation or an end with {len(array)} tensors")
     return tuple(map(int, array))
 
 
