@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxhand import config as configs
 from jaxhand import models
-from jaxhand.config import Config, UserError
+from jaxhand.config import Config, ConfigError, UserError
 from jaxhand.interop import tflite
 from jaxhand.interop.convert import Converted
 from jaxhand.interop.tensor import Tensor
@@ -24,6 +24,7 @@ from jaxhand.models.palm_detector import PalmDetector
 
 HAND, PALM = "mediapipe", "palm_detector"  # values of `model.name`
 MODULES = {HAND: "hand_landmark/hand_landmark_{}.tflite", PALM: "palm_detection/palm_detection_{}.tflite"}
+SIZES = ("full", "lite")
 HOW = "pip download --no-deps mediapipe==0.10.21 brings a .whl that has them"
 HEADS = {"Identity": "landmarks", "Identity_1": "presence", "Identity_2": "handedness", "Identity_3": "world"}
 IMAGENET = "EfficientNet-Lite0 of ImageNet"
@@ -58,6 +59,8 @@ def convert_mediapipe(source: str | Path, overrides: Sequence[str] = ()) -> dict
         UserError: the source cannot be read, holds no such network, or a network in it has another structure.
     """
     size = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides]).model.mediapipe.size
+    if size not in SIZES:
+        raise ConfigError(f"model.mediapipe.size must be one of {', '.join(SIZES)} for MediaPipe's files, got {size!r}")
     found = {}
     for where, network in networks(source, size).items():
         kind, of_size = _kind(network, where)
@@ -106,11 +109,11 @@ def _kind(network: tflite.Network, where: str) -> tuple[str, str]:
     if outputs == [(1, 1), (1, 1), (1, 63), (1, 63)]:
         heads = [op for op in network.operations if op.name == "FULLY_CONNECTED" and op.constants]
         width = heads[0].constants[0].shape[-1] if heads else 0
-        for size in ("full", "lite"):
+        for size in SIZES:
             if width == efficientnet_lite.SIZES[size].stages[-2] * efficientnet_lite.EXPANSION:
                 return HAND, size
     if outputs == [(1, 2016, 1), (1, 2016, 18)]:
-        for size, convolutions in (("full", 35), ("lite", 30)):
+        for size, convolutions in zip(SIZES, (35, 30)):
             if counts.count("CONV_2D") == convolutions:
                 return PALM, size
     raise UserError(f"{where}: no hand landmark network or palm detector of MediaPipe, its outputs are {outputs}")
@@ -118,7 +121,7 @@ def _kind(network: tflite.Network, where: str) -> tuple[str, str]:
 
 def _converted(config: Config, network: tflite.Network, where: str) -> ConvertedNetwork:
     kind = config.model.name
-    model, _ = _abstract(config)
+    model, _ = abstract(config)
     slots = list(_hand_order(model, network) if kind == HAND else _palm_order(model))
     numbered = [(f"{i} {op.name}", op) for i, op in enumerate(network.operations)]
     layers = [(label, op) for label, op in numbered if op.constants and op.name in _LAYOUTS]
@@ -154,8 +157,8 @@ _LAYOUTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-def _abstract(config: Config) -> tuple[nnx.Module, dict]:
-    """The network of a config without its numbers, and the shapes of its parameters."""
+def abstract(config: Config) -> tuple[nnx.Module, dict]:
+    """The network of a config with shapes for its parameters, and these shapes as a nested dict."""
     if config.model.name == PALM:
         model = nnx.eval_shape(lambda: PalmDetector(config, None, nnx.Rngs(0)))
     else:
@@ -217,7 +220,7 @@ def convert_imagenet(path: str | Path, overrides: Sequence[str] = ()) -> Convert
 
     tensors = torch_legacy.read(path)
     config = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides, "model.mediapipe.size=lite0"])
-    model, _ = _abstract(config)
+    model, _ = abstract(config)
     names = [*_imagenet_names(model.backbone), ("backbone/top", model.backbone.top, "_conv_head", "_bn1")]
     params, used = {}, {}
     for place, layer, convolution, norm in names:
