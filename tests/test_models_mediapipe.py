@@ -1,0 +1,96 @@
+"""MediaPipe's networks without their weights: sizes, what they return, and what a config may not ask for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxhand import config as configs
+from jaxhand import models
+from jaxhand.config import ConfigError
+from jaxhand.hand.camera import project
+from jaxhand.models import efficientnet_lite
+from jaxhand.models.efficientnet_lite import EfficientNetLite, Inverted, Widths, max_pool
+from jaxhand.models.palm_detector import PalmDetector
+
+SETTINGS = ["model.name=mediapipe", "data.image_size=224"]
+
+
+def build(*overrides):
+    return models.build(configs.load(None, [*SETTINGS, *overrides]))
+
+
+def count(module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+@pytest.mark.parametrize(("size", "expected"), [("full", 2715680), ("lite", 1011712)])
+def test_as_many_parameters_as_mediapipes_files_have(size, expected):
+    model = nnx.eval_shape(lambda: build(f"model.mediapipe.size={size}"))
+    assert count(model) == expected
+    shared = {"full": 3712, "lite": 2976}[size]  # zeros of the depthwise biases, which the file has once for each width
+    config = configs.load(None, [*SETTINGS, f"model.mediapipe.size={size}"])
+    palm = nnx.eval_shape(lambda: PalmDetector(config, None, nnx.Rngs(0)))
+    assert count(palm) == {"full": 1132536, "lite": 960088}[size] + shared
+
+
+def test_features_of_every_size():
+    for size, (fine, coarse, pooled) in {"full": (112, 192, 1152), "lite": (64, 112, 672), "lite0": (112, 192, 1280)}.items():
+
+        def features(size=size):
+            backbone = EfficientNetLite(efficientnet_lite.SIZES[size], rngs=nnx.Rngs(0))
+            assert backbone.width == pooled
+            return backbone(jnp.zeros((2, 224, 224, 3)))
+
+        shapes = [feature.shape for feature in jax.eval_shape(features)]
+        assert shapes == [(2, 14, 14, fine), (2, 7, 7, coarse), (2, pooled)]
+
+
+def test_predictions_lie_before_the_camera():
+    """An untrained network's joints project to its pixels; presence and side are between 0 and 1."""
+    tiny = Widths(8, (8, 8, 8, 8, 8, 8, 0), second=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(efficientnet_lite.SIZES, "tiny", tiny)
+        model = build("model.mediapipe.size=tiny")
+    images = np.random.default_rng(0).random((2, 224, 224, 3), np.float32)
+    K = np.tile(np.float32([[300, 0, 111.5], [0, 300, 111.5], [0, 0, 1]]), (2, 1, 1))
+    model.world.bias[...] = jax.random.normal(jax.random.key(0), 63) * 0.05
+    model.landmarks.bias[...] = jax.random.uniform(jax.random.key(1), 63, minval=20, maxval=200)
+    found = nnx.jit(lambda model, batch: model(batch))(model, {"image": images, "K": K})
+    assert found["keypoints_3d"].shape == (2, 21, 3) and found["keypoints_2d"].shape == (2, 21, 2)
+    ahead = np.asarray(found["keypoints_3d"])[..., 2] > 1
+    seen = np.asarray(project(found["keypoints_3d"], K))
+    np.testing.assert_allclose(seen[ahead], np.asarray(found["keypoints_2d"])[ahead], atol=1e-2)
+    assert ((found["presence"] >= 0) & (found["presence"] <= 1)).all() and found["right"].shape == (2,)
+
+
+def test_a_strided_block_of_equal_widths_adds_its_pooled_input():
+    block = Inverted(4, 8, 4, 3, 2, rngs=nnx.Rngs(0))
+    for layer in (block.expand, block.depthwise, block.project):
+        layer.kernel[...] = jnp.zeros_like(layer.kernel[...])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 4, 4)), jnp.float32)
+    np.testing.assert_array_equal(block(x), max_pool(x))
+    assert max_pool(x)[0, 1, 0, 2] == x[0, 2:4, :2, 2].max()
+
+
+def test_bfloat16_is_near_float32():
+    widths, image = efficientnet_lite.SIZES["lite"], np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    exact, short = (EfficientNetLite(widths, dtype=dtype, rngs=nnx.Rngs(0)) for dtype in ("float32", "bfloat16"))
+    run = nnx.jit(lambda backbone: backbone(image))
+    expected, found = run(exact), run(short)
+    assert found.fine.dtype == jnp.bfloat16 and found.pooled.dtype == jnp.float32
+    np.testing.assert_allclose(found.pooled, expected.pooled, atol=0.1 * float(expected.pooled.max()))
+
+
+def test_configs_that_do_not_fit_are_named():
+    with pytest.raises(ConfigError, match="model.mediapipe.size must be one of full, lite, lite0, got 'huge'"):
+        build("model.mediapipe.size=huge")
+    with pytest.raises(ConfigError, match="data.image_size must be 224 for model 'mediapipe', got 64"):
+        build("data.image_size=64")
+    config = configs.load(None, SETTINGS)
+    lite0 = dataclasses.replace(config.model, mediapipe=configs.MediapipeConfig(size="lite0"))
+    with pytest.raises(ConfigError, match="model.mediapipe.size must be one of full, lite for palms, got 'lite0'"):
+        PalmDetector(dataclasses.replace(config, model=lite0), None, nnx.Rngs(0))
