@@ -120,6 +120,14 @@ def test_the_whole_way_equals_litert(pipeline, photographs):
         np.testing.assert_allclose([hands["score"][0], hands["right"][0]], [presence[0], right[0]], atol=1e-3)
 
 
+def test_a_hand_that_fills_the_picture_is_found(pipeline, shared):
+    """No palm is found at first; the photograph is then looked at from further away."""
+    image = read_image(shared / "real" / "hand_photos" / "images" / "00284.jpg")
+    assert len(pipeline._palms([image], [roi.whole(*image.shape[1::-1])])[0]) == 0
+    [hands] = pipeline([image])
+    assert len(hands["score"]) == 1 and hands["right"][0] < 0.5
+
+
 def test_a_network_is_compiled_for_few_sizes(pipeline, photographs):
     images, *_ = photographs
     one = pipeline.read(images[:1], [roi.whole(256, 256)])

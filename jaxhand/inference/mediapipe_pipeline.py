@@ -4,6 +4,7 @@
     found = hands([image])  # (H, W, 3) uint8 RGB each
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from jaxhand.training.step import as_float
 
 PALM_FOLDER = "palm_detector"  # in the run folder of a converted network
 LEAST_PALM = 0.5  # score of a palm that is looked at
+FURTHER = 1.3  # an image without palms is looked at once more, this much smaller: its hand may fill it
 LEAST_PRESENCE = 0.5  # of a hand in the crop
 SAME_HAND = 0.5  # intersection over union of the boxes of two hands above which they are one
 
@@ -89,6 +91,17 @@ class Pipeline:
     def palms(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The palms of every image, (n, 9, 2) px of the image: two corners of the box and seven points each."""
         rois = [roi.whole(*image.shape[1::-1]) for image in images]
+        found = self._palms(images, rois)
+        missing = [i for i, palms in enumerate(found) if not len(palms)]
+        further = [dataclasses.replace(rois[i], side=FURTHER * rois[i].side) for i in missing]
+        for i, palms in zip(missing, self._palms([images[i] for i in missing], further)):
+            found[i] = palms
+        return found
+
+    def _palms(self, images: Sequence[np.ndarray], rois: Sequence[Roi]) -> list[np.ndarray]:
+        """The palms in the square of each image, as `palms` has them."""
+        if not rois:
+            return []
         points, scores = self._through(self._palm, images, rois, SIDE)
         found = []
         for square, candidates, likely in zip(rois, points, scores):
@@ -99,6 +112,8 @@ class Pipeline:
 
     def read(self, images: Sequence[np.ndarray], rois: Sequence[Roi]) -> list[dict]:
         """The hand in the crop of each image: as `__call__`, of one hand, whether or not it is likely one."""
+        if not rois:
+            return []
         readings = HandReading(*self._through(self._hand, images, rois, CROP))
         found = []
         for i, square in enumerate(rois):
@@ -117,9 +132,9 @@ class Pipeline:
     def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list[np.ndarray]:
         """What a network returns for the crops of images, in batches whose sizes are powers of two."""
         pieces = []
-        for start in range(0, max(len(rois), 1), self.batch_size):
+        for start in range(0, len(rois), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(rois)))
-            batch = np.zeros((1 << max(len(rows) - 1, 0).bit_length(), size, size, 3), np.uint8)
+            batch = np.zeros((1 << (len(rows) - 1).bit_length(), size, size, 3), np.uint8)
             for row, i in enumerate(rows):
                 cut(images[i], rois[i], batch[row])
             pieces.append([array[: len(rows)] for array in network(batch)])
