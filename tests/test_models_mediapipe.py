@@ -55,12 +55,15 @@ def test_predictions_lie_before_the_camera(monkeypatch):
     monkeypatch.setattr(EfficientNetLite, "__call__", ones)
     model = build("model.mediapipe.size=lite")
     K = np.tile(np.float32([[300, 0, 111.5], [0, 300, 111.5], [0, 0, 1]]), (2, 1, 1))
-    model.world.kernel[...] *= 1e-3
-    model.world.bias[...] = jax.random.normal(jax.random.key(0), 63) * 0.05  # m
-    model.landmarks.bias[...] = jax.random.uniform(jax.random.key(1), 63, minval=20, maxval=200)
+    joints = np.random.default_rng(0).uniform(-0.08, 0.08, (21, 3)).astype(np.float32)  # m
+    place = np.float32([20, -30, 400])  # mm
+    pixels = project(1000 * joints + place, K[0]) + 0.5  # MediaPipe's count
+    for head, values in ((model.world, joints), (model.landmarks, np.pad(pixels, ((0, 0), (0, 1))))):
+        head.kernel[...] *= 0
+        head.bias[...] = jnp.asarray(values.reshape(63))
     found = model({"image": np.zeros((2, 224, 224, 3), np.float32), "K": K})
     assert found["keypoints_3d"].shape == (2, 21, 3) and found["keypoints_2d"].shape == (2, 21, 2)
-    assert (found["keypoints_3d"][..., 2] > 1).all()
+    np.testing.assert_allclose(found["keypoints_3d"], np.tile(1000 * joints + place, (2, 1, 1)), atol=0.1)
     np.testing.assert_allclose(project(found["keypoints_3d"], K), found["keypoints_2d"], atol=1e-2)
     assert ((found["presence"] >= 0) & (found["presence"] <= 1)).all() and found["right"].shape == (2,)
 
