@@ -7,7 +7,6 @@ import time
 import jax
 
 from jaxhand import config as configs
-from jaxhand.train import QUICKSTART
 from jaxhand.training.checkpoint import Checkpoints
 from jaxhand.training.sharding import make_mesh
 from jaxhand.training.step import Trainer
@@ -17,7 +16,7 @@ SAVES, SECONDS_BETWEEN = 10, 2.0
 
 def main() -> None:
     """Save the quickstart's state again and again, as if an epoch lay between."""
-    config = configs.load(QUICKSTART)
+    config = configs.load("quickstart")
     state = Trainer(config, make_mesh(), total_steps=1000).init()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6
     items = {name: state[name] for name in ("params", "rest", "optimizer")}
@@ -31,7 +30,10 @@ def main() -> None:
             blocked.append(time.perf_counter() - begin)
             time.sleep(SECONDS_BETWEEN)
         checkpoints.close()
-    print(f"{size:.1f} MB; a save blocks {statistics.median(blocked):.2f} s (median of {SAVES}), at most {max(blocked):.2f} s")
+    print(
+        f"{size:.1f} MB; a save blocks {statistics.median(blocked):.2f} s (median of {SAVES}), "
+        f"at most {max(blocked):.2f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import jaxhand
-from jaxhand.data.photo import read_image
+from jaxhand.data.images.encoded import read_image
 from jaxhand.hand.draw import write_png
 
 
@@ -29,7 +29,9 @@ def main() -> None:
         if arguments.photograph is None:
             write_png(photograph, np.full((480, 640, 3), 128, np.uint8))
         for kind in ("cold", "warm", "warm"):
-            print(f"{kind}: first prediction after {seconds(arguments.run, photograph, Path(folder)):.1f} s", flush=True)
+            print(
+                f"{kind}: first prediction after {seconds(arguments.run, photograph, Path(folder)):.1f} s", flush=True
+            )
         image = read_image(photograph)
     predict = jaxhand.load(arguments.run)
     for hands in (1, 8):

@@ -11,7 +11,6 @@ import time
 
 from jaxhand import config as configs
 from jaxhand import data
-from jaxhand.train import QUICKSTART
 
 LEAVE_AFTER_A_STEP = """
 import os, sys, time
@@ -28,7 +27,7 @@ runtime.run(train.main)
 
 def main() -> None:
     """Time a cold start and two warm ones."""
-    config = configs.load(QUICKSTART)
+    config = configs.load("quickstart")
     for name, split in ((config.data.train, "train"), (config.data.test, config.data.test_split)):
         data.load(name, split, config.data, config.seed)
     with tempfile.TemporaryDirectory() as compiled:
@@ -42,7 +41,11 @@ def seconds(compiled: str) -> float:
         command = [sys.executable, "-c", LEAVE_AFTER_A_STEP, "--workdir", workdir]
         begin = time.time()
         done = subprocess.run(
-            command, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled}, check=True, capture_output=True, text=True
+            command,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled},
+            check=True,
+            capture_output=True,
+            text=True,
         )
     return float(done.stdout.split("first step")[1].split()[0]) - begin
 

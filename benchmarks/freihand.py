@@ -151,7 +151,9 @@ def _write_set(folder: Path) -> None:
     rng = np.random.default_rng(0)
     place = rng.uniform([-0.1, -0.1, 0.5], [0.1, 0.1, 1.0], (SAMPLES, 1, 3))
     fingers = np.repeat(rng.normal(size=(5, 3)), 4, 0) * np.tile([1, 2, 3, 4], 5)[:, None]  # (20, 3)
-    joints = 0.015 * (np.concatenate([np.zeros((1, 3)), fingers]) + rng.normal(size=(SAMPLES, 21, 3), scale=0.3)) + place
+    joints = (
+        0.015 * (np.concatenate([np.zeros((1, 3)), fingers]) + rng.normal(size=(SAMPLES, 21, 3), scale=0.3)) + place
+    )
     verts = np.repeat(joints, 38, 1)[:, :VERTICES] + rng.normal(size=(SAMPLES, VERTICES, 3), scale=0.006)
     noise = rng.normal(size=(SAMPLES, 1, 3), scale=0.01)
     for name, points in (("xyz", joints), ("verts", verts)):

@@ -1,8 +1,8 @@
-"""What networks learn of the built-in world in equal training time: errors of joints and meshes, with and without depth.
+"""What networks learn in equal training time on synthetic images: errors of joints and meshes, with and without depth.
 
 `python -m benchmarks.learning --seconds 240`: a short run measures how fast each network trains on this machine; then
-each trains for as many steps as fit into the time, with the schedule of its config. Ablations of the RGB-D network leave
-a part out and train for the same time.
+each trains for as many steps as fit into the time, with the schedule of its config. Ablations of the RGB-D network
+leave a part out and train for the same time.
 """
 
 import argparse

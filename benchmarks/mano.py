@@ -19,7 +19,7 @@ import torch
 
 from jaxhand.hand import mano
 from jaxhand.hand.skinned import PARENTS, forward
-from tests import mano_file
+from tests.support import mano_file
 
 BATCHES = (1, 64, 1024)
 LEAST_SECONDS = 0.2  # of calls that are timed together
@@ -55,6 +55,7 @@ def _table(batch: int, rounds: int, hand, numbers: dict, file: Path) -> None:
     peers = {"plain torch": Plain(numbers)}
     if importlib.util.find_spec("smplx"):
         import smplx
+
         model = smplx.MANO(str(file), use_pca=False, flat_hand_mean=True, batch_size=batch)
         peers["smplx"] = lambda pose, shape: model(shape, pose[:, :3], pose[:, 3:]).vertices
 

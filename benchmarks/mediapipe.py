@@ -1,8 +1,8 @@
 """Images/s of MediaPipe's networks in JAX and through LiteRT, in turn in one run.
 
 `python -m benchmarks.mediapipe SOURCE`, where SOURCE is the folder of an unpacked wheel mediapipe 0.10.21. LiteRT
-(`pip install ai-edge-litert`) takes the images of a batch one by one, its files are made for one; with as many threads as
-there are cores. JAX takes the batch. Every round measures all of them once, and the medians and best rounds are printed.
+(`pip install ai-edge-litert`) takes the images of a batch one by one, its files are made for one, with as many threads
+as there are cores. JAX takes the batch. Every round measures all of them once; medians and best rounds are printed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ways = {}
     for size in arguments.sizes:
-        networks = mediapipe_weights.convert_mediapipe(arguments.source, [f"model.mediapipe.size={size}"])
+        networks = mediapipe_weights.convert_mediapipe(arguments.source, [f"model.options.size={size}"])
         for kind in (HAND, PALM):
             litert, ours = litert_of(arguments.source, kind, size), jax_of(networks[kind])
             for batch in arguments.batches:

@@ -30,7 +30,14 @@ SIDES = (256, 192)  # px
 RATE, DECAY = 1e-4, 1e-2  # of AdamW
 PAUSE = 0.3  # seconds, until the threads of the other side have gone to sleep
 SIZES = {size: ViTConfig(size=size) for size in vit.SIZES} | {"tiny": ViTConfig(width=64, depth=2, heads=2)}
-PEAK = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165}  # TFLOP/s of dense bfloat16, by the data sheets
+PEAK = {
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "A100": 312,
+    "L40S": 362,
+    "4090": 165,
+}  # TFLOP/s of dense bfloat16, by the data sheets
 
 
 def main() -> None:
@@ -69,7 +76,7 @@ class _Sides:
 
     def __init__(self, size: str, *, dtype: str = "float32", remat: bool = False, compiled: bool = False):
         torch.manual_seed(0)
-        self.config = config = vit.sized(SIZES[size])
+        self.config = config = vit.resolve_size(SIZES[size])
         self.device = "cuda" if compiled and torch.cuda.is_available() else "cpu"
         self.half = torch.autocast(self.device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
         self.theirs = torch_hamer.ViT(config.width, config.depth, config.heads, config.mlp_ratio)
@@ -78,8 +85,8 @@ class _Sides:
         self.graphdef, shapes = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
         params = {}
         for path, leaf in nnx.to_flat_state(shapes):
-            source = names.sources("vitpose", "/".join(("backbone", *path)), leaf.shape)
-            arrays = [source.change(tensors[key]) for key in source.keys]
+            source = names.source_of("vitpose", "/".join(("backbone", *path)), leaf.shape)
+            arrays = [source.transform(tensors[key]) for key in source.keys]
             params[path] = np.stack(arrays) if source.stacked else arrays[0]
         self.params = jax.device_put(nnx.to_pure_dict(nnx.from_flat_state(params)))
         self.theirs = self.theirs.to(self.device)
@@ -177,7 +184,9 @@ def _gpu(size: str, arguments) -> None:
     flops = 3 * (config.depth * block + 2 * T * 3 * 16**2 * E)
     peak = arguments.peak or next((n for name, n in PEAK.items() if name in jax.devices()[0].device_kind), np.nan)
     print(f"\n| ViT-{size} train step | ms | images/s | MFU of {peak:.0f} TFLOP/s |\n|---|---|---|---|")
-    for name, middle in zip(("JAX, rematerialised" if arguments.remat else "JAX", "torch.compile"), np.median(seconds, 0)):
+    for name, middle in zip(
+        ("JAX, rematerialised" if arguments.remat else "JAX", "torch.compile"), np.median(seconds, 0)
+    ):
         rate = arguments.batch_size / middle
         print(f"| {name} | {1e3 * middle:.1f} | {rate:.1f} | {rate * flops / peak / 1e10:.1f} % |")
     ratio = statistics.median(seconds[:, 1] / seconds[:, 0])

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.photographs_zero_shot RUN FOLDER`, where RUN is a run folder of `python -m jaxhand.convert
 mediapipe` and FOLDER a data set of the folder layout (train.jsonl, test.jsonl with `image`, `K`, `joints_3d`, `hand`).
-Crops come from the palm detector, places from K in closed form; no label is used. A photograph in which no hand is found
-counts in the first column alone.
+Crops come from the palm detector, places from K in closed form; no label is used. A photograph in which no hand is
+found counts in the first column alone.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhand.data.photo import read_image
+from jaxhand.data.images.encoded import read_image
 from jaxhand.hand.camera import project
 from jaxhand.inference.mediapipe_pipeline import Pipeline
 from jaxhand.metrics import mpjpe, pa_mpjpe
@@ -28,7 +28,8 @@ def main() -> None:
     parser.add_argument("--looks", type=int, default=2)
     arguments = parser.parse_args()
     pipeline = Pipeline.load(arguments.run, looks=arguments.looks)
-    print("| split | found | wrong side | PA-MPJPE | wrist-relative | camera space | 2D px |\n|---|---|---|---|---|---|---|")
+    print("| split | found | wrong side | PA-MPJPE | wrist-relative | camera space | 2D px |")
+    print("|---|---|---|---|---|---|---|")
     for split in ("train", "test"):
         labels = [json.loads(line) for line in (arguments.folder / f"{split}.jsonl").read_text().splitlines()]
         rows = []

@@ -22,9 +22,10 @@ import torch
 
 from jaxhand import config as configs
 from jaxhand import data
-from jaxhand.data import pack, packed, pipeline
-from jaxhand.data.photo import Photo
-from jaxhand.data.record import undecoded
+from jaxhand.data import pack, pipeline
+from jaxhand.data.datasets import packed
+from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.record import read_encoded
 from jaxhand.training.sharding import make_mesh, to_global
 from jaxhand.training.step import Trainer
 
@@ -37,7 +38,7 @@ begin = time.time()
 from jaxhand.data import freihand
 imported = time.time()
 source = freihand.load(sys.argv[1], "train")
-source.label(len(source) - 1)
+source.read_annotation(len(source) - 1)
 end, memory = time.time(), int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 print(f"{len(source):,} records in {end - imported:.2f} s after {imported - begin:.2f} s of imports, {memory:.0f} MB")
 """
@@ -64,7 +65,7 @@ def main() -> None:
 def compare(name: str, kind: str, path: Path, arguments) -> None:
     """Time a set, the same packed, and PyTorch on the same files, and what decoding alone takes."""
     source, out = data.read(kind, path, "train"), path.with_name(f"packed-{kind}")
-    photos = [undecoded(source, i).image for i in range(len(source))]
+    photos = [read_encoded(source, i).image for i in range(len(source))]
     pack.pack(kind, path, out, splits=("train",), say=lambda line: None)
     contestants = {
         "jaxhand, files": Ours(source, arguments.workers),
@@ -122,8 +123,8 @@ class TorchSet(torch.utils.data.Dataset):
     """Read, RGB, one warp of rotation, scale and shift, colour, normalisation, as the field's loaders do."""
 
     def __init__(self, source, to_float: bool):
-        records = [undecoded(source, i) for i in range(len(source))]
-        self.files = [record.image.where.removeprefix("image ") for record in records]
+        records = [read_encoded(source, i) for i in range(len(source))]
+        self.files = [record.image.location.removeprefix("image ") for record in records]
         self.K = np.float32([record.K for record in records])
         self.joints = np.float32([record.keypoints_3d for record in records])
         self.to_float = to_float
@@ -192,12 +193,12 @@ def core_seconds(processes) -> float:
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def decoding(photos: list[Photo]) -> tuple[float, float]:
+def decoding(photos: list[EncodedImage]) -> tuple[float, float]:
     """Images/s, and of a core, of decoding JPEGs whole, by the decoder of the pipeline, in one thread."""
-    photos, everything = [Photo(photo.content, "") for photo in photos], np.array([[640], [480]])
+    photos, everything = [EncodedImage(photo.content, "") for photo in photos], np.array([[640], [480]])
     begin, cores = time.perf_counter(), core_seconds(())
     for photo in photos:
-        photo.part(everything, 1)
+        photo.decode_region(everything, 1)
     return len(photos) / (time.perf_counter() - begin), len(photos) / (core_seconds(()) - cores)
 
 

@@ -21,8 +21,8 @@ from flax import nnx
 from benchmarks.torch_hamer import Hamer
 from jaxhand import config as configs
 from jaxhand import hand, models
-from jaxhand.interop import convert
-from jaxhand.models.hamer import MEAN, STD
+from jaxhand.interop import checkpoints
+from jaxhand.models.preprocess import IMAGE_MEAN, IMAGE_STD
 
 TINY = ("model.vit.width=384", "model.vit.depth=2", "model.vit.heads=6", "model.hamer.depth=2")
 
@@ -74,9 +74,9 @@ def pair(config: configs.Config, device: str):
         path = Path(folder) / "hamer.ckpt"
         torch.save({"state_dict": theirs.state_dict()}, path)
         vit = (f"model.vit.heads={theirs.backbone.blocks[0].attn.heads}", f"model.dtype={config.model.dtype}")
-        converted = convert.convert("hamer", path, overrides=vit)
+        converted = checkpoints.convert("hamer", path, overrides=vit)
     graphdef = nnx.split(nnx.eval_shape(lambda: models.build(converted.config)))[0]
-    arrays = jax.device_put((converted.params, converted.rest))
+    arrays = jax.device_put((converted.params, converted.non_trainable))
     if config.model.dtype == "bfloat16":
         arrays = jax.tree_util.tree_map_with_path(rounded, arrays)
         theirs = theirs.to(device)
@@ -97,7 +97,12 @@ def calls(theirs, ours, batch: int, dtype: str, device: str, compiled: bool):
     graphdef, arrays = ours
     step = jax.jit(lambda arrays, batch: nnx.merge(graphdef, *arrays)(batch))
     on_device = jax.device_put({"image": image, "K": np.tile(K, (batch, 1, 1))})
-    normed = torch.from_numpy((image - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2).contiguous().to(device)
+    normed = (
+        torch.from_numpy((image - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+        .to(device)
+    )
     network = torch.compile(theirs) if compiled else theirs
     half = torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 

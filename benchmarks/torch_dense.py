@@ -1,4 +1,4 @@
-"""The default network (`jaxhand/models/dense.py`) and its loss in PyTorch, written as a PyTorch user would."""
+"""The default network (`jaxhand/models/voting_net.py`) and its loss in PyTorch, written as a PyTorch user would."""
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +6,13 @@ from torch import nn
 
 from jaxhand.config import LossConfig, ModelConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM
-from jaxhand.models.dense import CROP_MM, JOINTS, LOOK_WIDTH, NEAR, PATCH, WINDOW
+from jaxhand.models.layers import NUM_KEYPOINTS
+from jaxhand.models.preprocess import CROP_MM, RELATIVE_DEPTH_GAIN
+from jaxhand.models.voting_net import PATCH, WINDOW, WINDOW_FEATURES
 
 
 class Block(nn.Module):
-    """Residual perceptron on the channels; with `shifted`, four fifths of them come from the neighbour cells."""
+    """Residual MLP over the channels; with `shifted`, four fifths of them come from the neighbour cells."""
 
     def __init__(self, width: int, hidden: int, shifted: bool):
         super().__init__()
@@ -23,8 +25,8 @@ class Block(nn.Module):
         return x + self.down(F.relu(self.up(shift(h) if self.shifted else h)))
 
 
-class Mixer(nn.Module):
-    """Residual product over the tokens."""
+class TokenMixer(nn.Module):
+    """Residual linear layer over the tokens."""
 
     def __init__(self, tokens: int, width: int):
         super().__init__()
@@ -37,29 +39,29 @@ class Mixer(nn.Module):
         return x + (self.mix.T @ tokens).reshape(x.shape)
 
 
-class JointMixer(nn.Module):
-    """Residual perceptron over the joints."""
+class TokenMlp(nn.Module):
+    """Residual MLP over the joints."""
 
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.up = nn.Parameter(torch.randn(JOINTS, 2 * JOINTS) * JOINTS**-0.5)
-        self.down = nn.Parameter(torch.randn(2 * JOINTS, JOINTS) * 0.3 * (2 * JOINTS) ** -0.5)
+        self.up = nn.Parameter(torch.randn(NUM_KEYPOINTS, 2 * NUM_KEYPOINTS) * NUM_KEYPOINTS**-0.5)
+        self.down = nn.Parameter(torch.randn(2 * NUM_KEYPOINTS, NUM_KEYPOINTS) * 0.3 * (2 * NUM_KEYPOINTS) ** -0.5)
 
     def forward(self, x):
         """(B, 21, c) → the same."""
         return x + self.down.T @ F.relu(self.up.T @ self.norm(x))
 
 
-class Look(nn.Module):
-    """Every joint sees a window around its place, all joints exchange it, and each is corrected."""
+class RefinementStage(nn.Module):
+    """Correct every joint from the image window around it and from the features of all joints."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         width = config.joint_width
-        self.placed, self.seek = nn.Linear(3, width), nn.Linear(width, LOOK_WIDTH)
-        self.see, self.tell = nn.Linear(4 * WINDOW**2 + 2, LOOK_WIDTH), nn.Linear(LOOK_WIDTH, width)
-        self.mixers = nn.ModuleList(JointMixer(width) for _ in range(config.joint_blocks))
+        self.placed, self.seek = nn.Linear(3, width), nn.Linear(width, WINDOW_FEATURES)
+        self.see, self.tell = nn.Linear(4 * WINDOW**2 + 2, WINDOW_FEATURES), nn.Linear(WINDOW_FEATURES, width)
+        self.mixers = nn.ModuleList(TokenMlp(width) for _ in range(config.joint_blocks))
         self.blocks = nn.ModuleList(Block(width, 2 * width, False) for _ in range(config.joint_blocks))
         self.norm, self.correction = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 3)
 
@@ -74,7 +76,7 @@ class Look(nn.Module):
 
 
 class Dense(nn.Module):
-    """Batch → joints, every guess before them, and the distance judged by size."""
+    """Batch → joints, intermediate predictions, and the distance estimated without depth."""
 
     def __init__(self, config: ModelConfig, image_size: int):
         super().__init__()
@@ -82,16 +84,16 @@ class Dense(nn.Module):
         joint, cells = config.joint_width, (image_size // (2 * PATCH)) ** 2
         self.stem, self.down = nn.Linear(4 * PATCH**2, fine), nn.Linear(4 * fine, width)
         self.fine = nn.ModuleList(Block(fine, config.expansion * fine, True) for _ in range(config.fine_blocks))
-        self.mixers = nn.ModuleList(Mixer(cells, width) for _ in range(config.blocks))
+        self.mixers = nn.ModuleList(TokenMixer(cells, width) for _ in range(config.blocks))
         self.coarse = nn.ModuleList(Block(width, config.expansion * width, True) for _ in range(config.blocks))
-        self.norm, self.votes = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 4 * JOINTS)
+        self.norm, self.votes = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, 4 * NUM_KEYPOINTS)
         self.seen = nn.Linear(width, joint)
-        self.names = nn.Parameter(0.5 * torch.randn(JOINTS, joint))
-        self.looks = nn.ModuleList(Look(config) for _ in range(config.looks))
+        self.names = nn.Parameter(0.5 * torch.randn(NUM_KEYPOINTS, joint))
+        self.looks = nn.ModuleList(RefinementStage(config) for _ in range(config.looks))
         self.size_norm, self.size = nn.RMSNorm(joint, eps=1e-6), nn.Linear(joint, 1)
 
     def forward(self, batch: dict) -> dict:
-        """The predictions of `jaxhand.models.dense.Dense`."""
+        """The predictions of `jaxhand.models.voting_net.VotingNet`."""
         B, grid, cell = len(batch["image"]), self.image_size // (2 * PATCH), 2 * PATCH
         image = torch.cat([batch["image"] * 2 - 1, batch["depth"][..., None]], -1)
         x = self.stem(patches(image, PATCH))
@@ -102,7 +104,7 @@ class Dense(nn.Module):
             x = block(mixer(x))
         x = self.norm(x).flatten(1, 2)  # (B, T, C)
 
-        logits, dx, dy, dz = self.votes(x).reshape(B, -1, 4, JOINTS).unbind(2)
+        logits, dx, dy, dz = self.votes(x).reshape(B, -1, 4, NUM_KEYPOINTS).unbind(2)
         weight = logits.softmax(1)
         middle = (torch.arange(grid) + 0.5) * 2 / grid - 1
         cell_y, cell_x = (m.reshape(-1, 1) for m in torch.meshgrid(middle, middle, indexing="ij"))
@@ -158,8 +160,10 @@ def windows(image, joints, has_depth):
     rows = corner[..., 1, None, None] + offset[:, None]  # (B, 21, WINDOW, 1)
     columns = corner[..., 0, None, None] + offset  # (B, 21, 1, WINDOW)
     window = padded[torch.arange(B)[:, None, None, None], rows, columns]  # (B, 21, WINDOW, WINDOW, 4)
-    depth = ((window[..., 3] - joints[..., 2, None, None]) * NEAR).clamp(-1, 1) * has_depth[:, None, None, None]
-    parts = (window[..., :3].reshape(B, JOINTS, -1), depth.reshape(B, JOINTS, -1), place - corner)
+    depth = ((window[..., 3] - joints[..., 2, None, None]) * RELATIVE_DEPTH_GAIN).clamp(-1, 1) * has_depth[
+        :, None, None, None
+    ]
+    parts = (window[..., :3].reshape(B, NUM_KEYPOINTS, -1), depth.reshape(B, NUM_KEYPOINTS, -1), place - corner)
     return torch.cat(parts, -1)
 
 
@@ -175,5 +179,5 @@ def shift(x):
     C, h, w = x.shape[-1], *x.shape[1:3]
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
     corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
-    parts = [padded[:, i:i + h, j:j + w, C * k // 5:C * (k + 1) // 5] for k, (i, j) in enumerate(corners)]
+    parts = [padded[:, i : i + h, j : j + w, C * k // 5 : C * (k + 1) // 5] for k, (i, j) in enumerate(corners)]
     return torch.cat(parts, -1)

@@ -7,7 +7,7 @@ from torch import nn
 
 from jaxhand.config import Config
 from jaxhand.hand.skinned import PARENTS, SkinnedHand
-from jaxhand.models.vit import sized
+from jaxhand.models.vit import resolve_size
 
 TOKENS = (16, 12)
 
@@ -22,7 +22,7 @@ class Hamer(nn.Module):
 
     def __init__(self, config: Config, hand: SkinnedHand):
         super().__init__()
-        vit = sized(config.model.vit)
+        vit = resolve_size(config.model.vit)
         self.backbone = ViT(vit.width, vit.depth, vit.heads, vit.mlp_ratio)
         self.mano_head = Head(config.model.hamer, vit.width)
         self.mano = Mano(hand)
@@ -182,7 +182,7 @@ class Mano(nn.Module):
 
     def __init__(self, hand: SkinnedHand):
         super().__init__()
-        self.growth, self.vertices = hand.growth, hand.num_vertices
+        self.scale_per_beta, self.vertices = hand.global_scale_per_beta, hand.num_vertices
         for name in ("template", "shape_dirs", "pose_dirs", "weights"):
             self.register_buffer(name, torch.from_numpy(np.array(getattr(hand, name))).float(), persistent=False)
 
@@ -191,7 +191,7 @@ class Mano(nn.Module):
         rest = self.template + torch.einsum("bl,pcl->bpc", shape, self.shape_dirs)
         features = (turns[:, 1:] - torch.eye(3, device=turns.device)).flatten(1)
         rest = rest + torch.einsum("bl,pcl->bpc", features, self.pose_dirs)
-        rest = rest * (1 + self.growth * shape[:, :1, None])
+        rest = rest * (1 + self.scale_per_beta * shape[:, :1, None])
         joints = rest[:, -16:]
         placed = [transform(turns[:, 0], joints[:, 0])]
         for joint, parent in list(enumerate(PARENTS))[1:]:

@@ -15,7 +15,8 @@ import torch
 
 from benchmarks import torch_dense
 from jaxhand import config as configs
-from jaxhand.data import pipeline, synthetic
+from jaxhand.data import pipeline
+from jaxhand.data.synthetic import dataset
 from jaxhand.training.sharding import make_mesh, to_global
 from jaxhand.training.step import Trainer
 
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     config = configs.load(None, [f"training.batch_size={arguments.batch_size}", "data.depth_dropout=0"])
-    source = synthetic.load("train", arguments.batch_size, progress=lambda line: None)
+    source = dataset.load("train", arguments.batch_size, progress=lambda line: None)
     batch = next(pipeline.train_iterator(source, config))
     del batch["index"]
 

@@ -1,21 +1,35 @@
 """jaxhand: train, test and ship networks that read the 3D hand from colour and depth images."""
 
 __version__ = "0.1.0"
+_ROOMS = ("config", "data", "evaluation", "hand", "inference", "interop", "io", "metrics", "models", "training")
+
+
+def __getattr__(name: str):
+    """Import a room when it is first used, so that `import jaxhand` is quick and imports no JAX."""
+    if name in _ROOMS:
+        import importlib
+
+        return importlib.import_module(f"jaxhand.{name}")
+    raise AttributeError(f"module 'jaxhand' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ROOMS]
 
 
 def load(path, *, batch_size: int = 32):
-    """The best model of a run folder as a function: photographs and boxes in, a dictionary of arrays out.
+    """Return the best model of a run as a function: photographs and boxes in, a dictionary of arrays out.
 
-    `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`; what goes in and comes
-    out is in the docstring of `jaxhand.training.predictor.Predictor`.
+    `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`; the docstring of
+    `jaxhand.inference.predictor.Predictor` lists all arguments and results.
 
     Args:
         path: run folder.
-        batch_size: how many hands are looked at together, at most.
+        batch_size: how many hands are predicted together, at most.
 
     Raises:
         UserError: the folder holds no run, or its parameters do not fit the model of its config.
     """
-    from jaxhand.training.predictor import Predictor  # here, so that importing jaxhand imports no JAX
+    from jaxhand.inference.predictor import Predictor  # here, so that importing jaxhand imports no JAX
 
     return Predictor(path, batch_size=batch_size)

@@ -22,12 +22,12 @@ def main() -> int:
     """Parse the command line, test, print and write the results; the exit code."""
     description, *usage = __doc__.strip().split("\n\n")
     how = argparse.RawDescriptionHelpFormatter
-    name = "python -m jaxhand.evaluate"
+    name = "jaxhand evaluate"
     usage = "\n".join([*usage, "\nArrays of a protocol, by their names in an .npz:", *scoring.described()])
     parser = argparse.ArgumentParser(prog=name, description=description, epilog=usage, formatter_class=how)
     run = parser.add_argument_group("the best step of a run")
     run.add_argument("workdir", type=Path, nargs="?", help="run folder")
-    names = "synthetic or NAME:PATH such as ho3d:PATH (default: the run's test set)"
+    names = "synthetic, NAME:PATH such as ho3d:PATH, or module:function:PATH (default: the run's test set)"
     run.add_argument("--data", nargs="+", metavar="NAME", help=names)
     submit = "the leaderboard's: pred.zip or pred.json, of DexYCB .txt; with depth also FILE_rgbd"
     run.add_argument("--submit", type=Path, metavar="FILE", help=submit)
@@ -102,9 +102,9 @@ def _score_run(arguments) -> None:
 
 def _score_data(name: str, tester, best, arguments) -> list[dict]:
     """Score one data set, with and without its depth, and write a leaderboard's file of each where it is asked for."""
-    from jaxhand import data
-    from jaxhand.data.record import WithoutDepth, labels
-    from jaxhand.evaluation.of_run import Gathered
+    from jaxhand import data, models
+    from jaxhand.data.record import WithoutDepth, sample_joints
+    from jaxhand.evaluation.run_predictions import Gathered
     from jaxhand.evaluation.submission import Submission
     from jaxhand.training.testing import batches_of, mesh_line, run_test
 
@@ -112,7 +112,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
     protocol = arguments.protocol and scoring.protocol_of(arguments.protocol)
     options = scoring.options_of(protocol, arguments.option) if protocol else {}
     split = "test" if submit else arguments.split or config.test_split
-    source = data.load(name, split, config, best.config.seed, best.config.hand if best.config.has_mesh else None)
+    source = data.load(name, split, config, best.config.seed, models.hand_config(best.config))
     kinds = {"RGB-D": source, "RGB": WithoutDepth(source)} if source[0].depth is not None else {"RGB": source}
     files = {"RGB-D": submit.with_stem(f"{submit.stem}_rgbd"), "RGB": submit} if submit else {}
     submissions = {kind: Submission(name, source, files[kind]) for kind in kinds if submit}
@@ -141,7 +141,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
             folder = arguments.workdir / f"{protocol.name}_{name.partition(':')[0]}_{kind}"
             results[-1][protocol.name] = _by_protocol(protocol, options, gathered, name, folder)
     if scores["count"]:
-        joints, valid = labels(source, len(source))
+        joints, valid = sample_joints(source, len(source))
         rigid_hand = baselines.rigid_hand(joints, joints, valid, valid)
         mean_pose = baselines.mean_pose(joints, joints, valid, valid)
         print("  Baselines, from this set's own labels:")
@@ -151,7 +151,7 @@ def _score_data(name: str, tester, best, arguments) -> list[dict]:
 
 def _by_protocol(protocol, options: dict, gathered, name: str, folder: Path) -> dict[str, float]:
     """Print and write what a run scores by a protocol; its official numbers."""
-    from jaxhand.evaluation.of_run import pair
+    from jaxhand.evaluation.run_predictions import pair
 
     found = pair(protocol.name, gathered, folder.parent, name)
     for warning in found.warnings:

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand import models
 from jaxhand.config import UserError
-from jaxhand.data import boxes
-from jaxhand.data.depth import read_grey
-from jaxhand.data.photo import read_image
+from jaxhand.data.images.depth import read_grey
+from jaxhand.data.images.encoded import read_image
 from jaxhand.hand import mesh_files
 from jaxhand.hand.draw import draw_mesh, draw_skeleton, upscale, write_png
 from jaxhand.hand.skeleton import JOINT_NAMES
+from jaxhand.inference import boxes
+from jaxhand.inference.predictor import Predictor
 from jaxhand.training import runtime
-from jaxhand.training.predictor import Predictor
 
 AT_ONCE = 16  # images that are in memory together
 _JSON = {  # name in joints.json → the predictor's, and digits
@@ -49,7 +50,7 @@ def main() -> int:
     detect = boxes.detector(arguments.detector) if arguments.detector else None
     runtime.use_compilation_cache()
     predictor = Predictor(arguments.workdir)
-    if arguments.mesh not in (None, "none") and not predictor.config.has_mesh:
+    if arguments.mesh not in (None, "none") and not models.find(predictor.config.model.name).has_mesh:
         raise UserError(f"--mesh {arguments.mesh}: the model {predictor.config.model.name} has no mesh")
     output = _Output(arguments.out or arguments.workdir / "predictions", arguments.mesh)
     guessed = 0
@@ -82,14 +83,21 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.predict", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="jaxhand predict", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path, help="run folder")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="photographs (default: those of --boxes)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--boxes", type=Path, metavar="FILE", help="JSON or JSON Lines of hands: image, bbox, hand, K")
-    where.add_argument("--detector", metavar="MODULE:FUNCTION", help="finds the hands of an image: jaxhand.data.boxes")
-    where.add_argument("--bbox", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"),
-                       help="box around the hand in px (default: the whole image is the crop)")
+    where.add_argument(
+        "--detector", metavar="MODULE:FUNCTION", help="finds the hands of an image: jaxhand.inference.boxes"
+    )
+    where.add_argument(
+        "--bbox",
+        type=float,
+        nargs=4,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="box around the hand in px (default: the whole image is the crop)",
+    )
     parser.add_argument("--hand", choices=("right", "left"), help="which hand it is (default: right)")
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--K", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="camera of the images, px")

@@ -1,4 +1,4 @@
-"""Train a network: `python -m jaxhand.train [--config FILE] [--workdir DIR] [key=value …]`.
+"""Train a network: `jaxhand train [--config FILE] [--workdir DIR] [key=value …]`.
 
 The same command on a folder that holds a run goes on from its latest checkpoint.
 """
@@ -8,15 +8,13 @@ from pathlib import Path
 
 from jaxhand import config as configs
 from jaxhand.training import runtime
-from jaxhand.training.loop import train
-
-QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
 
 def main() -> int:
     """Parse the command line and train; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML file (default: configs/quickstart.yaml)")
+    parser = argparse.ArgumentParser(prog="jaxhand train", description="Train a network.")
+    given = "YAML file, or the name of one in configs/ (default: quickstart)"
+    parser.add_argument("--config", type=Path, default="quickstart", help=given)
     parser.add_argument("--workdir", type=Path, help="run folder (default: runs/<name of the config>)")
     parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")
     parser.add_argument("--num-processes", type=int, help="how many processes train together")
@@ -24,6 +22,9 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.num_epochs=5")
     arguments = parser.parse_intermixed_args()
     config = configs.load(arguments.config, arguments.overrides)
+
+    from jaxhand.training.loop import train  # here, so that --help and a mistake in the config need no JAX
+
     runtime.use_compilation_cache()
     runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
     return train(config, arguments.workdir or Path("runs") / arguments.config.stem)

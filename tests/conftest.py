@@ -69,6 +69,7 @@ def start():
 
     `patch` is Python that runs before the command, `devices` how many devices the processor is made to look like.
     """
+
     def start(name, *arguments, patch="", devices=1) -> subprocess.Popen:
         code = f"from jaxhand import {name}\nfrom jaxhand.training import runtime\n{patch}\nruntime.run({name}.main)"
         how = ["-c", code] if patch else ["-m", f"jaxhand.{name}"]
@@ -86,6 +87,7 @@ def start():
 @pytest.fixture(scope="session")
 def command(start):
     """Run a command as `start` does to its end: its exit code, stdout and stderr."""
+
     def command(*arguments, **options) -> tuple[int, str, str]:
         process = start(*arguments, **options)
         try:
@@ -127,6 +129,7 @@ def photographs(tiny, tmp_path_factory) -> Path:
 @pytest.fixture
 def copy_of(tmp_path):
     """A copy of a run's folder that a test may change."""
+
     def copy_of(run: TrainedRun) -> Path:
         return Path(shutil.copytree(run.workdir, tmp_path / "copy"))
 

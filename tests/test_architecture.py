@@ -1,13 +1,15 @@
 """The house: who may import whom, and what every file of the package keeps to."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxhand"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEVELS = {  # a room imports from rooms of a lower level only; every other module at the top is a command
+LEVELS = {  # a room imports only from rooms of a lower level; every other module at the top is a command
+    "inference": 5,
     "training": 4,
     "evaluation": 4,
     "interop": 4,
@@ -15,11 +17,13 @@ LEVELS = {  # a room imports from rooms of a lower level only; every other modul
     "data": 3,
     "metrics": 2,
     "hand": 2,
-    "pickles": 1,
+    "io": 1,
     "config": 0,
-    "": 5,  # jaxhand/__init__.py, whose functions import when they are called
+    "": 6,  # jaxhand/__init__.py, whose functions import when they are called
+    "convert": 7,  # `jaxhand convert data` goes on working: it is `jaxhand pack`
+    "__main__": 7,  # `python -m jaxhand` is the command `jaxhand`
 }
-COMMAND = 5
+COMMAND = 6
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
@@ -48,7 +52,7 @@ def imports(tree: ast.Module, package: str) -> set[str]:
             base = node.module or ""
             if node.level:
                 base = ".".join(filter(None, [*package.split(".")[: len(package.split(".")) - node.level + 1], base]))
-            names |= {f"{base}.{alias.name}" for alias in node.names} if base == "jaxhand" else {base}
+            names |= {f"{base}.{alias.name}" for alias in node.names} if base in ("jaxhand", "jaxhand.data") else {base}
     return names
 
 
@@ -91,18 +95,18 @@ def side_effects(tree: ast.Module) -> list[str]:
         ("jaxhand.training.loop", "jaxhand.metrics", False),
         ("jaxhand.data.crop", "jaxhand.data.record", False),
         ("jaxhand.data.crop", "jaxhand.hand.camera", False),
-        ("jaxhand.hand.body", "jaxhand.config", False),
-        ("jaxhand.hand.mano", "jaxhand.pickles", False),
-        ("jaxhand.pickles", "jaxhand.config", False),
+        ("jaxhand.hand.builtin.body", "jaxhand.config", False),
+        ("jaxhand.hand.mano", "jaxhand.io.pickles", False),
+        ("jaxhand.io.pickles", "jaxhand.config", False),
         ("jaxhand.training.checkpoint", "jaxhand.__version__", False),
         ("jaxhand.training.loop", "jaxhand.train", True),
         ("jaxhand.training.loop", "jaxhand.evaluation.evaluator", True),
         ("jaxhand.evaluation.report", "jaxhand.interop", True),
-        ("jaxhand.models.dense", "jaxhand.data.record", True),
+        ("jaxhand.models.voting_net", "jaxhand.data.record", True),
         ("jaxhand.metrics.pose", "jaxhand.hand.skeleton", True),
         ("jaxhand.config", "jaxhand.hand.skeleton", True),
         ("jaxhand.train", "jaxhand.evaluate", True),
-        ("jaxhand", "jaxhand.training.predictor", False),
+        ("jaxhand", "jaxhand.inference.predictor", False),
         ("jaxhand", "jaxhand.predict", True),
     ],
 )
@@ -132,6 +136,60 @@ def test_rooms_import_only_rightwards(path):
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     ours = {target for target in imports(ast.parse(path.read_text()), package) if target.split(".")[0] == "jaxhand"}
     assert [target for target in sorted(ours) if forbidden(name, target)] == []
+
+
+DATA = PACKAGE / "data"
+DATA_ROOMS = {  # what files of a room of data/ may import from data/, besides their own room
+    "images": set(),
+    "datasets": {"images", "record", "crop_rules", "checks"},
+    "synthetic": {"images", "record", "crop_rules", "checks"},
+}
+
+
+def data_box(module: str) -> str:
+    """The box of "jaxhand.data.…": a room, or a file at the top of data/; "" is data/__init__.py."""
+    name = (module.split(".") + [""])[2]
+    return name if (DATA / name).is_dir() or (DATA / f"{name}.py").is_file() else ""
+
+
+def data_imports(tree: ast.Module, module: str) -> set[str]:
+    """The boxes of data/ that a module imports, without its own."""
+    package = module if module == "jaxhand.data" else module.rpartition(".")[0]
+    ours = {name for name in imports(tree, package) if f"{name}.".startswith("jaxhand.data.")}
+    return {data_box(name) for name in ours} - {data_box(module)}
+
+
+@pytest.mark.parametrize(
+    ("source", "boxes"),
+    [
+        ("from jaxhand.data.datasets.base import ImageDataset", {"datasets"}),
+        ("from jaxhand.data import datasets, mix, load", {"datasets", "mix", ""}),
+        ("from jaxhand import data, config", {""}),
+        ("def f(): import jaxhand.data.inspect", {"inspect"}),
+        ("from . import depth\nfrom ..record import Record", {"record"}),
+        ("from jaxhand.data.images.header import image_size\nfrom jaxhand.database import x", set()),
+    ],
+)
+def test_imports_inside_data_are_seen(source, boxes):
+    assert data_imports(ast.parse(source), "jaxhand.data.images.encoded") == boxes
+
+
+@pytest.mark.parametrize("room_name", DATA_ROOMS)
+def test_the_rooms_of_data_import_only_what_lies_below_them(room_name):
+    paths = sorted((DATA / room_name).rglob("*.py"))
+    found = {path.name: data_imports(ast.parse(path.read_text()), module_name(path)) for path in paths}
+    assert paths and {name: boxes for name, boxes in found.items() if boxes - DATA_ROOMS[room_name]} == {}
+
+
+def test_the_boxes_of_data_have_no_circle():
+    """Rooms and top files of data/ can be put in an order in which each imports only earlier ones."""
+    graph = {}
+    for path in DATA.rglob("*.py"):
+        module = module_name(path)
+        graph.setdefault(data_box(module), set()).update(data_imports(ast.parse(path.read_text()), module))
+    assert graph[""] >= {"datasets", "synthetic", "mix"} and graph["pack"] >= {"", "datasets"}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert order.index("images") < order.index("record") < order.index("datasets") < order.index("")
 
 
 @each_file

@@ -1,4 +1,4 @@
-"""`evaluate` on the tiny run: what it prints, writes and refuses. Tests of `predict` are in test_commands_predict.py."""
+"""`evaluate` on the tiny run: what it prints, writes and refuses; for `predict` see test_commands_predict.py."""
 
 import json
 import re

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from prediction_sets import hands, meshes, predicted
 
 from jaxhand import evaluate
 from jaxhand.evaluation.prediction_files import write_freihand
 from jaxhand.hand.skeleton import from_our_order
+from tests.support.prediction_sets import hands, meshes, predicted
 
 COUNT = 24  # as in test_evaluation_scoring: one program for both
 

@@ -5,18 +5,19 @@ import re
 import types
 
 import cv2
-import hamer_models
 import numpy as np
 import pytest
 import trimesh
 
 from jaxhand import config as configs
 from jaxhand import predict
-from jaxhand.hand import surface
+from jaxhand.hand.builtin import surface
 from jaxhand.hand.skeleton import JOINT_NAMES
+from jaxhand.inference import predictor
 from jaxhand.models.hamer import Hamer
-from jaxhand.training import predictor, step
+from jaxhand.training import step
 from jaxhand.training.sharding import make_mesh
+from tests.support import hamer_models
 
 
 def read_joints(folder):
@@ -117,7 +118,9 @@ def test_boxes_of_several_hands_an_image(finished, photographs, call, tmp_path):
 
 
 def test_a_detector_of_the_user(finished, photographs, call, tmp_path, monkeypatch):
-    detector = "def detect(image):\n    return [{'bbox': (3, 4, 40, 50), 'hand': 'left', 'score': 0.75}] * int(image[0, 0, 0])"
+    detector = (
+        "def detect(image):\n    return [{'bbox': (3, 4, 40, 50), 'hand': 'left', 'score': 0.75}] * int(image[0, 0, 0])"
+    )
     (tmp_path / "where_hands_are.py").write_text(detector)
     monkeypatch.chdir(tmp_path)
     for count in range(3):
@@ -147,7 +150,13 @@ def test_depth_is_read(finished, photographs, call):
 @pytest.fixture
 def mesh_model(monkeypatch):
     """A model with a mesh whose parameters are drawn, as the best of any run folder."""
-    sizes = ["data.image_size=64", "model.vit.width=32", "model.vit.depth=1", "model.vit.heads=2", "data.crop_rule=hamer"]
+    sizes = [
+        "data.image_size=64",
+        "model.vit.width=32",
+        "model.vit.depth=1",
+        "model.vit.heads=2",
+        "data.crop_rule=hamer",
+    ]
     sizes += ["model.hamer.width=32", "model.hamer.depth=1", "model.hamer.heads=2", "model.hamer.head_width=16"]
     config = configs.load(None, ["model.name=hamer", *sizes])
     model = hamer_models.build(Hamer, config, surface.builtin())
@@ -204,7 +213,9 @@ def test_what_is_refused(finished, photographs, call, tmp_path):
     assert "--focal must be positive" in refused(call, finished, image, "--focal", 0)
     assert "--K must be FX FY CX CY" in refused(call, finished, image, "--K", 0, 1, 2, 3)
     assert "name a photograph" in refused(call, finished)
-    assert "--depth must name a file for each of the 1 images" in refused(call, finished, image, "--depth", image, image)
+    assert "--depth must name a file for each of the 1 images" in refused(
+        call, finished, image, "--depth", image, image
+    )
     assert "is not a 16-bit grey PNG" in refused(call, finished, image, "--depth", image)
     assert "model dense has no mesh" in refused(call, finished, image, "--mesh", "obj")
     (tmp_path / "file").write_text("")

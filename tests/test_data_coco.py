@@ -2,14 +2,15 @@
 
 import json
 
-import layouts
-import layouts_rhd as layout
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import coco
+from jaxhand.data.crop_rules import RULES
+from jaxhand.data.datasets import coco
 from jaxhand.hand.camera import project
+from tests.support import layouts
+from tests.support import layouts_rhd as layout
 
 HAND = layout.joints("training", 0, "left")
 ANNOTATION = {
@@ -44,17 +45,17 @@ def test_a_coco_file(tmp_path):
     hidden = np.array(ANNOTATION["keypoints"])
     hidden[4, 2] = 0  # theirs: the thumb's base
     source = load(coco_file(tmp_path / "hidden.json", ANNOTATION | {"keypoints": hidden.ravel().tolist()}), "train")
-    assert np.flatnonzero(source.label(0).joint_valid == 0).tolist() == [1]
+    assert np.flatnonzero(source.read_annotation(0).joint_valid == 0).tolist() == [1]
     flat = {key: ANNOTATION[key] for key in ("image_id", "keypoints")}
-    label = load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").label(0)
+    label = load(coco_file(tmp_path / "flat.json", flat, IMAGE), "train").read_annotation(0)
     assert label.hand == "right" and label.bbox is None and not label.joint_valid.any() and not label.keypoints_3d.any()
     np.testing.assert_allclose(label.keypoints_2d, points, atol=1e-4)
-    np.testing.assert_array_equal(label.K, coco.nominal_K(320, 320))
+    np.testing.assert_array_equal(label.K, RULES["hamer"].camera(320, 320))
     assert label.name == "color/00000.png"
 
 
 COCO_MISTAKES = {
-    "annotation 0: image_id 8 is of no image": {"annotation": ANNOTATION | {"image_id": 8}},
+    "annotation 0: image_id 8 belongs to no image": {"annotation": ANNOTATION | {"image_id": 8}},
     "annotation 0: hand_type must be .* got 'both'": {"annotation": ANNOTATION | {"hand_type": "both"}},
     "annotation 0: joint_cam must be 21x3 numbers": {"annotation": ANNOTATION | {"joint_cam": [[0, 0, 0]] * 42}},
     "annotation 0: keypoints must be 21x3 numbers, got 3 in all": {"annotation": ANNOTATION | {"keypoints": [1, 2, 3]}},

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import crop, uncrop
+from jaxhand.data.crop import crop
 from jaxhand.data.record import Record
-from jaxhand.hand.camera import DEPTH_RANGE_MM, project
+from jaxhand.hand.camera import DEPTH_RANGE_MM, project, uncrop
 
 K = np.array([[310.0, 4.0, 118.0], [0.0, 295.0, 107.0], [0.0, 0.0, 1.0]])  # skewed, fx != fy, off the middle
 CHANGES = [
@@ -181,3 +181,27 @@ def test_uncrop_is_the_inverse():
         np.testing.assert_allclose(pixels[i], project(record.keypoints_3d, K), atol=5e-3)
     one, _ = uncrop(*(samples[1][name] for name in names), K, samples[1]["is_right"])
     np.testing.assert_allclose(one, pixels[1], atol=1e-9)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", [260, 64, 20])  # enlarged, and averaged in blocks
+def test_a_left_hand_is_the_right_hand_of_the_mirrored_photograph_to_the_bit(change, size):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (230, 260, 3), np.uint8)
+    depth = rng.uniform(400, 700, (230, 260)).astype(np.float32)
+    box, mirrored_box = np.array([40.0, 30, 190, 170]), np.array([259.0 - 190, 30, 259 - 40, 170])
+    right = crop(make_record("right", image=image, depth=depth, bbox=box), size, 1.5, **change)
+    flipped = make_record("left", image=image[:, ::-1], depth=depth[:, ::-1], bbox=mirrored_box)
+    left = crop(flipped, size, 1.5, **change)
+    for key in ("image", "depth", "depth_center"):
+        np.testing.assert_array_equal(left[key], right[key])
+    assert not left["is_right"] and np.ptp(right["image"]) > 0
+
+
+def test_without_box_and_joints_the_crop_is_the_whole_image():
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, :3] = image[:, -3:] = 255
+    record = make_record(image=image, joint_valid=np.zeros(21))
+    sample = crop(record, 200, 1.7)
+    assert (sample["image"][50:150, :3] == 255).all() and (sample["image"][50:150, -3:] == 255).all()
+    assert not sample["image"][:49].any() and not sample["image"][151:].any()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import crop, layout
+from jaxhand.data.batch import layout
+from jaxhand.data.crop import crop
 from jaxhand.data.record import Record
 from jaxhand.hand import skinned
 
@@ -24,13 +25,14 @@ def make_hand(side=1):
         template=(rng.normal(size=(points, 3)) * 60 * mirror[:, 0]).astype(np.float32),
         shape_dirs=(rng.normal(size=(points, 3, 10)) * mirror).astype(np.float32),
         pose_dirs=pose_dirs.reshape(points, 3, 135).astype(np.float32),
-        growth=0.0, weights=(weights / weights.sum(1, keepdims=True)).astype(np.float32),
+        global_scale_per_beta=0.0, weights=(weights / weights.sum(1, keepdims=True)).astype(np.float32),
         faces=np.zeros((1, 3), np.int32), mean_pose=np.zeros(45), components=np.eye(45),
     )  # fmt: skip
 
 
 def posed(hand, pose, shape):
     from jaxhand.hand.rotations import axis_angle_to_matrix
+
     found = skinned.forward(hand, axis_angle_to_matrix(pose.reshape(16, 3)), shape)
     return np.asarray(found.vertices), np.asarray(found.joints)
 
@@ -52,7 +54,7 @@ def make_record(side):
 @pytest.mark.parametrize("rotation", [0.0, 0.7])
 def test_pose_and_vertices_agree_after_the_crop(side, rotation):
     record = make_record(side)
-    batch = crop(record, 64, 1.4, rotation=rotation, hand=make_hand())
+    batch = crop(record, 64, 1.4, rotation=rotation, hand_model=make_hand())
     assert batch["has_vertices"] == 1 and batch["has_pose"] == 1
     vertices, joints = posed(make_hand(), batch["mano_pose"], batch["mano_shape"])
     np.testing.assert_allclose(joints - joints[0], batch["keypoints_3d"] - batch["keypoints_3d"][0], atol=2e-3)
@@ -71,7 +73,7 @@ def test_pose_and_vertices_agree_after_the_crop(side, rotation):
 )
 def test_labels_of_another_hand_are_left_out(change, masks):
     record = Record(**vars(make_record(1)) | change)
-    batch = crop(record, 32, 1.4, hand=make_hand())
+    batch = crop(record, 32, 1.4, hand_model=make_hand())
     assert (batch["has_vertices"], batch["has_pose"]) == masks
     if not masks[0]:
         assert not batch["vertices"].any()
@@ -80,6 +82,8 @@ def test_labels_of_another_hand_are_left_out(change, masks):
 
 
 def test_without_a_hand_there_are_no_mesh_labels():
-    assert crop(make_record(1), 32, 1.4).keys() == layout(32).keys() == layout(32, make_hand()).keys() - {
-        *("vertices", "has_vertices", "mano_pose", "mano_shape", "has_pose")
-    }
+    assert (
+        crop(make_record(1), 32, 1.4).keys()
+        == layout(32).keys()
+        == layout(32, make_hand()).keys() - {*("vertices", "has_vertices", "mano_pose", "mano_shape", "has_pose")}
+    )

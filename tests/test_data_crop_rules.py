@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import crop, uncrop
+from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
-from jaxhand.data.photo import Photo
+from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
-from jaxhand.hand.camera import project
+from jaxhand.hand.camera import project, uncrop
 from jaxhand.hand.draw import write_png
 
 HAMER = RULES["hamer"]
@@ -81,7 +81,7 @@ def test_a_photo_is_cropped_as_its_pixels_are(tmp_path):
     write_png(tmp_path / "a.png", image)
     one, two = (
         crop(record_of(pixels, (20, 30, 280, 130), hand="left"), 32, 2.0, rule=HAMER)
-        for pixels in (image, Photo.read(tmp_path / "a.png"))
+        for pixels in (image, EncodedImage.read(tmp_path / "a.png"))
     )
     np.testing.assert_array_equal(one["image"], two["image"])
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import dexycb
-from jaxhand.data.json_stream import entries
-from tests import layouts
-from tests import layouts_dexycb as tree
+from jaxhand.data.datasets import dexycb
+from jaxhand.data.datasets.base import ManoLabels
+from jaxhand.data.datasets.json_stream import entries
+from tests.support import layouts
+from tests.support import layouts_dexycb as tree
 
 TINY = {"subjects": tree.SUBJECTS, "serials": tree.SERIALS, "sequences": 5}
 RNG = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def test_records_are_the_toolkits_frames_in_its_order(root):
     assert len(source) == len(wanted) == len(source.ids) < source.ids[-1]
     assert source.ids.tolist() == [i for i, _ in wanted]
     sides = set()
-    for record, (_, (s, q, c, f)) in zip(map(source.label, range(len(source))), wanted, strict=True):
+    for record, (_, (s, q, c, f)) in zip(map(source.read_annotation, range(len(source))), wanted, strict=True):
         np.testing.assert_allclose(record.keypoints_3d, tree.joints(s, q, c, f), atol=1e-3)
         np.testing.assert_array_equal(record.K, tree.K(c))
         assert record.name == tree.name(s, q, c, f)
@@ -74,8 +75,8 @@ def test_setups_choose_subjects_cameras_and_objects(tmp_path):
     one = {"subjects": tree.SUBJECTS[:1], "serials": dexycb.SERIALS, "sequences": 1}
     root = tree.write(tmp_path, 1, images=False, subjects=one["subjects"], serials=one["serials"])
     test = dexycb.load(root, "test", variant="s2", **one)
-    assert test.ids.tolist() == [1, 2] and all(dexycb.SERIALS[7] in test.label(i).name for i in range(2))
-    np.testing.assert_array_equal(test.label(0).K, tree.K(7))
+    assert test.ids.tolist() == [1, 2] and all(dexycb.SERIALS[7] in test.read_annotation(i).name for i in range(2))
+    np.testing.assert_array_equal(test.read_annotation(0).K, tree.K(7))
     train = dexycb.load(root, "train", variant="s2", **one)
     assert len(train) == 12 and train.ids[-1] == 17
     with pytest.raises(UserError, match="no frame of dexycb-s1, test has a hand"):
@@ -84,16 +85,16 @@ def test_setups_choose_subjects_cameras_and_objects(tmp_path):
 
 def test_all_45_coefficients_are_decoded_by_each_hands_components(root):
     """Taken for angles they would give another hand; smplx does that with 45 of them."""
-    source = dexycb.load(root, "train", **TINY, mano_mean=MEAN, mano_components=COMPONENTS)
+    source = dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN, COMPONENTS))
     wanted = [frame for frame in frames_of((0, 1), range(4)) if tree.has_hand(frame[3])]
-    for record, frame in zip(map(source.label, range(len(source))), wanted, strict=True):
+    for record, frame in zip(map(source.read_annotation, range(len(source))), wanted, strict=True):
         side, pose = int(record.hand == "left"), tree.pose(*frame).astype(np.float64)
         slow = [MEAN[side, j] + sum(pose[3 + i] * COMPONENTS[side, i, j] for i in range(45)) for j in range(45)]
         np.testing.assert_allclose(record.mano_pose, [*pose[:3], *slow], rtol=1e-5, atol=1e-5)
-    right = dexycb.load(root, "train", **TINY, mano_mean=MEAN[0], mano_components=COMPONENTS[0])
+    right = dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN[0], COMPONENTS[0]))
     for i in range(len(right)):
-        assert (right.label(i).mano_pose is None) == (right.label(i).hand == "left")
-    assert dexycb.load(root, "train", **TINY, mano_mean=MEAN).label(0).mano_pose is None
+        assert (right.read_annotation(i).mano_pose is None) == (right.read_annotation(i).hand == "left")
+    assert dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN)).read_annotation(0).mano_pose is None
 
 
 def test_labels_are_kept_and_read_again_when_files_come(root, monkeypatch):
@@ -105,7 +106,7 @@ def test_labels_are_kept_and_read_again_when_files_come(root, monkeypatch):
 @pytest.mark.parametrize("unit, none", [(0.001, -1.0), (1.0, -1.0), (1.0, -1000.0)])
 def test_json_in_metres_or_millimetres(root, unit, none):
     file = tree.write_json(root, unit=unit, none=none)
-    source = dexycb.load(root, "train", variant="json", mano_mean=MEAN)
+    source = dexycb.load(root, "train", variant="json", mano=ManoLabels(MEAN))
     wanted = [(i, frame) for i, frame in enumerate(frames_of((0, 1), range(5))) if tree.has_hand(frame[3])]
     assert source.ids.tolist() == [i for i, _ in wanted]
     for i in (0, 3, len(source) - 1):
@@ -118,13 +119,13 @@ def test_json_in_metres_or_millimetres(root, unit, none):
         np.testing.assert_array_equal(record.depth, tree.depth(s, q))
         mean = MEAN[int(record.hand == "left")]
         np.testing.assert_allclose(record.mano_pose[3:], tree.pose(*frame)[3:48] + mean, atol=1e-5)
-    assert dexycb.load(file, "train", variant="json").label(0).mano_pose is None
+    assert dexycb.load(file, "train", variant="json").read_annotation(0).mano_pose is None
 
 
 def test_json_val_is_of_whole_sequences(root):
     tree.write_json(root)
     parts = [dexycb.load(root, split, variant="json", without_val=True) for split in ("train", "val")]
-    names = [{p.label(i).name.rsplit("/", 2)[0] for i in range(len(p))} for p in parts]
+    names = [{p.read_annotation(i).name.rsplit("/", 2)[0] for i in range(len(p))} for p in parts]
     assert names[0] and names[1] and not names[0] & names[1]
     assert sum(map(len, parts)) == len(dexycb.load(root, "train", variant="json"))
 
@@ -192,7 +193,7 @@ def test_mistakes_in_json_are_named(content, match, tmp_path):
 
 
 def test_entries_of_a_large_file_come_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxhand.data.json_stream._PIECE", 7)
+    monkeypatch.setattr("jaxhand.data.datasets.json_stream._PIECE", 7)
     images = '[ {"id": 1, "x": "],}"} ,{"id": [2, {"y": 1.5}]}\n]'
     content = f'{{"info": {{"a": [1]}}, "images" : {images}, "annotations":[{{"id": 3}}]}}'
     (tmp_path / "a.json").write_text(content)

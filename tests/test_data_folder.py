@@ -10,7 +10,7 @@ import pytest
 from jaxhand import data
 from jaxhand.config import DataConfig, UserError
 from jaxhand.data.crop import crop
-from jaxhand.data.folder import load
+from jaxhand.data.datasets.folder import load
 from jaxhand.hand.camera import project
 
 JOINTS = np.random.default_rng(0).uniform((-80, -80, 450), (80, 80, 550), (21, 3)).round(2)

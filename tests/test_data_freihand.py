@@ -6,17 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import layouts
-import layouts_freihand as layout
-import mano_file
 import numpy as np
 import pytest
 
 from jaxhand import data
 from jaxhand.config import DataConfig, HandConfig, UserError
-from jaxhand.data import freihand, pack
+from jaxhand.data import pack
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import freihand
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.hand.camera import project
+from tests.support import layouts, mano_file
+from tests.support import layouts_freihand as layout
 
 N = 5
 
@@ -45,7 +46,7 @@ def changed(tmp_path, folder):
 
 
 def test_records_are_millimetres_and_lie_on_their_image(folder):
-    source = freihand.load(folder, "train", vertices=True)
+    source = freihand.load(folder, "train", mano=ManoLabels(vertices=True))
     assert len(source) == 4 * N
     for i in range(len(source)):
         record = source[i]
@@ -64,7 +65,7 @@ def test_an_annotation_comes_before_four_backgrounds(folder):
         assert abs(source[i].image[1, 1] - 80.0 * (i // N)).max() < 10
     for version, name in enumerate(freihand.VERSIONS):
         one = freihand.load(folder, "train", variant=name)
-        assert [one.label(i).name for i in range(len(one))] == [
+        assert [one.read_annotation(i).name for i in range(len(one))] == [
             f"training/rgb/{k + N * version:08d}.jpg" for k in range(N)
         ]
     with pytest.raises(UserError, match="freihand-green: unknown; the backgrounds are gs, hom, sample, auto"):
@@ -73,7 +74,7 @@ def test_an_annotation_comes_before_four_backgrounds(folder):
 
 def test_no_background_of_a_held_out_annotation_is_trained_on(folder):
     val, train = freihand.load(folder, "val"), freihand.load(folder, "train", without_val=True)
-    numbers = [{int(source.label(i).name[13:21]) % N for i in range(len(source))} for source in (val, train)]
+    numbers = [{int(source.read_annotation(i).name[13:21]) % N for i in range(len(source))} for source in (val, train)]
     assert len(val) == 4 and len(train) == 4 * (N - 1)
     assert not numbers[0] & numbers[1] and numbers[0] | numbers[1] == set(range(N))
 
@@ -81,7 +82,7 @@ def test_no_background_of_a_held_out_annotation_is_trained_on(folder):
 def test_masks_serve_all_backgrounds(folder):
     source = freihand.load(folder, "train")
     for i in (0, N + 1, 3 * N + 1):
-        mask, record = source.mask(i), source.label(i)
+        mask, record = source.mask(i), source.read_annotation(i)
         x, y = project(record.keypoints_3d, record.K).round().astype(int).T
         assert mask.dtype == bool and mask[y, x].all() and mask.mean() < 0.5
     assert freihand.load(folder, "test").mask(0) is None
@@ -89,10 +90,10 @@ def test_masks_serve_all_backgrounds(folder):
 
 def test_poses_are_absolute_or_not_there(folder):
     mean = np.linspace(-1, 1, 45)
-    assert freihand.load(folder, "train").label(0).mano_pose is None
+    assert freihand.load(folder, "train").read_annotation(0).mano_pose is None
     stored = layout.mano(2)[0]
     for given in (mean, [mean, -mean]):  # of the right hand, of right and left
-        record = freihand.load(folder, "train", mano_mean=given).label(N + 2)
+        record = freihand.load(folder, "train", mano=ManoLabels(given)).read_annotation(N + 2)
         np.testing.assert_allclose(record.mano_pose, [*stored[:3], *(stored[3:48] + mean)], atol=1e-6)
         np.testing.assert_allclose(record.mano_shape, stored[48:58], atol=1e-6)
 
@@ -107,7 +108,7 @@ def test_the_evaluation_without_its_labels(folder):
 
 def test_the_evaluation_with_its_labels(released):
     for place in (released, released.parent / "FreiHAND_pub_v2_eval"):  # beside the folder, or alone
-        source = freihand.load(place, "test", vertices=True, mano_mean=np.zeros(45))
+        source = freihand.load(place, "test", mano=ManoLabels(np.zeros(45), vertices=True))
         assert len(source) == 3
         record = source[2]
         np.testing.assert_allclose(record.keypoints_3d, layout.joints("evaluation", 2) * 1000, atol=1e-3)
@@ -119,18 +120,18 @@ def test_the_scale_is_the_bone_after_the_middle_knuckle(folder):
     """Only our joint order makes joints 9 and 10 that bone."""
     scales = json.loads((folder / "training_scale.json").read_text())
     source = freihand.load(folder, "train")
-    bones = [np.linalg.norm(np.subtract(*source.label(i).keypoints_3d[[9, 10]])) for i in range(N)]
+    bones = [np.linalg.norm(np.subtract(*source.read_annotation(i).keypoints_3d[[9, 10]])) for i in range(N)]
     np.testing.assert_allclose(bones, np.array(scales) * 1000, rtol=1e-5)
 
 
 def test_label_and_file_of_a_record(folder):
     source = freihand.load(folder, "train")
-    record, label = source[7], source.label(7)
+    record, label = source[7], source.read_annotation(7)
     assert label.image is None and label.name == record.name
     np.testing.assert_array_equal(label.keypoints_3d, record.keypoints_3d)
     assert source.encoded(7) == ((folder / "training/rgb/00000007.jpg").read_bytes(), None)
     with pytest.raises(IndexError):
-        source.label(4 * N)
+        source.read_annotation(4 * N)
 
 
 XYZ = [layout.joints("training", k).tolist() for k in range(N)]
@@ -179,10 +180,10 @@ def test_files_that_are_not_there(folder, changed, tmp_path):
 
 MEASURED = """
 import re, sys, time
-from jaxhand.data import freihand
+from jaxhand.data.datasets import freihand
 start = time.time()
 source = freihand.load(sys.argv[1], "train")
-source.label(len(source) - 1)
+source.read_annotation(len(source) - 1)
 peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())  # getrusage counts the tests' process as well
 print(len(source), time.time() - start, int(peak[1]) / 1024)
 """
@@ -220,7 +221,7 @@ def test_real_images(shared):
         np.testing.assert_array_equal(record.keypoints_2d, by_number[number % freihand.ANNOTATIONS].keypoints_2d)
     held = freihand.load(shared / "real/freihand/test_freihand.json", "val")
     kept = freihand.load(shared / "real/freihand/test_freihand.json", "train", without_val=True)
-    groups = [{int(s.label(i).name[:8]) % freihand.ANNOTATIONS for i in range(len(s))} for s in (held, kept)]
+    groups = [{int(s.read_annotation(i).name[:8]) % freihand.ANNOTATIONS for i in range(len(s))} for s in (held, kept)]
     assert len(held) == len(kept) == 4 and not groups[0] & groups[1]
 
 

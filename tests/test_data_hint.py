@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import hint
 from jaxhand.data.crop import crop
-from tests import layouts
-from tests import layouts_hint as tree
+from jaxhand.data.datasets import hint
+from tests.support import layouts
+from tests.support import layouts_hint as tree
 
 
 @pytest.mark.parametrize("corners", [True, False])
@@ -26,10 +26,10 @@ def test_records_have_2d_labels_only(tmp_path, corners):
         focal = 5000 / 256 * 320
         np.testing.assert_allclose(record.K, [[focal, 0, 160], [0, focal, 120], [0, 0, 1]])
         assert layouts.joints_shown(record.image, record.keypoints_2d) == list(range(21))
-        label = source.label(i)
+        label = source.read_annotation(i)
         assert label.image is None and label.name == record.name
         np.testing.assert_array_equal(label.K, record.K)
-    assert source.encoded(0)[0] == (tmp_path / source.label(0).name).read_bytes()
+    assert source.encoded(0)[0] == (tmp_path / source.read_annotation(0).name).read_bytes()
 
 
 def test_crops_keep_the_2d_labels(tmp_path):
@@ -48,7 +48,7 @@ def test_which_joints_count(tmp_path, joints):
     for i in range(6):
         hidden = tree.occluded(i // 2)
         wanted = {"all": np.ones(21), "visible": 1 - hidden, "occluded": hidden}[joints]
-        np.testing.assert_array_equal(source.label(i).joint_valid_2d, wanted)
+        np.testing.assert_array_equal(source.read_annotation(i).joint_valid_2d, wanted)
 
 
 def test_splits_and_sources(tmp_path):
@@ -58,7 +58,9 @@ def test_splits_and_sources(tmp_path):
     assert [len(hint.load(tmp_path, split)) for split in ("train", "val", "test")] == [6, 6, 6]
     assert len(hint.load(tmp_path, "val", variant="ego4d_seq")) == 4
     source = hint.load(tmp_path, "train", variant="epick")
-    assert [source.label(i).name for i in range(len(source))] == [f"TRAIN_epick_img/clip_0_{side}.jpg" for side in "lr"]
+    assert [source.read_annotation(i).name for i in range(len(source))] == [
+        f"TRAIN_epick_img/clip_0_{side}.jpg" for side in "lr"
+    ]
 
 
 def test_mistakes_are_named(tmp_path):
@@ -75,11 +77,11 @@ def test_mistakes_are_named(tmp_path):
         hint.load(tmp_path, "test")
     tree.write(tmp_path, ["TEST_ego4d_img"])
     source = hint.load(tmp_path, "test")
-    (tmp_path / source.label(0).name).unlink()
+    (tmp_path / source.read_annotation(0).name).unlink()
     with pytest.raises(UserError, match=r"clip_0_l\.jpg does not exist"):
         source[0]
     with pytest.raises(UserError, match=r"clip_0_l\.jpg does not exist"):
-        source.label(0)
+        source.read_annotation(0)
 
     whole = json.loads((tmp_path / "TEST_ego4d_img/clip_1_r.json").read_text())[0]
     for number, (content, match) in enumerate((

@@ -4,15 +4,16 @@ import pickle
 import shutil
 
 import cv2
-import layouts
-import layouts_ho3d as layout
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import ho3d
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import ho3d
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.hand.camera import project
+from tests.support import layouts
+from tests.support import layouts_ho3d as layout
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def copy(folder, tmp_path):
 
 
 def names(source):
-    return [source.label(i).name for i in range(len(source))]
+    return [source.read_annotation(i).name for i in range(len(source))]
 
 
 def frame_of(record):
@@ -56,7 +57,7 @@ def test_records_are_in_our_frame_units_and_order(folder):
 def test_joint_4_of_the_set_is_the_middle_knuckle(folder):
     content = pickle.loads((folder / "train/MC1/meta/0002.pkl").read_bytes())
     source = ho3d.load(folder, "train")
-    record = source.label(names(source).index("train/MC1/rgb/0002.jpg"))
+    record = source.read_annotation(names(source).index("train/MC1/rgb/0002.jpg"))
     np.testing.assert_allclose(record.keypoints_3d[9], content["handJoints3D"][4] * (1000, -1000, -1000), atol=1e-3)
 
 
@@ -107,7 +108,7 @@ def test_version_2_has_png(released):
 def test_the_pose_turns_with_its_hand(folder):
     source = ho3d.load(folder, "train")
     for i in range(len(source)):
-        record = source.label(i)
+        record = source.read_annotation(i)
         stored = layout.pose(*frame_of(record))
         turned = cv2.Rodrigues(record.mano_pose[:3].astype(float))[0]
         np.testing.assert_allclose(turned, np.diag([1, -1, -1]) @ cv2.Rodrigues(stored[:3])[0], atol=1e-6)
@@ -119,7 +120,7 @@ def test_the_evaluation_knows_the_wrist_and_a_box(folder):
     source = ho3d.load(folder, "test")
     assert names(source) == [f"evaluation/{s}/rgb/{f:04d}.jpg" for f in (2, 1, 0) for s in ("SM1", "AP10")]
     for i in range(len(source)):
-        record = source.label(i)
+        record = source.read_annotation(i)
         frame = frame_of(record)
         np.testing.assert_array_equal(record.joint_valid, [1] + [0] * 20)
         np.testing.assert_allclose(record.keypoints_3d[0], layout.joints(*frame)[0], atol=1e-3)
@@ -129,7 +130,7 @@ def test_the_evaluation_knows_the_wrist_and_a_box(folder):
 
 
 def test_the_evaluation_with_its_labels(released):
-    source = ho3d.load(released, "test", vertices=True)
+    source = ho3d.load(released, "test", mano=ManoLabels(vertices=True))
     assert ho3d.load(released, "test")[0].vertices is None
     for i in range(len(source)):
         record = source[i]
@@ -150,12 +151,12 @@ def test_all_cameras_of_a_sequence_are_held_out_together(folder):
 
 def test_label_is_the_record_without_image(folder):
     source = ho3d.load(folder, "train")
-    record, label = source[4], source.label(4)
+    record, label = source[4], source.read_annotation(4)
     assert label.image is None and label.depth is None and label.name == record.name
     np.testing.assert_array_equal(label.keypoints_3d, record.keypoints_3d)
     assert source.encoded(4) == ((folder / record.name).read_bytes(), None)
     with pytest.raises(IndexError):
-        source.label(len(source))
+        source.read_annotation(len(source))
 
 
 def change(file, **fields):
@@ -207,7 +208,7 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
     (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
-    with pytest.raises(UserError, match="ABF10/meta/0000.pkl: not a whole pickle"):
+    with pytest.raises(UserError, match="ABF10/meta/0000.pkl: damaged or incomplete pickle"):
         ho3d.load(copy, "train")
 
 

@@ -3,24 +3,21 @@
 import json
 
 import cv2
-import layouts
-import layouts_freihand
-import layouts_hamer
-import layouts_hint
-import layouts_ho3d
-import layouts_rhd
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import anatomy, inspect, pack
+from jaxhand.data import inspect, pack
+from jaxhand.hand import anatomy
 from jaxhand.hand.draw import FINGER_COLORS
 from jaxhand.hand.skeleton import JOINT_ORDERS, from_our_order, to_our_order
+from tests.support import layouts, layouts_freihand, layouts_hamer, layouts_hint, layouts_ho3d, layouts_rhd
 
 
 @pytest.fixture
 def looked(monkeypatch):
     """Inspect as if no count was published: the faults, and the account as one text."""
+
     def looked(kind, path, **options) -> tuple[list[str], str]:
         monkeypatch.setattr(inspect, "PUBLISHED", {})
         lines = []
@@ -52,9 +49,7 @@ def test_a_half_downloaded_set(tmp_path, looked):
     (rgb / "00000015.jpg").write_bytes((rgb / "00000016.jpg").read_bytes()[:-500])  # there, but cut off
     (folder / "evaluation_K.json").unlink()
     faults, account = looked("freihand", folder)
-    assert faults[0] == (
-        "train: half-downloaded: 4 of 20 images are missing or empty, first training/rgb/00000003.jpg"
-    )
+    assert faults[0] == ("train: half-downloaded: 4 of 20 images are missing or empty, first training/rgb/00000003.jpg")
     assert faults[1].startswith("train: 1 of 16 hands decoded cannot be read, first: image ")
     assert faults[1].endswith("training/rgb/00000015.jpg is not an image or is cut off")
     assert faults[2].startswith("test: half-downloaded or damaged: ") and "evaluation_K.json" in faults[2]
@@ -65,7 +60,7 @@ def test_a_half_downloaded_set(tmp_path, looked):
 def test_some_or_all_images_are_decoded(tmp_path, looked, monkeypatch):
     folder = layouts_freihand.write(tmp_path)
     (folder / "training/rgb/00000001.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(inspect, "DECODED", 2)  # the first and the last
+    monkeypatch.setattr(inspect, "MAX_DECODED", 2)  # the first and the last
     assert looked("freihand", folder, splits=["train"])[0] == []
     faults, account = looked("freihand", folder, splits=["train"], decode_all=True)
     assert "1 of 20 hands decoded cannot be read" in faults[0] and "20 hands were decoded" in account
@@ -155,39 +150,39 @@ def hands() -> np.ndarray:
 
 
 def test_hands_are_hands(hands):
-    assert anatomy.doubts(hands) == []
-    assert anatomy.doubts(0.6 * hands) == []  # a child's
-    assert anatomy.bones(hands)[0, [0, 3, 19]] == pytest.approx(
+    assert anatomy.label_warnings(hands) == []
+    assert anatomy.label_warnings(0.6 * hands) == []  # a child's
+    assert anatomy.bone_lengths(hands)[0, [0, 3, 19]] == pytest.approx(
         [np.linalg.norm(hands[0, a] - hands[0, b]) for a, b in ((0, 1), (3, 4), (19, 20))]
     )
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("metres", 1000), ("centimetres", 10), ("inches", 25.4)])
 def test_units(hands, unit, factor):
-    [doubt] = anatomy.doubts(hands / factor)
+    [doubt] = anatomy.label_warnings(hands / factor)
     assert f"in {unit} and not in mm?" in doubt
 
 
 @pytest.mark.parametrize("name", [name for name, order in JOINT_ORDERS.items() if order != tuple(range(21))])
 def test_orders(hands, name):
     same = [other for other, order in JOINT_ORDERS.items() if order == JOINT_ORDERS[name]]
-    [doubt] = anatomy.doubts(from_our_order(hands, name))
+    [doubt] = anatomy.label_warnings(from_our_order(hands, name))
     assert any(f"ordered as they stand in {other}:" in doubt for other in same)
-    [doubt] = anatomy.doubts(to_our_order(hands, name))
+    [doubt] = anatomy.label_warnings(to_our_order(hands, name))
     undone = [f"as if {other}'s order was undone" for other in same]
     undone += [f"ordered as they stand in {name}:"] * (name == "rhd")  # an order that undoes itself
     assert any(text in doubt for text in undone)
-    both = anatomy.doubts(from_our_order(hands, name) * (-1, 1, 1) / 1000)
+    both = anatomy.label_warnings(from_our_order(hands, name) * (-1, 1, 1) / 1000)
     assert len(both) == 3 and "in metres" in both[1] and "left for right" in both[2]
-    [doubt] = anatomy.doubts(hands[:, np.random.default_rng(0).permutation(21)])
+    [doubt] = anatomy.label_warnings(hands[:, np.random.default_rng(0).permutation(21)])
     assert "not those of hands in any known order" in doubt
 
 
 def test_sides_and_frames(hands):
-    assert anatomy.bending(hands) > 0.9
-    [doubt] = anatomy.doubts(hands * (-1, 1, 1))
+    assert anatomy.bending_share(hands) > 0.9
+    [doubt] = anatomy.label_warnings(hands * (-1, 1, 1))
     assert "mirrored, or left for right?" in doubt
-    [doubt] = anatomy.doubts(hands * (1, -1, -1))
+    [doubt] = anatomy.label_warnings(hands * (1, -1, -1))
     assert "behind the camera" in doubt and "y and z have to be negated" in doubt
 
 
@@ -212,7 +207,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     folder = layouts_freihand.write(tmp_path)
     assert inspect.main(["freihand", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
     output = capsys.readouterr().out.splitlines()
-    assert output[-1] == "Whole: every image is there, and nothing is doubtful."
+    assert output[-1] == "Complete: every image exists, and nothing is doubtful."
     assert (tmp_path / "sheet.png").is_file() and f"Written to {tmp_path / 'sheet.png'}" in output
     (folder / "training/rgb/00000003.jpg").unlink()
     assert inspect.main(["freihand", str(folder), "--all"]) == 1

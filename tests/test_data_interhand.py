@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import interhand
+from jaxhand.data.datasets import interhand
+from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES
-from tests import layouts
-from tests import layouts_interhand as tree
+from tests.support import layouts
+from tests.support import layouts_interhand as tree
 
 MEAN = np.random.default_rng(0).normal(0, 0.3, (2, 45))
 
@@ -32,8 +33,8 @@ def test_hands_come_from_the_world_to_the_camera(root):
     source = interhand.load(root, "test")
     assert len(source) == len(wanted()) == 16
     for i, (capture, frame, camera, side) in enumerate(wanted()):
-        record = source.label(i)
-        np.testing.assert_allclose(record.keypoints_3d, tree.seen(capture, frame, camera, side), atol=1e-3)
+        record = source.read_annotation(i)
+        np.testing.assert_allclose(record.keypoints_3d, tree.in_camera(capture, frame, camera, side), atol=1e-3)
         np.testing.assert_array_equal(record.K, tree.K(camera))
         name = f"images/test/Capture{capture}/ROM01_Fist/cam{camera}/image{frame:04d}.jpg"
         assert record.name == f"{name}#{side}" and record.hand == side and record.joint_valid.all()
@@ -42,7 +43,7 @@ def test_hands_come_from_the_world_to_the_camera(root):
 
 def test_two_hands_of_an_image_are_two_records(root):
     source = interhand.load(root, "test")
-    for i, (capture, frame, camera, side) in enumerate(wanted()):
+    for i, (_, frame, camera, _) in enumerate(wanted()):
         if camera == tree.CAMERAS[0]:  # it sees them whole
             record = source[i]
             points = project(record.keypoints_3d, record.K)
@@ -52,15 +53,15 @@ def test_two_hands_of_an_image_are_two_records(root):
                 assert record.bbox is None  # the box of the set holds both hands
             else:
                 np.testing.assert_allclose(record.bbox, [*points.min(0), *points.max(0)], atol=0.01)
-    assert source.encoded(0)[0] == (root / source.label(0).name.split("#")[0]).read_bytes()
+    assert source.encoded(0)[0] == (root / source.read_annotation(0).name.split("#")[0]).read_bytes()
 
 
 def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
     """Image 4 is capture 0, frame 2, first camera, with both hands; frame 1 is a left hand in images 2 and 3."""
-    unseen = [(4, 0), (4, 21 + 20), (0, 3)]  # thumb tip of the right hand, wrist of the left one; thumb 1 of image 0
-    root = tree.write(tmp_path, images=False, unseen=unseen, unknown=[(0, 2, 16), (12, 1, 21 + 20)])
+    hidden = [(4, 0), (4, 21 + 20), (0, 3)]  # thumb tip of the right hand, wrist of the left one; thumb 1 of image 0
+    root = tree.write(tmp_path, images=False, hidden=hidden, unknown=[(0, 2, 16), (12, 1, 21 + 20)])
     source = interhand.load(root, "test")
-    records = [source.label(i) for i in range(len(source))]
+    records = [source.read_annotation(i) for i in range(len(source))]
     first = records[0]
     assert np.flatnonzero(first.joint_valid == 0).tolist() == [1] and not first.keypoints_3d[1].any()
     of_image_4 = [r for r in records if "Capture0" in r.name and "400001/image0002" in r.name]
@@ -74,9 +75,9 @@ def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
 
 
 def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
-    source = interhand.load(root, "test", mano_mean=MEAN)
+    source = interhand.load(root, "test", mano=ManoLabels(MEAN))
     for i, (capture, frame, camera, side) in enumerate(wanted()):
-        record = source.label(i)
+        record = source.read_annotation(i)
         if (side, frame) == ("right", 0):
             assert record.mano_pose is None and record.mano_shape is None
             continue
@@ -85,8 +86,8 @@ def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
         np.testing.assert_allclose(record.mano_shape, mano["shape"], atol=1e-6)
         by_hand = tree.rotation(camera) @ cv2.Rodrigues(np.array(mano["pose"][:3]))[0]
         np.testing.assert_allclose(cv2.Rodrigues(record.mano_pose[:3].astype(float))[0], by_hand, atol=1e-5)
-    right_only = interhand.load(root, "test", mano_mean=MEAN[0])
-    assert [right_only.label(i).mano_pose is not None for i in range(5)] == [False] * 4 + [True]
+    right_only = interhand.load(root, "test", mano=ManoLabels(MEAN[0]))
+    assert [right_only.read_annotation(i).mano_pose is not None for i in range(5)] == [False] * 4 + [True]
 
 
 def test_mistakes_are_named(tmp_path, root):
@@ -97,7 +98,7 @@ def test_mistakes_are_named(tmp_path, root):
     with pytest.raises(UserError, match="train/InterHand2.6M_train_data.json: no such file"):
         interhand.load(root, "train")
     copy = shutil.copytree(root, tmp_path / "copy")
-    record = interhand.load(copy, "test").label(0)
+    record = interhand.load(copy, "test").read_annotation(0)
     (copy / record.name.split("#")[0]).unlink()
     with pytest.raises(UserError, match="Capture0/ROM01_Fist/cam400001/image0000.jpg does not exist"):
         interhand.load(copy, "test")[0]
@@ -133,7 +134,7 @@ def test_mistakes_are_named(tmp_path, root):
     assert len(interhand.load(copy, "test")) == 16
     (copy / "annotations/test/InterHand2.6M_test_MANO_NeuralAnnot.json").unlink()
     with pytest.raises(UserError, match="MANO_NeuralAnnot.json: no such file"):
-        interhand.load(copy, "test", mano_mean=MEAN)
+        interhand.load(copy, "test", mano=ManoLabels(MEAN))
 
 
 def test_real_images(shared, tmp_path):
@@ -146,7 +147,7 @@ def test_real_images(shared, tmp_path):
         name = f"annotations/test/InterHand2.6M_test_{kind}.json"
         (tmp_path / name).write_text((real / f"test_interhand2.6m_{kind}.json").read_text())
     source = interhand.load(tmp_path, "test")
-    names = [source.label(i).name.removeprefix("images/test/") for i in range(len(source))]
+    names = [source.read_annotation(i).name.removeprefix("images/test/") for i in range(len(source))]
     assert names == [
         *("image69148.jpg#right", "image69148.jpg#left", "image44669.jpg#right", "image44669.jpg#left"),
         *("image29590.jpg#left", "image2017.jpg#right"),

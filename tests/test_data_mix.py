@@ -26,15 +26,20 @@ class Source:
         return self.count
 
     def __getitem__(self, i):
-        return dataclasses.replace(self.label(i), image=np.full((16, 16, 3), (self.mark, i % 256, i // 256), np.uint8))
+        return dataclasses.replace(
+            self.read_annotation(i), image=np.full((16, 16, 3), (self.mark, i % 256, i // 256), np.uint8)
+        )
 
-    def label(self, i):
+    def read_annotation(self, i):
         K = np.array([[20.0, 0, 7.5], [0, 20.0, 7.5], [0, 0, 1]])
         joints = np.random.default_rng(i).uniform((-90, -90, 400), (90, 90, 500), (21, 3))
         return Record(None, K, joints, np.ones(21), "right", name=f"{self.mark}/{i}")
 
 
-def make_mix(weights={"a": 3, "b": 2, "c": 5}):
+BY_NAME = {"a": 3, "b": 2, "c": 5}
+
+
+def make_mix(weights=BY_NAME):
     return Mix({name: Source(mark, size) for mark, (name, size) in enumerate(zip("abc", SIZES))}, dict(weights))
 
 
@@ -83,8 +88,8 @@ def test_a_mix_is_its_sets_one_after_the_other():
     for i in (0, 49, 50, 56, 57, 456, -1):
         k = int(np.searchsorted(FIRSTS, i % len(mix), side="right")) - 1
         name = f"{k}/{i % len(mix) - FIRSTS[k]}"
-        assert mix[i].name == mix.label(i).name == name and mix[i].image[0, 0, 0] == k
-        assert mix.label(i).image is None
+        assert mix[i].name == mix.read_annotation(i).name == name and mix[i].image[0, 0, 0] == k
+        assert mix.read_annotation(i).image is None
     with pytest.raises(IndexError):
         mix[len(mix)]
     with pytest.raises(UserError, match="^b holds no records: leave it out of the mix"):
@@ -125,7 +130,9 @@ def test_an_epoch_is_as_long_as_asked():
 
 
 def test_named_in_a_config(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "read", lambda kind, path, split, without_val, mano_path: Source(*map(int, path.split("x"))))
+    monkeypatch.setattr(
+        data, "read", lambda kind, path, split, without_val, mano_path: Source(*map(int, path.split("x")))
+    )
     text = "data:\n  train:\n    freihand:1x4: 0.25\n    ho3d:2x6: 1e-1\n"
     (tmp_path / "mix.yaml").write_text(text)
     config = load(tmp_path / "mix.yaml")
@@ -136,27 +143,36 @@ def test_named_in_a_config(monkeypatch, tmp_path):
     assert load(tmp_path / "mix.yaml", ["data.train=synthetic"]).data.train == "synthetic"
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("data.train={}", "data.train names no set"),
-    ("data.train={a: 0}", "data.train: the weight of a must be positive and finite, got 0.0"),
-    ("data.train={a: -.inf}", "the weight of a must be positive"),
-    ("data.train={a: much}", "data.train: a must be float, got 'much'"),
-    ("data.train={a: {b: 1}}", "data.train: a must be float"),
-    ("data.test={a: 1}", "data.test must be str"),
-    ("training.epoch_samples=-1", "training.epoch_samples must be at least 0"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train={}", "data.train names no set"),
+        ("data.train={a: 0}", "data.train: the weight of a must be positive and finite, got 0.0"),
+        ("data.train={a: -.inf}", "the weight of a must be positive"),
+        ("data.train={a: much}", "data.train: a must be float, got 'much'"),
+        ("data.train={a: {b: 1}}", "data.train: a must be float"),
+        ("data.test={a: 1}", "data.test must be str"),
+        ("training.epoch_samples=-1", "training.epoch_samples must be at least 0"),
+    ],
+)
 def test_wrong_weights_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load(None, [override])
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("freihnd:/x", "unknown data set 'freihnd'; did you mean 'freihand'\\? known: synthetic, freihand:PATH, ho3d:PATH"),
-    ("Synthetic", "unknown data set 'Synthetic'; did you mean 'synthetic'"),
-    ("dexycb-s1", "unknown data set 'dexycb-s1'; give its path, dexycb-s1:PATH"),
-    ("folder:", "give its path, folder:PATH"),
-    ("folder-x:/y", "folder-x: unknown"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "freihnd:/x",
+            "unknown data set 'freihnd'; did you mean 'freihand'\\? known: synthetic, freihand:PATH, ho3d:PATH",
+        ),
+        ("Synthetic", "unknown data set 'Synthetic'; did you mean 'synthetic'"),
+        ("dexycb-s1", "unknown data set 'dexycb-s1'; give its path, dexycb-s1:PATH"),
+        ("folder:", "give its path, folder:PATH"),
+        ("folder-x:/y", "folder-x: unknown"),
+    ],
+)
 def test_unknown_sets_are_named(name, message):
     with pytest.raises(UserError, match=message):
         data.load({name: 1.0}, "train", DataConfig(), 0)

@@ -8,11 +8,11 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import UserError, load
-from jaxhand.data import folder
 from jaxhand.data import pack as packing
+from jaxhand.data.datasets import folder
+from jaxhand.data.datasets.packed import Manifest
+from jaxhand.data.images.encoded import decode
 from jaxhand.data.pack import pack
-from jaxhand.data.packed import Manifest
-from jaxhand.data.photo import decode
 from jaxhand.data.pipeline import train_iterator
 from jaxhand.data.record import Record
 
@@ -76,7 +76,7 @@ def assert_same(one, two):
         for key in b:
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{key} of {i}")
             assert np.asarray(a[key]).dtype == np.asarray(b[key]).dtype, key
-        label = vars(one.label(i))
+        label = vars(one.read_annotation(i))
         assert label["image"] is None and label["depth"] is None
         assert label["name"] == b["name"] and np.array_equal(label["keypoints_3d"], b["keypoints_3d"])
 
@@ -86,7 +86,7 @@ def sets(monkeypatch):
     """What the folder reader gives: ten to train on, two held out of them, and a test set."""
     kind = {"of": Source, "count": 10}
 
-    def load(path, split, without_val=False):
+    def load(path, split, *, variant="", without_val=False, mano=None):
         if split == "test":
             return kind["of"](range(100, 103), "test/")
         train = range(kind["count"])
@@ -158,7 +158,7 @@ def test_interrupted_packing_goes_on(sets, tmp_path, monkeypatch):
         packed(tmp_path)
     out = tmp_path / "out"
     assert "train-00000-of-00003.array_record" in shards(out) and len(Manifest.read(out).splits["train"]["shards"]) == 1
-    with pytest.raises(UserError, match="packing has not come to its end: run `python -m jaxhand.convert data folder"):
+    with pytest.raises(UserError, match="packing was not finished: run `python -m jaxhand.convert data folder"):
         data.read("folder", out, "train")
     first = (out / "train-00000-of-00003.array_record").stat().st_mtime_ns
     _, lines = packed(tmp_path)
@@ -200,7 +200,7 @@ def test_what_cannot_be_packed_or_read_is_refused(sets, tmp_path):
     assert len(data.read("folder", out, "val")) == 2  # it is held out of train
     with pytest.raises(UserError, match=f"holds folder: call it folder:{out}"):
         data.read("dexycb-s1", out, "train")
-    with pytest.raises(UserError, match="holds folder in shards of 4, not folder in shards of 5: choose another"):
+    with pytest.raises(UserError, match="contains folder in shards of 4, not folder in shards of 5: choose another"):
         pack("folder", "source", out, shard_size=5)
     sets["count"] = 9
     with pytest.raises(UserError, match="train was begun with 10 records, now there are 9"):
@@ -209,7 +209,7 @@ def test_what_cannot_be_packed_or_read_is_refused(sets, tmp_path):
         pack("folder", "source", out, shard_size=0)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="mine is not empty and holds no packed set"):
+    with pytest.raises(UserError, match="mine is not empty and contains no packed set"):
         pack("folder", "source", tmp_path / "mine")
     with pytest.raises(UserError, match="cannot write to .*thesis.tex"):
         pack("folder", "source", tmp_path / "mine" / "thesis.tex" / "out")
@@ -235,7 +235,7 @@ def test_another_source_of_the_same_size_is_noticed(sets, tmp_path):
 
 
 def test_splits_that_a_set_lacks_are_left_out_unless_asked_for(tmp_path, monkeypatch):
-    def load(path, split, without_val=False):
+    def load(path, split, *, variant="", without_val=False, mano=None):
         if split == "train":
             return Source(range(3))
         raise UserError(f"{path}: no {split}")
@@ -249,6 +249,8 @@ def test_splits_that_a_set_lacks_are_left_out_unless_asked_for(tmp_path, monkeyp
 
 def test_a_full_disk_is_one_line_and_the_rest_is_kept(sets, disk_of):
     disk = disk_of("200k")
-    with pytest.raises(UserError, match=f"cannot write to {disk}/out .*No space left on device.*same command goes on"):
+    with pytest.raises(
+        UserError, match=f"cannot write to {disk}/out .*No space left on device.*same command continues"
+    ):
         pack("folder", "source", disk / "out", shard_size=1, say=lambda line: None)
     assert len(Manifest.read(disk / "out").splits["train"]["shards"]) >= 1

@@ -8,11 +8,10 @@ import pytest
 
 from jaxhand import data
 from jaxhand.config import HandConfig, UserError, load
-from jaxhand.data import synthetic
-from jaxhand.data.pipeline import steps_per_epoch, train_iterator
-from jaxhand.data.pipeline import test_batches as batches_of_test
-from jaxhand.data.record import Record, WithoutDepth, labels
-from jaxhand.data.synthetic import SyntheticSet
+from jaxhand.data.pipeline import eval_batches, steps_per_epoch, train_iterator
+from jaxhand.data.record import Record, WithoutDepth, sample_joints
+from jaxhand.data.synthetic import dataset
+from jaxhand.data.synthetic.dataset import SyntheticSet
 from jaxhand.hand.camera import DEPTH_RANGE_MM
 
 
@@ -67,6 +66,7 @@ def test_batch_has_the_contract_of_shapes():
         "joint_valid": ((21,), "float32"),
         "joint_valid_2d": ((21,), "float32"),
         "K": ((3, 3), "float32"),
+        "K_image": ((3, 3), "float32"),
         "is_right": ((), "float32"),
         "index": ((), "int32"),
         "valid": ((), "float32"),
@@ -108,9 +108,7 @@ def test_resume_goes_on_with_the_very_next_batch(done):
 def test_processes_share_the_same_global_batches(processes):
     config = make_config()
     whole = take(train_iterator(Source(20), config), 5)
-    iterators = [
-        train_iterator(Source(20), config, process_index=i, process_count=processes) for i in range(processes)
-    ]
+    iterators = [train_iterator(Source(20), config, process_index=i, process_count=processes) for i in range(processes)]
     for expected in whole:
         parts = [next(iterator) for iterator in iterators]
         assert_same({key: np.concatenate([part[key] for part in parts]) for key in expected}, expected)
@@ -144,8 +142,7 @@ def test_hidden_depth_leaves_no_trace():
 def test_every_test_sample_comes_exactly_once(count, processes):
     config = make_config("data.depth_dropout=1")
     parts = [
-        list(batches_of_test(Source(count), config, 6, process_index=i, process_count=processes))
-        for i in range(processes)
+        list(eval_batches(Source(count), config, 6, process_index=i, process_count=processes)) for i in range(processes)
     ]
     assert {len(part) for part in parts} == {-(-count // 6)}
     batches = [{key: np.concatenate([b[key] for b in row]) for key in row[0]} for row in zip(*parts)]
@@ -158,7 +155,7 @@ def test_every_test_sample_comes_exactly_once(count, processes):
 
 
 def test_test_batches_can_be_walked_again():
-    batches = batches_of_test(Source(8), make_config(), 6)
+    batches = eval_batches(Source(8), make_config(), 6)
     for one, two in zip(list(batches), list(batches), strict=True):
         assert_same(one, two)
 
@@ -169,7 +166,7 @@ def test_batches_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="a batch of 6 cannot be shared evenly by 4 processes"):
         train_iterator(Source(20), make_config(), process_index=0, process_count=4)
     with pytest.raises(UserError, match="a batch of 7 cannot be shared evenly by 2 processes"):
-        batches_of_test(Source(20), make_config(), 7, process_index=0, process_count=2)
+        eval_batches(Source(20), make_config(), 7, process_index=0, process_count=2)
 
 
 def test_error_of_a_record_reaches_the_training():
@@ -186,15 +183,15 @@ def test_labels_are_read_without_images_where_a_source_can_and_leave_out_hands_w
         def __getitem__(self, i):
             raise AssertionError("an image is decoded for its labels")
 
-        def label(self, i):
+        def read_annotation(self, i):
             record = Source.__getitem__(self, i)
             return dataclasses.replace(record, image=None, joint_valid=np.full(21, float(i % 2)))
 
-    joints, valid = labels(WithoutDepth(Flat(10)), 10)
+    joints, valid = sample_joints(WithoutDepth(Flat(10)), 10)
     assert joints.shape == (5, 21, 3) and valid.all()
     mirrored = [Source(10)[i].keypoints_3d * ((-1, 1, 1) if i % 3 == 0 else (1, 1, 1)) for i in range(1, 10, 2)]
     np.testing.assert_array_equal(joints, np.float32(mirrored))
-    assert labels(Flat(1), 5)[0].shape == (0, 21, 3)
+    assert sample_joints(Flat(1), 5)[0].shape == (0, 21, 3)
 
 
 def test_a_rendered_set_comes_through_untouched():
@@ -214,7 +211,7 @@ def test_a_rendered_set_comes_through_untouched():
 
 
 def test_the_built_in_world_is_asked_for_the_split(monkeypatch):
-    monkeypatch.setattr(synthetic, "load", lambda *args, **options: (args, options))
+    monkeypatch.setattr(dataset, "load", lambda *args, **options: (args, options))
     config = make_config("data.train_samples=8", "data.test_samples=5", "data.cache=here", "data.view=all").data
     options = {"size": 16, "view": "all", "seed": 3, "cache": "here", "crop_scale": 1.4, "mesh": False}
     assert data.load("synthetic", "train", config, 3) == (("train", 8), options)
@@ -229,7 +226,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     expected = [{key: np.copy(value) for key, value in batch.items()} for batch in batches]
     held, places = [], []
     iterator = train_iterator(source, config)
-    for step, batch in enumerate(take(iterator, 9)):
+    for batch in take(iterator, 9):
         held.append(batch)
         places.append(batch["image"].ctypes.data)
     for one, two in zip(held, expected):

@@ -4,16 +4,16 @@ import json
 import pickle
 import shutil
 
-import layouts
-import layouts_rhd as layout
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data import rhd
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import rhd
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import PARENTS
+from tests.support import layouts
+from tests.support import layouts_rhd as layout
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def copy(folder, tmp_path):
 
 
 def names(source):
-    return [source.label(i).name for i in range(len(source))]
+    return [source.read_annotation(i).name for i in range(len(source))]
 
 
 @pytest.mark.parametrize(("split", "part"), [("train", "training"), ("test", "evaluation")])
@@ -46,7 +46,7 @@ def test_both_hands_of_an_image_are_records_if_they_are_seen(folder):
     images = [(0, "left"), (0, "right"), (1, "right"), (2, "left"), (2, "right"), (3, "left"), (3, "right")]
     source = rhd.load(folder, "train")
     assert names(source) == [f"training/color/{number:05d}.png#{hand}" for number, hand in images]
-    assert [source.label(i).hand for i in range(len(source))] == [hand for _, hand in images]
+    assert [source.read_annotation(i).hand for i in range(len(source))] == [hand for _, hand in images]
     assert names(rhd.load(folder, "test"))[0] == "evaluation/color/00000.png#left"
     left, right = (crop(source[i], 64, 1.4) for i in (0, 1))
     assert (left["is_right"], right["is_right"]) == (0, 1)
@@ -80,12 +80,12 @@ def test_hands_of_one_image_are_held_out_together(folder):
 
 def test_label_is_the_record_without_image(folder):
     source = rhd.load(folder, "train")
-    record, label = source[2], source.label(2)
+    record, label = source[2], source.read_annotation(2)
     assert label.image is None and label.depth is None and label.name == record.name
     np.testing.assert_array_equal(label.keypoints_3d, record.keypoints_3d)
     assert source.encoded(2) == ((folder / "training/color/00001.png").read_bytes(), None)
     with pytest.raises(IndexError):
-        source.label(len(source))
+        source.read_annotation(len(source))
 
 
 ENTRY = layout.annotation("training", 0)
@@ -96,8 +96,8 @@ MISTAKES = {
     "the joints' median z is 5..\\..*RHD's are metres": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
     "not a dict of annotations": [ENTRY],
     "not a dict of annotations by image number": {"00000": ENTRY},
-    "not a whole pickle": b"\x80\x02}",
-    "wants to run os.system": b"cos\nsystem\n(S'true'\ntR.",
+    "damaged or incomplete pickle": b"\x80\x02}",
+    "refers to os.system": b"cos\nsystem\n(S'true'\ntR.",
 }
 
 
@@ -128,7 +128,7 @@ def test_real_images(shared):
     """Three real images: the joints' order (its file names them the wrong way about), units, camera and hand."""
     source = rhd.load(shared / "real/rhd/test_rhd.json", "test")
     content = json.loads((shared / "real/rhd/test_rhd.json").read_text())
-    assert [source.label(i).hand for i in range(len(source))] == ["left", "left", "right"]
+    assert [source.read_annotation(i).hand for i in range(len(source))] == ["left", "left", "right"]
     for i, annotation in enumerate(content["annotations"]):
         record = source[i]
         assert record.image.shape == (320, 320, 3) and record.joint_valid.all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.data.splits import PARTS, SHARE, blocks, held_out, keep
+from jaxhand.data.datasets.splits import PARTS, SHARE, blocks, held_out, keep
 
 GROUPS = np.repeat([f"S{i}" for i in range(40)], np.arange(40) * 5 + 20)
 

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from prediction_sets import hands, meshes, predicted
 
 from jaxhand.config import UserError
 from jaxhand.evaluation import scoring
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
 from jaxhand.hand.skeleton import JOINT_ORDERS, from_our_order
+from tests.support.prediction_sets import hands, meshes, predicted
 
 COUNT = 24
 FREIHAND, HO3D, DEXYCB, HAMER = (scoring.protocol_of(name) for name in ("freihand", "ho3d", "dexycb", "hamer"))

@@ -4,19 +4,18 @@ import dataclasses
 import json
 import zipfile
 
-import layouts_freihand
-import layouts_ho3d
 import numpy as np
 import pytest
 
 from jaxhand import evaluate
 from jaxhand.config import UserError
-from jaxhand.data import dexycb, freihand, ho3d, pipeline
+from jaxhand.data import pipeline
 from jaxhand.data.crop import crop
+from jaxhand.data.datasets import dexycb, freihand, ho3d
 from jaxhand.evaluation import Evaluator, prediction_files, scoring
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics.protocols import PROTOCOLS
-from tests import layouts_dexycb
+from tests.support import layouts_dexycb, layouts_freihand, layouts_ho3d
 
 SUBJECTS = ("20200709-subject-01", "20200813-subject-02", "20200820-subject-03")
 
@@ -31,14 +30,14 @@ class Blank:
         return len(self._source)
 
     def __getitem__(self, i):
-        return dataclasses.replace(self._source.label(i), image=np.zeros((480, 640, 3), np.uint8))
+        return dataclasses.replace(self._source.read_annotation(i), image=np.zeros((480, 640, 3), np.uint8))
 
 
 def submit(tiny, name, source, file, *, mesh=False):
     """Write the file of noisy predictions: these (N,21,3), their meshes, in the camera frame, and the run's scores."""
     submission, evaluator = Submission(name, source, file), Evaluator(len(source), save_predictions=True)
     rng, right, meshes = np.random.default_rng(0), [], []
-    for batch in pipeline.test_batches(Blank(source), tiny, 4):
+    for batch in pipeline.eval_batches(Blank(source), tiny, 4):
         noise = rng.normal(0, 5, batch["keypoints_3d"].shape) + rng.normal(0, 30, (4, 1, 3))
         joints = batch["keypoints_3d"] + noise.astype(np.float32)
         predictions = {"keypoints_3d": joints, "keypoints_2d": batch["keypoints_2d"]}
@@ -122,7 +121,7 @@ def test_dexycb(tmp_path, tiny):
     frames = [(q, c, f) for q in (4, 9) for c in range(2) for f in range(2)]  # the toolkit's order, of subject 3
     assert rows.shape == (4, 64) and rows[:, 0].tolist() == [i for i, (_, _, f) in enumerate(frames) if f]
     truth = [layouts_dexycb.joints(2, *frame) if frame[2] else np.full((21, 3), -1000.0) for frame in frames]
-    assert {record.hand for record in map(source.label, range(4))} == {"right", "left"}
+    assert {record.hand for record in map(source.read_annotation, range(4))} == {"right", "left"}
     np.testing.assert_allclose(rows[:, 1:].reshape(4, 21, 3), joints, atol=1e-3)  # mm, absolute, left hands left
     np.testing.assert_allclose(joints.mean(1), np.array(truth)[1::2].mean(1), atol=150)
     np.savez(tmp_path / "truth.npz", joints=np.array(truth), id=np.arange(8))
@@ -159,9 +158,7 @@ def test_it_refuses(tmp_path, tiny):
 def test_the_command(tmp_path, copy_of, trained, call):
     """A run with depth: a file of each input, which score as the run did; a set without labels."""
     workdir, folder = copy_of(trained), layouts_ho3d.write(tmp_path, released=True)
-    code, output, errors = call(
-        evaluate.main, workdir, "--data", f"ho3d:{folder}", "--submit", tmp_path / "pred.zip"
-    )
+    code, output, errors = call(evaluate.main, workdir, "--data", f"ho3d:{folder}", "--submit", tmp_path / "pred.zip")
     assert code == 0, errors
     assert f"{tmp_path / 'pred_rgbd.zip'}: 6 hands for the leaderboard of ho3d; the model has no mesh" in output
     results = json.loads((workdir / "evaluation.json").read_text())["results"]

@@ -1,11 +1,11 @@
-"""The built-in hand: rigid bones, limits, a prior of plausible poses, random numbers that depend on nothing else."""
+"""The built-in hand: rigid bones, limits, a prior of plausible poses, random numbers of seed and index alone."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.hand import body
+from jaxhand.hand.builtin import body
 from jaxhand.hand.skeleton import PARENTS
 
 
@@ -16,11 +16,11 @@ def people():
     @jax.jit
     @jax.vmap
     def sample(index):
-        draws = body.Draws(body.numbers(7, index))
+        draws = body.Draws(body.random_numbers(7, index))
         shape = body.sample_shape(draws)
         pose = body.sample_pose(draws, shape)
         hand = body.forward(pose, shape)
-        return pose, shape, hand, body.overlap(body.flesh(hand)), body.forward(jnp.zeros(24), shape).joints
+        return pose, shape, hand, body.overlap(body.body_cones(hand)), body.forward(jnp.zeros(24), shape).joints
 
     return jax.tree.map(np.asarray, sample(jnp.arange(256, dtype=jnp.uint32)))
 
@@ -29,7 +29,7 @@ def _bone_lengths(joints):
     return np.linalg.norm(joints[:, 1:] - joints[:, PARENTS[1:]], axis=-1)
 
 
-def test_there_are_as_many_names_as_degrees_of_freedom():
+def test_every_degree_of_freedom_has_a_name_and_limits():
     assert len(body.DOF_NAMES) == len(set(body.DOF_NAMES)) == body.NUM_DOF == len(body.LIMITS) == 24
     assert (body.LIMITS[:, 0] < body.LIMITS[:, 1]).all()
     for name, preset in body.POSES.items():
@@ -38,7 +38,8 @@ def test_there_are_as_many_names_as_degrees_of_freedom():
 
 def test_finger_bones_keep_their_length_in_every_pose(people):
     pose, shape, hand, _, straight = people
-    inner = (PARENTS[1:] != 0) | (np.arange(1, 21) == 1)  # the palm arches, so the way to a knuckle may change a little
+    # the palm arches, so the distance to a knuckle may change a little
+    inner = (PARENTS[1:] != 0) | (np.arange(1, 21) == 1)
     np.testing.assert_allclose(_bone_lengths(hand.joints)[:, inner], _bone_lengths(straight)[:, inner], rtol=1e-4)
     np.testing.assert_allclose(_bone_lengths(hand.joints), _bone_lengths(straight), rtol=0.1)
 
@@ -52,7 +53,7 @@ def test_frames_are_rotations_that_point_along_their_bones(people):
     np.testing.assert_allclose(hand.frames[:, 6, :, 1], tip / np.linalg.norm(tip, axis=-1, keepdims=True), atol=1e-4)
 
 
-def test_sampled_poses_are_within_limits_varied_and_seldom_cross(people):
+def test_sampled_poses_are_within_limits_varied_and_seldom_overlap(people):
     pose, shape, _, overlap, _ = people
     assert (pose >= body.LIMITS[:, 0]).all() and (pose <= body.LIMITS[:, 1]).all()
     assert np.abs(shape).max() <= 2
@@ -61,31 +62,31 @@ def test_sampled_poses_are_within_limits_varied_and_seldom_cross(people):
     assert (overlap > 3).mean() < 0.03 and overlap.max() < 12
 
 
-def test_hands_have_a_grown_persons_size(people):
+def test_hands_have_an_adults_size(people):
     straight = people[4]
     length = np.linalg.norm(straight[:, 12] - straight[:, 0], axis=-1)  # wrist to the tip of the middle finger
     assert 170 < length.mean() < 210 and 8 < length.std() < 25
 
 
-def test_numbers_depend_on_seed_and_index_alone():
-    first, normal = body.numbers(3, 5)
-    np.testing.assert_array_equal(first, body.numbers(3, 5)[0])
-    for other in (body.numbers(4, 5), body.numbers(3, 6), body.numbers(5, 3)):
+def test_random_numbers_depend_on_seed_and_index_alone():
+    first, normal = body.random_numbers(3, 5)
+    np.testing.assert_array_equal(first, body.random_numbers(3, 5)[0])
+    for other in (body.random_numbers(4, 5), body.random_numbers(3, 6), body.random_numbers(5, 3)):
         assert (np.asarray(other[0]) != np.asarray(first)).all()
     draws = body.Draws((first, normal))
-    np.testing.assert_array_equal(draws.uniform(4), first[:4])  # a stream, however it is cut
+    np.testing.assert_array_equal(draws.uniform(4), first[:4])  # one stream, for any sizes of its parts
     np.testing.assert_array_equal(draws.normal(2, 3).reshape(-1), normal[4:10])
     np.testing.assert_allclose(draws.uniform(2, low=5, high=7), 5 + 2 * first[10:12])
     with pytest.raises(ValueError, match="only 384"):
         draws.uniform(400)
 
 
-def test_numbers_are_the_same_for_ever():
-    assert np.asarray(body.numbers(0, 0)[0][:3] * 2**24).astype(int).tolist() == [765198, 7100619, 3926846]
+def test_random_numbers_never_change():
+    assert np.asarray(body.random_numbers(0, 0)[0][:3] * 2**24).astype(int).tolist() == [765198, 7100619, 3926846]
 
 
-def test_numbers_are_uniform_and_normal_and_unrelated():
-    sample = jax.vmap(lambda index: body.numbers(1, index, 20))
+def test_random_numbers_are_uniform_normal_and_uncorrelated():
+    sample = jax.vmap(lambda index: body.random_numbers(1, index, 20))
     uniform, normal = map(np.asarray, sample(jnp.arange(1000, dtype=jnp.uint32)))
     assert 0 < uniform.min() and uniform.max() < 1
     np.testing.assert_allclose(np.histogram(uniform, 10, (0, 1))[0] / 2000, 1, atol=0.12)

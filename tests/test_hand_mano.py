@@ -1,4 +1,4 @@
-"""MANO: equal to smplx, HaMeR's wrapper and manopth, its poses, its files, and files that only look like one."""
+"""MANO: equal to smplx, HaMeR's wrapper and manopth; its poses, its files, and hostile or damaged files."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from jaxhand.config import HandConfig, UserError
 from jaxhand.hand import load, mano
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skinned import PARENTS, forward
-from tests import mano_file
+from tests.support import mano_file
 
 MODEL = mano_file.model()
 OF_MANO = [0, 5, 6, 7, 9, 10, 11, 17, 18, 19, 13, 14, 15, 1, 2, 3]  # MANO's joints among our 21
@@ -40,16 +40,16 @@ def poses():
     return rng.normal(size=(6, 48), scale=0.5).astype(np.float32), rng.normal(size=(6, 10)).astype(np.float32)
 
 
-def plain(model: dict, turns: np.ndarray, shape: np.ndarray, tips: tuple) -> tuple[np.ndarray, np.ndarray]:
+def plain(model: dict, axis_angles: np.ndarray, shape: np.ndarray, tips: tuple) -> tuple[np.ndarray, np.ndarray]:
     """One hand, step by step in float64, mm: vertices and our 21 joints, from axis-angles (16, 3)."""
-    turns = np.float64(axis_angle_to_matrix(turns))
+    rotations = np.float64(axis_angle_to_matrix(axis_angles))
     shaped = model["v_template"] + model["shapedirs"] @ shape
     joints = model["J_regressor"] @ shaped
-    rest = shaped + model["posedirs"] @ (turns[1:] - np.eye(3)).ravel()
-    motions = np.tile(np.eye(4), (16, 1, 1))  # each takes points of the hand at rest to the posed hand
+    rest = shaped + model["posedirs"] @ (rotations[1:] - np.eye(3)).ravel()
+    motions = np.tile(np.eye(4), (16, 1, 1))  # each maps points of the rest pose to the posed hand
     for joint, parent in enumerate(PARENTS):
         about = np.eye(4)
-        about[:3, :3], about[:3, 3] = turns[joint], joints[joint] - turns[joint] @ joints[joint]
+        about[:3, :3], about[:3, 3] = rotations[joint], joints[joint] - rotations[joint] @ joints[joint]
         motions[joint] = motions[parent] @ about if joint else about
     blended = np.einsum("vj,jab->vab", model["weights"], motions)
     vertices = np.einsum("vab,vb->va", blended, np.c_[rest, np.ones(778)])[:, :3]
@@ -63,17 +63,17 @@ def plain(model: dict, turns: np.ndarray, shape: np.ndarray, tips: tuple) -> tup
 def test_equal_to_smplx_hamer_and_manopth(shared, tmp_path):
     golden = dict(np.load(shared / "golden/mano_synth.npz"))
     file = mano_file.write(tmp_path / "MANO_RIGHT.pkl", {k[6:]: v for k, v in golden.items() if k.startswith("model/")})
-    hands = {tips: mano.read(file, tips=tips) for tips in ("smplx", "manopth")}
-    turns, matrices, shape = (np.float32(golden[k]) for k in ("pose_aa48", "hamer_wrapper/rotmats", "betas"))
-    pca = np.concatenate([turns[:, :3], np.float32(golden["pca15"])], 1)
+    hands = {tips: mano.read(file, fingertip_vertices=tips) for tips in ("smplx", "manopth")}
+    axis_angles, matrices, shape = (np.float32(golden[k]) for k in ("pose_aa48", "hamer_wrapper/rotmats", "betas"))
+    pca = np.concatenate([axis_angles[:, :3], np.float32(golden["pca15"])], 1)
     shift = np.float32(1000 * golden["transl"])
     cases = [
-        ("smplx/flat1/", "verts", "joints", turns, {"flat_hand_mean": True}, shift),
-        ("smplx/flat0/", "verts", "joints", turns, {"flat_hand_mean": False}, shift),
+        ("smplx/flat1/", "verts", "joints", axis_angles, {"flat_hand_mean": True}, shift),
+        ("smplx/flat0/", "verts", "joints", axis_angles, {"flat_hand_mean": False}, shift),
         ("smplx/pca15/", "verts", "joints", pca, {"kind": "pca", "flat_hand_mean": False}, shift),
         ("hamer_wrapper/", "verts", "joints21_openpose", matrices, {"kind": "matrix"}, 0 * shift),
-        ("manopth/aa_flat/", "verts_mm", "joints_mm", turns, {"flat_hand_mean": True}, shift),
-        ("manopth/aa_mean/", "verts_mm", "joints_mm", turns, {"flat_hand_mean": False}, shift),
+        ("manopth/aa_flat/", "verts_mm", "joints_mm", axis_angles, {"flat_hand_mean": True}, shift),
+        ("manopth/aa_mean/", "verts_mm", "joints_mm", axis_angles, {"flat_hand_mean": False}, shift),
         ("manopth/pca15_mean/", "verts_mm", "joints_mm", pca, {"kind": "pca", "flat_hand_mean": False}, shift),
     ]
     for name, vertices, joints, pose, options, moved in cases:
@@ -86,20 +86,20 @@ def test_equal_to_smplx_hamer_and_manopth(shared, tmp_path):
 
 
 def test_equal_to_a_plain_model(hand, poses):
-    turns, shape = poses
-    posed = forward(hand, mano.pose_rotations(hand, turns), shape)
+    axis_angles, shape = poses
+    posed = forward(hand, mano.pose_rotations(hand, axis_angles), shape)
     for i in range(2):
-        vertices, joints = plain(MODEL, turns[i].reshape(16, 3), shape[i], mano.TIPS["smplx"])
+        vertices, joints = plain(MODEL, axis_angles[i].reshape(16, 3), shape[i], mano.FINGERTIP_VERTICES["smplx"])
         np.testing.assert_allclose(posed.vertices[i], vertices, atol=1e-3)
         np.testing.assert_allclose(posed.joints[i], joints, atol=1e-3)
     assert posed.vertices.dtype == posed.joints.dtype == np.float32
-    assert hand.num_vertices == 778 and hand.side == "right" and hand.name == "mano" and hand.growth == 0
+    assert hand.num_vertices == 778 and hand.side == "right" and hand.name == "mano" and hand.global_scale_per_beta == 0
     np.testing.assert_array_equal(hand.faces, MODEL["f"])
 
 
 def test_leading_axes_broadcast_and_map(hand, poses):
-    turns, shape = poses
-    matrices = mano.pose_rotations(hand, turns)
+    axis_angles, shape = poses
+    matrices = mano.pose_rotations(hand, axis_angles)
     flat = forward(hand, matrices, shape)
     many = forward(hand, matrices.reshape(2, 3, 16, 3, 3), shape.reshape(2, 3, 10), np.full(3, 7, np.float32))
     assert many.vertices.shape == (2, 3, 778, 3) and many.joints.shape == (2, 3, 21, 3)
@@ -108,7 +108,7 @@ def test_leading_axes_broadcast_and_map(hand, poses):
     np.testing.assert_allclose(mapped.joints, flat.joints, atol=1e-4)
     one = forward(hand, matrices[0], shape)  # one pose of six people
     np.testing.assert_allclose(one.joints[0], flat.joints[0], atol=1e-4)
-    np.testing.assert_allclose(one.joints[:, 0], flat.joints[:, 0], atol=1e-4)  # it turns about the wrist
+    np.testing.assert_allclose(one.joints[:, 0], flat.joints[:, 0], atol=1e-4)  # it rotates about the wrist
     assert forward(hand, matrices[:0], shape[:0]).vertices.shape == (0, 778, 3)
 
 
@@ -130,10 +130,11 @@ def test_gradients_are_right_and_finite_at_rest(hand, poses):
     assert all(np.isfinite(each).all() for each in gradient(*(0 * each for each in given)))
 
 
-def test_poses_by_components(hand, poses):
-    turns, _ = poses
-    every = np.concatenate([turns[:, :3], turns[:, 3:] @ hand.components.T], 1)  # the components are orthonormal
-    expected = mano.pose_rotations(hand, turns)
+def test_poses_as_principal_components(hand, poses):
+    axis_angles, _ = poses
+    coefficients = axis_angles[:, 3:] @ hand.components.T  # the components are orthonormal
+    every = np.concatenate([axis_angles[:, :3], coefficients], 1)
+    expected = mano.pose_rotations(hand, axis_angles)
     np.testing.assert_allclose(mano.pose_rotations(hand, every, kind="pca"), expected, atol=1e-5)
     few = np.where(np.arange(48) < 9, every, 0)
     expected = mano.pose_rotations(hand, few, kind="pca", flat_hand_mean=False)
@@ -141,7 +142,8 @@ def test_poses_by_components(hand, poses):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     mean = mano.pose_rotations(hand, few[:, :3], kind="pca", flat_hand_mean=False)
     np.testing.assert_allclose(mean[0, 1:], axis_angle_to_matrix(hand.mean_pose.reshape(15, 3)), atol=1e-6)
-    np.testing.assert_array_equal(mano.pose_rotations(hand, turns.reshape(6, 16, 3)), mano.pose_rotations(hand, turns))
+    found = mano.pose_rotations(hand, axis_angles.reshape(6, 16, 3))
+    np.testing.assert_array_equal(found, mano.pose_rotations(hand, axis_angles))
 
 
 @pytest.mark.parametrize(
@@ -157,14 +159,14 @@ def test_poses_of_another_shape(hand, shape, options):
 def test_fingertips_by_convention(folder):
     for side in ("right", "left"):
         for tips in ("smplx", "freihand", "ho3d", "manopth"):
-            hand = mano.read(folder, side=side, tips=tips)
-            rows = list(mano.TIPS[tips])
+            hand = mano.read(folder, side=side, fingertip_vertices=tips)
+            rows = list(mano.FINGERTIP_VERTICES[tips])
             if (side, tips) == ("left", "manopth"):
                 rows[2] = 445
             for array in (hand.template, hand.shape_dirs, hand.pose_dirs, hand.weights):
                 np.testing.assert_array_equal(array[778:783], array[rows])
-    with pytest.raises(UserError, match="tips 'manotorch' are unknown; there are smplx, freihand, ho3d, manopth"):
-        mano.read(folder, tips="manotorch")
+    with pytest.raises(UserError, match="vertices 'manotorch' are unknown; use smplx, freihand, ho3d, manopth"):
+        mano.read(folder, fingertip_vertices="manotorch")
 
 
 def test_left_hands_and_the_fix_of_their_shape(folder):
@@ -180,12 +182,12 @@ def test_left_hands_and_the_fix_of_their_shape(folder):
         mano.read(folder, side="both")
 
 
-def test_numbers_that_data_sets_need(folder, tmp_path):
-    mean, components = mano.pose_numbers(folder / "MANO_RIGHT.pkl")
+def test_the_pose_space_of_data_sets(folder, tmp_path):
+    mean, components = mano.read_pose_space(folder / "MANO_RIGHT.pkl")
     np.testing.assert_array_equal(mean, [MODEL["hands_mean"], mano_file.model(seed=1)["hands_mean"]])
     assert components.shape == (2, 45, 45)
     mano_file.write(tmp_path / "MANO_RIGHT.pkl", MODEL)
-    mean, components = mano.pose_numbers(tmp_path)
+    mean, components = mano.read_pose_space(tmp_path)
     np.testing.assert_array_equal(components, MODEL["hands_components"][None])
     assert mean.shape == (1, 45)
 
@@ -201,7 +203,7 @@ def test_the_hand_of_a_config(folder):
         load(HandConfig(mano_path=str(folder / "none" / "MANO_RIGHT.pkl")))
 
 
-def test_a_batch_takes_no_time(hand):
+def test_a_batch_is_fast(hand):
     matrices, shape = np.tile(np.eye(3, dtype=np.float32), (64, 16, 1, 1)), np.zeros((64, 10), np.float32)
     times = []
     for _ in range(6):
@@ -224,8 +226,8 @@ def test_files_of_python_2(hand, protocol, tmp_path):
     same(mano.read(mano_file.write(tmp_path / "MANO_RIGHT.pkl", MODEL, protocol)), hand)
 
 
-def test_the_same_numbers_held_in_other_ways(hand, tmp_path):
-    """Plain arrays, as those write who rid the files of chumpy; a matrix by rows; chumpy objects of chumpy objects."""
+def test_other_representations_of_the_same_arrays(hand, tmp_path):
+    """Plain arrays, as in files converted without chumpy; a matrix by rows; chumpy objects within chumpy objects."""
     file = tmp_path / "a.pkl"
     file.write_bytes(pickle.dumps(MODEL))
     same(mano.read(file), hand)
@@ -267,56 +269,56 @@ class Runs:
         (lambda mark: {"J": mano_file.Named("scipy.io.loadmat", file="a")}, r"scipy\.io\.loadmat"),
     ],
 )
-def test_files_that_want_more_are_refused_by_name(change, named, tmp_path):
+def test_other_globals_are_refused_by_name(change, named, tmp_path):
     mark = tmp_path / "ran"
     for protocol in (0, 2):
         (tmp_path / "MANO_RIGHT.pkl").write_bytes(mano_file.pickled(MODEL | change(mark), protocol))
-        with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: wants to run ({named}).*: refused") as error:
+        with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: refers to ({named}).*: refused") as error:
             mano.read(tmp_path)
         assert "\n" not in str(error.value) and not mark.exists()
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, message",
     [
-        # BUILD with a pair sets attributes; here of the class that stands for chumpy's, and of its function
-        (b"\x80\x02cchumpy.ch\nCh\nN}U\x04madecposix\nsystem\ns\x86b.", r"wants to run posix\.system"),
-        (b"\x80\x02cchumpy.ch\nCh\nN}U\x04madecchumpy.ch\nCh\ns\x86b.", "not a whole pickle"),
-        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x0bCh.__init__\x93.", r"wants to run chumpy\.ch\.Ch\.__init__"),
-        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x13Ch.made.__globals__\x93.", r"wants to run chumpy\.ch\.Ch\.made"),
-        (b"\x80\x02cchumpy.ch\nCh\nU\x02id\x85R.", "not a whole pickle"),  # called with an argument
-        (b"\x80\x02cchumpy.ch\nCh\n)\x81.", "not a whole pickle"),  # without a state
-        (b"\x80\x02cchumpy.ch\nCh\n)\x81q\x00}U\x01xh\x00sb.", "not a whole pickle"),  # an array of itself
+        # BUILD with a pair sets attributes, here of the placeholder class of chumpy's, and of its function
+        (b"\x80\x02cchumpy.ch\nCh\nN}U\x0bmaterializecposix\nsystem\ns\x86b.", r"refers to posix\.system"),
+        (b"\x80\x02cchumpy.ch\nCh\nN}U\x0bmaterializecchumpy.ch\nCh\ns\x86b.", "damaged or incomplete pickle"),
+        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x0bCh.__init__\x93.", r"refers to chumpy\.ch\.Ch\.__init__"),
+        (b"\x80\x04\x8c\x09chumpy.ch\x8c\x1aCh.materialize.__globals__\x93.", r"refers to chumpy\.ch\.Ch\.materialize"),
+        (b"\x80\x02cchumpy.ch\nCh\nU\x02id\x85R.", "damaged or incomplete pickle"),  # called with an argument
+        (b"\x80\x02cchumpy.ch\nCh\n)\x81.", "damaged or incomplete pickle"),  # without a state
+        (b"\x80\x02cchumpy.ch\nCh\n)\x81q\x00}U\x01xh\x00sb.", "damaged or incomplete pickle"),  # an array of itself
         (b"\x80\x02ccopy_reg\n_reconstructor\nc__builtin__\nset\nc__builtin__\nobject\nN\x87R.", "_reconstructor"),
         (b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (n + 1, n, n) for n in range(90)) + b".", "no dictionary"),
     ],
 )
-def test_tricks_come_to_nothing(content, said, tmp_path):
-    made = vars(mano._STANDS["chumpy.ch.Ch"]).copy()
+def test_forged_pickles_are_refused(content, message, tmp_path):
+    methods = vars(mano._PLACEHOLDERS["chumpy.ch.Ch"]).copy()
     (tmp_path / "MANO_RIGHT.pkl").write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         mano.read(tmp_path)
-    assert vars(mano._STANDS["chumpy.ch.Ch"]) == made
+    assert vars(mano._PLACEHOLDERS["chumpy.ch.Ch"]) == methods
 
 
-def test_files_that_are_no_mano(folder, tmp_path):
+def test_other_files_are_refused(folder, tmp_path):
     file, whole = tmp_path / "MANO_RIGHT.pkl", (folder / "MANO_RIGHT.pkl").read_bytes()
     for end in (0, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: not a whole pickle"):
+        with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: damaged or incomplete pickle"):
             mano.read(tmp_path)
     nan = np.where(np.arange(3) == 1, np.nan, MODEL["v_template"])
-    for change, said in (
+    for change, message in (
         ({"weights": None}, "weights is NoneType, not numbers"),
         ({"shapedirs": MODEL["shapedirs"][..., :9]}, r"shapedirs is \(778, 3, 9\) float64, not numbers \(778, 3, 10\)"),
         ({"hands_mean": np.array(["a"] * 45)}, r"hands_mean is \(45,\) <U1, not numbers"),
         ({"v_template": nan}, "v_template is not finite"),
         ({"v_template": 1000 * MODEL["v_template"]}, r"v_template is \d+ long: not a hand in metres"),
         ({"kintree_table": MODEL["kintree_table"][:, ::-1]}, "kintree_table is not the tree"),
-        ({"f": MODEL["f"] + 1}, "f names vertices that are not there"),
+        ({"f": MODEL["f"] + 1}, "f has indices of vertices that do not exist"),
     ):
         file.write_bytes(mano_file.pickled(MODEL | change))
-        with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: {said}"):
+        with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: {message}"):
             mano.read(tmp_path)
     file.write_bytes(mano_file.pickled({key: MODEL[key] for key in MODEL if key != "posedirs"}))
     with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: has no 'posedirs': not a MANO file"):

@@ -52,4 +52,6 @@ def test_the_matrix_of_a_square(angle):
 def test_the_square_of_a_whole_image():
     corners = np.array([[0, 10], [100, 60], [50, 35]])  # of an image of 101 x 51 px, moved by 10 px
     A = roi.whole(101, 51).matrix(202)
-    np.testing.assert_allclose((corners - [0, 10]) @ A[:2, :2].T + A[:2, 2], [[0.5, 50.5], [200.5, 150.5], [100.5, 100.5]])
+    np.testing.assert_allclose(
+        (corners - [0, 10]) @ A[:2, :2].T + A[:2, 2], [[0.5, 50.5], [200.5, 150.5], [100.5, 100.5]]
+    )

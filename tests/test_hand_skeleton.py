@@ -47,7 +47,7 @@ def test_unproject_undoes_project_for_a_skewed_camera(xp):
     np.testing.assert_allclose(back, points, rtol=1e-4, atol=1e-3)
 
 
-def test_skeleton_is_drawn_on_a_larger_copy_and_leaves_out_what_it_does_not_know():
+def test_skeleton_is_drawn_on_a_larger_copy_without_unknown_joints():
     image = np.zeros((32, 40, 3), np.uint8)
     keypoints = np.random.default_rng(0).uniform(2, 30, (21, 2))
     drawn = draw.draw_skeleton(image, keypoints, scale=3)
@@ -57,7 +57,7 @@ def test_skeleton_is_drawn_on_a_larger_copy_and_leaves_out_what_it_does_not_know
     assert draw.draw_skeleton(image, np.full((21, 2), -1e30)).shape == (128, 160, 3)
 
 
-def test_comparison_sheet_has_a_place_for_every_view():
+def test_comparison_sheet_has_space_for_every_view():
     images, keypoints = np.zeros((5, 16, 16, 3), np.uint8), np.full((5, 21, 2), 8.0)
     two = draw.comparison_sheet(images, keypoints, columns=2, scale=2)
     three = draw.comparison_sheet(images, keypoints, keypoints, columns=5, scale=2, valid=np.ones((5, 21)))
@@ -65,7 +65,7 @@ def test_comparison_sheet_has_a_place_for_every_view():
     assert three.shape == (32 + 14, 5 * (96 + 4) - 4, 3)
 
 
-def test_png_keeps_red_red_and_an_unwritable_path_is_a_line(tmp_path):
+def test_png_keeps_red_and_an_unwritable_path_is_one_error_line(tmp_path):
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0] = 200
     draw.write_png(tmp_path / "a.png", image)

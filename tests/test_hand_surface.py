@@ -1,12 +1,12 @@
-"""The built-in hand's skin: closed, where the renderer draws it, true to its joints, smooth when bent."""
+"""The built-in hand's skin: closed, equal to the rendered skin, consistent with its joints, smooth when bent."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.data import trace
-from jaxhand.hand import body, surface, surface_fit, surface_mesh
+from jaxhand.data.synthetic import raytrace
+from jaxhand.hand.builtin import body, surface, surface_fit, surface_mesh
 from jaxhand.hand.skinned import forward
 
 COUNT = 48
@@ -16,20 +16,20 @@ EDGES = surface_mesh.edges(HAND.faces)
 
 @pytest.fixture(scope="module")
 def people():
-    """Sampled hands, then all presets on the mean hand: shapes, body hands, cones, exact vertices, `forward`'s."""
+    """Sampled hands, then all presets on the mean hand: shapes, body hands, cones, exact vertices, `forward`."""
 
     presets = jnp.asarray(list(body.POSES.values()), jnp.float32)
 
     @jax.jit
     @jax.vmap
     def sample(index):
-        draws = body.Draws(body.numbers(11, index))
+        draws = body.Draws(body.random_numbers(11, index))
         shape = body.sample_shape(draws)
         is_preset = index >= COUNT
         preset = presets[jnp.where(is_preset, index - COUNT, 0)]
         shape = jnp.where(is_preset, 0, shape)
         hand = body.forward(jnp.where(is_preset, preset, body.sample_pose(draws, shape)), shape)
-        return shape, hand, body.flesh(hand)
+        return shape, hand, body.body_cones(hand)
 
     shape, hand, cones = sample(jnp.arange(COUNT + len(body.POSES), dtype=jnp.uint32))
     exact = surface.vertices_of(hand.frames, hand.joints, shape)
@@ -47,17 +47,19 @@ def rest():
 def test_the_mesh_is_closed_and_faces_outward():
     assert 700 <= HAND.num_vertices <= 1000 and HAND.num_vertices != 778
     np.testing.assert_array_equal(np.unique(HAND.faces), np.arange(HAND.num_vertices))
-    assert len(np.unique(EDGES, axis=0)) == len(EDGES)  # no edge is walked twice the same way
+    assert len(np.unique(EDGES, axis=0)) == len(EDGES)  # no directed edge occurs twice
     np.testing.assert_array_equal(np.unique(EDGES, axis=0), np.unique(EDGES[:, ::-1], axis=0))
-    assert HAND.num_vertices - len(EDGES) // 2 + len(HAND.faces) == 2  # without a hole: a ball
+    assert HAND.num_vertices - len(EDGES) // 2 + len(HAND.faces) == 2  # Euler characteristic of a sphere: no holes
     corners = HAND.template[HAND.faces]
     volume = np.einsum("fc,fc->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6
     assert 2.5e5 < volume < 4.5e5  # mm³
 
 
-def test_the_numbers_are_those_of_a_right_hand_in_manos_axes():
+def test_the_arrays_are_of_a_right_hand_in_manos_axes():
     vertices, tips, joints = np.split(HAND.template, [HAND.num_vertices, HAND.num_vertices + 5])
-    assert HAND.name == "builtin" and HAND.side == "right" and HAND.growth == surface.GROWTH
+    assert (
+        HAND.name == "builtin" and HAND.side == "right" and HAND.global_scale_per_beta == surface.GLOBAL_SCALE_PER_BETA
+    )
     assert tips[2, 0] < -150 and tips[0, 2] > 30 and tips[4, 2] < -30  # middle, thumb, little
     assert np.abs(joints[0]).max() == 0 and (vertices[:, 0] < 20).all()
     np.testing.assert_allclose(HAND.weights.sum(1), 1, atol=1e-6)
@@ -72,7 +74,7 @@ def test_no_faces_cross_at_rest(rest):
     apart = (HAND.faces[first][:, :, None] != HAND.faces[second][:, None]).all((1, 2))
     first, second = corners[first[apart]], corners[second[apart]]
     normal = np.cross(second[:, 1] - second[:, 0], second[:, 2] - second[:, 0])
-    for corner in range(3):  # an edge of the first through the second
+    for corner in range(3):  # an edge of the first triangle through the second
         start, end = first[:, corner], first[:, (corner + 1) % 3]
         above, below = (np.einsum("nc,nc->n", point - second[:, 0], normal) for point in (start, end))
         met = start + (above / (above - below + 1e-12))[:, None] * (end - start)
@@ -81,29 +83,29 @@ def test_no_faces_cross_at_rest(rest):
         assert not ((above * below < 0) & inside).any()
 
 
-def test_the_skin_is_within_2_mm_of_what_is_drawn(people, rest):
+def test_the_skin_is_within_2_mm_of_the_rendered_skin(people, rest):
     _, _, cones, exact, _ = people
     vertices, rest_cones = rest
     for at_rest, points in ((vertices, exact), (vertices[HAND.faces].mean(1), exact[:, HAND.faces].mean(2))):
         own = surface_mesh.own_cones(at_rest, rest_cones) > 0.5
         offset, covered = map(np.asarray, drawn(points, cones, own))
-        seen = ~covered & (at_rest[:, 1] > surface_mesh.WRIST_MM + 5)
-        assert 0.02 > covered.mean() and seen.mean() > 0.9
-        miss = np.abs(offset[seen])
+        visible = ~covered & (at_rest[:, 1] > surface_mesh.WRIST_MM + 5)
+        assert 0.02 > covered.mean() and visible.mean() > 0.9
+        miss = np.abs(offset[visible])
         assert miss.mean() < 0.5 and np.percentile(miss, 95) < 1.2 and np.percentile(miss, 99) < 2
 
 
 @jax.jit
 def drawn(points, cones, own):
-    """Signed distances (N, n) of points (N, n, 3) to the drawn skin, and whether flesh not their `own` covers them."""
+    """Signed distances (N, n) of points (N, n, 3) to the rendered skin; whether cones that are not `own` cover them."""
 
     def one(hand):
         points, cones = hand
         a, b, ra, rb = cones
         products = [jnp.sum((b - a) ** 2, -1)] + [None] * 3
-        cone = trace.Cone(tuple(a.T), tuple((b - a).T), ra, rb - ra, *products, *[None] * 7)
-        distance = trace.distance(tuple(points[..., i, None] for i in range(3)), cone)[0]  # (n, 28)
-        smooth = -trace.BLEND_MM * jax.scipy.special.logsumexp(-distance / trace.BLEND_MM, -1)
+        cone = raytrace.Cone(tuple(a.T), tuple((b - a).T), ra, rb - ra, *products, *[None] * 7)
+        distance = raytrace.distance(tuple(points[..., i, None] for i in range(3)), cone)[0]  # (n, 28)
+        smooth = -raytrace.BLEND_MM * jax.scipy.special.logsumexp(-distance / raytrace.BLEND_MM, -1)
         return smooth, jnp.any((distance < 0) & ~own, -1)
 
     return jax.lax.map(one, (points, cones))
@@ -112,15 +114,16 @@ def drawn(points, cones, own):
 def test_joints_follow_the_body(people):
     shape, hand, _, _, posed = people
     miss = np.linalg.norm(posed.joints - hand.joints, axis=-1)
-    assert miss[:, :13].max() < 1  # all but ring and little, which the palm's arch moves
+    assert miss[:, :13].max() < 1  # without ring and little, which the palm's arch moves
     assert miss[:, 13:].mean() < 2 and miss.max() < 10
-    straight = np.linalg.norm(np.diff(posed.joints[:, 17:], axis=1), axis=-1)  # bones keep their length all the same
+    straight = np.linalg.norm(np.diff(posed.joints[:, 17:], axis=1), axis=-1)  # but bones keep their length
     np.testing.assert_allclose(straight, np.linalg.norm(np.diff(hand.joints[:, 17:], axis=1), axis=-1), atol=0.7)
 
 
-def test_rotations_are_rotations_and_none_at_rest(people):
-    turns = np.asarray(surface.rotations_of(people[1].frames))
-    np.testing.assert_allclose(turns @ turns.swapaxes(-1, -2), np.broadcast_to(np.eye(3), turns.shape), atol=1e-5)
+def test_rotations_are_valid_and_identity_in_the_rest_pose(people):
+    rotations = np.asarray(surface.rotations_of(people[1].frames))
+    identity = np.broadcast_to(np.eye(3), rotations.shape)
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(-1, -2), identity, atol=1e-5)
     hand = surface_fit.rest_hand()[0]
     still = np.asarray(surface.rotations_of(hand.frames))
     np.testing.assert_allclose(still[0], surface.MANO_AXES.T, atol=1e-6)
@@ -129,14 +132,14 @@ def test_rotations_are_rotations_and_none_at_rest(people):
 
 def test_the_skin_moves_with_the_camera(people):
     shape, hand, _, exact, _ = people
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    turn = np.float32(turn * np.linalg.det(turn))
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    rotation = np.float32(rotation * np.linalg.det(rotation))
     move = np.float32([30, -20, 500])
-    seen = surface.vertices_of(turn @ hand.frames, hand.joints @ turn.T + move, shape)
-    np.testing.assert_allclose(seen, exact @ turn.T + move, atol=5e-3)
+    moved = surface.vertices_of(rotation @ hand.frames, hand.joints @ rotation.T + move, shape)
+    np.testing.assert_allclose(moved, exact @ rotation.T + move, atol=5e-3)
 
 
-def test_the_exact_skin_is_that_of_the_rotations_but_for_the_arch(people):
+def test_the_exact_skin_equals_that_of_the_rotations_except_for_the_arch(people):
     exact, posed = people[3:]
     gap = np.linalg.norm(exact - posed.vertices, axis=-1)
     assert gap.mean() < 0.8
@@ -156,7 +159,7 @@ def test_bent_joints_neither_pinch_nor_kink(people, rest):
     fist = COUNT + list(body.POSES).index("fist")
     for digit in range(1, 5):  # the middle joints, bent by 98°
         joint = 2 + 4 * digit
-        bones = np.isin(surface.FRAME, [1 + 3 * digit, 2 + 3 * digit])
+        bones = np.isin(surface.MANO_TO_FRAME, [1 + 3 * digit, 2 + 3 * digit])
         along = rest_hand.frames[2 + 3 * digit, :, 1]
         near = np.abs((rest[0] - rest_hand.joints[joint]) @ along) < 4
         near &= HAND.weights[:-5, bones].sum(1) > 0.9
@@ -186,7 +189,7 @@ def test_a_ball_is_polygonised_and_remeshed_closed():
     assert 0.8 < volume / (4 / 3 * np.pi * 1e3) < 1
 
 
-def test_ridge_draws_towards_its_mean():
+def test_ridge_regularises_towards_its_mean():
     draw = np.random.default_rng(0)
     features, truth = draw.normal(size=(200, 4)), draw.normal(size=(4, 6))
     np.testing.assert_allclose(surface_fit.ridge(features, features @ truth, np.zeros(4)), truth, atol=1e-9)

@@ -3,20 +3,20 @@
 import json
 
 import jax
-import mediapipe_files
 import numpy as np
 import pytest
-from mediapipe_files import LiteRT
 
 from jaxhand import convert
 from jaxhand.config import UserError
-from jaxhand.data.photo import read_image
+from jaxhand.data.images.encoded import read_image
 from jaxhand.hand import roi
 from jaxhand.hand.camera import project
 from jaxhand.inference import mediapipe_pipeline
 from jaxhand.inference.mediapipe_pipeline import Pipeline
 from jaxhand.interop.mediapipe_weights import HAND, PALM
 from jaxhand.models.palm_detector import anchors, overlap
+from tests.support import mediapipe_files
+from tests.support.mediapipe_files import LiteRT
 
 
 @pytest.fixture(scope="module")

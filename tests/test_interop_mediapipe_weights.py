@@ -5,18 +5,18 @@ import zipfile
 import cv2
 import jax
 import jax.numpy as jnp
-import mediapipe_files
 import numpy as np
 import pytest
 from flax import nnx
-from tflite_files import one_convolution, write
-from torch_files import save_legacy
 
 from jaxhand.config import UserError
-from jaxhand.data.photo import read_image
+from jaxhand.data.images.encoded import read_image
 from jaxhand.interop import mediapipe_weights, tflite
 from jaxhand.interop.mediapipe_weights import HAND, MODULES, PALM
 from jaxhand.models.efficientnet_lite import relu6
+from tests.support import mediapipe_files
+from tests.support.tflite_files import one_convolution, write
+from tests.support.torch_files import save_legacy
 
 PARAMETERS = {(HAND, "full"): 2715680, (HAND, "lite"): 1011712, (PALM, "full"): 1132536, (PALM, "lite"): 960088}
 
@@ -34,8 +34,8 @@ def pictures(shared):
 @pytest.mark.parametrize("kind", [HAND, PALM])
 def test_networks_equal_litert(kind, size, pictures):
     folder = mediapipe_files.source()
-    found = mediapipe_weights.convert_mediapipe(folder, [f"model.mediapipe.size={size}"])[kind]
-    assert found.config.model.mediapipe.size == size and not found.partial
+    found = mediapipe_weights.convert_mediapipe(folder, [f"model.options.size={size}"])[kind]
+    assert found.config.model.options == {"size": size} and not found.partial
     model, shapes = mediapipe_weights.abstract(found.config)
     assert jax.tree.map(jnp.shape, found.params) == jax.tree.map(jnp.shape, shapes)
     assert sum(leaf.size for leaf in jax.tree.leaves(found.params)) >= PARAMETERS[kind, size]  # shared zeros count anew
@@ -67,7 +67,7 @@ def test_sources_hold_the_same_networks(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.task", "w") as bundle:
         bundle.write(files[PALM], "hand_detector.tflite")
         bundle.write(files[HAND], "hand_landmarks_detector.tflite")
-    lite = ["model.mediapipe.size=lite"]
+    lite = ["model.options.size=lite"]
     expected = mediapipe_weights.convert_mediapipe(folder, lite)
     for source, overrides in (("a.whl", lite), ("a.task", [])):  # a bundle has one size, whatever is asked for
         found = mediapipe_weights.convert_mediapipe(tmp_path / source, overrides)
@@ -76,18 +76,24 @@ def test_sources_hold_the_same_networks(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, network.params, expected[kind].params)
             assert network.config == expected[kind].config
     assert mediapipe_weights.convert_mediapipe(files[PALM]).keys() == {PALM}
-    with pytest.raises(UserError, match="a.whl: has no mediapipe/modules/hand_landmark/hand_landmark_full.tflite, later"):
+    with pytest.raises(
+        UserError, match="a.whl: has no mediapipe/modules/hand_landmark/hand_landmark_full.tflite, later"
+    ):
         mediapipe_weights.convert_mediapipe(tmp_path / "a.whl")
 
 
 def test_other_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="has no mediapipe/modules/hand_landmark/hand_landmark_full.tflite; pip download"):
+    with pytest.raises(
+        UserError, match="has no mediapipe/modules/hand_landmark/hand_landmark_full.tflite; pip download"
+    ):
         mediapipe_weights.convert_mediapipe(tmp_path)
     other = write(tmp_path / "other.tflite", one_convolution(np.ones((5, 3, 3, 2)), np.ones(5)))
-    with pytest.raises(UserError, match=r"other.tflite: no hand landmark network .*, its outputs are \[\(1, 4, 4, 5\)\]"):
+    with pytest.raises(
+        UserError, match=r"other.tflite: no hand landmark network .*, its outputs are \[\(1, 4, 4, 5\)\]"
+    ):
         mediapipe_weights.convert_mediapipe(other)
-    with pytest.raises(UserError, match="model.mediapipe.size must be one of full, lite"):
-        mediapipe_weights.convert_mediapipe(other, ["model.mediapipe.size=huge"])
+    with pytest.raises(UserError, match="model.options.size must be one of full, lite"):
+        mediapipe_weights.convert_mediapipe(other, ["model.options.size=huge"])
 
 
 def test_a_layer_of_another_shape_is_named():
@@ -102,7 +108,9 @@ def test_a_layer_of_another_shape_is_named():
 
     first = network.operations[0]
     kernel, bias = first.constants
-    with pytest.raises(UserError, match=r"file: operation 0 CONV_2D: \(5, 5, 3, 31\) does not fit stem \(5, 5, 3, 32\)"):
+    with pytest.raises(
+        UserError, match=r"file: operation 0 CONV_2D: \(5, 5, 3, 31\) does not fit stem \(5, 5, 3, 32\)"
+    ):
         converted(0, constants=[kernel[:31], bias])
     with pytest.raises(UserError, match="file: operation 0 CONV_2D is not finite; download it again"):
         converted(0, constants=[kernel * np.float16(np.nan), bias])
@@ -156,7 +164,9 @@ def test_imagenets_backbone_with_its_norms_folded(imagenet):
         kernel = arrays[f"{convolution}.weight"].transpose(2, 3, 1, 0)
         form = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), **options}
         x = jax.lax.conv_general_dilated(x, kernel, padding="SAME", **form)
-        scale, bias, mean, var = (arrays[f"{norm}.{leaf}"] for leaf in ("weight", "bias", "running_mean", "running_var"))
+        scale, bias, mean, var = (
+            arrays[f"{norm}.{leaf}"] for leaf in ("weight", "bias", "running_mean", "running_var")
+        )
         return (x - mean) / np.sqrt(var + 1e-3) * scale + bias
 
     image = np.random.default_rng(1).random((1, 32, 32, 3), np.float32)
@@ -174,6 +184,10 @@ def test_imagenets_backbone_with_its_norms_folded(imagenet):
 
 def test_a_missing_tensor_of_imagenet_is_named(imagenet, tmp_path):
     _, arrays = imagenet
-    save_legacy(tmp_path / "a.pth", {key: array for key, array in arrays.items() if not key.startswith("_blocks.3._bn1")})
-    with pytest.raises(UserError, match=r"a.pth: _blocks.3._bn1.weight, .* missing, which EfficientNet-Lite0 of ImageNet"):
+    save_legacy(
+        tmp_path / "a.pth", {key: array for key, array in arrays.items() if not key.startswith("_blocks.3._bn1")}
+    )
+    with pytest.raises(
+        UserError, match=r"a.pth: _blocks.3._bn1.weight, .* missing, which EfficientNet-Lite0 of ImageNet"
+    ):
         mediapipe_weights.convert_imagenet(tmp_path / "a.pth")

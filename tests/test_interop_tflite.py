@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from tflite_files import CODES, Number, flatbuffer, one_convolution, operation, write
 
 from jaxhand.config import UserError
 from jaxhand.interop import tflite
+from tests.support.tflite_files import CODES, Number, flatbuffer, one_convolution, operation, write
 
 KERNEL = np.random.default_rng(0).normal(size=(5, 3, 3, 2)).astype(np.float16)
 BIAS = np.arange(5, dtype=np.float32)

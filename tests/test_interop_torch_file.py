@@ -1,4 +1,4 @@
-"""Files of torch.save, written here by hand and by PyTorch: tensors come out as they went in, all else is refused."""
+"""Files of torch.save, written without and with PyTorch: tensors are read exactly, code is refused."""
 
 import collections
 import json
@@ -9,11 +9,11 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_files import Saved, named, save
 
 from jaxhand.config import UserError
 from jaxhand.interop import safetensors, torch_file
 from jaxhand.interop.tensor import Tensor
+from tests.support.torch_files import Saved, named, save
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(4, 6)).astype(np.float32)
@@ -69,8 +69,8 @@ def test_types(tmp_path, dtype, wanted):
     np.testing.assert_array_equal(found, values.astype(wanted))
 
 
-def test_objects_of_other_libraries_are_nothing(tmp_path):
-    """Settings as Lightning saves them: instances with a state, items and entries, calls, types, and a parameter."""
+def test_objects_of_other_libraries_are_none(tmp_path):
+    """Settings in Lightning's format: instances with a state, items and entries, calls, types, and a parameter."""
     settings = named("yacs.config", "CfgNode", dict)(WIDTH=7)
     settings.__dict__ = {"__immutable__": True}
     listed = named("omegaconf.listconfig", "ListConfig", list)([1, 2])
@@ -98,7 +98,7 @@ class Call:
 
 
 class Parameter(Call):
-    """As PyTorch pickles one."""
+    """A parameter as PyTorch pickles it."""
 
     def __init__(self, array):
         super().__init__(named("torch._utils", "_rebuild_parameter"), (array, True, collections.OrderedDict()))
@@ -116,15 +116,15 @@ class Parameter(Call):
 def test_anything_else_is_refused_by_its_name(tmp_path, module, name):
     target = tmp_path / "owned"
     save(tmp_path / "a.pt", {"x": Call(named(module, name), (f"touch {target}",))})
-    refused = rf"^{tmp_path}/a.pt: data.pkl: wants to run .*{module}.{name}: refused"
+    refused = rf"^{tmp_path}/a.pt: data.pkl: refers to .*{module}.{name}: refused"
     with pytest.raises(UserError, match=refused) as error:
         torch_file.read(tmp_path / "a.pt")
     assert "\n" not in str(error.value) and not target.exists()
 
 
-def test_a_state_cannot_bend_a_tensor_to_another_file(tmp_path):
+def test_a_state_cannot_redirect_a_tensor_to_another_file(tmp_path):
     """What a pickle sets on a tensor after it was made has no effect."""
-    tensor = Call(named("torch._utils", "_rebuild_tensor_v2"), (MATRIX, ), {"file": "/etc/passwd", "_tensor": 1})
+    tensor = Call(named("torch._utils", "_rebuild_tensor_v2"), (MATRIX,), {"file": "/etc/passwd", "_tensor": 1})
     tensor.call = tensor.call[0], Saved(MATRIX.reshape(-1), (4, 6)).arguments(), tensor.call[2]
     save(tmp_path / "a.pt", {"x": tensor})
     np.testing.assert_array_equal(torch_file.read(tmp_path / "a.pt")["x"].read(), MATRIX)
@@ -133,8 +133,8 @@ def test_a_state_cannot_bend_a_tensor_to_another_file(tmp_path):
 WRONG = {
     "beyond the end": (Saved(MATRIX.reshape(-1), (5, 6)), "in 24 elements"),
     "beyond the end by offset": (Saved(MATRIX.reshape(-1), (4, 6), (6, 1), 1), "from 1 on, in 24 elements"),
-    "negative": (Saved(MATRIX.reshape(-1), (4, -6)), "a tensor that is none"),
-    "negative stride": (Saved(MATRIX.reshape(-1), (4,), (-1,), 3), "a tensor that is none"),
+    "negative": (Saved(MATRIX.reshape(-1), (4, -6)), "a tensor with invalid offset, shape or strides"),
+    "negative stride": (Saved(MATRIX.reshape(-1), (4,), (-1,), 3), "a tensor with invalid offset, shape or strides"),
     "strides": (Saved(MATRIX.reshape(-1), (4, 6), (1,)), "with strides"),
     "endless": (Saved(MATRIX.reshape(-1), (10**12,), (0,)), r"a tensor \(1000000000000,\) in a file of \d+ bytes"),
 }
@@ -149,7 +149,7 @@ def test_tensors_that_cannot_be(tmp_path, tensor):
 
 
 def rewritten(path, change, compression=zipfile.ZIP_STORED):
-    """The archive with its members as `change(name, content)` says; None leaves one out."""
+    """Rewrite the archive with `change(name, content)` as new contents; None leaves a member out."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -178,18 +178,24 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
         path.write_bytes(content)
 
     size = len(MATRIX.tobytes())
-    refused(lambda: path.write_bytes(path.read_bytes()[:-30]), "the end is missing; download it again")
-    refused(lambda: path.write_bytes(path.read_bytes()[:300]), "the end is missing; download it again")
+    refused(lambda: path.write_bytes(path.read_bytes()[:-30]), "is truncated; download it again")
+    refused(lambda: path.write_bytes(path.read_bytes()[:300]), "is truncated; download it again")
     refused(without("data/1"), r"data.pkl: .*\(data/1 is missing\)")
     refused(without("data.pkl"), "a zip archive, but not one of torch.save: it has 0 data.pkl")
-    refused(lambda: rewritten(path, lambda name, content: content[:-4] if name.endswith("data/0") else content),
-            f"data/0 has {size - 4} bytes, not 24 of float32")
-    refused(lambda: rewritten(path, lambda name, content: b"big" if name.endswith("byteorder") else content),
-            "big-endian machine")
+    refused(
+        lambda: rewritten(path, lambda name, content: content[:-4] if name.endswith("data/0") else content),
+        f"data/0 has {size - 4} bytes, not 24 of float32",
+    )
+    refused(
+        lambda: rewritten(path, lambda name, content: b"big" if name.endswith("byteorder") else content),
+        "big-endian machine",
+    )
     refused(lambda: rewritten(path, lambda name, content: content, zipfile.ZIP_DEFLATED), "is compressed")
-    refused(lambda: rewritten(path, lambda name, content: content[:-20] if name.endswith("pkl") else content),
-            "not a whole pickle")
-    refused(flip, "is not what was written; download it again")
+    refused(
+        lambda: rewritten(path, lambda name, content: content[:-20] if name.endswith("pkl") else content),
+        "damaged or incomplete pickle",
+    )
+    refused(flip, r"is damaged \(its checksum differs\); download it again")
     refused(lambda: path.write_bytes(b"<!DOCTYPE html><html>sign in"), "begins with b'<!DOCTYPE html")
     refused(lambda: path.write_bytes(b""), "not a file of torch.save, it begins with b''")
     legacy = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
@@ -198,7 +204,7 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
     refused(lambda: path.unlink() or path.mkdir(), "cannot be read")
 
 
-def test_a_file_that_loses_its_middle_or_its_end(tmp_path):
+def test_a_file_without_its_middle_or_its_end(tmp_path):
     path, large = tmp_path / "a.pt", RNG.normal(size=1000).astype(np.float32)
     save(path, {"x": large})
     [tensor] = torch_file.read(path).values()
@@ -214,7 +220,7 @@ def test_a_file_that_loses_its_middle_or_its_end(tmp_path):
         torch_file.read(path)
 
 
-def test_the_same_from_pytorch(tmp_path):
+def test_files_of_pytorch_itself(tmp_path):
     torch = pytest.importorskip("torch", reason="needs PyTorch to write its files: pip install 'jaxhand[benchmark]'")
     base = torch.from_numpy(MATRIX)
     layer = torch.nn.BatchNorm1d(3)
@@ -244,7 +250,7 @@ def test_the_same_from_pytorch(tmp_path):
     torch.save(saved["state_dict"], tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match="before version 1.6"):
         torch_file.read(tmp_path / "legacy.pth")
-    torch.serialization.set_crc32_options(False)  # such files have 0 where their sums would be
+    torch.serialization.set_crc32_options(False)  # such files have 0 instead of checksums
     try:
         torch.save(saved["state_dict"], tmp_path / "b.pt")
     finally:
@@ -288,8 +294,8 @@ def test_safetensors(tmp_path):
     refused(safetensors_of([1], b""), "header cannot be read")
     refused(entry(dtype="F8_E4M3"), "'a': its type 'F8_E4M3' is not known")
     refused(entry(shape=[5, 6]), "'a': has 96 bytes, not 30 of F32")
-    refused(entry(shape=[-4, -6]), "'a': has no type, shape and place")
-    refused(entry(data_offsets=[0]), "'a': has no type, shape and place")
+    refused(entry(shape=[-4, -6]), "'a': has no type, shape and offsets")
+    refused(entry(data_offsets=[0]), "'a': has no type, shape and offsets")
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         safetensors.read(path)

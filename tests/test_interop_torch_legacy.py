@@ -4,10 +4,10 @@ import collections
 
 import numpy as np
 import pytest
-from torch_files import Saved, named, save, save_legacy
 
 from jaxhand.config import UserError
 from jaxhand.interop import torch_legacy
+from tests.support.torch_files import Saved, named, save, save_legacy
 
 RNG = np.random.default_rng(0)
 STORAGE = RNG.normal(size=24).astype(np.float32)
@@ -53,7 +53,9 @@ def test_nothing_is_run(tmp_path):
 def test_a_view_beyond_its_storage_is_damage(tmp_path):
     for view in (Saved(STORAGE, (25,)), Saved(STORAGE, (3,), (12,)), Saved(STORAGE, (10**9,), (0,))):
         save_legacy(tmp_path / "a.pth", {"x": view})
-        with pytest.raises(UserError, match=r"a.pth: a pickle: not a whole pickle \(a tensor .* in 24 elements\)"):
+        with pytest.raises(
+            UserError, match=r"a.pth: a pickle: not a whole pickle \(a tensor .* in (24 elements|a file of \d+ bytes)\)"
+        ):
             torch_legacy.read(tmp_path / "a.pth")
 
 

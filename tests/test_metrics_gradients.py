@@ -48,6 +48,7 @@ def test_gradients_against_differences(name, reflection):
     rng = np.random.default_rng(3)
     valid = rng.random((12, 21)) < 0.7
     with jax.enable_x64(True):
+
         def f(pred, gt):
             return MEASURES[name](pred, gt, valid, reflection)
 
@@ -89,7 +90,6 @@ def test_points_that_do_not_count_have_no_gradient():
     for gradient in (of_pred, of_gt):
         assert np.isfinite(gradient).all() and np.abs(gradient[:, [0, 5]]).max() == 0
         assert np.abs(gradient[:, 1]).min() > 0
-
 
     of_pred = jax.grad(lambda pred: mpjpe(pred, gt, valid=valid).sum())(pred)
     assert np.isfinite(of_pred).all() and np.abs(of_pred[:, [0, 5]]).max() == 0

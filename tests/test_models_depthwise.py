@@ -10,7 +10,9 @@ import pytest
 from jaxhand.models import depthwise
 
 
-@pytest.mark.parametrize(("extent", "size", "stride"), [((9, 6), 3, 1), ((8, 10), 5, 2), ((7, 9), 3, 2), ((6, 5), 5, 1)])
+@pytest.mark.parametrize(
+    ("extent", "size", "stride"), [((9, 6), 3, 1), ((8, 10), 5, 2), ((7, 9), 3, 2), ((6, 5), 5, 1)]
+)
 def test_shifted_products_equal_the_native_convolution(extent, size, stride):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *extent, 4)), jnp.float32)

@@ -1,4 +1,4 @@
-"""The real-time mesh network: a mesh that starts as the skinned hand, rides on the joints, and learns the rest."""
+"""The real-time mesh network: the mesh starts as the skinned hand, follows the joints, and learns the rest."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,22 @@ import pytest
 from flax import nnx
 
 from jaxhand.config import Config, DataConfig, MeshConfig, ModelConfig
-from jaxhand.hand import body, skinned
+from jaxhand.hand import skinned
+from jaxhand.hand.builtin import body
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skeleton import from_our_order
-from jaxhand.models.fast_mesh import FastMesh, Mesh, bone_frames, rig
+from jaxhand.models.fast_mesh import FastMesh, MeshHead, bone_frames, skinning_basis
 from jaxhand.training import losses
 
 SIZE, ROWS, VERTICES, STEPS = 32, 3, 57, 100
 MODEL = ModelConfig(
-    name="fast_mesh", width=32, fine_blocks=0, blocks=1, joint_width=16, joint_blocks=1, looks=1,
+    name="fast_mesh",
+    width=32,
+    fine_blocks=0,
+    blocks=1,
+    joint_width=16,
+    joint_blocks=1,
+    looks=1,
     mesh=MeshConfig(widths=(16, 8)),
 )
 CONFIG = Config(data=DataConfig(image_size=SIZE), model=MODEL)
@@ -31,16 +38,23 @@ def make_hand(vertices=VERTICES, seed=0) -> skinned.SkinnedHand:
     points = weights[:vertices] @ joints[:16] + rng.normal(0, 8, (vertices, 3))
     template = np.concatenate([points, joints[16:], joints[:16]]).astype(np.float32)
     return skinned.SkinnedHand(
-        name="builtin", side="right", template=template, shape_dirs=np.zeros((len(template), 3, 10), np.float32),
-        pose_dirs=np.zeros((len(template), 3, 135), np.float32), growth=0.0, weights=weights.astype(np.float32),
-        faces=np.zeros((1, 3), np.int32), mean_pose=np.zeros(45), components=np.eye(45),
+        name="builtin",
+        side="right",
+        template=template,
+        shape_dirs=np.zeros((len(template), 3, 10), np.float32),
+        pose_dirs=np.zeros((len(template), 3, 135), np.float32),
+        global_scale_per_beta=0.0,
+        weights=weights.astype(np.float32),
+        faces=np.zeros((1, 3), np.int32),
+        mean_pose=np.zeros(45),
+        components=np.eye(45),
     )
 
 
 def make_labels(hand, rows=ROWS, seed=0) -> skinned.Posed:
     """Hands half a metre before the camera whose digits' bones do not twist, seen from anywhere."""
     rng = np.random.default_rng(seed)
-    rest = from_our_order(rig(hand)[0], "mano")  # 16, then tips
+    rest = from_our_order(skinning_basis(hand)[0], "mano")  # 16, then tips
     children = np.array([2, 3, 17, 5, 6, 18, 8, 9, 20, 11, 12, 19, 14, 15, 16])  # where the bones of joints 1 to 15 end
     axes = np.cross(rng.normal(size=(rows, 15, 3)), rest[children] - rest[1:16])
     turns = rng.uniform(-1.5, 1.5, (rows, 15, 1)) * axes / np.linalg.norm(axes, axis=-1, keepdims=True)
@@ -81,9 +95,9 @@ def network(hand):
 
 
 @pytest.fixture(scope="module")
-def untold(hand):
-    """The mesh of joints where tokens add nothing, as it is before anything is learned, compiled."""
-    mesh = Mesh(CONFIG, hand, nnx.Rngs(0))
+def mesh_of_joints(hand):
+    """The mesh from joints alone, without the vectors of the tokens, untrained; compiled."""
+    mesh = MeshHead(CONFIG, hand, nnx.Rngs(0))
     mesh.sums[...] = mesh.sums[...].at[20 + 48 :].set(0)
     return jax.jit(lambda joints: mesh(jnp.ones((len(joints), 21, 16)), joints))
 
@@ -109,7 +123,7 @@ def test_the_joints_are_those_of_the_default_network(network, hand):
 @pytest.mark.parametrize("vertices", [1, 778])
 def test_any_number_of_vertices(vertices):
     hand = make_hand(vertices)
-    got = nnx.eval_shape(lambda: Mesh(CONFIG, hand, nnx.Rngs(0))(jnp.ones((2, 21, 16)), jnp.ones((2, 21, 3))))
+    got = nnx.eval_shape(lambda: MeshHead(CONFIG, hand, nnx.Rngs(0))(jnp.ones((2, 21, 16)), jnp.ones((2, 21, 3))))
     assert got.shape == (2, vertices, 3)
 
 
@@ -123,14 +137,14 @@ def test_hidden_depth_cannot_matter(network, hand):
     assert np.abs(network[2](mixed)["vertices"][1] - got[1]).max() > 1  # depth is used
 
 
-def test_the_mesh_starts_as_the_skinned_hand(untold, hand):
+def test_the_mesh_starts_as_the_skinned_hand(mesh_of_joints, hand):
     """Exactly so where no bone twists: from its joints alone a hand is posed as from its rotations."""
     posed = make_labels(hand)
-    np.testing.assert_allclose(untold(posed.joints), posed.vertices, atol=0.05)
+    np.testing.assert_allclose(mesh_of_joints(posed.joints), posed.vertices, atol=0.05)
 
 
 def test_the_mesh_rides_on_the_joints(network, hand):
-    """Turned, moved or grown joints turn, move and grow the mesh: whatever the tokens say."""
+    """Rotated, translated or scaled joints rotate, translate and scale the mesh, for any tokens."""
     graphdef, state, _ = network
     joints = make_labels(hand).joints
     tokens = np.random.default_rng(0).normal(0, 1, (ROWS, 21, 16)).astype(np.float32)
@@ -140,13 +154,13 @@ def test_the_mesh_rides_on_the_joints(network, hand):
     wrist, mesh = joints[:, :1], ride(joints)
     np.testing.assert_allclose(ride(joints @ turn.T + move), mesh @ turn.T + move, atol=0.1)
     np.testing.assert_allclose(ride(wrist + 1.3 * (joints - wrist)), wrist + 1.3 * (mesh - wrist), atol=0.3)
-    told = ride(joints) - nnx.merge(graphdef, state).mesh(tokens[::-1], joints)
-    assert np.abs(told).max() > 0.5  # they say something
+    difference = ride(joints) - nnx.merge(graphdef, state).mesh(tokens[::-1], joints)
+    assert np.abs(difference).max() > 0.5  # tokens change the mesh
 
 
 def test_frames_of_impossible_joints():
     """Joints in one place, and a bone that folds back onto the one before it, give numbers and gradients."""
-    rest = rig(make_hand())[0]
+    rest = skinning_basis(make_hand())[0]
     folded = rest.copy()
     folded[[6, 7, 8]] = 2 * rest[5] - rest[[6, 7, 8]]
 
@@ -176,7 +190,9 @@ def test_it_learns_a_few_hands_and_every_parameter_takes_part(network, hand):
         return optax.apply_updates(params, updates), state, gradient, means
 
     params, state, gradient, first = step(start, optimizer.init(start))
-    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not leaf.any()]
+    still = [
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not leaf.any()
+    ]
     assert still == []
     for _ in range(STEPS - 1):
         params, state, _, means = step(params, state)

@@ -11,9 +11,12 @@ from jaxhand.config import ConfigError, OptimizerConfig, SchedulerConfig, UserEr
 from jaxhand.hand import skinned
 from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.models import discriminator
-from jaxhand.models.hamer import Hamer, mean_hand, real_hands, visible, vit_arguments
+from jaxhand.models.hamer import Hamer, real_hands
+from jaxhand.models.mano_head import mean_mano_params
+from jaxhand.models.preprocess import center_crop_normalize
+from jaxhand.models.vit import center_crop_arguments
 from jaxhand.training import losses, mesh_losses, optimizer
-from tests.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
+from tests.support.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
 
 SMALL = ("data.image_size=64", "model.vit.width=16", "model.hamer.width=16")
 RELEASED_TURN = (1.0, 0.0, 0.0, -1.0000005, 0.0, 1.5e-7)  # HaMeR's mean_params.npz of the whole hand: a2 is nearly -a1
@@ -50,7 +53,7 @@ def run(model, data) -> dict:
     @quick_jit
     def everything(state, batch):
         model = nnx.merge(graphdef, state)
-        features = model.backbone(visible(batch["image"]))
+        features = model.backbone(center_crop_normalize(batch["image"]))
         token = model.mano_head.transformer(features)
         return model(batch) | {"features": features, "token": token, "numbers": model.mano_head(features)}
 
@@ -82,7 +85,7 @@ def test_joints_are_seen_by_the_camera_that_hamer_imagines(released):
 
 
 def test_an_untrained_hand_fills_the_crop_and_shows_its_palm(hand):
-    pose, shape, camera = (constant[...] for constant in mean_hand("", hand))
+    pose, shape, camera = (constant[...] for constant in mean_mano_params("", hand))
     rotations = np.asarray(rotation_6d_to_matrix(pose.reshape(16, 6)))
     np.testing.assert_allclose(rotations[0] @ [0, 1, 0], [0, 0, 1], atol=1e-6)  # the back of the hand: away
     np.testing.assert_allclose(rotations[1:], np.tile(np.eye(3), (15, 1, 1)), atol=1e-6)
@@ -141,8 +144,10 @@ def step(small):
 
 def test_gradients_reach_all_parameters(small, step):
     value, gradient = step(jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(small, nnx.Param))), jax.random.key(0))
-    flat = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-            for path, leaf in jax.tree.leaves_with_path(gradient)}
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(gradient)
+    }
     assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in flat.values())
     head = "mano_head.transformer"
     queries, values = np.split(flat[f"{head}.layers.self_attention.to_qkv.kernel"], [64], axis=-1)
@@ -180,15 +185,26 @@ def test_hamers_losses_by_hand():
     turn[1] += 1
     shape = batch["mano_shape"] + np.float32([[0.1] * 10, [5] * 10])
     predictions = {
-        "keypoints_3d": predicted, "keypoints_2d": seen, "rotations": turn, "mano_shape": shape,
-        "fake_logits": np.full((2, 17), 0.5), "critic_fake": np.full((2, 17), 0.25),
+        "keypoints_3d": predicted,
+        "keypoints_2d": seen,
+        "rotations": turn,
+        "mano_shape": shape,
+        "fake_logits": np.full((2, 17), 0.5),
+        "critic_fake": np.full((2, 17), 0.25),
         "critic_real": np.stack([np.full((2, 17), 0.5), np.ones((2, 17))]),  # of the second hand nothing is known
     }
-    terms = losses.terms(predictions, batch, ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas",
-                                              "adversarial", "discriminator"))
+    terms = losses.terms(
+        predictions,
+        batch,
+        ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas", "adversarial", "discriminator"),
+    )
     wanted = {
-        "keypoints_2d": [24 / 64, 1.0], "keypoints_3d": [0.06, 0], "global_orient": [0.25, 0],
-        "hand_pose": [0.04 + 0.01, 0], "betas": [0.1, 0], "adversarial": [17 * 0.25] * 2,
+        "keypoints_2d": [24 / 64, 1.0],
+        "keypoints_3d": [0.06, 0],
+        "global_orient": [0.25, 0],
+        "hand_pose": [0.04 + 0.01, 0],
+        "betas": [0.1, 0],
+        "adversarial": [17 * 0.25] * 2,
     }
     for name, values in wanted.items():
         np.testing.assert_allclose(terms[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -254,7 +270,7 @@ def test_generator_and_discriminator_learn_each_from_its_own_terms(small):
     @quick_jit
     def gradients(*of):
         def judged(params, *hands):
-            return discriminator.judgements(nnx.merge(graphdef, params), *hands, *real)
+            return discriminator.discriminator_outputs(nnx.merge(graphdef, params), *hands, *real)
 
         terms = ("fake_logits", "critic_fake", "critic_real")
         slopes = jax.jacrev(lambda *of: [((judged(*of)[term] - 1) ** 2).sum() for term in terms], argnums=(0, 1, 2))
@@ -273,10 +289,10 @@ def test_real_hands_of_motion_capture_take_the_place_of_labels():
     rotations, shape, real = real_hands(batch)
     assert rotations.shape == (2, 1, 15, 3, 3) and shape.shape == (2, 1, 10) and real.shape == (2, 1)
     close(rotations[1, 0, 14], axis_angle_to_matrix(batch["mano_pose"][1, 45:]))
-    pose, betas = np.arange(4 * 48, dtype=np.float32).reshape(4, 48) / 100, np.ones((4, 10), np.float32)
+    pose, betas = np.arange(4 * 48, dtype=np.float32).reshape(2, 2, 48) / 100, np.ones((2, 2, 10), np.float32)
     rotations, shape, real = real_hands(batch | {"mocap_pose": pose, "mocap_shape": betas})
     assert rotations.shape == (2, 2, 15, 3, 3) and real.all()
-    close(rotations[1, 0, 0], axis_angle_to_matrix(pose[2, 3:6]))
+    close(rotations[1, 0, 0], axis_angle_to_matrix(pose[1, 0, 3:6]))
 
 
 def test_without_a_key_or_a_discriminator_nothing_is_judged(small, hand):
@@ -291,7 +307,7 @@ def test_without_a_key_or_a_discriminator_nothing_is_judged(small, hand):
 def test_a_mean_hand_from_a_file(tmp_path, hand):
     good = {"pose": np.arange(96.0), "shape": np.ones(10), "cam": np.float64([4, 0, 0])}
     np.savez(tmp_path / "mean.npz", **good)
-    pose, shape, camera = mean_hand(str(tmp_path / "mean.npz"), hand)
+    pose, shape, camera = mean_mano_params(str(tmp_path / "mean.npz"), hand)
     np.testing.assert_array_equal(pose[...], np.arange(96, dtype=np.float32)[None])
     np.testing.assert_array_equal(camera[...], [[4, 0, 0]])
     np.savez(tmp_path / "short.npz", **good | {"pose": np.ones(90)})
@@ -299,15 +315,18 @@ def test_a_mean_hand_from_a_file(tmp_path, hand):
     np.savez(tmp_path / "less.npz", pose=np.ones(96))
     (tmp_path / "text.npz").write_text("no")
     for name, message in (
-        ("short", "pose should be 96 finite numbers"), ("nan", "cam should be 3 finite"), ("less", "shape"),
-        ("text", "is not a readable mano_mean_params.npz"), ("none", "is not a readable .*No such file"),
+        ("short", "pose should be 96 finite numbers"),
+        ("nan", "cam should be 3 finite"),
+        ("less", "shape"),
+        ("text", "is not a readable mano_mean_params.npz"),
+        ("none", "is not a readable .*No such file"),
     ):
         with pytest.raises(UserError, match=f"model.hamer.init .*{name}.npz.*{message}"):
-            mean_hand(str(tmp_path / f"{name}.npz"), hand)
+            mean_mano_params(str(tmp_path / f"{name}.npz"), hand)
 
 
 @pytest.mark.parametrize(("size", "patch", "multiple"), [(96, 16, 64), (36, 3, 24), (20, 1, 8)])
 def test_crops_that_do_not_fit(size, patch, multiple):
     overrides = f"data.image_size={size}", f"model.vit.patch={patch}"
     with pytest.raises(ConfigError, match=f"data.image_size must be a multiple of {multiple} .*, got {size}"):
-        vit_arguments(config("hamer", *overrides))
+        center_crop_arguments(config("hamer", *overrides))

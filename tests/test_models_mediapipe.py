@@ -1,7 +1,5 @@
 """MediaPipe's networks without their weights: sizes, what they return, and what a config may not ask for."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,16 +27,19 @@ def count(module) -> int:
 
 @pytest.mark.parametrize(("size", "expected"), [("full", 2715680), ("lite", 1011712)])
 def test_as_many_parameters_as_mediapipes_files_have(size, expected):
-    model = nnx.eval_shape(lambda: build(f"model.mediapipe.size={size}"))
+    model = nnx.eval_shape(lambda: build(f"model.options.size={size}"))
     assert count(model) == expected
     shared = {"full": 3712, "lite": 2976}[size]  # zeros of the depthwise biases, which the file has once for each width
-    config = configs.load(None, [*SETTINGS, f"model.mediapipe.size={size}"])
-    palm = nnx.eval_shape(lambda: PalmDetector(config, None, nnx.Rngs(0)))
+    palm = nnx.eval_shape(lambda: PalmDetector(size, rngs=nnx.Rngs(0)))
     assert count(palm) == {"full": 1132536, "lite": 960088}[size] + shared
 
 
 def test_features_of_every_size():
-    for size, (fine, coarse, pooled) in {"full": (112, 192, 1152), "lite": (64, 112, 672), "lite0": (112, 192, 1280)}.items():
+    for size, (fine, coarse, pooled) in {
+        "full": (112, 192, 1152),
+        "lite": (64, 112, 672),
+        "lite0": (112, 192, 1280),
+    }.items():
 
         def features(size=size):
             backbone = EfficientNetLite(efficientnet_lite.SIZES[size], rngs=nnx.Rngs(0))
@@ -53,7 +54,7 @@ def test_predictions_lie_before_the_camera(monkeypatch):
     """Joints project to the network's pixels; presence and side are between 0 and 1."""
     ones = lambda self, image: Features(None, None, jnp.ones((len(image), self.width)))  # noqa: E731
     monkeypatch.setattr(EfficientNetLite, "__call__", ones)
-    model = build("model.mediapipe.size=lite")
+    model = build("model.options.size=lite")
     K = np.tile(np.float32([[300, 0, 111.5], [0, 300, 111.5], [0, 0, 1]]), (2, 1, 1))
     joints = np.random.default_rng(0).uniform(-0.08, 0.08, (21, 3)).astype(np.float32)  # m
     place = np.float32([20, -30, 400])  # mm
@@ -92,11 +93,9 @@ def test_bfloat16_is_near_float32():
 
 
 def test_configs_that_do_not_fit_are_named():
-    with pytest.raises(ConfigError, match="model.mediapipe.size must be one of full, lite, lite0, got 'huge'"):
-        build("model.mediapipe.size=huge")
+    with pytest.raises(ConfigError, match="model.options.size must be one of full, lite, lite0, got 'huge'"):
+        build("model.options.size=huge")
     with pytest.raises(ConfigError, match="data.image_size must be 224 for model 'mediapipe', got 64"):
         build("data.image_size=64")
-    config = configs.load(None, SETTINGS)
-    lite0 = dataclasses.replace(config.model, mediapipe=configs.MediapipeConfig(size="lite0"))
-    with pytest.raises(ConfigError, match="model.mediapipe.size must be one of full, lite for palms, got 'lite0'"):
-        PalmDetector(dataclasses.replace(config, model=lite0), None, nnx.Rngs(0))
+    with pytest.raises(ConfigError, match="size of the palm detector must be one of full, lite, got 'lite0'"):
+        PalmDetector("lite0", rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""The palm detector's candidates and which of them remain; its networks are compared in test_interop_mediapipe_weights."""
+"""The palm detector's candidates and which remain; its network is compared in test_interop_mediapipe_weights."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The RGB-D model: what it takes and gives, what it must not see, that it looks at the right places and learns."""
+"""The RGB-D model: inputs, outputs, what must not change them, where features are sampled, and that it learns."""
 
 import functools
 
@@ -8,17 +8,17 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hamer_models import toy_hand
 
 from jaxhand.config import ConfigError, LossConfig, load
 from jaxhand.hand.camera import project
 from jaxhand.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from jaxhand.models.hamer import visible
-from jaxhand.models.posed import place
-from jaxhand.models.rgbd_fusion import RgbdFusion, behind, in_map, turn
-from jaxhand.models.upsample import sample
+from jaxhand.models.mano_head import mano_predictions
+from jaxhand.models.preprocess import center_crop_normalize
+from jaxhand.models.rgbd_fusion import RgbdFusion, apply_rotation_updates, crop_to_map_pixels, depth_behind_vertices
+from jaxhand.models.upsample import sample_bilinear
 from jaxhand.training import losses
 from jaxhand.training.sharding import split
+from tests.support.hamer_models import toy_hand
 
 SIZE, ROWS, PATCH = 32, 4, 8
 HAND = toy_hand()
@@ -73,12 +73,14 @@ def make_batch(seed=0, rows=ROWS):
     }
     batch = {name: np.float32(value) for name, value in batch.items()}
     camera = np.float32([[6, 0, 0]] * rows)
-    hands = place(HAND, axis_angle_to_matrix(batch["mano_pose"].reshape(rows, 16, 3)), batch["mano_shape"], camera, batch)
+    hands = mano_predictions(
+        HAND, axis_angle_to_matrix(batch["mano_pose"].reshape(rows, 16, 3)), batch["mano_shape"], camera, batch
+    )
     return batch | {name: np.asarray(hands[name]) for name in ("keypoints_3d", "keypoints_2d", "vertices")}
 
 
 def without_depth(batch):
-    """As the pipeline gives a sample whose depth is hidden or was never there."""
+    """As the pipeline returns a sample without depth."""
     return batch | {key: np.zeros_like(batch[key]) for key in ("depth", "has_depth", "depth_center")}
 
 
@@ -89,14 +91,22 @@ def test_predictions(tiny):
     batch = make_batch()
     got = tiny.test(batch)
     shapes = {
-        "keypoints_3d": (21, 3), "keypoints_2d": (21, 2), "vertices": (HAND.num_vertices, 3), "rotations": (16, 3, 3),
-        "mano_pose": (48,), "mano_shape": (10,), "camera": (3,), "coarse_rotations": (16, 3, 3), "coarse_shape": (10,),
-        "guesses_3d": (2, 21, 3), "guesses_2d": (2, 21, 2),
+        "keypoints_3d": (21, 3),
+        "keypoints_2d": (21, 2),
+        "vertices": (HAND.num_vertices, 3),
+        "rotations": (16, 3, 3),
+        "mano_pose": (48,),
+        "mano_shape": (10,),
+        "camera": (3,),
+        "coarse_rotations": (16, 3, 3),
+        "coarse_shape": (10,),
+        "guesses_3d": (2, 21, 3),
+        "guesses_2d": (2, 21, 2),
     }
     assert {name: value.shape for name, value in got.items()} == {name: (ROWS, *s) for name, s in shapes.items()}
     assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in got.values())
     np.testing.assert_allclose(got["keypoints_2d"], project(np.asarray(got["keypoints_3d"]), batch["K"]), atol=1e-3)
-    again = place(HAND, got["rotations"], got["mano_shape"], got["camera"], batch)
+    again = mano_predictions(HAND, got["rotations"], got["mano_shape"], got["camera"], batch)
     np.testing.assert_allclose(got["vertices"], again["vertices"], atol=1e-2)
     np.testing.assert_allclose(axis_angle_to_matrix(got["mano_pose"].reshape(-1, 16, 3)), got["rotations"], atol=1e-5)
 
@@ -119,7 +129,7 @@ def test_only_training_is_random_and_keeps_statistics(tiny):
 
 
 def test_hidden_depth_cannot_matter(tiny):
-    """A row whose depth the pipeline hides is the row of a set that never had depth, beside rows with depth too."""
+    """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     batch = make_batch()
     got = tiny.test(without_depth(batch))
     mixed = batch | {"has_depth": np.float32([0, 1, 1, 1])}  # what is hidden stays in the batch
@@ -150,7 +160,7 @@ def test_rows_of_the_grid_are_rows_of_the_picture(tiny):
     image = np.zeros((1, SIZE, SIZE, 3), np.float32)
     other = image.copy()
     other[:, 3 * PATCH : 4 * PATCH, SIZE // 8 + PATCH : SIZE // 8 + 2 * PATCH] = 1
-    tokens = [tiny.model.backbone.embed(visible(picture)) for picture in (image, other)]
+    tokens = [tiny.model.backbone.embed(center_crop_normalize(picture)) for picture in (image, other)]
     changed = np.abs(tokens[0] - tokens[1]).max(-1).reshape(tiny.model.backbone.grid) > 0
     assert changed.shape == (4, 3) and changed[3, 1] and changed.sum() == 1
 
@@ -162,7 +172,7 @@ def test_the_place_of_a_pixel_in_a_map(stride):
     h, w = picture.shape[0] // stride, picture.shape[1] // stride
     ramp = jnp.asarray(picture.reshape(h, stride, w, stride, 2).mean((1, 3)))[None]
     pixels = jnp.float32([[[9, 5], [15.5, 15.5], [23.4, 24], [8, 20.25]]])
-    np.testing.assert_allclose(sample(ramp, in_map(pixels, ramp, SIZE)), pixels, atol=1e-4)
+    np.testing.assert_allclose(sample_bilinear(ramp, crop_to_map_pixels(pixels, ramp, SIZE)), pixels, atol=1e-4)
 
 
 def test_what_lies_behind_a_vertex():
@@ -170,16 +180,18 @@ def test_what_lies_behind_a_vertex():
     batch["depth"][0, 20, 7] = 0.2  # 30 mm behind the centre at 450
     pixels, z = jnp.float32([[[7.3, 19.6]] * 4 + [[8.6, 20], [-50, 1e9]]]), [480, 470, 489, 200, 470, 470]
     vertices = jnp.zeros((1, 6, 3)).at[..., 2].set(jnp.float32(z))
-    np.testing.assert_allclose(behind(vertices, pixels, batch, batch["has_depth"])[0], [0, 0.2, -0.18, 1, 1, 1], atol=1e-5)
-    np.testing.assert_array_equal(behind(vertices, pixels, batch, jnp.zeros(1)), 0)
+    np.testing.assert_allclose(
+        depth_behind_vertices(vertices, pixels, batch, batch["has_depth"])[0], [0, 0.2, -0.18, 1, 1, 1], atol=1e-5
+    )
+    np.testing.assert_array_equal(depth_behind_vertices(vertices, pixels, batch, jnp.zeros(1)), 0)
 
 
 def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
-    """Four numbers put the wrist: with depth behind the measured centre, without at the distance its size says."""
-    batch, where = make_batch(), jnp.float32([[0.1, 0.5, -0.25, 0.2]] * ROWS)
-    sees = jnp.arange(ROWS) % 2
+    """The placement sets the wrist: with depth relative to the measured centre, without it from the width."""
+    batch, placement = make_batch(), jnp.float32([[0.1, 0.5, -0.25, 0.2]] * ROWS)
+    depth_mask = jnp.arange(ROWS) % 2
     rotations, shape = jnp.broadcast_to(jnp.eye(3), (ROWS, 16, 3, 3)), jnp.zeros((ROWS, 10))
-    got = place(HAND, rotations, shape, tiny.model._locate(where, batch, sees), batch)
+    got = mano_predictions(HAND, rotations, shape, tiny.model._camera(placement, batch, depth_mask), batch)
     wrist, flat = np.asarray(got["keypoints_3d"][:, 0]), HAND.template[-16, 2]
     by_sensor, by_size = 450 + 0.2 * 150, 280 * np.exp(0.1) * FOCAL / SIZE
     np.testing.assert_allclose(wrist[:, 2] - flat, [by_size, by_sensor] * 2, rtol=1e-4)
@@ -193,11 +205,13 @@ def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
 
 def test_a_turn_is_about_the_joints_own_axes():
     start = axis_angle_to_matrix(jax.random.normal(KEY, (16, 3)))
-    np.testing.assert_allclose(turn(start, jnp.zeros((16, 6))), start, atol=1e-6)
+    np.testing.assert_allclose(apply_rotation_updates(start, jnp.zeros((16, 6))), start, atol=1e-6)
     quarter = jnp.float32([-1, 1, 0, -1, -1, 0])  # about z, on top of no turn
-    turned = turn(start, jnp.tile(quarter, (16, 1)))
+    turned = apply_rotation_updates(start, jnp.tile(quarter, (16, 1)))
     np.testing.assert_allclose(turned, start @ np.float32([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), atol=1e-5)
-    np.testing.assert_allclose(matrix_to_axis_angle(start.swapaxes(-1, -2) @ turned), [[0, 0, np.pi / 2]] * 16, atol=1e-4)
+    np.testing.assert_allclose(
+        matrix_to_axis_angle(start.swapaxes(-1, -2) @ turned), [[0, 0, np.pi / 2]] * 16, atol=1e-4
+    )
 
 
 def test_gradients_reach_every_parameter(tiny):
@@ -212,8 +226,10 @@ def test_four_devices_give_what_one_gives(tiny):
     batch = make_batch()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     everywhere = jax.device_put(batch, split(mesh))
-    for one, four in zip(jax.tree.leaves(tiny.train(tiny.params, tiny.rest, batch, KEY)),
-                         jax.tree.leaves(tiny.train(tiny.params, tiny.rest, everywhere, KEY))):
+    for one, four in zip(
+        jax.tree.leaves(tiny.train(tiny.params, tiny.rest, batch, KEY)),
+        jax.tree.leaves(tiny.train(tiny.params, tiny.rest, everywhere, KEY)),
+    ):
         np.testing.assert_allclose(one, four, rtol=1e-4, atol=1e-3)
 
 

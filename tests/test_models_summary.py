@@ -36,6 +36,7 @@ class Probe(nnx.Module):
 @pytest.fixture
 def rows_of(monkeypatch):
     """The rows of `summarize` for a `Probe`: (part, count) → row."""
+
     def rows_of(**options):
         monkeypatch.setattr(models, "build", lambda config: Probe(nnx.Rngs(0), **options))
         return by_part(summary.summarize(configs.load(None, TINY)))

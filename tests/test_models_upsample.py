@@ -1,4 +1,4 @@
-"""Maps that grow finer, against sums written out; looking up maps; spreading over a mesh."""
+"""Upsampling against sums written out, bilinear sampling, and graph convolutions."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from jaxhand.hand.skinned import SkinnedHand
-from jaxhand.models.mesh_graph import MeshGraph, neighbourhoods, spread
-from jaxhand.models.upsample import Upsampler, sample
+from jaxhand.models.mesh_graph import MeshGraph, neighbourhoods, propagate
+from jaxhand.models.upsample import Upsampler, sample_bilinear
 
 
 def transposed(x, kernel):
@@ -55,18 +55,18 @@ def test_statistics_are_of_the_batch_in_training_and_kept_for_tests():
 def test_a_ramp_says_where_it_is_looked_at():
     ramp = jnp.stack(jnp.meshgrid(jnp.arange(7.0), jnp.arange(5.0)), axis=-1)[None]  # (1, 5, 7, 2) x, y
     places = jnp.array([[[0, 0], [6, 4], [2.25, 3.5], [5.9, 0.1], [3, 2]]], jnp.float32)
-    np.testing.assert_allclose(sample(ramp, places), places, atol=1e-6)
+    np.testing.assert_allclose(sample_bilinear(ramp, places), places, atol=1e-6)
 
 
 def test_beyond_the_edge_there_are_zeros():
     ones, places = jnp.ones((1, 5, 7, 1)), [[-0.25, 2], [6.5, 2], [3, 4.75], [-0.5, -0.5], [-1, 1], [99, 2], [3, -1e6]]
-    seen = sample(ones, jnp.array([places], jnp.float32))[0, :, 0]
+    seen = sample_bilinear(ones, jnp.array([places], jnp.float32))[0, :, 0]
     np.testing.assert_allclose(seen, [0.75, 0.5, 0.25, 0.25, 0, 0, 0], atol=1e-6)
 
 
 def test_gradients_of_a_lookup():
     image, places = jax.random.normal(jax.random.key(0), (1, 4, 4, 1)), jnp.array([[[1.25, 2.5]]])
-    to_image, to_place = jax.grad(lambda *a: sample(*a).sum(), argnums=(0, 1))(image, places)
+    to_image, to_place = jax.grad(lambda *a: sample_bilinear(*a).sum(), argnums=(0, 1))(image, places)
     want = np.zeros((4, 4))
     want[2:4, 1:3] = [[0.375, 0.125], [0.375, 0.125]]
     np.testing.assert_allclose(to_image[0, ..., 0], want, atol=1e-6)
@@ -80,8 +80,18 @@ def pyramid() -> SkinnedHand:
     weights = np.zeros((10, 16), np.float32)
     weights[:5, 0], weights[:5, 1] = 1, [0, 1, 3, 0, 0]
     empty = np.zeros((26, 3))
-    return SkinnedHand("builtin", "right", empty, empty[..., None].repeat(10, 2), empty[..., None].repeat(135, 2), 0.0,
-                       weights, faces, np.zeros(45), np.eye(45))
+    return SkinnedHand(
+        "builtin",
+        "right",
+        empty,
+        empty[..., None].repeat(10, 2),
+        empty[..., None].repeat(135, 2),
+        0.0,
+        weights,
+        faces,
+        np.zeros(45),
+        np.eye(45),
+    )
 
 
 def test_neighbours_are_heard_by_the_normalised_adjacency_with_loops():
@@ -90,7 +100,7 @@ def test_neighbours_are_heard_by_the_normalised_adjacency_with_loops():
     degree = A.sum(1)
     matrix = A / np.sqrt(degree[:, None] * degree)
     x = jax.random.normal(jax.random.key(0), (2, 5, 3))
-    value, back = jax.vjp(lambda x: spread(x, hand), x)
+    value, back = jax.vjp(lambda x: propagate(x, hand), x)
     np.testing.assert_allclose(value, np.einsum("uv,bvc->buc", matrix, x), atol=1e-6)
     np.testing.assert_allclose(back(x)[0], np.einsum("uv,buc->bvc", matrix, x), atol=1e-6)
     neighbours, weights = neighbourhoods(hand)
@@ -101,7 +111,7 @@ def test_a_joint_pools_what_it_moves():
     hand = pyramid()
     graph = MeshGraph(hand, 3, (6, 4), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 3))
-    vertices = np.maximum(graph.layers[1](spread(np.maximum(graph.layers[0](x), 0), hand)), 0)
+    vertices = np.maximum(graph.layers[1](propagate(np.maximum(graph.layers[0](x), 0), hand)), 0)
     joints = graph(x)
     assert joints.shape == (2, 16, 4)
     np.testing.assert_allclose(joints[:, 0], vertices.mean(1), atol=1e-6)

@@ -62,7 +62,9 @@ def test_equal_to_hamer(shared):
     @jax.jit
     def parts(params, image):
         model = nnx.merge(graphdef, params)
-        first = nnx.merge(nnx.split(model.encoder.blocks)[0], jax.tree.map(lambda leaf: leaf[0], params["encoder"]["blocks"]))
+        first = nnx.merge(
+            nnx.split(model.encoder.blocks)[0], jax.tree.map(lambda leaf: leaf[0], params["encoder"]["blocks"])
+        )
         return model.patch_embed(image), first(model.embed(image)), model(image)
 
     patches, block, features = parts(params, golden["in/img"].transpose(0, 2, 3, 1))
@@ -118,7 +120,9 @@ def test_it_is_built_without_memory_and_from_plain_dicts():
     abstract = nnx.eval_shape(lambda: make(dtype="bfloat16", remat=True))
     shapes = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.split(make())[1]))
     graphdef, params = nnx.split(abstract)
-    assert jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(params)) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    assert jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(params)) == jax.tree.map(
+        lambda leaf: leaf.shape, shapes
+    )
     assert nnx.merge(graphdef, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)).grid == (4, 3)
 
 
@@ -194,7 +198,7 @@ def test_bfloat16_and_rematerialised_over_devices_give_the_same(tiny):
 
 
 def test_sizes():
-    huge = vit.sized(ViTConfig(size="H", patch=14))
+    huge = vit.resolve_size(ViTConfig(size="H", patch=14))
     assert (huge.width, huge.depth, huge.heads, huge.patch) == (1280, 32, 16, 14)
     shapes = nnx.split(nnx.eval_shape(lambda: vit.ViT(huge, (256, 192), rngs=nnx.Rngs(0))))[1]
     assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6) == 631

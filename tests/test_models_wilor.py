@@ -9,10 +9,10 @@ from flax import nnx
 from jaxhand.config import ConfigError, load
 from jaxhand.hand import skinned
 from jaxhand.hand.rotations import rotation_6d_to_matrix
-from jaxhand.models.hamer import visible
+from jaxhand.models.preprocess import center_crop_normalize
 from jaxhand.models.wilor import Wilor
 from jaxhand.training import losses
-from tests.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
+from tests.support.hamer_models import build, close, config, golden, make_batch, put, quick_jit, toy_hand
 
 SMALL = ("data.image_size=64", "model.vit.width=16")
 
@@ -38,7 +38,7 @@ def released(shared):
             "maps": model.refine_net.deconv(features)[::-1],
             "corrections": model.refine_net(features, vertices, camera),
             "own_corrections": model.refine_net(features, surface, coarse[2]),
-            "numbers": model.numbers(image),
+            "numbers": model.predict_params(image),
         }
 
     image = data["in/img"].transpose(0, 2, 3, 1)
@@ -116,8 +116,10 @@ def test_training_reaches_all_parameters_and_moves_the_statistics():
         return jax.grad(loss, has_aux=True)(params)
 
     slopes, after = gradient(jax.tree.map(np.asarray, params), jax.random.key(0))
-    slopes = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-              for path, leaf in jax.tree.leaves_with_path(slopes)}
+    slopes = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(slopes)
+    }
     assert all(np.isfinite(leaf).all() for leaf in slopes.values())
     assert [name for name, leaf in slopes.items() if not leaf.any()] == ["backbone.shape_emb.kernel"]  # of zeros
     for name in ("init_hand_pose", "init_betas", "init_cam"):
@@ -131,7 +133,7 @@ def test_bfloat16_is_near(released):
     other = build(Wilor, config("wilor", "model.dtype=bfloat16"), toy_hand())
     nnx.update(other, nnx.state(model))
     graphdef, state = nnx.split(other)
-    got = quick_jit(lambda state, image: nnx.merge(graphdef, state).numbers(image))(
+    got = quick_jit(lambda state, image: nnx.merge(graphdef, state).predict_params(image))(
         state, data["in/img"].transpose(0, 2, 3, 1)
     )
     for ours, theirs in zip(got, wanted["numbers"]):
@@ -149,7 +151,7 @@ def test_what_it_gives():
     assert "fake_logits" not in plain
     trained = jax.eval_shape(call, state, make_batch(2, 64), jax.random.key(0))
     assert trained["fake_logits"].shape == (2, 17) and model.loss_terms[-1] == "discriminator"
-    assert visible(np.zeros((1, 64, 64, 3), np.float32)).shape == (1, 64, 48, 3)
+    assert center_crop_normalize(np.zeros((1, 64, 64, 3), np.float32)).shape == (1, 64, 48, 3)
 
 
 def test_a_width_that_does_not_fit():

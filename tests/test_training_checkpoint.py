@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checkpoint_runs import (
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxhand.config import Config, UserError
+from jaxhand.training import trees
+from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
+from tests.support.checkpoint_runs import (
     abstract_of,
     assert_same,
     make_trees,
@@ -18,12 +24,6 @@ from checkpoint_runs import (
     saved_run,
     steps_on_disk,
 )
-from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
-
-from jaxhand.config import Config, UserError
-from jaxhand.training import trees
-from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 
 
 def test_best_latest_two_and_every_stay(tmp_path):

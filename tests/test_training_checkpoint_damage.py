@@ -14,7 +14,10 @@ import textwrap
 import jax
 import numpy as np
 import pytest
-from checkpoint_runs import (
+
+from jaxhand.training import step_files
+from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
+from tests.support.checkpoint_runs import (
     abstract_of,
     assert_same,
     make_trees,
@@ -23,9 +26,6 @@ from checkpoint_runs import (
     saved_run,
     steps_on_disk,
 )
-
-from jaxhand.training import step_files
-from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 
 
 def flip(step):
@@ -43,6 +43,7 @@ def truncate(step):
 
 def plain(damage):
     """The same to a step that plain Orbax wrote: no manifest tells, Orbax must fail."""
+
     def damage_plain(step):
         (step / step_files.MANIFEST).unlink()
         damage(step)

@@ -35,6 +35,7 @@ def one_line(errors):
 @pytest.fixture
 def refused(call, tiny_yaml, tmp_path):
     """The one line with which a run does not even begin."""
+
     def refused(*overrides, config=tiny_yaml, workdir=tmp_path / "run"):
         code, output, errors = call(train.main, "--config", config, "--workdir", workdir, *overrides)
         assert code == 2 and output == ""
@@ -171,6 +172,10 @@ def test_an_image_that_breaks_in_mid_training(photographs, command, trained, tmp
 
 def test_a_run_leaves_nothing_else_behind(trained):
     assert {path.name for path in trained.workdir.iterdir()} == {
-        "config.yaml", "checkpoints", "tensorboard", "metrics.jsonl", "samples"
+        "config.yaml",
+        "checkpoints",
+        "tensorboard",
+        "metrics.jsonl",
+        "samples",
     }
     assert not [path for path in os.listdir(trained.workdir / "checkpoints") if not path.isdecimal()]

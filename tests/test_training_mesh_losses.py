@@ -95,7 +95,11 @@ def test_what_is_not_labelled_costs_nothing(batch):
 
 
 def test_the_discriminator_wants_real_hands_at_1_and_predicted_ones_at_0(batch):
-    logits = {"fake_logits": np.full((2, 17), 0.5), "critic_fake": np.full((2, 17), 0.1), "critic_real": np.zeros((4, 17))}
+    logits = {
+        "fake_logits": np.full((2, 17), 0.5),
+        "critic_fake": np.full((2, 17), 0.1),
+        "critic_real": np.zeros((4, 17)),
+    }
     terms = losses.terms(right(batch) | logits, batch, HAMER)
     np.testing.assert_allclose(terms["adversarial"], 17 * 0.25)
     np.testing.assert_allclose(terms["discriminator"], 17 * 0.01 + 4 * 17 / 2)

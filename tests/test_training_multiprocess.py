@@ -27,6 +27,7 @@ loop.to_global = to_global
 @pytest.fixture
 def pair(start, tiny_yaml, tmp_path):
     """Run both processes to their ends; of each the exit code, stdout without Gloo's greeting, stderr, and when."""
+
     def pair(patches=("", "")):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -154,9 +155,11 @@ def test_a_scheduler_that_started_many_processes_is_joined(monkeypatch, variable
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
-         "error: out of memory, lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
-         "allocating 9 bytes.\n"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+            "error: out of memory, lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
+            "allocating 9 bytes.\n",
+        ),
         (KeyboardInterrupt(), "interrupted; the same command goes on from the last checkpoint\n"),
     ],
 )

@@ -47,8 +47,13 @@ def test_muon_by_shape_equals_muon_leaf_by_leaf():
     config = OptimizerConfig(name="muon", learning_rate=0.1, weight_decay=0.01, clip_norm=0)
     ours = optimizer.build(config, optax.constant_schedule(0.1))
     theirs = optax.contrib.muon(
-        0.1, beta=config.momentum, weight_decay=0.01, adam_b1=config.b1, adam_b2=config.b2,
-        adam_learning_rate=0.1 * config.adam_rate, ns_coeffs=(optimizer.NEWTON_SCHULZ,) * 5,
+        0.1,
+        beta=config.momentum,
+        weight_decay=0.01,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        adam_learning_rate=0.1 * config.adam_rate,
+        ns_coeffs=(optimizer.NEWTON_SCHULZ,) * 5,
     )
     for tx in (ours, theirs):
         new, state = params, tx.init(params)
@@ -92,7 +97,10 @@ def test_clipping_bounds_the_gradient():
 def test_a_stack_of_blocks_moves_as_its_blocks_do(name):
     """What is scanned over has its blocks' parameters along a first axis: their scales are no matrix."""
     rng = np.random.default_rng(1)
-    draw = lambda: {"kernel": rng.normal(size=(6, 4)).astype(np.float32), "scale": rng.normal(size=4).astype(np.float32)}  # noqa: E731
+    draw = lambda: {
+        "kernel": rng.normal(size=(6, 4)).astype(np.float32),
+        "scale": rng.normal(size=4).astype(np.float32),
+    }  # noqa: E731
     config = OptimizerConfig(name=name, weight_decay=0.1, clip_norm=0)
 
     def moved(params, gradients):
@@ -100,7 +108,11 @@ def test_a_stack_of_blocks_moves_as_its_blocks_do(name):
         return tx.update(gradients, tx.init(params), params)[0]
 
     params, gradients = ([draw() for _ in range(3)] for _ in range(2))
-    apart = moved({str(i): block for i, block in enumerate(params)}, {str(i): block for i, block in enumerate(gradients)})
+    apart = moved(
+        {str(i): block for i, block in enumerate(params)}, {str(i): block for i, block in enumerate(gradients)}
+    )
     stack = lambda blocks: jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)  # noqa: E731
     together = moved(stack(params), stack(gradients))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, stack([apart[str(i)] for i in range(3)]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, stack([apart[str(i)] for i in range(3)])
+    )

@@ -68,8 +68,8 @@ def test_one_device_and_four_test_alike(on_one, on_four, test_set):
     trainer, _, state = on_one
     four = on_four[0]
     params, rest = (jax.device_get(state[name]) for name in ("params", "rest"))
-    one_result, _ = run_test(trainer, params, rest, pipeline.test_batches(test_set, trainer.config, 8))
-    four_result, _ = run_test(four, params, rest, pipeline.test_batches(test_set, four.config, 8))
+    one_result, _ = run_test(trainer, params, rest, pipeline.eval_batches(test_set, trainer.config, 8))
+    four_result, _ = run_test(four, params, rest, pipeline.eval_batches(test_set, four.config, 8))
     for key in ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric"):
         assert four_result[key] == pytest.approx(one_result[key], abs=1e-4), key
     assert one_result["count"] == four_result["count"] == len(test_set)
@@ -103,7 +103,7 @@ def test_every_test_sample_counts_once(on_four, test_set, batch_size):
         predicted.append(predictions["keypoints_3d"][real])
         truth.append(batch["keypoints_3d"][real])
 
-    batches = pipeline.test_batches(test_set, config, batch_size)
+    batches = pipeline.eval_batches(test_set, config, batch_size)
     result, samples = run_test(trainer, state["params"], state["rest"], batches, samples=5, collect=collect)
     assert seen == list(range(len(test_set))) and result["count"] == len(test_set)
     assert len(test_set) % batch_size != 0
@@ -117,7 +117,7 @@ def test_every_test_sample_counts_once(on_four, test_set, batch_size):
     np.testing.assert_array_equal(np.concatenate(truth)[3], test_set[3].keypoints_3d)
     assert samples["image"].shape == (5, 64, 64, 3) and samples["predicted_2d"].shape == (5, 21, 2)
 
-    batches = pipeline.test_batches(test_set, config, 32 - batch_size)
+    batches = pipeline.eval_batches(test_set, config, 32 - batch_size)
     other, _ = run_test(trainer, state["params"], state["rest"], batches)
     assert result["test_loss"] == pytest.approx(other["test_loss"], abs=1e-5)
     assert result["losses"].keys() == {"loss", *trainer.loss_terms}
@@ -134,11 +134,11 @@ def test_invalid_labels_and_predictions_are_counted(on_four, test_set):
             joints = np.zeros((21, 3), np.float32) if i == 4 else test_set[i].keypoints_3d
             return dataclasses.replace(test_set[i], keypoints_3d=joints)
 
-    result, _ = run_test(trainer, state["params"], state["rest"], pipeline.test_batches(Damaged(), trainer.config, 8))
+    result, _ = run_test(trainer, state["params"], state["rest"], pipeline.eval_batches(Damaged(), trainer.config, 8))
     assert (result["count"], result["invalid"], result["nonfinite"]) == (21, 1, 0) and np.isfinite(result["mpjpe"])
 
     broken = jax.tree.map(lambda leaf: leaf * np.nan, state["params"])
-    result, _ = run_test(trainer, broken, state["rest"], pipeline.test_batches(test_set, trainer.config, 8))
+    result, _ = run_test(trainer, broken, state["rest"], pipeline.eval_batches(test_set, trainer.config, 8))
     assert (result["count"], result["nonfinite"]) == (22, 22) and result["avg_metric"] == np.inf
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from jaxhand.config.errors import ConfigError, UserError
-from jaxhand.config.loading import differences, dump, from_dict, load, to_dict
+from jaxhand.config.loading import build_section, choices, differences, dump, from_dict, load, to_dict
 from jaxhand.config.schema import (
     AugmentConfig,
     Config,
@@ -13,7 +13,6 @@ from jaxhand.config.schema import (
     HamerConfig,
     HandConfig,
     LossConfig,
-    MediapipeConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -37,7 +36,6 @@ __all__ = [
     "HamerConfig",
     "HandConfig",
     "LossConfig",
-    "MediapipeConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -45,7 +43,9 @@ __all__ = [
     "TrainingConfig",
     "UserError",
     "ViTConfig",
+    "build_section",
     "cache_folder",
+    "choices",
     "differences",
     "dump",
     "from_dict",

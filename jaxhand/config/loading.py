@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
 
@@ -42,11 +43,15 @@ _BELOW_1 = (
 def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a config: the defaults, then the YAML file, then `key.sub=value` overrides.
 
+    Args:
+        path: a YAML file, or the name of one in configs/ such as "quickstart"; None: the defaults alone.
+        overrides: such as "training.num_epochs=5".
+
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown (its nearest neighbour is named), or a
             value is of another type than the field.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
+    tree = _read_yaml(experiments.find(path)) if path is not None else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -64,6 +69,20 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
 def from_dict(tree: dict, source: str = "config") -> Config:
     """Build a `Config` from nested dicts such as `to_dict` gives; `source` names them in errors."""
     return _build(Config, tree, (), source)
+
+
+def build_section(cls: type, tree: dict, name: str):
+    """Build a dataclass that is no part of `Config`, such as the options of a model, from a mapping.
+
+    Args:
+        cls: the dataclass.
+        tree: keys and values as read from YAML.
+        name: dotted key of the section, for errors.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is of another type than its field.
+    """
+    return _build(cls, tree, tuple(name.split(".")), "config")
 
 
 def to_dict(config: Config) -> dict:
@@ -114,7 +133,8 @@ def _build(cls, tree, path: tuple, source: str):
     name = ".".join(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: {name!r} is a section, give it keys and not {tree!r}")
-    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}
     for key, value in tree.items():
         here = ".".join((*path, str(key)))
@@ -126,7 +146,10 @@ def _build(cls, tree, path: tuple, source: str):
             if dataclasses.is_dataclass(kind)
             else _coerce(value, kind, here, source)
         )
-    return cls(**values)
+    try:
+        return cls(**values)
+    except TypeError as error:  # only fields of a model's own options have no default
+        raise ConfigError(f"{source}: {name}: {error}") from None
 
 
 def _nearest(key: str, path: tuple, fields: dict) -> str:
@@ -154,6 +177,8 @@ def _coerce(value, kind, here: str, source: str):
             return int(float(value))
         if kind is bool and isinstance(value, bool):
             return value
+        if kind is dict and isinstance(value, dict):
+            return value
         if kind is str and not isinstance(value, (dict, list)):
             return "" if value is None else str(value)
         if typing.get_origin(kind) is tuple and value and min(value) >= 1:
@@ -161,6 +186,7 @@ def _coerce(value, kind, here: str, source: str):
     except (TypeError, ValueError, OverflowError):
         pass
     wanted = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
+    wanted = "a mapping such as {width: 64}" if kind is dict else wanted
     raise ConfigError(f"{source}: {here} must be {wanted}, got {value!r}")
 
 
@@ -187,17 +213,18 @@ def _check(config: Config) -> None:
                 raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
     if not any(isinstance(weight, float) and weight for weight in vars(config.loss).values()):
         raise ConfigError("all weights of loss are 0: nothing would be learned")
-    choices = {
-        "data.view": (config.data.view, ("front", "all")),
-        "data.test_split": (config.data.test_split, ("test", "val")),
-        "data.crop_rule": (config.data.crop_rule, ("square", "hamer")),
-        "hand.tips": (config.hand.tips, ("smplx", "freihand", "ho3d", "manopth")),
-        "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
-        "model.vit.size": (config.model.vit.size, ("", "S", "B", "L", "H")),
-        "loss.reduction": (config.loss.reduction, ("mean", "sum")),
-        "optimizer.name": (config.optimizer.name, ("adamw", "muon")),
-        "scheduler.name": (config.scheduler.name, ("cosine", "constant")),
-    }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}")
+    for key, known in choices().items():
+        if values[key] not in known:
+            raise ConfigError(f"{key} must be one of {', '.join(known)}, got {values[key]!r}")
+
+
+def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
+    """The dotted keys that take one of several words, and these words."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        key = prefix + field.name
+        if dataclasses.is_dataclass(field.type):
+            found |= choices(field.type, f"{key}.")
+        elif "choices" in field.metadata:
+            found[key] = field.metadata["choices"]
+    return found

@@ -3,6 +3,11 @@
 import dataclasses
 
 
+def _choice(*choices: str) -> str:
+    """A field that takes one of `choices`, by default the first."""
+    return dataclasses.field(default=choices[0], metadata={"choices": choices})
+
+
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Ranges of the training augmentation; each is drawn anew for every sample."""
@@ -18,15 +23,17 @@ class AugmentConfig:
 class DataConfig:
     """Which hands are read and how they become crops."""
 
-    train: str | dict[str, float] = "synthetic"  # or NAME:PATH such as "freihand:PATH", or several {NAME:PATH: weight}
+    train: str | dict[str, float] = "synthetic"  # or NAME:PATH, module:function:PATH, or several {NAME:PATH: weight}
     test: str = "synthetic"
-    test_split: str = "test"  # "val" tests on a split of its own, for choosing recipes
-    view: str = "front"  # built-in world: "front" (palm or back, ±35°) or "all" directions
-    train_samples: int = 20480  # of the built-in world; a folder is read whole
+    test_split: str = _choice("test", "val")  # "val" tests on a split of its own, for choosing recipes
+    view: str = _choice("front", "all")  # of the synthetic data set: "front" (palm or back, ±35°) or "all" directions
+    train_samples: int = 20480  # of the synthetic data set; a folder is read whole
     test_samples: int = 2000
     image_size: int = 64  # side of the square crop, px
     crop_scale: float = 1.4  # side of the crop over the longer side of the hand's box
-    crop_rule: str = "square"  # or "hamer": box, pixels and blur as HaMeR and WiLoR have them; crop_scale is then 2
+    crop_rule: str = _choice(
+        "square", "hamer"
+    )  # "hamer": box, pixels and blur as HaMeR and WiLoR have them; crop_scale is then 2
     depth_dropout: float = 0.3  # share of training samples whose depth is hidden
     threads: int = 2  # that read and crop ahead of the training
     cache: str = ""  # folder of rendered sets; empty: the user's cache folder
@@ -39,14 +46,14 @@ class HandConfig:
     """The hand whose mesh the models give."""
 
     mano_path: str = ""  # MANO_RIGHT.pkl, or its folder, from https://mano.is.tue.mpg.de; empty: the built-in hand
-    tips: str = "smplx"  # whose vertices of MANO are the fingertips: smplx, freihand, ho3d or manopth (DexYCB)
+    tips: str = _choice("smplx", "freihand", "ho3d", "manopth")  # whose fingertip vertices of MANO; DexYCB: manopth
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """A vision transformer."""
 
-    size: str = ""  # S, B, L or H set width, depth and heads
+    size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads
     width: int = 384
     depth: int = 12
     heads: int = 6
@@ -59,11 +66,11 @@ class ViTConfig:
 class FusionConfig:
     """What `rgbd_fusion` adds to its vision transformer."""
 
-    upsampler: int = 640  # channels of the upsampled maps
-    scales: int = 3  # maps, each twice as fine as the one before
-    graph: tuple[int, ...] = (512, 512, 256, 256)  # channels of the vertices: as seen, then after every graph layer
-    depth: bool = True  # False does not look at depth
-    looks: int = 1  # corrections after the coarse hand, each where the hand before is
+    upsampler: int = 640  # channels of the first upsampled map
+    scales: int = 3  # number of maps, each with twice the resolution of the one before
+    graph: tuple[int, ...] = (512, 512, 256, 256)  # channels of the vertices: first layer, then every graph convolution
+    depth: bool = True  # False ignores depth
+    looks: int = 1  # number of refinement stages after the coarse hand
     refine: bool = True  # False stops at the coarse hand
 
 
@@ -71,12 +78,12 @@ class FusionConfig:
 class HamerConfig:
     """The heads of `hamer` and `wilor`."""
 
-    width: int = 1024  # of the decoder's token
-    depth: int = 6
+    width: int = 1024  # channels of the decoder's query token
+    depth: int = 6  # layers
     heads: int = 8
     head_width: int = 64
-    mlp: int = 1024
-    discriminator: bool = False  # learn from poses that look real
+    mlp: int = 1024  # hidden channels
+    discriminator: bool = False  # adversarial training of the pose
     init: str = ""  # mano_mean_params.npz; empty: a flat hand
 
 
@@ -84,49 +91,44 @@ class HamerConfig:
 class MeshConfig:
     """What `fast_mesh` adds to the network of "dense"."""
 
-    widths: tuple[int, ...] = (256, 128, 64)  # channels of 21, 84, 336 tokens; as many stages as there are numbers
-
-
-@dataclasses.dataclass(frozen=True)
-class MediapipeConfig:
-    """MediaPipe's networks, `mediapipe` and `palm_detector`."""
-
-    size: str = "full"  # or "lite"; `mediapipe` also "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
+    widths: tuple[int, ...] = (256, 128, 64)  # channels after each stage, of 21, 84, 336 tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The network: what `name` does not use is ignored."""
 
-    name: str = "dense"  # or "rgbd_fusion", "fast_mesh", "hamer", "wilor", "mediapipe"
-    dtype: str = "float32"  # or "bfloat16": of the computation; parameters and predictions are float32
+    name: str = "dense"  # a key of `jaxhand.models.MODELS`, or package.module:Class from outside the package
+    options: dict = dataclasses.field(default_factory=dict)  # settings of a model from outside the package
+    dtype: str = _choice("float32", "bfloat16")  # of the computation; parameters and predictions are float32
     remat: bool = False  # compute activations again in the backward pass: less memory, a third more time
     vit: ViTConfig = ViTConfig()
     fusion: FusionConfig = FusionConfig()
     hamer: HamerConfig = HamerConfig()
     mesh: MeshConfig = MeshConfig()
-    mediapipe: MediapipeConfig = MediapipeConfig()
-    width: int = 128  # channels, of "dense" as all that follows
+    width: int = 128  # channels of the coarse grid; this and all that follows is of "dense"
     fine_blocks: int = 1  # on cells of 4 px
     blocks: int = 4  # on cells of 8 px
-    expansion: int = 1  # hidden channels of a block over its channels
-    joint_width: int = 64  # channels a joint
-    joint_blocks: int = 1  # in every look
-    looks: int = 2  # corrections after the vote
+    expansion: int = 1  # hidden channels of a block / its channels
+    joint_width: int = 64  # channels per joint
+    joint_blocks: int = 1  # in every refinement stage
+    looks: int = 2  # number of refinement stages after the vote
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Weight of every term of the training loss, of those that the model names; 0 leaves a term out."""
 
-    reduction: str = "mean"  # over the batch, or "sum", as HaMeR: what that changes, configs/hamer.yaml says
+    reduction: str = _choice(
+        "mean", "sum"
+    )  # over the batch; "sum" as HaMeR: what that changes, configs/hamer.yaml says
 
     joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
     joints_2d: float = 1.0  # distance in the crop, in half its side
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
     size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # the three joint terms again, for every guess before the final one
+    guesses: float = 0.5  # auxiliary loss: the three joint terms of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
     # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights
@@ -150,7 +152,7 @@ class LossConfig:
 class OptimizerConfig:
     """The optimizer; `b1`, `b2` are Adam's, Muon's momentum is `momentum`."""
 
-    name: str = "adamw"  # or "muon": Muon for matrices, Adam for the rest
+    name: str = _choice("adamw", "muon")  # "muon": Muon for matrices, Adam for the rest
     learning_rate: float = 3e-3  # at the top of the schedule
     weight_decay: float = 1e-4
     b1: float = 0.9
@@ -162,7 +164,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerConfig:
-    name: str = "cosine"  # or "constant", after the same warm-up
+    name: str = _choice("cosine", "constant")  # after the same warm-up
     warmup_steps: int = 100
     eta_min: float = 0.0  # learning rate at the end of the cosine
 
@@ -189,8 +191,3 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     training: TrainingConfig = TrainingConfig()
-
-    @property
-    def has_mesh(self) -> bool:
-        """Whether the model gives a mesh, so that batches carry the labels of one."""
-        return self.model.name not in ("dense", "mediapipe")

@@ -1,35 +1,60 @@
-"""Hands by name: whatever they are read from, a source of records."""
+"""Data sets by name: the built-in ones and those of a user's own module. Each is a source of records.
+
+A data set from outside the package is one function, named as `module:function:PATH`:
+
+    def load(path, split, *, without_val, mano):
+        return [Record(...), ...]  # or any other `record.Source`
+
+`path` is a `Path`, `split` is "train", "val" or "test". `without_val` is True where the records of "val" must be left
+out of "train". `mano` is a `ManoLabels` where the model learns from a mesh, else None.
+"""
 
 import difflib
-import importlib
-from inspect import signature
+import functools
+import typing
 from pathlib import Path
 
 from jaxhand.config import DataConfig, HandConfig, UserError
-from jaxhand.data import mix, packed
+from jaxhand.data import mix
+from jaxhand.data.datasets import packed
+from jaxhand.data.datasets.base import ManoLabels
+from jaxhand.data.record import Source
+from jaxhand.data.synthetic import dataset
 from jaxhand.hand import mano
+from jaxhand.io.plugins import load_object
 
-READERS = ("freihand", "ho3d", "dexycb", "interhand", "rhd", "hamer", "hint", "folder")  # each a module with `load`
+READERS = {  # name → function, imported when it is needed
+    "freihand": "jaxhand.data.datasets.freihand:load",
+    "ho3d": "jaxhand.data.datasets.ho3d:load",
+    "dexycb": "jaxhand.data.datasets.dexycb:load",
+    "interhand": "jaxhand.data.datasets.interhand:load",
+    "rhd": "jaxhand.data.datasets.rhd:load",
+    "hamer": "jaxhand.data.datasets.hamer_tars:load",
+    "hint": "jaxhand.data.datasets.hint:load",
+    "folder": "jaxhand.data.datasets.folder:load",
+}
 
 
-def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int, hand: HandConfig | None = None):
-    """The source called `name`: "synthetic", "NAME:PATH" or "NAME-VARIANT:PATH"; of names with weights a `mix.Mix`.
+def load(
+    name: str | dict[str, float], split: str, config: DataConfig, seed: int, hand: HandConfig | None = None
+) -> Source:
+    """Open the data set `name`; several names with weights become a `mix.Mix`.
 
     Args:
-        name: as in `data.train` and `data.test`.
+        name: as in `data.train` and `data.test`: "synthetic", "NAME:PATH", "NAME-VARIANT:PATH" or
+            "module:function:PATH".
         split: "train", or `config.test_split` for the set that is tested on.
-        config: sizes of the built-in sets. With `test_split` "val" the training split leaves val out.
-        seed: of the built-in world.
-        hand: whose mesh the records shall be labelled with, where a set can; None: joints are all that is wanted.
+        config: sizes of the synthetic data set. With `test_split` "val" the training split leaves val out.
+        seed: of the synthetic data set.
+        hand: the hand model whose mesh the records shall be labelled with, where a set can; None: joints only.
 
     Raises:
-        UserError: the name is unknown, or what is at the path holds a mistake.
+        UserError: the name is unknown, or the files at the path hold a mistake.
     """
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
     if name == "synthetic":
-        from jaxhand.data import synthetic  # not above: it is also a command, and Python warns of one imported before
-        return synthetic.load(
+        return dataset.load(
             split,
             config.train_samples if split == "train" else config.test_samples,
             size=config.image_size,
@@ -39,41 +64,72 @@ def load(name: str | dict[str, float], split: str, config: DataConfig, seed: int
             crop_scale=config.crop_scale,
             mesh=hand is not None and not hand.mano_path,
         )
-    kind, colon, path = name.partition(":")
-    if not colon or not path:
-        hint = f"give its path, {kind}:PATH" if kind.partition("-")[0] in READERS else _known(kind)
-        raise UserError(f"unknown data set {name!r}; {hint}")
+    kind, path = _kind_and_path(name)
+    if not path and (":" in kind or _is_built_in(kind)):
+        raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
     return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
 
 
-def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = ""):
-    """A set on disk, as its authors lay it out or packed by `python -m jaxhand.convert data`.
+def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = "") -> Source:
+    """Open a data set on disk, as its authors lay it out or packed by `python -m jaxhand.convert data`.
 
     Args:
-        kind: NAME or NAME-VARIANT, such as "dexycb-s1".
+        kind: NAME or NAME-VARIANT, such as "dexycb-s1", or "module:function".
         path: its folder or file.
         split: "train", "val" or "test".
         without_val: leave the records of "val" out of "train" where they are held out of it.
         mano_path: MANO's file, for the labels that need it, and vertices; a packed set has what it was packed with.
 
     Raises:
-        UserError: the name is unknown, or what is at the path holds a mistake.
+        UserError: the name is unknown, or the files at the path hold a mistake.
     """
-    reader, _, variant = kind.partition("-")
-    if reader not in READERS:
-        raise UserError(f"unknown data set {kind!r}; {_known(reader)}")
-    if (Path(path).expanduser() / "packed.json").is_file():
+    expanded = Path(path).expanduser()
+    if (expanded / "packed.json").is_file():
         return packed.load(path, split, kind=kind, without_val=without_val)
-    options = {"variant": variant} if variant else {}
-    open_set = importlib.import_module(f"jaxhand.data.{reader}").load
-    if mano_path:
-        mean, components = mano.pose_numbers(mano_path)
-        labels = {"vertices": True, "mano_mean": mean, "mano_components": components}
-        options |= {key: value for key, value in labels.items() if key in signature(open_set).parameters}
-    return open_set(path, split, without_val=without_val, **options)
+    open_set = reader(kind)
+    labels = ManoLabels(*mano.read_pose_space(mano_path), vertices=True) if mano_path else None
+    source = open_set(expanded, split, without_val=without_val, mano=labels)
+    if not isinstance(source, Source):
+        raise UserError(f"data set {kind} must return a source (__len__, __getitem__), got {type(source).__name__}")
+    return source
 
 
-def _known(name: str) -> str:
-    near = difflib.get_close_matches(name, (*READERS, "synthetic"), n=1)
+def reader(kind: str) -> typing.Callable[..., Source]:
+    """Find the function that opens data sets of a kind: `reader(path, split, *, without_val, mano)`.
+
+    Args:
+        kind: as for `read`.
+
+    Raises:
+        UserError: the name is unknown, or the module cannot be imported.
+    """
+    if ":" in kind:
+        return load_object(kind, "data set")
+    if not _is_built_in(kind):
+        raise _unknown(kind)
+    name, _, variant = kind.partition("-")
+    return functools.partial(load_object(READERS[name], "data set"), variant=variant)
+
+
+def _is_built_in(kind: str) -> bool:
+    return kind.partition("-")[0] in READERS
+
+
+def _kind_and_path(name: str) -> tuple[str, str]:
+    """Split "NAME:PATH" or "module:function:PATH" into what is before and after the path's colon."""
+    kind, _, path = name.partition(":")
+    function, colon, own_path = path.partition(":")
+    if colon and function.isidentifier() and not _is_built_in(kind):
+        return f"{kind}:{function}", own_path
+    return kind, path
+
+
+def _unknown(kind: str) -> UserError:
+    if kind == "synthetic":
+        return UserError("data set synthetic takes no path: its hands are rendered. Write synthetic alone")
+    near = difflib.get_close_matches(kind.partition("-")[0], (*READERS, "synthetic"), n=1)
     nearest = f"did you mean {near[0]!r}? " if near else ""
-    return f"{nearest}known: synthetic, {', '.join(f'{reader}:PATH' for reader in READERS)}"
+    built_in = ", ".join(f"{name}:PATH" for name in READERS)
+    return UserError(
+        f"unknown data set {kind!r}; {nearest}known: synthetic, {built_in}, or module:function:PATH of your own"
+    )

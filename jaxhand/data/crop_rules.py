@@ -1,4 +1,4 @@
-"""How models want their crops: the square around a box, its place among the pixels, and the camera of a photograph."""
+"""How families of models want their crops: the square around a box, pixel centres, and the camera of a photograph."""
 
 import dataclasses
 
@@ -10,46 +10,52 @@ import numpy as np
 class CropRule:
     """What a family of models was trained on.
 
-    Args:
-        tall: height over width of the shape that a box is first enlarged to; the longer side of that counts.
-        middle: pixel of the crop that shows the square's centre, less (size - 1) / 2.
-        blurred: a photograph is blurred before it is made smaller; else blocks of its pixels are averaged.
-        focal: focal length over the image's longer side, of a camera that nobody knows.
+    Attributes:
+        box_aspect: a box is first enlarged to this height over width; the longer side of the enlarged box counts.
+        pixel_center_offset: the square's centre lies at pixel (size - 1) / 2 of the crop plus this offset.
+        antialias_blur: True blurs a photograph before it is made smaller; False averages blocks of its pixels.
+        focal: focal length over the image's longer side, for a photograph without a known camera.
     """
 
-    tall: float
-    middle: float
-    blurred: bool
+    box_aspect: float
+    pixel_center_offset: float
+    antialias_blur: bool
     focal: float
 
     def camera(self, width: int, height: int) -> np.ndarray:
-        """K (3, 3) of a photograph whose camera nobody knows; its axis goes through the middle, as the rule counts."""
-        focal, corner = self.focal * max(width, height), 0.5 - self.middle
+        """K (3, 3) for a photograph of width x height px without a known camera; the optical axis is central."""
+        focal, corner = self.focal * max(width, height), 0.5 - self.pixel_center_offset
         return np.array([[focal, 0, width / 2 - corner], [0, focal, height / 2 - corner], [0, 0, 1]])
 
     def side(self, width: float, height: float) -> float:
-        """What `data.crop_scale` multiplies, of a box of width and height in px."""
-        return max(self.tall * width, height, 1.0)
+        """The length in px that `data.crop_scale` multiplies, for a box of width x height px."""
+        return max(self.box_aspect * width, height, 1.0)
 
 
 RULES = {
-    "square": CropRule(tall=1.0, middle=0.0, blurred=False, focal=1.2),
+    "square": CropRule(box_aspect=1.0, pixel_center_offset=0.0, antialias_blur=False, focal=1.2),
     # HaMeR and WiLoR (`ViTDetDataset`): boxes of 3:4, and a focal length of 5000 px for an image of 256 px
-    "hamer": CropRule(tall=256 / 192, middle=0.5, blurred=True, focal=5000 / 256),
+    "hamer": CropRule(box_aspect=256 / 192, pixel_center_offset=0.5, antialias_blur=True, focal=5000 / 256),
 }
 
 
+def whole_image_box(width: int, height: int, crop_scale: float) -> np.ndarray:
+    """The box (4,) x0, y0, x1, y1 px around which a crop takes the whole image, for a hand without a box."""
+    center, half = np.array([width - 1, height - 1]) / 2, np.array([width, height]) / 2 / crop_scale
+    return np.concatenate([center - half, center + half])
+
+
 def blur_sigma(shrink: float) -> float:
-    """Deviation in px of HaMeR's blur before a photograph becomes `shrink` times smaller; 0 where it does not blur."""
+    """Standard deviation in px of HaMeR's blur before a photograph becomes `shrink` times smaller; 0 for no blur."""
     return (shrink / 2 - 1) / 2 if shrink / 2 > 1.1 else 0.0
 
 
 def blur_reach(sigma: float) -> int:
-    """How many pixels to either side a blurred one is made of (4 deviations, as scikit-image)."""
+    """Radius in px of the blur's kernel: 4 standard deviations, as in scikit-image."""
     return int(4 * sigma + 0.5)
 
 
 def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    """Pixels (h, w, C) blurred by a Gaussian, those at the edge repeated beyond it."""
+    """Blur pixels (h, w, C) by a Gaussian of `sigma` px; pixels at the border are repeated beyond it."""
     width = 2 * blur_reach(sigma) + 1
     return cv2.GaussianBlur(pixels, (width, width), sigma, borderType=cv2.BORDER_REPLICATE)

@@ -1,6 +1,7 @@
-"""Look at a data set before training on it: `python -m jaxhand.data.inspect NAME PATH [--sheet FILE.png]`.
+"""Check a data set before training on it: `python -m jaxhand.data.inspect NAME PATH [--sheet FILE.png]`.
 
-Says what its splits hold, what is missing or cannot be read, and what looks wrong. Exit code: 0 whole, 1 not, 2 error.
+Prints what its splits contain, what is missing or unreadable, and what looks wrong. Exit code: 0 complete and plausible,
+1 not, 2 error.
 """
 
 import argparse
@@ -17,18 +18,17 @@ import numpy as np
 
 from jaxhand import data
 from jaxhand.config import UserError
-from jaxhand.data import anatomy
 from jaxhand.data.crop import crop
-from jaxhand.data.packed import Manifest
-from jaxhand.data.record import Record, label
-from jaxhand.hand import draw
+from jaxhand.data.datasets.packed import Manifest
+from jaxhand.data.record import Record, read_annotation
+from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
 
 SPLITS = ("train", "val", "test")
 OWN_SPLITS = {"freihand": ("train", "test"), "ho3d": ("train", "test"), "rhd": ("train", "test")}  # val is held out
 OWN_SPLITS |= {"folder": ("train", "test"), "dexycb-json": ("train", "test"), "hamer": ("train",)}
-PUBLISHED = {  # images of the split, by what its authors or users of it count; several where there are several versions
+PUBLISHED = {  # number of images of a split as its authors or users report it; one number per version of the set
     "freihand": {"train": (130240,), "test": (3960,)},
     "ho3d": {"train": (66034, 83325), "test": (11524, 20137)},
     "dexycb": {"train": (406888,)},  # with a hand
@@ -36,13 +36,13 @@ PUBLISHED = {  # images of the split, by what its authors or users of it count; 
     "rhd": {"train": (41258,), "test": (2728,)},
     "hint": {"train": (12446, 24098), "val": (1175, 1689), "test": (3660, 5374)},  # without and with Ego4D
 }
-FEWER = 0.8  # of what is published: frames without a labelled hand are not counted here
-LABELS = 20000  # that ranges are measured on, spread over the split
-DECODED = 200  # images of a split that are decoded, unless all are
-CELLS, CELL = 24, 224  # of the contact sheet, and the side of one, px
-INSIDE = 0.5  # least share of the joints that lie in their image
-DEPTH = (0.5, 2)  # of the depth image at the joints over their own
-_AHEAD = 1024
+MIN_SHARE_OF_PUBLISHED = 0.8  # not 1, since frames without a labelled hand are not counted here
+MAX_LABELS = 20000  # labels to measure ranges on, evenly spread over the split
+MAX_DECODED = 200  # images to decode per split, unless all are asked for
+CELLS, CELL_PX = 24, 224  # of the contact sheet
+MIN_INSIDE = 0.5  # share of the joints that lie in their image
+DEPTH_RATIO = (0.5, 2)  # plausible range of: depth image at a joint over the depth of its label
+_CHUNK = 1024
 
 
 def inspect(
@@ -54,23 +54,25 @@ def inspect(
     decode_all: bool = False,
     say: typing.Callable[[str], None] = print,
 ) -> list[str]:
-    """Look at every label and file of a set, and decode some or all images.
+    """Check every label and file of a data set, and decode some or all images.
 
     Args:
         kind, path: as for `data.read`.
-        splits: which; none are all that the set has.
-        sheet: PNG file for hands with their labels drawn over them.
+        splits: which splits; empty for all that the set has.
+        sheet: PNG file to write a contact sheet to: hands with their labels drawn over them.
         decode_all: decode every image.
-        say: called with every line of the account.
+        say: called with every line of the report.
 
     Returns:
-        What is missing, unreadable or doubtful, a sentence each; none for a set that is whole.
+        What is missing, unreadable or doubtful, one sentence each; empty for a complete and plausible set.
 
     Raises:
-        UserError: there is no such kind of set or nothing at the path, or the sheet cannot be written.
+        UserError: the name is unknown, the path does not exist, or the sheet cannot be written.
     """
     path = Path(path).expanduser()
-    if kind.partition("-")[0] in data.READERS and not path.exists():
+    if not (path / "packed.json").is_file():
+        data.reader(kind)  # an unknown name is an error of its own
+    if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
     splits = splits or _own_splits(kind, path)
@@ -78,8 +80,6 @@ def inspect(
         try:
             source = data.read(kind, path, split)
         except UserError as error:
-            if kind.partition("-")[0] not in data.READERS:
-                raise
             say(f"{split}: cannot be read")
             faults.append(f"{split}: half-downloaded or damaged: {error}")
             continue
@@ -102,7 +102,7 @@ def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
 
 
 def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
-    """The account of one split: what is wrong with it, and the indices of the records that were decoded well."""
+    """Report on one split. Returns what is wrong, and the indices of the records that could be decoded."""
     names = _images(source)
     there = _present(names) if hasattr(source, "file") else np.ones(len(names), bool)
     images, missing = len(set(names)), list(dict.fromkeys(names[i] for i in np.flatnonzero(~there)))
@@ -110,40 +110,40 @@ def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> 
     counts = f" (published: {' or '.join(f'{count:,}' for count in published)})" if published else ""
     say(f"{split}: {len(source):,} hands in {images:,} images{counts}{_held_out(kind, path, split)}")
     faults = []
-    if published and images < FEWER * min(published):
+    if published and images < MIN_SHARE_OF_PUBLISHED * min(published):
         faults.append(f"half-downloaded: labels of {images:,} images, where {min(published):,} are published")
     if missing:
         how_many = f"{len(missing):,} of {images:,} images are missing or empty"
         first = os.path.relpath(missing[0], path) if path.is_dir() else missing[0]
         faults.append(f"half-downloaded: {how_many}, first {first}")
     rows = np.flatnonzero(there)
-    faults += _look_at_labels([label(source, i) for i in _spread(rows, LABELS)], say)
-    rows = rows if decode_all else _spread(rows, DECODED)
-    seen = _decoded(source, rows)
+    faults += _report_labels([read_annotation(source, i) for i in _spread(rows, MAX_LABELS)], say)
+    rows = rows if decode_all else _spread(rows, MAX_DECODED)
+    decoded = _decode(source, rows)
     say(f"  files     {images - len(missing):,} of {images:,} images are there; {len(rows):,} hands were decoded")
-    broken = [found for found in seen if isinstance(found, UserError)]
+    broken = [found for found in decoded if isinstance(found, UserError)]
     if broken:
         faults.append(f"{len(broken):,} of {len(rows):,} hands decoded cannot be read, first: {broken[0]}")
-    faults += _look_at_images([found for found in seen if isinstance(found, _Seen)], say)
-    return faults, rows[np.array([isinstance(found, _Seen) for found in seen], bool)]
+    faults += _report_images([found for found in decoded if isinstance(found, _Decoded)], say)
+    return faults, rows[np.array([isinstance(found, _Decoded) for found in decoded], bool)]
 
 
 def _images(source) -> list[str]:
-    """The image file of every record, or its name where images are in tars or shards."""
+    """The image file of every record, or its name if images are inside tars or shards."""
     if hasattr(source, "file"):
         return [str(source.file(i)) for i in range(len(source))]
-    return [label(source, i).name.partition("#")[0] for i in range(len(source))]
+    return [read_annotation(source, i).name.partition("#")[0] for i in range(len(source))]
 
 
 def _present(names: list[str]) -> np.ndarray:
-    """(N,) whether the files are there with something in them."""
+    """(N,) whether each file exists and is not empty."""
     files = sorted(set(names))
 
     def sized(some: list[str]) -> list[str]:
         return [name for name in some if _size(name) > 0]
 
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # for disks that answer late
-        pieces = pool.map(sized, [files[k : k + _AHEAD] for k in range(0, len(files), _AHEAD)])
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # hides the latency of network disks
+        pieces = pool.map(sized, [files[k : k + _CHUNK] for k in range(0, len(files), _CHUNK)])
         present = {name for piece in pieces for name in piece}
     return np.array([name in present for name in names], bool)
 
@@ -165,7 +165,7 @@ def _held_out(kind: str, path: Path, split: str) -> str:
 
 
 def _missing_tars(folder: Path) -> list[str]:
-    """HaMeR's tars are numbered through: a sentence on those that are not there; the last ones cannot be told."""
+    """HaMeR's tars are numbered: one sentence on gaps. Missing tars after the last one cannot be noticed."""
     numbers = sorted(int(tar.stem) for tar in folder.glob("*.tar") if tar.stem.isdigit())
     missing = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
     if not missing:
@@ -174,8 +174,8 @@ def _missing_tars(folder: Path) -> list[str]:
     return [f"half-downloaded: {of}, first {missing[0]:06d}.tar"]
 
 
-def _look_at_labels(records: list[Record], say) -> list[str]:
-    """Say what labels hold; what is doubtful in them."""
+def _report_labels(records: list[Record], say) -> list[str]:
+    """Report on labels. Returns what is doubtful."""
     if not records:
         return []
     valid_3d = np.array([record.joint_valid for record in records]) > 0  # (N, 21)
@@ -187,7 +187,7 @@ def _look_at_labels(records: list[Record], say) -> list[str]:
     least = int(valid_2d.mean(0).argmin())
     fewest = "" if valid_2d.all() else f"; fewest {JOINT_NAMES[least]}, {valid_2d[:, least].mean():.0%}"
     say(f"  joints    {valid_2d.mean():.0%} are labelled{fewest}")
-    if not in_3d.any():  # no K either, but a nominal one
+    if not in_3d.any():  # K is nominal as well
         return []
     say(f"  cameras   focal length {_range([record.K[0, 0] for record in records])} px")
     joints = np.array([record.keypoints_3d for record in records], np.float64)  # (N, 21, 3)
@@ -195,31 +195,31 @@ def _look_at_labels(records: list[Record], say) -> list[str]:
     say(f"  distance  {_range(joints[valid_3d][:, 2])} mm")
     whole = joints[valid_3d.all(-1)]
     if not len(whole):
-        say("  bones     no hand is labelled whole: unit, order and side are not judged")
+        say("  bones     no hand has all joints labelled: unit, joint order and handedness are not checked")
         return []
     say(
-        f"  bones     of {len(whole):,} hands, {anatomy.size(whole):.2f} times as long as an adult's, off by "
-        f"{anatomy.unlike(whole):.2f}; {anatomy.bending(whole):.0%} bend towards their palm"
+        f"  bones     of {len(whole):,} hands, {anatomy.hand_scale(whole):.2f} times as long as an adult's, off by "
+        f"{anatomy.bone_deviation(whole):.2f}; {anatomy.bending_share(whole):.0%} bend towards their palm"
     )
-    return [f"doubtful: {doubt}" for doubt in anatomy.doubts(whole)]
+    return [f"doubtful: {doubt}" for doubt in anatomy.label_warnings(whole)]
 
 
-class _Seen(typing.NamedTuple):
-    """What is kept of a decoded record."""
+class _Decoded(typing.NamedTuple):
+    """What is measured on a decoded record."""
 
     size: str  # width x height
-    inside: float  # share of the labelled joints that lie in the image; NaN without any
-    depth: float  # what the depth image has at the joints over their own depth; NaN without
+    inside: float  # share of the labelled joints inside the image; NaN if none is labelled
+    depth: float  # depth image at the joints over the depth of their labels; NaN if unknown
 
 
-def _decoded(source, rows: np.ndarray) -> list[_Seen | UserError]:
-    """Decode records, many at a time; what was found, or what was wrong, in their order."""
+def _decode(source, rows: np.ndarray) -> list[_Decoded | UserError]:
+    """Decode records in parallel. Returns the measurement or the error of each, in order."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        pieces = [rows[k : k + _AHEAD] for k in range(0, len(rows), _AHEAD)]
-        return [found for piece in pieces for found in pool.map(lambda i: _seen(source, int(i)), piece)]
+        pieces = [rows[k : k + _CHUNK] for k in range(0, len(rows), _CHUNK)]
+        return [found for piece in pieces for found in pool.map(lambda i: _decode_one(source, int(i)), piece)]
 
 
-def _seen(source, i: int) -> _Seen | UserError:
+def _decode_one(source, i: int) -> _Decoded | UserError:
     try:
         record = source[i]
     except UserError as error:
@@ -232,31 +232,31 @@ def _seen(source, i: int) -> _Seen | UserError:
         x, y = np.clip(np.round(points), 0, (width - 1, height - 1)).astype(int).T
         ratio = (record.depth[y, x] / np.maximum(record.keypoints_3d[:, 2], 1))[(record.joint_valid > 0) & valid]
         depth = np.median(ratio[ratio > 0]) if (ratio > 0).any() else np.nan
-    return _Seen(f"{width}x{height}", inside.mean() if len(inside) else np.nan, depth)
+    return _Decoded(f"{width}x{height}", inside.mean() if len(inside) else np.nan, depth)
 
 
-def _look_at_images(seen: list[_Seen], say) -> list[str]:
-    """Say what decoded images hold; what is doubtful in them."""
-    if not seen:
+def _report_images(decoded: list[_Decoded], say) -> list[str]:
+    """Report on decoded images. Returns what is doubtful."""
+    if not decoded:
         return []
-    size, *others = (size for size, _ in collections.Counter(found.size for found in seen).most_common())
+    size, *others = (size for size, _ in collections.Counter(found.size for found in decoded).most_common())
     more = f" and {len(others)} other sizes" if others else ""
-    inside, depth = (np.array([found[k] for found in seen]) for k in (1, 2))
+    inside, depth = (np.array([found[k] for found in decoded]) for k in (1, 2))
     inside, depth = inside[np.isfinite(inside)], depth[np.isfinite(depth)]
     say(f"  images    {size} px{more}" + (f"; {inside.mean():.0%} of the joints lie in them" if len(inside) else ""))
     faults = []
-    if len(inside) and inside.mean() < INSIDE:
+    if len(inside) and inside.mean() < MIN_INSIDE:
         outside = f"only {inside.mean():.0%} of the joints lie in their image"
         faults.append(f"doubtful: {outside}: K of another size of image, or joints in another frame?")
     if len(depth):
         say(f"  depth     at the joints {_range(depth)} times their own")
-        if not DEPTH[0] < np.median(depth) < DEPTH[1]:
+        if not DEPTH_RATIO[0] < np.median(depth) < DEPTH_RATIO[1]:
             faults.append(f"doubtful: depth at the joints is {np.median(depth):.3g} times theirs: not in mm?")
     return faults
 
 
 def _pixels(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """The 2D labels (21, 2) px and which of them are valid (21,)."""
+    """The 2D labels (21, 2) px and their validity (21,)."""
     if record.keypoints_2d is not None:
         return np.asarray(record.keypoints_2d, np.float64), np.asarray(record.joint_valid_2d) > 0
     valid = np.asarray(record.joint_valid) > 0
@@ -264,17 +264,17 @@ def _pixels(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cell(record: Record, split: str) -> np.ndarray:
-    """A hand of the contact sheet, as it stands in its image: a left one is not mirrored."""
-    hand = crop(dataclasses.replace(record, hand="right"), CELL, 1.6)
+    """One cell of the contact sheet; a left hand is not mirrored."""
+    hand = crop(dataclasses.replace(record, hand="right"), CELL_PX, 1.6)
     cell = draw.draw_skeleton(hand["image"], hand["keypoints_2d"], scale=1, valid=hand["joint_valid_2d"])
     cell[-14:] //= 4
     text = f"{split} {record.hand} {record.name.partition('#')[0][-26:]}"
-    cv2.putText(cell, text, (3, CELL - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(cell, text, (3, CELL_PX - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
     return cell
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly spread."""
+    """At most `most` of the rows, evenly spread."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
 
 
@@ -284,13 +284,15 @@ def _range(values) -> str:
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
-    """The command; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jaxhand.data.inspect", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
-    parser.add_argument("path", metavar="PATH", help="where the set is, as it was downloaded or packed")
-    parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")
-    parser.add_argument("--sheet", metavar="FILE.png", help="draw some hands with their labels")
-    parser.add_argument("--all", action="store_true", help=f"decode every image (default: {DECODED} of a split)")
+    """Run the command. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="jaxhand inspect", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="data set, such as freihand, dexycb-s1 or module:function")
+    parser.add_argument("path", metavar="PATH", help="folder or file of the data set, as downloaded or packed")
+    parser.add_argument(
+        "--split", nargs="+", choices=SPLITS, default=(), help="splits to check (default: all that the set has)"
+    )
+    parser.add_argument("--sheet", metavar="FILE.png", help="write a picture of some hands with their labels")
+    parser.add_argument("--all", action="store_true", help=f"decode every image (default: {MAX_DECODED} per split)")
     arguments = parser.parse_args(argv)
     try:
         faults = inspect(
@@ -299,7 +301,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(*(faults or ["Whole: every image is there, and nothing is doubtful."]), sep="\n")
+    print(*(faults or ["Complete: every image exists, and nothing is doubtful."]), sep="\n")
     return 1 if faults else 0
 
 

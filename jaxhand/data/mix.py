@@ -1,13 +1,13 @@
-"""Several sets as one: every sample of an epoch comes from a set drawn by weight, as HaMeR's training mix does."""
+"""Several data sets as one: each sample of an epoch comes from a set drawn by weight, as in HaMeR's training mix."""
 
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record, label, undecoded
+from jaxhand.data.record import Record, read_annotation, read_encoded
 
 
 class Mix:
-    """The records of several sources one after the other, and how often `order` draws from each.
+    """The records of several sources, concatenated, and the weights with which `order` draws from them.
 
     Args:
         sources: name → source.
@@ -33,13 +33,13 @@ class Mix:
         source, i = self._find(i)
         return source[i]
 
-    def undecoded(self, i: int) -> Record:
-        """Record i whose image is a `Photo`, where its source gives such."""
-        return undecoded(*self._find(i))
+    def read_encoded(self, i: int) -> Record:
+        """Record i whose image is an `EncodedImage`, where its source supports that."""
+        return read_encoded(*self._find(i))
 
-    def label(self, i: int) -> Record:
+    def read_annotation(self, i: int) -> Record:
         """Record i without its image."""
-        return label(*self._find(i))
+        return read_annotation(*self._find(i))
 
     def _find(self, i: int):
         i = range(len(self))[i]
@@ -48,19 +48,20 @@ class Mix:
 
 
 def order(sizes, weights, seed: int, epoch: int, count: int) -> np.ndarray:
-    """Which records an epoch draws: the set of each by weight, and of a set every record before any again.
+    """Which records an epoch draws. Weights decide the set; within a set no record repeats before all were drawn.
 
-    A set that is used up is shuffled anew; where an epoch leaves it, the next goes on. It depends on nothing else.
+    A set that is used up is shuffled again. The next epoch continues in each set where the last one stopped. The result
+    depends on the arguments alone.
 
     Args:
-        sizes: (S,) records of every set.
+        sizes: (S,) number of records in each set.
         weights: (S,) that add up to 1.
         seed: not negative.
-        epoch: from 0; all earlier ones have had the same `count`.
-        count: records that an epoch draws.
+        epoch: from 0; all earlier epochs must have had the same `count`.
+        count: number of records that an epoch draws.
 
     Returns:
-        (count,) indices into the sets one after the other.
+        (count,) indices into the concatenated sets.
     """
     draws = (np.random.default_rng((seed, 2, e)).multinomial(count, weights) for e in range(epoch + 1))
     counts = np.array(list(draws))  # (epoch + 1, S)

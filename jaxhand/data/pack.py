@@ -1,4 +1,4 @@
-"""Packing: any set on disk into the files that `packed` reads, shard by shard, each read back before it counts."""
+"""Pack any data set on disk into shards for `datasets/packed.py`. Each shard is read back before it counts."""
 
 import concurrent.futures
 import contextlib
@@ -14,13 +14,13 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 import jaxhand
 from jaxhand import data
 from jaxhand.config import UserError
-from jaxhand.data.packed import Manifest, PackedSet, encode
-from jaxhand.data.record import label
+from jaxhand.data.datasets.packed import Manifest, PackedSet, encode
+from jaxhand.data.record import read_annotation
 
 SPLITS = ("train", "val", "test")
-OPTIONS = "group_size:1,uncompressed"  # a record is read alone, and images are compressed already
-_AHEAD = 64  # records encoded side by side
-_COMPARED = 200  # records of every split that are read at random and compared with the source
+OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and images are compressed already
+_CHUNK = 64  # records encoded in parallel
+_COMPARED = 200  # random records per split that are compared with the source
 
 
 def pack(
@@ -33,20 +33,20 @@ def pack(
     mano_path: str | Path = "",
     say: typing.Callable[[str], None] = print,
 ) -> None:
-    """Pack a set, or go on where packing it was interrupted: shards with the right checksum are kept.
+    """Pack a data set, or continue an interrupted packing: shards with the right checksum are kept.
 
     Args:
-        kind: the set's name, such as "dexycb-s1".
-        path: where the set is.
+        kind: name of the data set, such as "dexycb-s1".
+        path: folder or file of the data set.
         out: folder to pack into.
-        splits: which of `SPLITS`; none are all that the set has.
-        shard_size: records in a shard.
-        mano_path: MANO's file, for the labels that need it, and vertices.
+        splits: some of `SPLITS`; empty for all that the set has.
+        shard_size: records per shard.
+        mano_path: MANO's file, for labels that need it and for vertices; empty packs neither.
         say: called with a line of progress.
 
     Raises:
-        UserError: the set holds a mistake, `out` holds something else or cannot be written, or what was written does
-            not read back equal.
+        UserError: the set has a mistake, `out` contains something else or cannot be written, or what was written is not
+            equal when read back.
     """
     out = Path(out).expanduser()
     if shard_size < 1:
@@ -69,7 +69,7 @@ def pack(
 
 
 def _open(kind: str, path, splits, mano_path, say) -> dict:
-    """The source of every split; of those not asked for by name only what the set has."""
+    """The source of every split; a split that was not asked for by name may be missing."""
     sources, missing = {}, []
     for split in splits or SPLITS:
         try:
@@ -86,10 +86,10 @@ def _open(kind: str, path, splits, mano_path, say) -> dict:
 
 
 def _held_out(kind: str, path, train) -> list[int]:
-    """The indices of the records of "train" that `without_val` leaves out, in order."""
+    """The indices, in order, of the records of "train" that `without_val` leaves out."""
     try:
         without = data.read(kind, path, "train", without_val=True)
-    except UserError:  # a set too small to hold anything out
+    except UserError:  # the set is too small to hold anything out
         return []
     if len(without) == len(train):
         return []
@@ -103,22 +103,22 @@ def _held_out(kind: str, path, train) -> list[int]:
 
 
 def _key(source, i: int) -> tuple:
-    record = label(source, i)
+    record = read_annotation(source, i)
     return record.name, record.hand, np.asarray(record.keypoints_3d).tobytes()
 
 
 def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
-    """The manifest to fill: that of an earlier attempt, or a new one."""
+    """The manifest to fill: the one of an earlier attempt, or a new one."""
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if (out / "packed.json").exists():
             manifest = Manifest.read(out)
             if (manifest.name, manifest.shard_size) != (kind, shard_size):
                 holds = f"{manifest.name} in shards of {manifest.shard_size}"
-                raise UserError(f"{out} holds {holds}, not {kind} in shards of {shard_size}: choose another folder")
+                raise UserError(f"{out} contains {holds}, not {kind} in shards of {shard_size}: choose another folder")
             manifest.complete = False
         elif any(out.iterdir()):
-            raise UserError(f"{out} is not empty and holds no packed set: choose another folder")
+            raise UserError(f"{out} is not empty and contains no packed set: choose another folder")
         else:
             manifest = Manifest(kind, shard_size, jaxhand.__version__)
         manifest.write(out)
@@ -126,7 +126,7 @@ def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
 
 
 def _shards(split: str, source, out: Path, manifest: Manifest, say) -> dict:
-    """Write the shards of a split that are not there yet; its entry in the manifest."""
+    """Write the missing shards of a split. Returns its entry in the manifest."""
     entry = manifest.splits.setdefault(split, {"count": len(source), "shards": []})
     if entry["count"] != len(source):
         counts = f"{entry['count']} records, now there are {len(source)}"
@@ -152,12 +152,12 @@ def _is_whole(out: Path, shard: dict) -> bool:
 
 
 def _write(source, indices: range, file: Path) -> dict:
-    """Write a shard and read it back in sequence; its entry in the manifest."""
+    """Write a shard and read it back. Returns its entry in the manifest."""
     part, sums = file.with_suffix(".part"), []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, _writing(file.parent):
         writer = ArrayRecordWriter(str(part), OPTIONS)
-        for begin in range(0, len(indices), _AHEAD):
-            for record in pool.map(lambda i: encode(source, i), indices[begin : begin + _AHEAD]):
+        for begin in range(0, len(indices), _CHUNK):
+            for record in pool.map(lambda i: encode(source, i), indices[begin : begin + _CHUNK]):
                 sums.append(zlib.crc32(record))
                 writer.write(record)
         writer.close()
@@ -170,7 +170,11 @@ def _write(source, indices: range, file: Path) -> dict:
 
 
 def _compare(source, packed: PackedSet, where: str) -> None:
-    """See that records read at random are those of the source. Raises UserError for the first that is not."""
+    """Compare random records with the source.
+
+    Raises:
+        UserError: naming the first record that differs.
+    """
     if len(source) != len(packed):
         raise UserError(f"{where} has {len(packed)} records, its source {len(source)}: pack into another folder")
     rng = np.random.default_rng(0)
@@ -189,9 +193,9 @@ def _sha256(file: Path) -> str:
 
 @contextlib.contextmanager
 def _writing(out: Path):
-    """What ArrayRecord and the system raise becomes a UserError that names the folder."""
+    """Turn errors of ArrayRecord and of the operating system into a UserError that names the folder."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split(";")[0]
-        raise UserError(f"cannot write to {out} ({reason}); the same command goes on from there") from None
+        raise UserError(f"cannot write to {out} ({reason}); the same command continues from there") from None

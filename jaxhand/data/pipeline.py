@@ -1,32 +1,37 @@
-"""Sources of records as endless training batches (shuffled, sharded, resumable to the sample) and as test batches.
+"""Sources of records as training batches (endless, shuffled, sharded, resumable to the sample) and as test batches.
 
-One Grain element is one whole batch: per-record elements would cost more Python than reading a small crop does.
-Every random choice is a function of (seed, step), and a process takes its rows of the global batch, so the global
-batch is the same on however many processes.
+One Grain element is one whole batch: one element per record would cost more Python than reading a small crop does.
+Every random choice is a function of (seed, step), and each process reads its own rows of the global batch, so the global
+batch is the same for any number of processes.
 """
 
 import functools
 import math
 import weakref
-from pathlib import Path
 
 import cv2
 import grain
 import numpy as np
 
-from jaxhand import hand, pickles
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
-from jaxhand.data.crop import crop, layout
+from jaxhand.data.batch import layout
+from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
-from jaxhand.data.record import undecoded
+from jaxhand.data.mocap import MocapBatches
+from jaxhand.data.record import read_encoded
+from jaxhand.hand.skinned import SkinnedHand
 
 ENDLESS = 2**40  # steps
 
 
 def steps_per_epoch(source, config: Config) -> int:
-    """Full batches in an epoch. Raises UserError where not even one can be filled."""
+    """The number of full batches in an epoch.
+
+    Raises:
+        UserError: there are fewer samples than one batch needs.
+    """
     batch_size, asked = config.training.batch_size, config.training.epoch_samples
     samples = asked or len(source)
     if samples < batch_size:
@@ -35,51 +40,65 @@ def steps_per_epoch(source, config: Config) -> int:
     return samples // batch_size
 
 
-def train_iterator(source, config: Config, *, process_index: int = 0, process_count: int = 1):
-    """Endless host batches, shuffled anew every epoch, each sample at most once an epoch.
+def train_iterator(
+    source, config: Config, *, hand_model: SkinnedHand | None = None, process_index: int = 0, process_count: int = 1
+):
+    """Endless batches on the host, shuffled again every epoch; each sample comes at most once per epoch.
 
-    A `Mix` is drawn as `mix.order` says, and so is any source where `training.epoch_samples` is set.
+    `mix.order` draws the records of a `Mix`, and of any source if `training.epoch_samples` is set.
 
     Args:
-        source: `__len__` and `__getitem__(i) -> Record`.
-        config: seed, `data` and `training.batch_size` (over all processes) are used.
-        process_index, process_count: which rows of every global batch are read.
+        source: of records.
+        config: `seed`, `data` and `training.batch_size` (over all processes) are used.
+        hand_model: the hand whose mesh labels are part of the batches; None leaves them out.
+        process_index, process_count: which rows of every global batch this process reads.
 
     Returns:
-        An iterator of dicts: what `crop` gives with a leading axis batch_size / process_count, and `valid`, `index`.
-        `get_state()` is a JSON-able dict, the same on every process; `set_state` goes on with the very next batch.
+        An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON, the
+        same on every process; after `set_state` the next batch is the one that would have followed.
     """
-    batches = _TrainBatches(source, config, process_index, process_count)
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(_ahead(config)))
+    batches = _TrainBatches(source, config, hand_model, process_index, process_count)
+    if config.data.mocap:
+        mocap = MocapBatches(config.data.mocap, batches.seed, config.training.batch_size, batches.rows)
+        batches = _Joined(batches, mocap)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(_read_options(config)))
 
 
-def test_batches(source, config: Config, batch_size: int, *, process_index: int = 0, process_count: int = 1):
-    """Host batches in the source's order, as an iterable that may be walked again.
+def eval_batches(
+    source,
+    config: Config,
+    batch_size: int,
+    *,
+    hand_model: SkinnedHand | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+):
+    """Batches on the host in the source's order, as an iterable that can be iterated again.
 
-    Every sample comes once over all processes, which all see the same number of batches: `batch_size` (over all
-    processes) is filled with copies of the last sample, `valid` 0.
+    Every sample comes once over all processes, and all processes get the same number of batches: the last one is filled
+    up to `batch_size` (over all processes) with copies of the last sample whose `valid` is 0. `hand_model` as for
+    `train_iterator`.
     """
-    batches = _TestBatches(source, config, batch_size, process_index, process_count)
-    return grain.MapDataset.source(batches).to_iter_dataset(_ahead(config))
+    batches = _EvalBatches(source, config, batch_size, hand_model, process_index, process_count)
+    return grain.MapDataset.source(batches).to_iter_dataset(_read_options(config))
 
 
-def _ahead(config: Config) -> grain.ReadOptions:
-    cv2.setNumThreads(1)  # for the whole process: a thread of ours has a core, and OpenCV's own would take turns on it
+def _read_options(config: Config) -> grain.ReadOptions:
+    cv2.setNumThreads(1)  # for the whole process: our threads use all cores already
     return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
 
 
 class _TrainBatches:
-    """Step → this process's rows of the global batch."""
+    """Step → the rows of the global batch that this process reads."""
 
-    def __init__(self, source, config: Config, process_index: int, process_count: int):
+    def __init__(self, source, config: Config, hand_model, process_index: int, process_count: int):
         if config.training.epoch_samples and not isinstance(source, mix.Mix):
             source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
         self.seed = config.seed % 2**64  # NumPy takes no negative seed
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
-        self.crops = _Crops(source, config)
-        self.mocap = _mocap(config.data.mocap) if config.data.mocap else None
+        self.crops = _Crops(source, config, hand_model)
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
@@ -98,33 +117,32 @@ class _TrainBatches:
         rng = np.random.default_rng((self.seed, 1, step))
         changes = draw(rng, data.augment, batch_size)[self.rows]
         hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
-        batch = self.crops(index, changes) | _rest(index, np.ones(len(index)))
+        batch = self.crops(index, changes) | _bookkeeping(index, np.ones(len(index)))
         for key in ("depth", "has_depth", "depth_center"):
             batch[key][hidden] = 0
-        if self.mocap is not None:
-            chosen = rng.integers(len(self.mocap["mocap_pose"]), size=2 * batch_size).reshape(2, -1)[:, self.rows]
-            batch |= {key: values[chosen.reshape(-1)] for key, values in self.mocap.items()}
         return batch
 
 
-def _mocap(path: str) -> dict[str, np.ndarray]:
-    """Real hands without images: `mocap_pose` (N, 48) axis-angle and `mocap_shape` (N, 10)."""
-    arrays = pickles.load_npz(Path(path).expanduser())
-    names = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}
-    for name, size in names.values():
-        found = np.shape(arrays.get(name))
-        if len(found) != 2 or found[1] != size:
-            raise UserError(f"data.mocap {path}: {name} must be (N, {size}), but is {found or 'not there'}")
-    return {key: np.asarray(arrays[name], np.float32) for key, (name, _) in names.items()}
+class _Joined:
+    """Step → the arrays of several sources of batches together; its length is that of the first."""
+
+    def __init__(self, *sources):
+        self.sources = sources
+
+    def __len__(self) -> int:
+        return len(self.sources[0])
+
+    def __getitem__(self, step: int) -> dict:
+        return {key: array for source in self.sources for key, array in source[step].items()}
 
 
-class _TestBatches:
-    """Batch number → this process's rows of the global batch."""
+class _EvalBatches:
+    """Batch number → the rows of the global batch that this process reads."""
 
-    def __init__(self, source, config: Config, batch_size: int, process_index: int, process_count: int):
+    def __init__(self, source, config: Config, batch_size: int, hand_model, process_index: int, process_count: int):
         self.source, self.config, self.batch_size = source, config, batch_size
         self.rows = _rows(batch_size, process_index, process_count)
-        self.crops = _Crops(source, config)
+        self.crops = _Crops(source, config, hand_model)
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
@@ -133,7 +151,7 @@ class _TestBatches:
         last = len(self.source) - 1
         index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
         held = np.minimum(index, last)
-        return self.crops(held, [{}] * len(held)) | _rest(held, index <= last)
+        return self.crops(held, [{}] * len(held)) | _bookkeeping(held, index <= last)
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -144,14 +162,14 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 class _Crops:
-    """Records of a source as one batch of crops, in memory of earlier batches that nobody holds any more.
+    """Records of a source as one batch of crops, in the memory of earlier batches that are no longer in use.
 
-    Fresh memory would cost as much as decoding: the system clears it page by page.
+    Fresh memory would cost as much time as decoding, since the system clears it page by page.
     """
 
-    def __init__(self, source, config: Config):
+    def __init__(self, source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
-        self.hand = hand.load(config.hand) if config.has_mesh else None
+        self.hand_model = hand_model
         self.rule = RULES[config.data.crop_rule]
         self.free = {}  # bytes → blocks of memory
 
@@ -160,13 +178,13 @@ class _Crops:
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
             out = {key: array[row, ...] for key, array in batch.items()}
-            record = undecoded(self.source, i)
-            crop(record, self.size, self.crop_scale, rule=self.rule, **change, hand=self.hand, out=out)
+            record = read_encoded(self.source, i)
+            crop(record, self.size, self.crop_scale, rule=self.rule, **change, hand_model=self.hand_model, out=out)
         return batch
 
     def _arrays(self, count: int) -> dict:
         places, end = {}, 0
-        for key, (shape, dtype) in layout(self.size, self.hand).items():
+        for key, (shape, dtype) in layout(self.size, self.hand_model).items():
             places[key] = end, (count, *shape), dtype
             end += -(-math.prod((count, *shape)) * np.dtype(dtype).itemsize // 64) * 64
         free = self.free.setdefault(end, [])
@@ -174,10 +192,10 @@ class _Crops:
             memory = free.pop()
         except IndexError:
             memory = memoryview(np.empty(end, np.uint8))
-        block = np.frombuffer(memory, np.uint8)  # every array that looks into the memory holds it
+        block = np.frombuffer(memory, np.uint8)  # every array that is a view of the memory keeps it alive
         weakref.finalize(block, free.append, memory).atexit = False
         return {key: np.ndarray(shape, dtype, block, begin) for key, (begin, shape, dtype) in places.items()}
 
 
-def _rest(index, valid) -> dict:
+def _bookkeeping(index, valid) -> dict:
     return {"index": np.asarray(index, np.int32), "valid": np.asarray(valid, np.float32)}

@@ -1,15 +1,16 @@
-"""What one labelled hand is, whatever it was read from.
+"""The contract of a labelled hand, whatever data set it comes from.
 
-A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It
-may offer the same record where that is cheaper: `label(i)` without its image (`image` is None), and `undecoded(i)` with
-a `photo.Photo` as `image`, of which a crop decodes only what it needs.
+A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It may
+offer the same record in two cheaper forms: `read_annotation(i)` without its image (`image` is None), and
+`read_encoded(i)` with an `EncodedImage` as `image`, of which a crop decodes only what it needs.
 """
 
 import dataclasses
+import typing
 
 import numpy as np
 
-from jaxhand.data.photo import Photo
+from jaxhand.data.images.encoded import EncodedImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Record:
     labelled in 2D only has `keypoints_2d` and `joint_valid_2d`, and `joint_valid` is 0.
     """
 
-    image: np.ndarray | Photo | None  # (H, W, 3) uint8; else only where `undecoded` or `label` gives it
+    image: (
+        np.ndarray | EncodedImage | None
+    )  # (H, W, 3) uint8; else only where `read_encoded` or `read_annotation` gives it
     K: np.ndarray  # (3, 3)
     keypoints_3d: np.ndarray  # (21, 3) mm
     joint_valid: np.ndarray  # (21,) 1 where the joint is labelled
@@ -30,16 +33,25 @@ class Record:
     vertices: np.ndarray | None = None  # (V, 3) mm
     mano_pose: np.ndarray | None = None  # (48,) axis-angle
     mano_shape: np.ndarray | None = None  # (10,)
-    mesh: str = "mano"  # whose vertices, pose and shape these are: "mano" or "builtin", the built-in hand
+    mesh: str = "mano"  # hand model of vertices, pose and shape: "mano" or "builtin", the built-in hand
     name: str = ""
     keypoints_2d: np.ndarray | None = None  # (21, 2) px of the image
-    joint_valid_2d: np.ndarray | None = None  # (21,) given with keypoints_2d
+    joint_valid_2d: np.ndarray | None = None  # (21,) required with keypoints_2d
+
+
+@typing.runtime_checkable
+class Source(typing.Protocol):
+    """Labelled hands by index, 0 to len - 1. The two cheaper ways to read a record are described above."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
 
 
 class WithoutDepth:
-    """A source whose depth is hidden."""
+    """A source without its depth images."""
 
-    def __init__(self, source):
+    def __init__(self, source: Source):
         self._source = source
 
     def __len__(self) -> int:
@@ -48,32 +60,37 @@ class WithoutDepth:
     def __getitem__(self, index: int) -> Record:
         return dataclasses.replace(self._source[index], depth=None)
 
-    def undecoded(self, index: int) -> Record:
-        """Record `index` whose image is a `Photo`, where the source gives such."""
-        return dataclasses.replace(undecoded(self._source, index), depth=None)
+    def read_encoded(self, index: int) -> Record:
+        """Record `index` whose image is an `EncodedImage`, where the source supports that."""
+        return dataclasses.replace(read_encoded(self._source, index), depth=None)
 
-    def label(self, index: int) -> Record:
+    def read_annotation(self, index: int) -> Record:
         """Record `index` without image and depth."""
-        return dataclasses.replace(label(self._source, index), depth=None)
+        return dataclasses.replace(read_annotation(self._source, index), depth=None)
 
 
-def label(source, index: int) -> Record:
-    """Record `index` of a source for its labels: no image is decoded where the source can do without."""
-    return getattr(source, "label", source.__getitem__)(int(index))
+def read_annotation(source: Source, index: int) -> Record:
+    """The labels of record `index`: no image is decoded if the source supports that."""
+    return getattr(source, "read_annotation", source.__getitem__)(int(index))
 
 
-def undecoded(source, index: int) -> Record:
-    """Record `index` of a source to be cropped: its image is a `Photo` where the source can leave it encoded."""
-    return getattr(source, "undecoded", source.__getitem__)(int(index))
+def read_encoded(source: Source, index: int) -> Record:
+    """Record `index` for cropping: its image is an `EncodedImage` if the source supports that."""
+    return getattr(source, "read_encoded", source.__getitem__)(int(index))
 
 
-def labels(source, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Joints of records evenly spread over a source, left hands mirrored: (N,21,3) mm and (N,21) valid.
+def sample_joints(source: Source, max_records: int) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of records evenly spread over a source, left hands mirrored to right ones.
 
-    At most `most` records are looked at; those without a joint in 3D are left out, so N may be 0.
+    Args:
+        source: of records.
+        max_records: at most this many are read. Those without a joint in 3D are left out, so N may be 0.
+
+    Returns:
+        (N, 21, 3) mm and (N, 21) valid, float32.
     """
-    indices = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
-    records = [record for record in (label(source, i) for i in indices) if np.any(record.joint_valid)]
+    indices = np.unique(np.linspace(0, len(source) - 1, min(max_records, len(source))).astype(int))
+    records = [record for record in (read_annotation(source, i) for i in indices) if np.any(record.joint_valid)]
     mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records]).reshape(-1, 1, 3)
     joints = np.float32([record.keypoints_3d for record in records]).reshape(-1, 21, 3)
     return joints * mirror, np.float32([record.joint_valid for record in records]).reshape(-1, 21)

@@ -1,19 +1,18 @@
-"""What goes wrong between two groups' files: units, joint order, camera frame, mirrored hands, shuffled samples."""
+"""Common mistakes in files of predictions: units, joint order, camera frame, mirrored hands, shuffled samples."""
 
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.hand.skeleton import JOINT_ORDERS, PARENTS
+from jaxhand.hand.anatomy import CLEARLY_BETTER, RADIUS_RANGE_MM, UNITS_MM, bone_lengths
+from jaxhand.hand.skeleton import JOINT_ORDERS
 from jaxhand.metrics.protocols import Protocol
 
-LOOKED_AT = 500  # samples, spread over the set, that the suspicions rest on
-FAR_BETTER = 0.5  # of the error as the files are: less than that under another reading is no chance
-SHORTER = 0.9  # of the length of all bones: in a wrong order they cross the hand and are 1.2 times as long or more
-MANY = 0.1  # share of the samples
-HAND_MM = (12, 250)  # root mean square distance of a hand's joints from their centre, with much room
-ALIKE = (0.5, 2)  # size of predicted hands over that of the ground truth's
-UNITS_MM = {"metres": 1000, "centimetres": 10, "millimetres": 1}
-FLIPS = {
+MAX_CHECKED_HANDS = 500  # evenly spaced over the data set
+FILE_UNITS = ("metres", "centimetres", "millimetres")  # that people's files are in
+CLEARLY_SHORTER = 0.9  # ratio of total bone length; bones in a wrong order cross the hand: 1.2 times as long, or more
+MIN_MIRRORED_SHARE = 0.1  # of the hands
+SIMILAR_SIZE = (0.5, 2)  # range of the size of predicted hands relative to the ground truth's
+AXIS_FLIPS = {
     (1, -1, -1): "y and z are negated: one file is in OpenGL's camera frame, the other in OpenCV's",
     (-1, 1, 1): "x is negated: left hands for right ones, or a mirrored image",
     (1, 1, -1): "z is negated",
@@ -21,135 +20,142 @@ FLIPS = {
     (-1, -1, 1): "x and y are negated",
 }
 DEPTH_SIGN = {"freihand": 1, "dexycb": 1, "interhand": 1, "ho3d": -1}  # of z in the protocol's camera frame
-ABSOLUTE = ("freihand", "ho3d", "dexycb")  # protocols with figures that compare positions
-APART_MM = 150  # between the centres of a hand's joints and of its vertices
+ABSOLUTE_PROTOCOLS = ("freihand", "ho3d", "dexycb")  # with metrics that compare absolute positions
+MAX_MESH_OFFSET_MM = 150  # between the mean of a hand's joints and the mean of its vertices
 
 
 def unit_of(unit_mm: float) -> str:
-    """The name of the unit of that many mm."""
+    """The name of a unit, from its size in mm: 1000 → "metres"."""
     return next(name for name, mm in UNITS_MM.items() if mm == unit_mm)
 
 
-def whole_hands(pred, gt, ids, valid=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The hands (M, 21, 3) whose joints are all labelled and not all in one place, and their samples' names (M,).
+def fully_labelled_hands(
+    pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, valid: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Select the hands whose joints are all labelled and not all at the same point.
 
     Args:
         pred, gt: (N, 21 | 42, 3) joints.
         ids: (N,) names of the samples.
-        valid: (N, 21 | 42) mask of the labelled joints; None takes all.
+        valid: (N, 21 | 42) mask of the labelled joints; None means all.
+
+    Returns:
+        Predicted and true joints (M, 21, 3) of these hands, and the names (M,) of their samples.
     """
-    whole = np.ones(pred.shape[:2]) if valid is None else np.asarray(valid).reshape(pred.shape[:2])
+    labelled = np.ones(pred.shape[:2]) if valid is None else np.asarray(valid).reshape(pred.shape[:2])
     names = np.repeat(ids, pred.shape[1] // 21)
     pred, gt = pred.reshape(-1, 21, 3), gt.reshape(-1, 21, 3)
-    whole = (whole.reshape(-1, 21) > 0).all(1) & (np.ptp(gt, axis=1) > 0).any(1)
-    return pred[whole], gt[whole], names[whole]
+    selected = (labelled.reshape(-1, 21) > 0).all(1) & (np.ptp(gt, axis=1) > 0).any(1)
+    return pred[selected], gt[selected], names[selected]
 
 
-def check_units(pred, gt, ids, unit_mm: float, pred_name: str, gt_name: str) -> None:
-    """See that both sets of points are in the protocol's unit: the ground truth a hand's size, the other like it.
+def check_units(
+    pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, unit_mm: float, pred_name: str, gt_name: str
+) -> None:
+    """Check that both files are in the protocol's unit: true hands have a hand's size, predicted ones a similar size.
 
     Args:
         pred, gt: (M, P, 3) points of hands, finite.
         ids: (M,) names of the samples.
         unit_mm: the protocol's unit in mm.
-        pred_name, gt_name: what the errors call the files.
+        pred_name, gt_name: names of the files in error messages.
 
     Raises:
-        UserError: one file, or some samples of the predictions, are in metres, centimetres or millimetres instead.
+        UserError: one file, or some samples of the predictions, are in another unit of `FILE_UNITS`.
     """
-    size, target = _size(pred), _size(gt)
-    ids, size, target = (values[target > 0] for values in (ids, size, target))
+    radius, target = _rms_radius(pred), _rms_radius(gt)
+    ids, radius, target = (values[target > 0] for values in (ids, radius, target))
     if not len(target):
         return
-    typical, ratio = np.median(target) * unit_mm, size / target
+    typical, ratio = np.median(target) * unit_mm, radius / target
     unit = unit_of(unit_mm)
-    for other, mm in UNITS_MM.items():
-        factor = mm / unit_mm
+    for other in FILE_UNITS:
+        factor = UNITS_MM[other] / unit_mm
         advice = f"looks like {other} where the protocol takes {unit}: multiply by {factor:g}"
-        if not HAND_MM[0] < typical < HAND_MM[1] and HAND_MM[0] < typical * factor < HAND_MM[1]:
+        low, high = RADIUS_RANGE_MM
+        if not low < typical < high and low < typical * factor < high:
             raise UserError(f"{gt_name}: {advice} (a hand measures {typical:.3g} mm from its centre)")
-        if factor != 1 and ALIKE[0] < np.median(ratio) * factor < ALIKE[1]:
+        if factor != 1 and SIMILAR_SIZE[0] < np.median(ratio) * factor < SIMILAR_SIZE[1]:
             raise UserError(f"{pred_name}: {advice} (its hands are {np.median(ratio):.4g} times the ground truth's)")
-    strange = (ratio > 300) | (ratio < 1 / 300) & (ratio > 1 / 3000)
-    if strange.any():
+    wrong = (ratio > 300) | (ratio < 1 / 300) & (ratio > 1 / 3000)
+    if wrong.any():
         raise UserError(
-            f"{pred_name}: sample {ids[strange][0]} is {ratio[strange][0]:.3g} times as large as its ground truth "
-            f"({strange.sum()} of {len(ids)} are such); the protocol takes {unit}"
+            f"{pred_name}: sample {ids[wrong][0]} is {ratio[wrong][0]:.3g} times as large as its ground truth "
+            f"({wrong.sum()} of {len(ids)} are such); the protocol takes {unit}"
         )
 
 
-def suspicions(pred, gt, ids, protocol: Protocol) -> list[str]:
-    """Sentences on what may be wrong with the predictions, each with the numbers that speak for it.
+def prediction_warnings(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, protocol: Protocol) -> list[str]:
+    """One sentence for each likely mistake in the predictions, with the numbers that indicate it.
 
     Args:
-        pred, gt: (M, 21, 3) joints of hands in the protocol's order and unit, finite.
+        pred, gt: (M, 21, 3) joints of hands in the protocol's joint order and unit, finite.
         ids: (M,) names of the samples.
-        protocol: the order, unit and name.
+        protocol: gives joint order, unit and name.
     """
     if not len(gt):
         return []
-    rows = np.unique(np.linspace(0, len(gt) - 1, min(len(gt), LOOKED_AT)).astype(int))
+    rows = np.unique(np.linspace(0, len(gt) - 1, min(len(gt), MAX_CHECKED_HANDS)).astype(int))
     pred, gt, ids = pred[rows] * protocol.unit_mm, gt[rows] * protocol.unit_mm, ids[rows]
-    labels, own = _labels(gt, protocol)
-    gt = gt[:, JOINT_ORDERS[own]]  # our order from here on
-    order, pred = _order(pred, gt, own)
-    frame, pred = _frame(pred, gt, ids)
-    return labels + order + frame + _samples(pred, gt) + _position(pred, gt, protocol.name)
+    about_labels, label_order = _check_labels(gt, protocol)
+    gt = gt[:, JOINT_ORDERS[label_order]]  # our order from here on
+    about_order, pred = _check_order(pred, gt, label_order)
+    about_frame, pred = _check_frame(pred, gt, ids)
+    about_samples = _check_sample_order(pred, gt)
+    return about_labels + about_order + about_frame + about_samples + _check_position(pred, gt, protocol.name)
 
 
-def apart(xyz, verts, unit_mm: float, name: str) -> list[str]:
-    """The sentence on joints (N, J, 3) that do not lie in their own mesh (N, V, 3), if they do not."""
-    distance = np.median(np.linalg.norm(xyz.mean(1) - verts.mean(1), axis=-1)) * unit_mm
-    if distance < APART_MM:
+def mesh_offset_warnings(joints: np.ndarray, vertices: np.ndarray, unit_mm: float, name: str) -> list[str]:
+    """A warning if joints (N, J, 3) of file `name` are far from their own mesh (N, V, 3), both in `unit_mm`."""
+    distance = np.median(np.linalg.norm(joints.mean(1) - vertices.mean(1), axis=-1)) * unit_mm
+    if distance < MAX_MESH_OFFSET_MM:
         return []
     return [f"{name}: joints and vertices lie {distance:.0f} mm apart; they should be in the same camera frame"]
 
 
-def _labels(gt, protocol: Protocol) -> tuple[list[str], str]:
-    """The sentences on ground truth of another data set, and the name of the joint order it is in."""
-    own, sentences, lengths = protocol.joint_order, [], {}
-    for name, order in JOINT_ORDERS.items():
-        joints = gt[:, order]
-        lengths[name] = np.median(np.linalg.norm(joints[:, 1:] - joints[:, PARENTS[1:]], axis=-1).sum(1))
+def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
+    """Warnings if the ground truth is of another data set, and the name of the joint order that it is in."""
+    order, sentences = protocol.joint_order, []
+    lengths = {name: np.median(bone_lengths(gt[:, other]).sum(1)) for name, other in JOINT_ORDERS.items()}
     best = min(lengths, key=lengths.get)
-    if lengths[best] < SHORTER * lengths[own]:
+    if lengths[best] < CLEARLY_SHORTER * lengths[order]:
         sentence = (
-            f"the ground truth's joints seem to be in the order of {_sharing(best)}, not of {own}: its bones measure "
-            f"{lengths[own]:.0f} mm in all as they are, {lengths[best]:.0f} mm reordered"
+            f"the ground truth's joints seem to be in the order of {_same_order(best)}, not of {order}: its bones "
+            f"measure {lengths[order]:.0f} mm in all as they are, {lengths[best]:.0f} mm reordered"
         )
-        own, sentences = best, [sentence]
+        order, sentences = best, [sentence]
     depth = np.median(gt[..., 2])
     if abs(depth) > 100 and np.sign(depth) != DEPTH_SIGN.get(protocol.name, np.sign(depth)):
         frame = "OpenCV's camera frame (z > 0)" if depth > 0 else "OpenGL's camera frame (z < 0)"
         sentences.append(f"the ground truth is in {frame}, which is not that of {protocol.name}")
-    return sentences, own
+    return sentences, order
 
 
-def _order(pred, gt, own: str) -> tuple[list[str], np.ndarray]:
-    """The sentence on another data set's joint order, and the predictions in our order as far as it can be told."""
+def _check_order(pred: np.ndarray, gt: np.ndarray, expected: str) -> tuple[list[str], np.ndarray]:
+    """A warning if predictions are in another data set's joint order; the predictions in our order as best known."""
     errors = {name: np.median(_aligned_errors(pred[:, order], gt)[1]) for name, order in JOINT_ORDERS.items()}
     best = min(errors, key=errors.get)
-    if errors[best] >= FAR_BETTER * errors[own]:
-        return [], pred[:, JOINT_ORDERS[own]]
+    if errors[best] >= CLEARLY_BETTER * errors[expected]:
+        return [], pred[:, JOINT_ORDERS[expected]]
     sentence = (
-        f"the predicted joints seem to be in the order of {_sharing(best)}, not of {own}: aligned rms error "
-        f"{errors[own]:.1f} mm as they are, {errors[best]:.1f} mm reordered"
+        f"the predicted joints seem to be in the order of {_same_order(best)}, not of {expected}: aligned rms error "
+        f"{errors[expected]:.1f} mm as they are, {errors[best]:.1f} mm reordered"
     )
     return [sentence], pred[:, JOINT_ORDERS[best]]
 
 
-def _frame(pred, gt, ids) -> tuple[list[str], np.ndarray]:
-    """The sentence on axes that point the other way or on mirrored hands, and the predictions turned back."""
+def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """A warning if axes are negated or hands mirrored, and the corrected predictions."""
     pose, target = pred - pred[:, :1], gt - gt[:, :1]
-    errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *FLIPS]}
+    errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *AXIS_FLIPS]}
     best = min(errors, key=errors.get)
     as_is = errors[1, 1, 1]
-    if errors[best] < FAR_BETTER * as_is:
-        sentence = f"{FLIPS[best]}: wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"
-        return [sentence], pred * best
+    if errors[best] < CLEARLY_BETTER * as_is:
+        numbers = f"wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"
+        return [f"{AXIS_FLIPS[best]}: {numbers}"], pred * best
     plain, mirrored = _aligned_errors(pred, gt)
-    wrong = mirrored < FAR_BETTER * plain
-    if wrong.mean() < MANY:
+    wrong = mirrored < CLEARLY_BETTER * plain
+    if wrong.mean() < MIN_MIRRORED_SHARE:
         return [], pred
     count, first = wrong.sum(), ids[wrong.argmax()]
     sentence = (
@@ -159,8 +165,8 @@ def _frame(pred, gt, ids) -> tuple[list[str], np.ndarray]:
     return [sentence], np.where(wrong[:, None, None], pred * (-1, 1, 1), pred)
 
 
-def _samples(pred, gt) -> list[str]:
-    """The sentence on predictions that belong to other samples."""
+def _check_sample_order(pred: np.ndarray, gt: np.ndarray) -> list[str]:
+    """A warning if predictions belong to other samples."""
     own, other = (np.median(_aligned_errors(pred, target)[0]) for target in (gt, np.roll(gt, len(gt) // 2, 0)))
     if len(gt) < 20 or own < 0.8 * other:
         return []
@@ -171,37 +177,44 @@ def _samples(pred, gt) -> list[str]:
     return [sentence]
 
 
-def _position(pred, gt, protocol: str) -> list[str]:
-    """The sentence on wrist-relative predictions where the protocol compares positions."""
-    away = np.median(np.linalg.norm(gt[:, 0], axis=-1))
-    if protocol not in ABSOLUTE or away < 100 or np.abs(pred[:, 0]).max() > 0.01 * away:
+def _check_position(pred: np.ndarray, gt: np.ndarray, protocol: str) -> list[str]:
+    """A warning if predictions are relative to the wrist and the protocol compares absolute positions."""
+    distance = np.median(np.linalg.norm(gt[:, 0], axis=-1))
+    if protocol not in ABSOLUTE_PROTOCOLS or distance < 100 or np.abs(pred[:, 0]).max() > 0.01 * distance:
         return []
     return ["all wrists are at the origin, and figures without alignment compare positions: read the aligned ones"]
 
 
-def _sharing(name: str) -> str:
-    """The data sets that order their joints as that one does."""
+def _same_order(name: str) -> str:
+    """The names of all data sets with the joint order of `name`."""
     return " and ".join(other for other, order in JOINT_ORDERS.items() if order == JOINT_ORDERS[name])
 
 
-def _aligned_errors(pred, gt) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square error after the best similarity without and with mirroring, (N,) each, by singular values.
+def _aligned_errors(pred: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square error after the best similarity transform without and with mirroring, from singular values.
 
-    On the host: a few hundred hands in every order are done before `jaxhand.metrics` would have compiled.
+    On the host: NumPy aligns a few hundred hands in every joint order before `jaxhand.metrics` would have compiled.
+
+    Args:
+        pred, gt: (N, P, 3).
+
+    Returns:
+        (N,) without mirroring, and (N,) with mirroring allowed.
     """
     pred, gt = pred - pred.mean(1, keepdims=True), gt - gt.mean(1, keepdims=True)
     product = np.swapaxes(pred, 1, 2) @ gt  # (N, 3, 3)
     s = np.linalg.svd(product, compute_uv=False)
-    turned = s[:, 0] + s[:, 1] + s[:, 2] * np.sign(np.linalg.det(product))
-    room = np.maximum(np.square(pred).sum((1, 2)), 1e-12)
-    left = [np.square(gt).sum((1, 2)) - np.square(total) / room for total in (turned, s.sum(1))]
-    return tuple(np.sqrt(np.maximum(square, 0) / gt.shape[1]) for square in left)
+    rotated = s[:, 0] + s[:, 1] + s[:, 2] * np.sign(np.linalg.det(product))
+    variance = np.maximum(np.square(pred).sum((1, 2)), 1e-12)
+    residuals = [np.square(gt).sum((1, 2)) - np.square(trace) / variance for trace in (rotated, s.sum(1))]
+    return tuple(np.sqrt(np.maximum(residual, 0) / gt.shape[1]) for residual in residuals)
 
 
-def _size(points) -> np.ndarray:
+def _rms_radius(points: np.ndarray) -> np.ndarray:
+    """(N,) root mean square distance of points (N, P, 3) from their mean."""
     return _rms(points - points.mean(1, keepdims=True))
 
 
-def _rms(vectors) -> np.ndarray:
+def _rms(vectors: np.ndarray) -> np.ndarray:
     """(N,) root mean square length of vectors (N, P, 3)."""
     return np.sqrt(np.square(vectors).sum(-1).mean(-1))

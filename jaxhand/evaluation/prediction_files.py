@@ -164,7 +164,12 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
                 raise UserError(f"{path}: looked for one pred.json in it and found {found}")
             with archive.open(chosen[0]) as stream:
                 return _read_json(stream, f"{path}:{chosen[0]}", names)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted, or packed otherwise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as error:  # the last: encrypted, or packed otherwise
         advice = "make it again: zip -j pred.zip pred.json"
         raise UserError(f"{path}: not a whole, plain zip file ({error}); {advice}") from None
 

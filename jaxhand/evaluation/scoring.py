@@ -276,10 +276,10 @@ def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt
     name, target = next(iter(protocol.pred)), gt[next(iter(protocol.gt))]
     if protocol.pred[name][-1] != 3:
         return []
-    joints, target, names = plausibility.whole_hands(pred[name], target[..., :3], ids, gt.get("joint_valid"))
+    joints, target, names = plausibility.fully_labelled_hands(pred[name], target[..., :3], ids, gt.get("joint_valid"))
     plausibility.check_units(joints, target, names, protocol.unit_mm, f"{pred_file}", f"{gt_file}")
-    warnings = plausibility.suspicions(joints, target, names, protocol)
+    warnings = plausibility.prediction_warnings(joints, target, names, protocol)
     if "verts" in pred and "verts" in gt:
         for side, file in ((pred, pred_file), (gt, gt_file)):
-            warnings += plausibility.apart(side[name], side["verts"], protocol.unit_mm, str(file))
+            warnings += plausibility.mesh_offset_warnings(side[name], side["verts"], protocol.unit_mm, str(file))
     return warnings

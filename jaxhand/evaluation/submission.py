@@ -7,10 +7,10 @@ the set gives. DexYCB: millimetres in the camera frame, with the toolkit's ids.
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.data.ho3d import FROM_OPENGL
-from jaxhand.data.record import label
-from jaxhand.evaluation.of_run import Gathered, to_ho3d, to_wrist
+from jaxhand.data.record import read_annotation
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
+from jaxhand.evaluation.run_predictions import Gathered, to_ho3d, to_wrist
+from jaxhand.hand.camera import FROM_OPENGL
 
 SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": (".txt", ".csv")}
 
@@ -60,7 +60,7 @@ class Submission:
             write_dexycb(self._path, self._source.ids, joints)
             return hands
         if self._kind == "ho3d":
-            records = [label(self._source, i) for i in range(len(self._source))]
+            records = [read_annotation(self._source, i) for i in range(len(self._source))]
             joints, vertices = (to_wrist(points, joints, records) for points in (joints, vertices))
             joints, vertices = to_ho3d(joints), vertices * FROM_OPENGL
         if not vertices.size:  # servers refuse an empty mesh

@@ -1,22 +1,34 @@
-"""The hand itself: joints, cameras, rotations, surfaces. It knows nothing of learning."""
+"""The hand itself: joints, cameras, rotations, surfaces. Nothing here depends on learning."""
+
+from __future__ import annotations
 
 import functools
+import typing
 
 from jaxhand.config import HandConfig
 
+if typing.TYPE_CHECKING:
+    from jaxhand.hand.skinned import SkinnedHand
+
 
 @functools.lru_cache
-def load(config: HandConfig):
-    """The right hand that models pose, a `skinned.SkinnedHand`: MANO of `config.mano_path`, or else the built-in one.
+def load(config: HandConfig) -> SkinnedHand:
+    """Load the right hand that models pose; left hands are mirrored before a model and after it.
 
-    The same config gives the same object. All models see right hands: left ones are mirrored.
+    Args:
+        config: with a `mano_path`, the hand is MANO; without one, it is the built-in hand.
+
+    Returns:
+        The hand. The same config returns the same object.
 
     Raises:
-        UserError: the file is missing, or not MANO of a right hand.
+        UserError: the file is missing, or not MANO's file of a right hand.
     """
-    # Imported here: most users of this room need neither, nor JAX.
+    # Imported here: most users of this room need neither of them, nor JAX.
     if config.mano_path:
         from jaxhand.hand import mano
-        return mano.read(config.mano_path, side="right", tips=config.tips)
-    from jaxhand.hand import surface
+
+        return mano.read(config.mano_path, side="right", fingertip_vertices=config.tips)
+    from jaxhand.hand.builtin import surface
+
     return surface.builtin()

@@ -1,17 +1,18 @@
 """Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; an integer pixel coordinate is a pixel's centre.
 
-Every function takes NumPy or JAX arrays and gives back the same kind.
+Every function takes NumPy or JAX arrays and returns the same kind.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance to either side of the hand
+DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance in front of and behind the hand
+FROM_OPENGL = np.float32([1, -1, -1])  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
 
 
 def project(points, K):
-    """Points (..., N, 3) mm seen by K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
+    """Points (..., N, 3) mm in the frame of a camera K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
     uvw = points @ _module(points, K).swapaxes(K, -1, -2)  # (..., N, 3)
     return uvw[..., :2] / uvw[..., 2:]
 
@@ -26,5 +27,47 @@ def unproject(uv, z, K):
     return xp.stack([x * z, y * z, z + xp.zeros_like(x)], axis=-1)
 
 
+def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right) -> tuple[np.ndarray, np.ndarray]:
+    """Bring predictions in a crop that was not rotated back to its image: the inverse of `data.crop.crop`.
+
+    Args:
+        keypoints_2d: (..., N, 2) px of the crop.
+        keypoints_3d: (..., N, 3) mm, camera frame of the crop.
+        K_crop: (..., 3, 3) of the crop.
+        K_image: (..., 3, 3) of the image.
+        is_right: (...) 0 where the hand was mirrored.
+
+    Returns:
+        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the left or right hand as it was.
+    """
+    signs = np.ones((*np.shape(is_right), 3))
+    signs[..., 0] = np.where(np.asarray(is_right) > 0, 1, -1)
+    to_crop = (np.asarray(K_crop, np.float64) * signs[..., None, :]) @ np.linalg.inv(K_image)  # A = K' R K^-1
+    pixels = np.concatenate([keypoints_2d, np.ones_like(keypoints_2d[..., :1])], axis=-1)  # (..., N, 3)
+    pixels = pixels @ np.linalg.inv(to_crop).swapaxes(-1, -2)
+    return pixels[..., :2], keypoints_3d * signs[..., None, :]
+
+
 def _module(*arrays):
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def weak_perspective_translation(camera, K, size: int):
+    """The translation that puts a hand in front of the camera K where a weak-perspective camera projects it.
+
+    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of
+    the crop, in parts of the crop's side.
+
+    Args:
+        camera: (B, 3) s, tx, ty, with t in metres.
+        K: (B, 3, 3) of the crop.
+        size: side of the crop, px.
+
+    Returns:
+        (B, 3) mm.
+    """
+    xp = _module(camera, K)
+    scale = camera[:, :1] * size / 2  # (B, 1) px per metre
+    focal = xp.sqrt(xp.abs(xp.linalg.det(K[:, :2, :2])))[:, None]
+    z = 1000 * focal / (scale + 1e-9)  # (B, 1) mm
+    return unproject(size / 2 + scale[:, None] * camera[:, None, 1:], z, K)[:, 0]

@@ -1,114 +1,145 @@
-"""Hands drawn on pictures: skeletons over images, and sheets that set prediction beside truth."""
+"""Draw hands: skeletons and meshes over images, and sheets that compare prediction and ground truth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, WRIST_COLOR
 
-_SUBPIXEL = 4  # cv2 draws at 1/16 px
-_FINER = 2  # a mesh is drawn so many times larger, then averaged: smooth edges
+_SUBPIXEL_BITS = 4  # cv2 draws at 1/16 px
+_SUPERSAMPLING = 2  # a mesh is drawn that many times larger, then averaged, for smooth edges
 MESH_COLOR = (172, 196, 232)  # RGB, unlike skin
-_LIGHT = np.array([-0.35, -0.6, -0.72])  # where it comes from: above, left, and behind the camera
+_LIGHT = np.array([-0.35, -0.6, -0.72])  # direction to the light: above, left, and behind the camera
 
 
-def draw_skeleton(image, keypoints_2d, *, scale: int = 4, valid=None) -> np.ndarray:
-    """The image (H, W, 3) uint8, `scale` times larger, with its joints (21, 2) px drawn over it, one colour a finger.
+def draw_skeleton(
+    image: ArrayLike, keypoints_2d: ArrayLike, *, scale: int = 4, valid: ArrayLike | None = None
+) -> np.ndarray:
+    """Draw a hand's joints and bones over an enlarged image, one colour per finger.
 
-    Joints with `valid` 0 or without a finite position, and their bones, are left out.
+    Args:
+        image: (H, W, 3) uint8.
+        keypoints_2d: (21, 2) px of the image. Joints without a finite position, and their bones, are left out.
+        scale: integer factor of enlargement.
+        valid: (21,) mask; joints with 0, and their bones, are left out. None means all are valid.
+
+    Returns:
+        (H * scale, W * scale, 3) uint8.
     """
     canvas = upscale(image, scale)
     keypoints = np.asarray(keypoints_2d, np.float64)
     shown = np.isfinite(keypoints).all(-1) & (np.abs(keypoints) < 1e5).all(-1)
     if valid is not None:
         shown &= np.asarray(valid) > 0
-    at = (np.where(shown[:, None], keypoints, 0) + 0.5) * scale - 0.5  # pixel centres stay pixel centres
-    at = [tuple(int(round(v * 2**_SUBPIXEL)) for v in point) for point in at]
+    pixels = (np.where(shown[:, None], keypoints, 0) + 0.5) * scale - 0.5  # pixel centres stay pixel centres
+    pixels = [tuple(int(round(v * 2**_SUBPIXEL_BITS)) for v in point) for point in pixels]
     thickness = max(1, canvas.shape[0] // 140)
     for parent, child in BONES:
         if shown[parent] and shown[child]:
             color = FINGER_COLORS[FINGER_OF_JOINT[child]]
-            cv2.line(canvas, at[parent], at[child], color, thickness, cv2.LINE_AA, _SUBPIXEL)
+            cv2.line(canvas, pixels[parent], pixels[child], color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     for joint in np.flatnonzero(shown):
         color = FINGER_COLORS[FINGER_OF_JOINT[joint]] if joint else WRIST_COLOR
-        cv2.circle(canvas, at[joint], int((thickness + 0.6) * 2**_SUBPIXEL), color, -1, cv2.LINE_AA, _SUBPIXEL)
+        radius = int((thickness + 0.6) * 2**_SUBPIXEL_BITS)
+        cv2.circle(canvas, pixels[joint], radius, color, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
     return canvas
 
 
-def draw_mesh(image, vertices, faces, K, *, scale: int = 1, alpha: float = 0.85) -> np.ndarray:
-    """The image (H, W, 3) uint8, `scale` times larger, under a shaded mesh that it shines through a little.
+def draw_mesh(
+    image: ArrayLike, vertices: ArrayLike, faces: ArrayLike, K: ArrayLike, *, scale: int = 1, alpha: float = 0.85
+) -> np.ndarray:
+    """Draw a shaded mesh over an enlarged image.
 
-    Triangles are painted from far to near, lit from above the camera. One with a corner behind the camera is left out.
+    Triangles are painted from far to near (painter's algorithm), lit from above the camera. Triangles with a corner
+    behind the camera are left out.
 
     Args:
         image: (H, W, 3) uint8.
-        vertices: (V, 3) mm, camera frame; the meshes of several hands can be put together as one.
+        vertices: (V, 3) mm, camera frame; the meshes of several hands can be joined into one.
         faces: (F, 3) int, outward by the right-hand rule.
         K: (3, 3) of the image.
-        scale: how many times larger.
-        alpha: how much of the mesh is seen, 0 to 1.
+        scale: integer factor of enlargement.
+        alpha: opacity of the mesh, 0 to 1.
+
+    Returns:
+        (H * scale, W * scale, 3) uint8.
     """
     canvas, vertices, faces = upscale(image, scale), np.asarray(vertices, np.float64), np.asarray(faces)
     faces = faces[(vertices[faces][..., 2] > 1).all(-1)]
-    corners, normals = _quartered(vertices[faces]), _quartered(_normals(vertices, faces)[faces])  # (4 F, 3, 3)
+    corners, normals = _subdivide(vertices[faces]), _subdivide(_vertex_normals(vertices, faces)[faces])  # (4 F, 3, 3)
     order = np.argsort(-corners[..., 2].mean(-1))
-    pixels = (project(corners[order], K) + 0.5) * scale * _FINER  # (4 F, 3, 2) from the canvas's corner
-    low, high = pixels.min((0, 1), initial=np.inf) / _FINER, pixels.max((0, 1), initial=0) / _FINER
+    pixels = (project(corners[order], K) + 0.5) * scale * _SUPERSAMPLING  # (4 F, 3, 2) from the canvas's corner
+    low, high = pixels.min((0, 1), initial=np.inf) / _SUPERSAMPLING, pixels.max((0, 1), initial=0) / _SUPERSAMPLING
     (x0, y0), (x1, y1) = np.clip([np.floor(low), np.ceil(high)], 0, np.multiply(image.shape[1::-1], scale)).astype(int)
     if x0 >= x1 or y0 >= y1:
         return canvas
-    painted = np.zeros(((y1 - y0) * _FINER, (x1 - x0) * _FINER, 4), np.float32)
-    points = np.clip((pixels - (x0 * _FINER, y0 * _FINER) - 0.5) * 2**_SUBPIXEL, -(2**24), 2**24)
+    painted = np.zeros(((y1 - y0) * _SUPERSAMPLING, (x1 - x0) * _SUPERSAMPLING, 4), np.float32)
+    offset = (x0 * _SUPERSAMPLING, y0 * _SUPERSAMPLING)
+    points = np.clip((pixels - offset - 0.5) * 2**_SUBPIXEL_BITS, -(2**24), 2**24)
     for triangle, color in zip(np.round(points).astype(np.int32), _shades(corners[order], normals[order])):
-        cv2.fillConvexPoly(painted, triangle, (*color, 1.0), cv2.LINE_8, _SUBPIXEL)
+        cv2.fillConvexPoly(painted, triangle, (*color, 1.0), cv2.LINE_8, _SUBPIXEL_BITS)
     painted = cv2.resize(painted, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
     part = canvas[y0:y1, x0:x1]
-    part[...] = np.round(part + alpha * (painted[..., :3] - painted[..., 3:] * part))  # unpainted, both are 0
+    part[...] = np.round(part + alpha * (painted[..., :3] - painted[..., 3:] * part))  # both terms are 0 if not painted
     return canvas
 
 
-def _normals(vertices, faces):
-    """Normals (V, 3) at the vertices, not of unit length: of the faces around, by their area."""
+def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Normals (V, 3): the sum of the adjacent faces' normals, weighted by area, scaled to unit length."""
     corners = vertices[faces]  # (F, 3, 3)
-    of_faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.zeros_like(vertices)
     for corner in range(3):
-        np.add.at(normals, faces[:, corner], of_faces)
+        np.add.at(normals, faces[:, corner], face_normals)
     return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
 
 
-def _quartered(corners):
-    """Values (F, 3, C) at the corners of triangles → (4 F, 3, C) of their quarters: shades are smoother."""
+def _subdivide(corners: np.ndarray) -> np.ndarray:
+    """Values (F, 3, C) at the corners of triangles → (4 F, 3, C) of four smaller ones, for smoother shading."""
     a, b, c = corners.swapaxes(0, 1)
     ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
     return np.concatenate([np.stack(quarter, 1) for quarter in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
 
 
-def _shades(corners, normals):
-    """Colours (F, 3) of triangles with corners and normals (F, 3, 3); an inside, seen through an open wrist, is dark."""
+def _shades(corners: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Colours (F, 3) of triangles with corners and normals (F, 3, 3); back faces (at an open wrist) are dark."""
     normals, rays = normals.mean(1), corners.mean(1)
     facing = -(normals * rays).sum(-1) / np.linalg.norm(rays, axis=-1)
     light = 0.2 + 0.4 * facing + 0.6 * np.maximum(normals @ _LIGHT, 0)
     return np.clip(np.where(facing > 0, light, 0.2)[:, None] * MESH_COLOR, 0, 255)
 
 
-def upscale(image, scale: int) -> np.ndarray:
-    """The image (H, W, 3) uint8 with every pixel `scale` times as wide and high."""
+def upscale(image: ArrayLike, scale: int) -> np.ndarray:
+    """Enlarge an image (H, W, 3) uint8 by an integer factor: every pixel becomes `scale` x `scale` pixels."""
     return np.ascontiguousarray(np.repeat(np.repeat(np.asarray(image, np.uint8), scale, 0), scale, 1))
 
 
-def comparison_sheet(images, predicted_2d, true_2d=None, *, columns: int = 4, scale: int = 3, valid=None) -> np.ndarray:
-    """One picture (H, W, 3) uint8 of a batch: each image beside its predicted and, where known, its true skeleton.
+def comparison_sheet(
+    images: ArrayLike,
+    predicted_2d: ArrayLike,
+    true_2d: ArrayLike | None = None,
+    *,
+    columns: int = 4,
+    scale: int = 3,
+    valid: ArrayLike | None = None,
+) -> np.ndarray:
+    """One image of a batch: each sample next to its predicted skeleton and, if given, its true skeleton.
 
     Args:
         images: (B, h, w, 3) uint8.
         predicted_2d: (B, 21, 2) px.
         true_2d: (B, 21, 2) px, or None.
-        columns: how many samples stand in a row.
-        valid: (B, 21) which true joints are labelled, or None for all.
+        columns: samples per row.
+        scale: integer factor of enlargement.
+        valid: (B, 21) mask of the labelled true joints; None means all.
+
+    Returns:
+        (H, W, 3) uint8.
     """
     titles = ("image", "predicted", "true")[: 2 if true_2d is None else 3]
     samples = []
@@ -121,8 +152,17 @@ def comparison_sheet(images, predicted_2d, true_2d=None, *, columns: int = 4, sc
     return grid(samples, columns=columns)
 
 
-def grid(images, *, columns: int, gap: int = 4) -> np.ndarray:
-    """Images of one size (h, w, 3) uint8, set in rows of `columns` on a dark ground; (0, 0, 3) when there are none."""
+def grid(images: Sequence[np.ndarray], *, columns: int, gap: int = 4) -> np.ndarray:
+    """Arrange images of one size in rows on a dark background.
+
+    Args:
+        images: (h, w, 3) uint8 each.
+        columns: images per row.
+        gap: px between images.
+
+    Returns:
+        (H, W, 3) uint8; (0, 0, 3) if there are no images.
+    """
     if not len(images):
         return np.zeros((0, 0, 3), np.uint8)
     height, width = images[0].shape[:2]
@@ -135,7 +175,7 @@ def grid(images, *, columns: int, gap: int = 4) -> np.ndarray:
     return sheet
 
 
-def write_png(path, image) -> None:
+def write_png(path: str | Path, image: ArrayLike) -> None:
     """Write an RGB image (H, W, 3) uint8 as a PNG file.
 
     Raises:
@@ -149,7 +189,7 @@ def write_png(path, image) -> None:
 
 
 def _titled(image: np.ndarray, title: str) -> np.ndarray:
-    """The image under a thin strip with its title."""
+    """The image (h, w, 3) below a strip of 14 px with its title."""
     strip = np.full((14, image.shape[1], 3), 24, np.uint8)
     cv2.putText(strip, title, (3, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (230, 230, 230), 1, cv2.LINE_AA)
     return np.concatenate([strip, image], axis=0)

@@ -1,7 +1,7 @@
 """Meshes as files that other programs open: Wavefront OBJ and binary glTF (GLB).
 
-OBJ has no unit and no axes: ours are those of all that jaxhand writes, mm in the OpenCV camera frame (x right, y down,
-z forward). glTF demands metres and y up, so a GLB is turned half around x; viewers then show what the camera saw.
+OBJ defines no unit and no axes: ours are mm in the OpenCV camera frame (x right, y down, z forward), as in all that
+jaxhand writes. glTF requires metres and y up, so a GLB is rotated by 180° about x; viewers then show the camera's view.
 """
 
 from pathlib import Path
@@ -15,22 +15,23 @@ TO_GLTF = np.diag([1e-3, -1e-3, -1e-3, 1.0])  # mm, y down, z forward → m, y u
 
 
 def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write a file of the kind that its name ends in, with every mesh as an object of its own.
+    """Write meshes to one file, each as a separate object.
 
     Args:
-        path: ends in .obj or .glb.
-        meshes: name → vertices (V, 3) mm in the OpenCV camera frame, and faces (F, 3), outward by the right-hand rule.
+        path: ends in .obj or .glb, which selects the format.
+        meshes: name → (vertices (V, 3) mm in the OpenCV camera frame, faces (F, 3)); normals point outward by the
+            right-hand rule.
 
     Raises:
         UserError: the file cannot be written.
     """
-    import trimesh  # here: it takes half a second, which only those pay who write meshes
+    import trimesh  # here: the import takes half a second, and only writing meshes needs it
 
     path, scene = Path(path), trimesh.Scene()
     for name, (vertices, faces) in meshes.items():
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         scene.add_geometry(mesh.apply_transform(TO_GLTF) if path.suffix == ".glb" else mesh, name, name)
-    content = scene.export(file_type=path.suffix[1:], include_normals=True)  # viewers shade without edges
+    content = scene.export(file_type=path.suffix[1:], include_normals=True)  # for smooth shading
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:

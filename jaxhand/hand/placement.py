@@ -15,8 +15,8 @@ def translation(joints, pixels, K):
     """The translation that makes joints project to where they were seen, in closed form.
 
     A joint X moved by t lies on the ray u of its pixel where (X + t)_xy = u (Z + t_z): two linear equations in t for
-    each joint. They are divided by the joint's distance Z + t_z, so that errors count in pixels; the distances are those
-    of the round before.
+    each joint. They are divided by the joint's distance Z + t_z, so that errors count in pixels; the distances are
+    those of the round before.
 
     Args:
         joints: (..., N, 3) mm, around any origin, axes of the camera.

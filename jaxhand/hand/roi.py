@@ -49,7 +49,7 @@ def of_palm(points: np.ndarray) -> Roi:
 
 
 def of_joints(joints: np.ndarray) -> Roi:
-    """The square around a hand with joints (21, 2), in the order of `JOINT_NAMES`: for a second look, or the next frame."""
+    """The square around a hand with joints (21, 2) px, in the order of `JOINT_NAMES`; for a second look."""
     up = _unit(joints[6] / 4 + joints[10] / 2 + joints[14] / 4 - joints[0])
     right = np.array([-up[1], up[0]])
     along = joints[list(PALM_JOINTS)] @ np.stack([right, up], 1)  # (12, 2)

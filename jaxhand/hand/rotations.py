@@ -1,4 +1,4 @@
-"""Rotations as axis-angle, matrix and six numbers. Gradients are finite everywhere, at no turn and half a turn too."""
+"""Rotations as axis-angle, matrix and 6D vector. Gradients are finite everywhere, also at angles of 0 and pi."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,10 @@ def axis_angle_to_matrix(axis_angle: jax.Array) -> jax.Array:
 
 
 def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
-    """Rotation matrices (..., 3, 3) → axis-angle (..., 3) of an angle in [0, pi]; of half a turn either axis."""
+    """Rotation matrices (..., 3, 3) → axis-angle (..., 3), radians.
+
+    The angle is in [0, pi]; at pi, where two opposite axes are the same rotation, either one is returned.
+    """
     (a, b, c), (d, e, f), (g, h, i) = jnp.moveaxis(matrix, (-2, -1), (0, 1))
     products = (  # 4 q qᵀ of the unit quaternion q = (w, x, y, z)
         *(1 + a + e + i, h - f, c - g, d - b),
@@ -31,7 +34,7 @@ def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
         *(d - b, c + g, f + h, 1 - a - e + i),
     )
     products = jnp.stack(products, -1).reshape(*a.shape, 4, 4)
-    largest = jnp.argmax(jnp.diagonal(products, axis1=-2, axis2=-1), -1)  # its row is far from 0
+    largest = jnp.argmax(jnp.diagonal(products, axis1=-2, axis2=-1), -1)  # the row with it is far from 0
     quaternion = jnp.take_along_axis(products, largest[..., None, None], -2)[..., 0, :]  # (..., 4)
     quaternion = quaternion / jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
     quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
@@ -44,13 +47,19 @@ def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
     return xyz * jnp.where(small, series, 2 * jnp.arctan2(sine, w) / sine)
 
 
-def rotation_6d_to_matrix(numbers: jax.Array) -> jax.Array:
-    """Six numbers (..., 6) → rotation matrices (..., 3, 3): two columns one after the other, made orthonormal.
+def rotation_6d_to_matrix(rotation_6d: jax.Array) -> jax.Array:
+    """6D vectors → rotation matrices: the two columns in them are made orthonormal, the third is their cross product.
 
     Zhou et al., "On the Continuity of Rotation Representations in Neural Networks" (2019), in the layout of HaMeR.
-    Give float32: HaMeR's mean turn of the wrist lies in the last bits of its second column.
+
+    Args:
+        rotation_6d: (..., 6), the first column and then the second. float32: a part of HaMeR's mean wrist rotation is
+            in the last bits of its second column.
+
+    Returns:
+        (..., 3, 3).
     """
-    first, second = numbers[..., :3], numbers[..., 3:]
+    first, second = rotation_6d[..., :3], rotation_6d[..., 3:]
     first = _unit(first)
     second = _unit(second - jnp.sum(first * second, -1, keepdims=True) * first)
     return jnp.stack([first, second, jnp.cross(first, second)], -1)
@@ -61,10 +70,10 @@ def _unit(vector):
 
 
 def matrix_to_rotation_6d(matrix: jax.Array) -> jax.Array:
-    """Rotation matrices (..., 3, 3) → six numbers (..., 6): the first two columns."""
+    """Rotation matrices (..., 3, 3) → 6D vectors (..., 6): the first column, then the second."""
     return jnp.swapaxes(matrix[..., :2], -1, -2).reshape(*matrix.shape[:-2], 6)
 
 
 def mirror_axis_angle(axis_angle: jax.Array) -> jax.Array:
-    """Axis-angle (..., 3) of one hand → of its mirror image with x negated, the other hand."""
+    """Axis-angle (..., 3) of a hand → (..., 3) of its mirror image (x negated), which is a hand of the other side."""
     return axis_angle * np.array([1, -1, -1], np.float32)

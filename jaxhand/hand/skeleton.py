@@ -1,16 +1,21 @@
-"""The 21 joints: names, tree, colours, and how other data sets order them."""
+"""The 21 joints: names, tree, colours, and their order in other data sets."""
+
+import typing
 
 import numpy as np
 
+Array = typing.TypeVar("Array")  # NumPy or JAX
+
+SIDES = ("right", "left")
 FINGERS = ("thumb", "index", "middle", "ring", "little")
 JOINT_NAMES = ("wrist", *(f"{finger}{level}" for finger in FINGERS for level in (1, 2, 3, 4)))  # base to tip
 PARENTS = np.array([-1, *(0 if level == 0 else 4 * f + level for f in range(5) for level in range(4))])  # (21,)
 BONES = [(int(PARENTS[child]), child) for child in range(1, 21)]  # (parent, child)
-FINGER_OF_JOINT = np.array([-1, *np.repeat(np.arange(5), 4)])  # (21,) -1 is the wrist
+FINGER_OF_JOINT = np.array([-1, *np.repeat(np.arange(5), 4)])  # (21,); -1 for the wrist
 FINGER_COLORS = ((235, 64, 52), (245, 170, 40), (70, 190, 80), (50, 140, 240), (180, 90, 230))  # RGB, thumb to little
 WRIST_COLOR = (240, 240, 240)
 
-# `joints_of_the_set[JOINT_ORDERS[name]]` is in our order. Names of a group share one order.
+# `joints[JOINT_ORDERS[name]]` puts the joints of data set `name` in our order. Some data sets share one order.
 _OURS = tuple(range(21))
 _MANO_TIPS_THUMB_FIRST = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 JOINT_ORDERS = {
@@ -18,23 +23,23 @@ JOINT_ORDERS = {
     "dexycb": _OURS,
     "hint": _OURS,
     "hamer": _OURS,
-    # MANO's 16 joints, then the tips of thumb, index, middle, ring, little
+    # MANO's 16 joints, then the fingertips: thumb, index, middle, ring, little
     "ho3d": _MANO_TIPS_THUMB_FIRST,
     "mano": _MANO_TIPS_THUMB_FIRST,
-    # MANO's 16 joints, then the tips of index, middle, little, ring, thumb (MobRecon, UTNet)
+    # MANO's 16 joints, then the fingertips: index, middle, little, ring, thumb (MobRecon, UTNet)
     "mano_tips_thumb_last": (0, 13, 14, 15, 20, 1, 2, 3, 16, 4, 5, 6, 17, 10, 11, 12, 19, 7, 8, 9, 18),
-    # one hand of the 42: every finger from tip to base, the wrist last
+    # one hand of the 42 joints: every finger from tip to base, then the wrist
     "interhand": (20, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 19, 18, 17, 16),
-    # one hand of the 42: the wrist, then every finger from tip to base
+    # one hand of the 42 joints: the wrist, then every finger from tip to base
     "rhd": (0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17),
 }
 
 
-def to_our_order(joints, name: str):
-    """Joints (..., 21, C) in the order of data set `name` → in ours."""
+def to_our_order(joints: Array, name: str) -> Array:
+    """Joints (..., 21, C) in the order of data set `name` → (..., 21, C) in our order."""
     return joints[..., np.array(JOINT_ORDERS[name]), :]
 
 
-def from_our_order(joints, name: str):
-    """Joints (..., 21, C) in our order → in the order of data set `name`; undoes `to_our_order`."""
+def from_our_order(joints: Array, name: str) -> Array:
+    """Joints (..., 21, C) in our order → (..., 21, C) in that of data set `name`; inverts `to_our_order`."""
     return joints[..., np.argsort(JOINT_ORDERS[name]), :]

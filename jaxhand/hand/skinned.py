@@ -1,4 +1,4 @@
-"""A hand with a surface that follows 16 joints: MANO and the built-in hand are two sets of its numbers, mm.
+"""A hand surface that follows 16 joints by linear blend skinning. MANO and the built-in hand differ in its arrays.
 
 The model is SMPL's: Loper et al., "SMPL: A Skinned Multi-Person Linear Model" (2015), for hands Romero et al.,
 "Embodied Hands" (2017).
@@ -13,33 +13,35 @@ import jax.numpy as jnp
 import numpy as np
 
 PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # wrist, index 1-3, middle, little, ring, thumb
-NUM_TIPS, NUM_JOINTS = 5, 16
-# Points are vertices, tips of thumb to little, joints. Ours of tips and joints: a digit's three joints, then its tip.
-_OURS = np.array([5, *(n for tip, base in enumerate((13, 1, 4, 10, 7)) for n in (5 + base, 6 + base, 7 + base, tip))])
+NUM_FINGERTIPS, NUM_JOINTS = 5, 16
+# Indices of our 21 joints among the 5 fingertips and the 16 joints: the wrist, then each finger's joints and its tip
+_OUR_ORDER = np.array(
+    [5, *(n for tip, base in enumerate((13, 1, 4, 10, 7)) for n in (5 + base, 6 + base, 7 + base, tip))]
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SkinnedHand:
-    """The numbers of a hand. P points are V vertices, the tips of thumb to little, and 16 joints in `PARENTS`' order.
+    """The arrays of a hand. P points are V vertices, 5 fingertips (thumb to little), and 16 joints in `PARENTS`' order.
 
-    It is hashed by identity: as a static argument of `jax.jit` its arrays become constants of the program.
+    It is hashed by identity: as a static argument of `jax.jit`, its arrays become constants of the program.
     """
 
     name: str  # "mano" | "builtin"
     side: str  # "right" | "left"
     template: np.ndarray  # (P, 3) mm
     shape_dirs: np.ndarray  # (P, 3, 10) mm
-    pose_dirs: np.ndarray  # (P, 3, 135) mm, times the 15 turns of the digits less the identity, row by row
-    growth: float  # of all lengths, times the first number of the shape
-    weights: np.ndarray  # (V + 5, 16) by which vertices and tips follow the joints; rows sum to 1
+    pose_dirs: np.ndarray  # (P, 3, 135) mm, times the 15 finger rotations minus the identity, flattened row by row
+    global_scale_per_beta: float  # all lengths grow by this factor times the first shape parameter
+    weights: np.ndarray  # (V + 5, 16) skinning weights of vertices and fingertips; rows sum to 1
     faces: np.ndarray  # (F, 3) int32, outward by the right-hand rule
     mean_pose: np.ndarray  # (45,) axis-angle
-    components: np.ndarray  # (45, 45) of the pose, one a row
+    components: np.ndarray  # (45, 45) principal components of the pose, one per row
 
     @property
     def num_vertices(self) -> int:
-        """V."""
-        return len(self.weights) - NUM_TIPS
+        """V, without the fingertips."""
+        return len(self.weights) - NUM_FINGERTIPS
 
 
 class Posed(typing.NamedTuple):
@@ -50,69 +52,90 @@ class Posed(typing.NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward(hand: SkinnedHand, rotations: jax.Array, shape: jax.Array, translation: jax.Array | None = None) -> Posed:
+def forward(
+    hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array, translation: jax.Array | None = None
+) -> Posed:
     """Pose hands.
 
     Args:
-        hand: whose numbers.
-        rotations: (..., 16, 3, 3) of every joint against its parent, in `PARENTS`' order; the first turns the whole
+        hand_model: the arrays of the hand.
+        rotations: (..., 16, 3, 3) of every joint relative to its parent, in `PARENTS`' order; the first one rotates the
             hand about its wrist.
-        shape: (..., 10).
+        shape: (..., 10) shape parameters.
         translation: (..., 3) mm, added to every point.
+
+    Returns:
+        Vertices and joints, with the leading axes of `rotations` and `shape`, broadcast.
     """
     lead = jnp.broadcast_shapes(rotations.shape[:-3], shape.shape[:-1])
     rotations = jnp.broadcast_to(rotations, (*lead, NUM_JOINTS, 3, 3)).reshape(-1, NUM_JOINTS, 3, 3)
     shape = jnp.broadcast_to(shape, (*lead, 10)).reshape(-1, 10)
-    rest = _rest(hand, rotations, shape)
-    turned, at = _chain(rotations, rest[..., -NUM_JOINTS:])
-    surface = _skin(hand.weights, rest, turned, at)
-    joints = jnp.concatenate([surface[..., hand.num_vertices :], at], -1)[..., _OURS]
+    rest_points = _rest_points(hand_model, rotations, shape)
+    global_rotations, positions = _forward_kinematics(rotations, rest_points[..., -NUM_JOINTS:])
+    surface = _skin(hand_model.weights, rest_points, global_rotations, positions)
+    joints = jnp.concatenate([surface[..., hand_model.num_vertices :], positions], -1)[..., _OUR_ORDER]
     if translation is None:
         translation = np.zeros(3, np.float32)
 
     def points(coordinates):
         return coordinates.swapaxes(1, 2).reshape(*lead, coordinates.shape[-1], 3) + translation[..., None, :]
 
-    return Posed(points(surface[..., : hand.num_vertices]), points(joints))
+    return Posed(points(surface[..., : hand_model.num_vertices]), points(joints))
 
 
-# Below coordinates come before points: (N, 3, P). What is done to many points then runs along memory.
+# From here on the axis of points is the last one, (N, 3, P): operations on many points then access contiguous memory.
 
 
-def _rest(hand, rotations, shape):
-    """All points before the joints turn, (N, 3, P): one product for shape and pose, joints included."""
-    turns = (rotations[:, 1:] - jnp.eye(3, dtype=rotations.dtype)).reshape(-1, 135)
-    directions = np.concatenate([hand.shape_dirs, hand.pose_dirs], -1).swapaxes(0, 1).reshape(-1, 145)
-    moved = jnp.matmul(jnp.concatenate([shape, turns], -1), directions.T, precision="highest")
-    rest = (hand.template.T.reshape(-1) + moved).reshape(-1, 3, len(hand.template))  # (N, 3, P)
-    return rest if hand.growth == 0 else rest * (1 + hand.growth * shape[:, :1, None])
+def _rest_points(hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array) -> jax.Array:
+    """All points in the rest pose, (N, 3, P), with the corrections for shape and pose in one product."""
+    pose_features = (rotations[:, 1:] - jnp.eye(3, dtype=rotations.dtype)).reshape(-1, 135)
+    directions = np.concatenate([hand_model.shape_dirs, hand_model.pose_dirs], -1).swapaxes(0, 1).reshape(-1, 145)
+    offsets = jnp.matmul(jnp.concatenate([shape, pose_features], -1), directions.T, precision="highest")
+    points = (hand_model.template.T.reshape(-1) + offsets).reshape(-1, 3, len(hand_model.template))  # (N, 3, P)
+    scale = hand_model.global_scale_per_beta
+    return points if scale == 0 else points * (1 + scale * shape[:, :1, None])
 
 
-def _chain(rotations, rest):
-    """How the joints are turned, (N, 3, 3, 16), and where they come to be, (N, 3, 16).
+def _forward_kinematics(rotations: jax.Array, rest_joints: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rotations and positions of the posed joints; five fingers of three joints start at the wrist.
 
-    From their turns (N, 16, 3, 3) and places at rest (N, 3, 16): five digits of three joints hang on the wrist.
+    Args:
+        rotations: (N, 16, 3, 3) relative to the parents.
+        rest_joints: (N, 3, 16) positions in the rest pose.
+
+    Returns:
+        Rotations (N, 3, 3, 16) relative to the rest pose, and positions (N, 3, 16).
     """
-    ends = rest[..., 1:].reshape(-1, 3, 5, 3)  # the last axis runs along the digit
-    wrist = jnp.broadcast_to(rest[..., :1, None], (*ends.shape[:3], 1))
+    ends = rest_joints[..., 1:].reshape(-1, 3, 5, 3)  # the last axis: along the finger
+    wrist = jnp.broadcast_to(rest_joints[..., :1, None], (*ends.shape[:3], 1))
     bones = jnp.moveaxis(ends - jnp.concatenate([wrist, ends[..., :-1]], -1), 1, -1)  # (N, 5, 3, 3)
     steps = jnp.concatenate([rotations[:, 1:].reshape(-1, 5, 3, 3, 3), bones[..., None]], -1)  # (N, 5, 3, 3, 4)
-    turn, place = rotations[:, :1], rest[:, None, :, 0]  # (N, 1, 3, 3), (N, 1, 3)
-    turns, places = [], []
+    rotation, position = rotations[:, :1], rest_joints[:, None, :, 0]  # (N, 1, 3, 3), (N, 1, 3)
+    finger_rotations, finger_positions = [], []
     for level in range(3):
-        step = jnp.matmul(turn, steps[:, :, level], precision="highest")  # (N, 5, 3, 4)
-        turn, place = step[..., :3], place + step[..., 3]
-        turns.append(turn)
-        places.append(place)
-    turns = jnp.concatenate([rotations[:, :1], jnp.stack(turns, 2).reshape(-1, 15, 3, 3)], 1)
-    places = jnp.concatenate([rest[:, None, :, 0], jnp.stack(places, 2).reshape(-1, 15, 3)], 1)
-    return jnp.moveaxis(turns, 1, -1), jnp.moveaxis(places, 1, -1)
+        step = jnp.matmul(rotation, steps[:, :, level], precision="highest")  # (N, 5, 3, 4)
+        rotation, position = step[..., :3], position + step[..., 3]
+        finger_rotations.append(rotation)
+        finger_positions.append(position)
+    all_rotations = jnp.concatenate([rotations[:, :1], jnp.stack(finger_rotations, 2).reshape(-1, 15, 3, 3)], 1)
+    positions = jnp.concatenate([rest_joints[:, None, :, 0], jnp.stack(finger_positions, 2).reshape(-1, 15, 3)], 1)
+    return jnp.moveaxis(all_rotations, 1, -1), jnp.moveaxis(positions, 1, -1)
 
 
-def _skin(weights, rest, turned, at):
-    """Vertices and tips (N, 3, V + 5), each carried by a weighted sum of the motions of the joints."""
-    x, y, z = (rest[:, None, axis, :-NUM_JOINTS] for axis in range(3))
-    shift = at - jnp.sum(turned * rest[:, None, :, -NUM_JOINTS:], 2)  # (N, 3, 16)
-    # Four products, since XLA:CPU takes twice as long for one of (N * 12, 16) whose parts are then added up.
-    mix = functools.partial(jnp.matmul, b=weights.T, precision="highest")
-    return mix(turned[:, :, 0]) * x + mix(turned[:, :, 1]) * y + mix(turned[:, :, 2]) * z + mix(shift)
+def _skin(weights: np.ndarray, rest_points: jax.Array, rotations: jax.Array, positions: jax.Array) -> jax.Array:
+    """Vertices and fingertips by linear blend skinning.
+
+    Args:
+        weights: (V + 5, 16).
+        rest_points: (N, 3, P).
+        rotations: (N, 3, 3, 16) of the joints relative to the rest pose.
+        positions: (N, 3, 16) of the posed joints.
+
+    Returns:
+        (N, 3, V + 5).
+    """
+    x, y, z = (rest_points[:, None, axis, :-NUM_JOINTS] for axis in range(3))
+    shift = positions - jnp.sum(rotations * rest_points[:, None, :, -NUM_JOINTS:], 2)  # (N, 3, 16)
+    # Four products: XLA:CPU takes twice as long for one product of (N * 12, 16) whose parts are then summed.
+    blend = functools.partial(jnp.matmul, b=weights.T, precision="highest")
+    return blend(rotations[:, :, 0]) * x + blend(rotations[:, :, 1]) * y + blend(rotations[:, :, 2]) * z + blend(shift)

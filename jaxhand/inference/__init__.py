@@ -1,1 +1,1 @@
-"""From photographs to hands: detection, crops, networks and the way back to the photograph."""
+"""A trained network on new images: boxes, detection, prediction."""

@@ -1,7 +1,7 @@
 """MediaPipe's way from a photograph to hands, with the networks in JAX: palms → turned crops → joints → a second look.
 
-    hands = Pipeline.load("runs/mediapipe")
-    found = hands([image])  # (H, W, 3) uint8 RGB each
+hands = Pipeline.load("runs/mediapipe")
+found = hands([image])  # (H, W, 3) uint8 RGB each
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxhand import models
-from jaxhand.config import UserError
+from jaxhand.config import Config, UserError
 from jaxhand.data.crop import warp
 from jaxhand.hand import roi
 from jaxhand.hand.placement import place_on_rays
@@ -55,7 +55,7 @@ class Pipeline:
             UserError: the folder holds no such run.
         """
         hand = _restored(workdir, models.build)
-        palm = _restored(Path(workdir) / PALM_FOLDER, lambda config: PalmDetector(config, None, nnx.Rngs(0)))
+        palm = _restored(Path(workdir) / PALM_FOLDER, _palm_detector)
         return cls(hand, palm, **options)
 
     def __call__(self, images: Sequence[np.ndarray], K: Sequence[np.ndarray | None] | None = None) -> list[dict]:
@@ -68,8 +68,8 @@ class Pipeline:
         Returns:
             For every image a dictionary of arrays with one row per hand, the most certain first: `keypoints_2d`
             (N, 21, 2) px of the image · `world` (N, 21, 3) mm around the hand's middle, axes of the image's camera ·
-            `score` (N,) how likely there is a hand · `right` (N,) how likely it is a right one · `boxes` (N, 4) around the
-            joints. Where K is known also `keypoints_3d` (N, 21, 3) mm in the camera's frame.
+            `score` (N,) how likely there is a hand · `right` (N,) how likely it is a right one · `boxes` (N, 4) around
+            the joints. Where K is known also `keypoints_3d` (N, 21, 3) mm in the camera's frame.
         """
         cameras = [None] * len(images) if K is None else K
         palms = self.palms(images)
@@ -161,6 +161,10 @@ def _restored(workdir: str | Path, build) -> nnx.Module:
     for state, values in ((params, restored.params), (rest, restored.rest)):
         nnx.replace_by_pure_dict(state, values)
     return nnx.merge(graphdef, params, rest)
+
+
+def _palm_detector(config: Config) -> PalmDetector:
+    return PalmDetector(config.model.options["size"], rngs=nnx.Rngs(0))
 
 
 def _apart(readings: list[dict]) -> list[dict]:

@@ -1,1 +1,1 @@
-"""Other people's weights: read from their files without their libraries, and named as ours."""
+"""Weights of other projects: read from their files without their libraries, and mapped to our parameter names."""

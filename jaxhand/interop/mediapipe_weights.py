@@ -1,7 +1,7 @@
 """MediaPipe's files and ImageNet's EfficientNet-Lite0 → parameters of our networks.
 
-Names of the tensors in MediaPipe's files are the converter's and no use as keys. The operations lie in the order in which
-they run, so parameters are matched by order, and every shape is checked.
+Names of the tensors in MediaPipe's files are the converter's and no use as keys. The operations lie in the order in
+which they run, so parameters are matched by order, and every shape is checked.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxhand import config as configs
 from jaxhand import models
 from jaxhand.config import Config, ConfigError, UserError
 from jaxhand.interop import tflite, torch_legacy
-from jaxhand.interop.convert import Converted
+from jaxhand.interop.checkpoints import Converted
 from jaxhand.interop.tensor import Tensor
 from jaxhand.models import efficientnet_lite
 from jaxhand.models.palm_detector import PalmDetector
@@ -39,7 +39,7 @@ class ConvertedNetwork(Converted):
 
     def summary(self) -> list[str]:
         """What it is, and how many operations have parameters."""
-        name, size = self.config.model.name, self.config.model.mediapipe.size
+        name, size = self.config.model.name, self.config.model.options["size"]
         numbers = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         what = f"{'backbone of ' if self.partial else ''}{name}, {size}, {numbers / 1e6:.2f} M numbers"
         return [what, f"{len(self.used)} entries of the file used, {len(self.unused)} have no place in it"]
@@ -50,7 +50,7 @@ def convert_mediapipe(source: str | Path, overrides: Sequence[str] = ()) -> dict
 
     Args:
         source: as of `networks`.
-        overrides: `key.sub=value` of our config, such as model.mediapipe.size=lite.
+        overrides: `key.sub=value` of our config, such as model.options.size=lite.
 
     Returns:
         Networks by `model.name`: "mediapipe", and "palm_detector" unless the source is a file of the other alone.
@@ -58,14 +58,14 @@ def convert_mediapipe(source: str | Path, overrides: Sequence[str] = ()) -> dict
     Raises:
         UserError: the source cannot be read, holds no such network, or a network in it has another structure.
     """
-    size = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides]).model.mediapipe.size
+    size = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides]).model.options.get("size", SIZES[0])
     if size not in SIZES:
-        raise ConfigError(f"model.mediapipe.size must be one of {', '.join(SIZES)} for MediaPipe's files, got {size!r}")
+        raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)} for MediaPipe's files, got {size!r}")
     found = {}
     for where, network in networks(source, size).items():
         kind, of_size = _kind(network, where)
         given = [f"model.name={kind}", *(_CROPS if kind == HAND else ()), *overrides]
-        config = configs.load(None, [*given, f"model.mediapipe.size={of_size}"])
+        config = configs.load(None, [*given, f"model.options.size={of_size}"])
         found[kind] = _converted(config, network, where)
     if not found:
         raise UserError(f"{source}: holds no network of MediaPipe's hands; {HOW}")
@@ -132,7 +132,9 @@ def _converted(config: Config, network: tflite.Network, where: str) -> Converted
         name, change = _LAYOUTS[operation.name]
         stride = getattr(layer, "stride", 1)
         if operation.options.get("stride_h", stride) != stride:
-            raise UserError(f"{where}: operation {label} has stride {operation.options['stride_h']}, {path} has {stride}")
+            raise UserError(
+                f"{where}: operation {label} has stride {operation.options['stride_h']}, {path} has {stride}"
+            )
         for leaf, constant in zip((name, "bias"), operation.constants):
             shape = getattr(layer, leaf).shape if hasattr(layer, leaf) else None
             array = np.ascontiguousarray(change(constant) if leaf == name else constant, np.float32)
@@ -160,7 +162,7 @@ _LAYOUTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 def abstract(config: Config) -> tuple[nnx.Module, dict]:
     """The network of a config with shapes for its parameters, and these shapes as a nested dict."""
     if config.model.name == PALM:
-        model = nnx.eval_shape(lambda: PalmDetector(config, None, nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: PalmDetector(config.model.options["size"], rngs=nnx.Rngs(0)))
     else:
         model = nnx.eval_shape(functools.partial(models.build, config))
     return model, nnx.to_pure_dict(nnx.state(model, nnx.Param))
@@ -225,7 +227,7 @@ def convert_imagenet(path: str | Path, overrides: Sequence[str] = ()) -> Convert
     tensors = torch_legacy.read(path)
     if not isinstance(tensors, dict):
         raise UserError(f"{path}: holds no weights by name")
-    config = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides, "model.mediapipe.size=lite0"])
+    config = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides, "model.options.size=lite0"])
     model, _ = abstract(config)
     names = [*_imagenet_names(model.backbone), ("backbone/top", model.backbone.top, "_conv_head", "_bn1")]
     params, used = {}, {}

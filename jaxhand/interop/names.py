@@ -1,4 +1,4 @@
-"""How the parameters of our models are called and shaped in checkpoints of HaMeR, WiLoR and ViTPose."""
+"""Names and shapes of our models' parameters in checkpoints of HaMeR, WiLoR and ViTPose."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxhand.models.refine import SCALES
 
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+Transform = Callable[[np.ndarray], np.ndarray]  # of a tensor's axes, from the checkpoint's to ours
 
 
 def _same(x: np.ndarray) -> np.ndarray:
@@ -21,44 +22,49 @@ def _linear(x: np.ndarray) -> np.ndarray:
 
 
 def _conv(x: np.ndarray) -> np.ndarray:
-    """A convolution whose patches do not overlap, (out, in, h, w) → a product, (h * w * in, out)."""
+    """A convolution of patches that do not overlap, (out, in, h, w) → a matrix product, (h * w * in, out)."""
     return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
 
 
 def _deconv(x: np.ndarray) -> np.ndarray:
-    """A transposed convolution, (in, out, h, w) → (h, w, in, out) turned by half a turn."""
+    """A transposed convolution, (in, out, h, w) → (h, w, in, out), rotated by 180°."""
     return x.transpose(2, 3, 0, 1)[::-1, ::-1]
 
 
 def _one_output(x: np.ndarray) -> np.ndarray:
-    """A layer's (1, in) → (in,), or (1,) → ()."""
+    """A layer with one output: weight (1, in) → (in,), bias (1,) → ()."""
     return x[0]
 
 
 def _positions(x: np.ndarray) -> np.ndarray:
-    """(1, 1 + T, width) → (T, width): each position has that of a class token added, which is not there itself."""
+    """(1, 1 + T, width) → (T, width): the class token's embedding is added to all others; there is no class token."""
     return x[0, 1:] + x[0, :1]
 
 
-# Ours: theirs, and what becomes of a layer's `weight`, or of a parameter that is no layer's. {} counts what is stacked.
-BACKBONE = {
+# Our path → (checkpoint key, transform of the weight). A path names a layer or a single parameter. {} in a key is the
+# layer index: our arrays are stacked over layers.
+Table = dict[str, tuple[str, Transform]]
+BACKBONE: Table = {
     "positions": ("pos_embed", _positions),
     "patch_embed/proj": ("patch_embed.proj", _conv),
     **{
-        f"encoder/blocks/{name}": (f"blocks.{{}}.{name.replace('/', '.')}", change)
-        for names, change in ((("norm1", "norm2"), _same), (("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2"), _linear))
+        f"encoder/blocks/{name}": (f"blocks.{{}}.{name.replace('/', '.')}", transform)
+        for names, transform in (
+            (("norm1", "norm2"), _same),
+            (("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2"), _linear),
+        )
         for name in names
     },
     "encoder/norm": ("last_norm", _same),
 }
-_MEAN = {name: (name, _same) for name in ("init_hand_pose", "init_betas", "init_cam")}
-_READOUT = {name: (name, _linear) for name in ("decpose", "decshape", "deccam")}
+_MEAN_HAND = {name: (name, _same) for name in ("init_hand_pose", "init_betas", "init_cam")}
+_OUTPUT_LAYERS = {name: (name, _linear) for name in ("decpose", "decshape", "deccam")}
 _DECODER = {
     "to_token_embedding": ("to_token_embedding", _linear),
     "pos_embedding": ("pos_embedding", _same),
     **{
-        f"layers/{ours}": (f"transformer.layers.{{}}.{theirs}", _same if ours.endswith("norm") else _linear)
-        for ours, theirs in {
+        f"layers/{path}": (f"transformer.layers.{{}}.{key}", _same if path.endswith("norm") else _linear)
+        for path, key in {
             "self_attention/norm": "0.norm",
             "self_attention/to_qkv": "0.fn.to_qkv",
             "self_attention/to_out": "0.fn.to_out.0",
@@ -75,10 +81,10 @@ _DECODER = {
 _REFINE = {
     "deconv/first": ("deconv.first_conv.0", _conv),
     **{
-        f"deconv/chains/{chain}/{step}/{ours}": (f"deconv.deconv.{chain}.{3 * step + place}", change)
+        f"deconv/chains/{chain}/{step}/{path}": (f"deconv.deconv.{chain}.{3 * step + position}", transform)
         for chain in range(SCALES - 1)
         for step in range(chain + 1)
-        for place, (ours, change) in enumerate((("conv", _deconv), ("norm", _same)))
+        for position, (path, transform) in enumerate((("conv", _deconv), ("norm", _same)))
     },
     **{name: (name, _linear) for name in ("dec_pose", "dec_shape", "dec_cam")},
 }
@@ -90,19 +96,20 @@ _DISCRIMINATOR = {
 }
 
 
-def _within(ours: str, theirs: str, table: dict) -> dict:
-    return {f"{ours}/{key}": (f"{theirs}.{name}", change) for key, (name, change) in table.items()}
+def _within(path_prefix: str, key_prefix: str, table: Table) -> Table:
+    """The table with a prefix before all paths and all keys."""
+    return {f"{path_prefix}/{path}": (f"{key_prefix}.{key}", transform) for path, (key, transform) in table.items()}
 
 
-TABLES = {
+TABLES: dict[str, Table] = {
     "hamer": {
         **_within("backbone", "backbone", BACKBONE),
-        **_within("mano_head", "mano_head", _MEAN | _READOUT),
+        **_within("mano_head", "mano_head", _MEAN_HAND | _OUTPUT_LAYERS),
         **_within("mano_head/transformer", "mano_head.transformer", _DECODER),
         **_within("discriminator", "discriminator", _DISCRIMINATOR),
     },
     "wilor": {
-        **_within("backbone", "backbone", BACKBONE | _MEAN | _READOUT),
+        **_within("backbone", "backbone", BACKBONE | _MEAN_HAND | _OUTPUT_LAYERS),
         **{f"backbone/{name}": (f"backbone.{name}", _linear) for name in ("pose_emb", "shape_emb", "cam_emb")},
         **_within("refine_net", "refine_net", _REFINE),
         **_within("discriminator", "discriminator", _DISCRIMINATOR),
@@ -110,54 +117,54 @@ TABLES = {
     "vitpose": _within("backbone", "backbone", BACKBONE),
 }
 _UNUSED = {
-    r"mano\..*": "MANO's own numbers: yours come from the file of --mano",
-    r"discriminator\..*": "only training looks at it; model.hamer.discriminator=true takes it along",
+    r"mano\..*": "MANO's arrays: they are read from the file of --mano",
+    r"discriminator\..*": "only for training; model.hamer.discriminator=true includes it",
     r".*\.num_batches_tracked": "a counter",
-    r"initialized": "a mark of its training",
-    r"(keypoint_head|head|associate_keypoint_heads)\..*": "finds joints of bodies",
-    r"backbone\.cls_token": "its model does not use it either",
-    r"(mano_head|refine_net)\..*|backbone\.(init_|\w+_emb\.|dec).*": "only the transformer is taken",
+    r"initialized": "a flag of its training",
+    r"(keypoint_head|head|associate_keypoint_heads)\..*": "detects joints of bodies",
+    r"backbone\.cls_token": "not used by the original model either",
+    r"(mano_head|refine_net)\..*|backbone\.(init_|\w+_emb\.|dec).*": "only the transformer is converted",
 }
 
 
 class Source(NamedTuple):
-    """Where an array of a model comes from: a tensor of the checkpoint, or one for each of its rows."""
+    """The tensors of a checkpoint that make up one array of a model."""
 
-    keys: list[str]
-    stacked: bool
-    change: Callable[[np.ndarray], np.ndarray]  # of a tensor's axes, towards ours
+    keys: list[str]  # one, or one per layer
+    stacked: bool  # the array's first axis is the layer
+    transform: Transform
 
 
-def sources(kind: str, path: str, shape: tuple[int, ...]) -> Source:
-    """The tensors that make up the array of our model at a path such as "backbone/encoder/norm/scale".
+def source_of(kind: str, path: str, shape: tuple[int, ...]) -> Source:
+    """Find the tensors for an array of our model.
 
     Args:
         kind: "hamer", "wilor" or "vitpose".
-        path: of a parameter or a statistic.
-        shape: of the whole array, whose first axis may count layers.
+        path: of a parameter or a batch statistic, such as "backbone/encoder/norm/scale".
+        shape: of the array; its first axis is the layer if the array is stacked.
     """
     layer, _, leaf = path.rpartition("/")
     table = TABLES[kind]
-    key, change = table[path] if path in table else table[layer]
+    key, transform = table[path] if path in table else table[layer]
     if path not in table:
-        key = f"{key}.{LEAVES[leaf]}"
-        change = change if leaf == "kernel" or change is _one_output else _same
-    rows = range(shape[0]) if "{}" in key else [0]
-    return Source([key.format(row) for row in rows], "{}" in key, change)
+        key = f"{key}.{LEAF_NAMES[leaf]}"
+        transform = transform if leaf == "kernel" or transform is _one_output else _same
+    layers = range(shape[0]) if "{}" in key else [0]
+    return Source([key.format(index) for index in layers], "{}" in key, transform)
 
 
-def knows(kind: str, path: str) -> bool:
-    """Whether checkpoints of a kind have an array of our model."""
+def is_mapped(kind: str, path: str) -> bool:
+    """Whether checkpoints of a kind contain the array of our model at `path`."""
     return path in TABLES[kind] or path.rpartition("/")[0] in TABLES[kind]
 
 
 def why_unused(key: str) -> str:
-    """Why a tensor of a checkpoint has no place in our model."""
-    return next((why for pattern, why in _UNUSED.items() if re.fullmatch(pattern, key)), "not known here")
+    """The reason why our model does not use a tensor of a checkpoint."""
+    return next((reason for pattern, reason in _UNUSED.items() if re.fullmatch(pattern, key)), "unknown")
 
 
-def count(keys: Iterable[str], pattern: str) -> int:
-    """How many layers there are of which `pattern`, with {} for the number, is a key."""
+def count_layers(keys: Iterable[str], pattern: str) -> int:
+    """The number of layers with a key like `pattern`, in which {} is the layer index."""
     keys, number = set(keys), 0
     while pattern.format(number) in keys:
         number += 1

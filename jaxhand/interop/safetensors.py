@@ -1,4 +1,4 @@
-"""The tensors of a .safetensors file: a JSON header of names, types, shapes and places, then their bytes."""
+"""Reads .safetensors files: a JSON header with names, types, shapes and byte offsets, then the tensors' bytes."""
 
 import json
 import math
@@ -10,16 +10,30 @@ from jaxhand.config import UserError
 from jaxhand.interop.tensor import BFLOAT16, Tensor, dense_strides
 
 DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16,
-    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": BFLOAT16,
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
 }
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors by name, none of them read yet.
+    """Read the header of a file.
+
+    Args:
+        path: the .safetensors file.
+
+    Returns:
+        The tensors by name; their elements are not read yet.
 
     Raises:
-        UserError: there is no such file, it is damaged or of another format, or a tensor's type is unknown.
+        UserError: the file does not exist, is damaged or of another format, or a tensor's type is unknown.
     """
     path = Path(path)
     try:
@@ -32,13 +46,16 @@ def read(path: str | Path) -> dict[str, Tensor]:
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise UserError(f"{path}: not a whole .safetensors file, its header cannot be read; download it again")
+        raise UserError(
+            f"{path}: damaged or incomplete .safetensors file, its header cannot be read; download it again"
+        )
     header.pop("__metadata__", None)
     return {name: _tensor(path, name, entry, begin, end) for name, entry in header.items()}
 
 
 def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
-    where = f"{path}: {ascii(name)[:100]}"
+    """The tensor of a header's entry; the data section of the file goes from byte `begin` to `end`."""
+    origin = f"{path}: {ascii(name)[:100]}"
     try:
         shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
         numbers_ok = all(type(number) is int and number >= 0 for number in (*shape, first, last))
@@ -46,12 +63,14 @@ def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
     except (TypeError, KeyError, ValueError):
         numbers_ok = False
     if not numbers_ok:
-        raise UserError(f"{where}: has no type, shape and place; download the file again")
+        raise UserError(f"{origin}: has no type, shape and offsets; download the file again")
     if kind not in DTYPES:
-        raise UserError(f"{where}: its type {ascii(kind)[:20]} is not known, only {', '.join(DTYPES)}")
+        raise UserError(f"{origin}: its type {ascii(kind)[:20]} is not known, only {', '.join(DTYPES)}")
     dtype = np.dtype(DTYPES[kind])
     if last - first != math.prod(shape) * dtype.itemsize:
-        raise UserError(f"{where}: has {last - first} bytes, not {math.prod(shape)} of {kind}; download the file again")
+        raise UserError(
+            f"{origin}: has {last - first} bytes, not {math.prod(shape)} of {kind}; download the file again"
+        )
     if begin + last > end:
-        raise UserError(f"{where}: lies beyond the end of the file; download it again")
+        raise UserError(f"{origin}: lies beyond the end of the file; download it again")
     return Tensor(path, begin + first, dtype, shape, dense_strides(shape))

@@ -78,7 +78,7 @@ def read(source: str | Path) -> Network:
     """Read a .tflite file.
 
     Raises:
-        UserError: there is no such file, it is damaged or has another format, or a constant in it is sparse or quantised.
+        UserError: there is no such file, it is damaged or has another format, or a constant is sparse or quantised.
     """
     path = Path(source)
     try:
@@ -115,7 +115,15 @@ def read_archive(source: str | Path, wanted: Callable[[str], bool]) -> dict[str,
                         raise UserError(f"{path}: its networks take more than {MOST_BYTES >> 20} MB")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, NotImplementedError, EOFError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        struct.error,
+    ) as error:
         reason = ascii(" ".join(str(error).split()))[1:-1][:100]
         raise UserError(f"{path}: not a whole zip archive ({reason}); download it again") from None
     return {name: parse(content, f"{path}: {ascii(name)[1:-1][:200]}") for name, content in members.items()}
@@ -255,7 +263,9 @@ def _code(table: _Table) -> str:
 
 def _options(name: str, table: _Table | None) -> dict:
     fields = OPTIONS.get(name, {})
-    options = {key: default if table is None else table.number(*field, default) for key, (*field, default) in fields.items()}
+    options = {
+        key: default if table is None else table.number(*field, default) for key, (*field, default) in fields.items()
+    }
     for key, names in (("padding", _PADDING), ("activation", _ACTIVATION)):
         if key in options:
             if not 0 <= options[key] < len(names):

@@ -1,30 +1,38 @@
-"""What `torch.save` wrote, read without PyTorch: its pickle runs nothing, and tensors stay on disk until asked for.
+"""Reads files of `torch.save` without PyTorch: no code of the pickle runs, and tensors stay on disk until requested.
 
-The archive holds a pickle, data.pkl, in which a tensor is a call with the number of a storage, and the bytes of each
-storage uncompressed as a member of its own, data/NUMBER.
+The archive contains a pickle, data.pkl, in which a tensor is a function call with the number of a storage, and one
+uncompressed member, data/NUMBER, with the bytes of each storage.
 """
 
 import io
 import math
 import re
 import struct
+import typing
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from jaxhand import pickles
 from jaxhand.config import UserError
 from jaxhand.interop.tensor import BFLOAT16, Tensor
+from jaxhand.io import pickles
 
 STORAGES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": BFLOAT16,
-    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": BFLOAT16,
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What checkpoints hold beside weights: settings, and states of optimizers and loops. Nothing of it is kept.
-_INERT = re.compile(
+# Classes in checkpoints that are not weights: settings, states of optimizers and training loops. They are read as None.
+_IGNORED = re.compile(
     r"(yacs|omegaconf|pytorch_lightning|lightning|lightning_\w+|mmcv|mmengine|mmpose|hamer|wilor|argparse|typing"
     r"|torch\.optim|torch\.nn)\..+"
     r"|torch\.(device|Size|(b?float|u?int|complex)\d+|bool)"
@@ -34,13 +42,18 @@ _INERT = re.compile(
 _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the magic number of PyTorch before 1.6
 
 
-def read(path: str | Path):
-    """What was saved: nested plain values and arrays, with a `Tensor`, not yet read, for each tensor.
+def read(path: str | Path) -> typing.Any:
+    """Read what was saved.
 
-    Objects of other libraries, such as Lightning's settings, are None.
+    Args:
+        path: the file.
+
+    Returns:
+        Nested plain values and arrays. Each tensor is a `Tensor`, whose elements are not read yet; objects of other
+        libraries, such as Lightning's settings, are None.
 
     Raises:
-        UserError: there is no such file, it is damaged or of another format, or it wants to run anything.
+        UserError: the file does not exist, is damaged, of another format, or refers to code.
     """
     path = Path(path)
     try:
@@ -55,14 +68,14 @@ def read(path: str | Path):
 
 
 class _Members:
-    """The files in an archive: where their bytes lie."""
+    """The members of an archive and the location of their bytes."""
 
-    def __init__(self, path: Path, file):
+    def __init__(self, path: Path, file: typing.BinaryIO):
         self.path, self._file = path, file
         try:
             infos = zipfile.ZipFile(file).infolist()
-        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: a version unknown to zipfile
-            raise UserError(f"{path}: {_what_else(file)}") from None
+        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: unknown version of zip
+            raise UserError(f"{path}: {_describe_other_format(file)}") from None
         roots = [info.filename.removesuffix("data.pkl") for info in infos if info.filename.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:
             raise UserError(f"{path}: a zip archive, but not one of torch.save: it has {len(roots)} data.pkl")
@@ -70,8 +83,8 @@ class _Members:
         self.sizes = {name: info.file_size for name, info in self._infos.items()}
         self.end = file.seek(0, io.SEEK_END)
 
-    def place(self, name: str) -> tuple[int, int]:
-        """The first byte of a member in the archive, and its CRC-32 (0: not known)."""
+    def location(self, name: str) -> tuple[int, int]:
+        """Offset of a member's first byte in the archive, and its CRC-32 (0: unknown)."""
         info = self._infos[name]
         self._file.seek(info.header_offset)
         header = self._file.read(30)
@@ -83,82 +96,96 @@ class _Members:
         return start, info.CRC
 
     def content(self, name: str) -> bytes:
-        """A small member, whole."""
-        start, crc = self.place(name)
+        """All bytes of a small member."""
+        start, crc = self.location(name)
         self._file.seek(start)
         content = self._file.read(self.sizes[name])
         if crc and zlib.crc32(content) != crc:
-            raise UserError(f"{self.path}: {name} is not what was written; download it again")
+            raise UserError(f"{self.path}: {name} is damaged (its checksum differs); download it again")
         return content
 
 
-def _what_else(file) -> str:
-    """What a file is that is no zip archive."""
+def _describe_other_format(file: typing.BinaryIO) -> str:
+    """What a file is that zipfile cannot open, and what to do with it."""
     file.seek(0)
     begin = file.read(512)
     if begin.startswith(b"PK\x03\x04"):
-        return "the end is missing; download it again"
+        return "is truncated; download it again"
     if begin.startswith(_LEGACY) or begin[257:262] == b"ustar":
         again = "torch.save(torch.load(FILE, map_location='cpu'), NEW_FILE)"
-        return f"is in PyTorch's format of before version 1.6; save it again with PyTorch: {again}"
+        return f"is in PyTorch's format before version 1.6; save it again with PyTorch: {again}"
     return f"not a file of torch.save, it begins with {begin[:40]!a}"
 
 
-class _Unpickler(pickles.Unpickler):
-    def __init__(self, members: _Members):
+class TensorUnpickler(pickles.Unpickler):
+    """Resolves tensors and ignores objects of other libraries; `persistent_load` of a subclass returns the storages.
+
+    Args:
+        stream: the pickle.
+        most: no tensor has more elements, whatever its strides.
+    """
+
+    def __init__(self, stream: typing.BinaryIO, most: int):
         tensors = {"_rebuild_tensor_v2": self._tensor, "_rebuild_parameter": self._parameter}
         tensors |= {"_rebuild_parameter_with_state": self._parameter}
-        stands = {f"torch._utils.{name}": method for name, method in tensors.items()}
-        stands |= {f"torch.{name}": name for name in STORAGES}
-        super().__init__(io.BytesIO(members.content("data.pkl")), stands)
-        self._members = members
+        allowed = {f"torch._utils.{name}": method for name, method in tensors.items()}
+        allowed |= {f"torch.{name}": name for name in STORAGES}
+        super().__init__(stream, allowed)
+        self._most = most
 
     def find_class(self, module, name):
-        return _Nothing if _INERT.fullmatch(f"{module}.{name}") else super().find_class(module, name)
-
-    def persistent_load(self, pid):
-        kind, name, number, _, elements = pid
-        if kind != "storage" or name not in STORAGES:
-            raise pickles.Refused(f"persistent_load({kind!r}, {name!r})")
-        dtype, member = np.dtype(STORAGES[name]), f"data/{number}"
-        if member not in self._members.sizes:
-            raise ValueError(f"{member} is missing")
-        if self._members.sizes[member] != elements * dtype.itemsize:
-            raise ValueError(f"{member} has {self._members.sizes[member]} bytes, not {elements} of {dtype}")
-        start, crc = self._members.place(member)
-        return Tensor(self._members.path, start, dtype, (elements,), (1,), crc)
+        """Resolve an allowed global, as `pickles.Unpickler`."""
+        return _Ignored if _IGNORED.fullmatch(f"{module}.{name}") else super().find_class(module, name)
 
     def _tensor(self, storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
         numbers = (offset, *shape, *strides)
         if not isinstance(storage, Tensor) or any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a tensor that is none")
+            raise ValueError("a tensor with invalid offset, shape or strides")
         tensor = storage._replace(
             start=storage.start + offset * storage.dtype.itemsize, shape=tuple(shape), strides=tuple(strides)
         )
         [elements] = storage.shape
         if len(shape) != len(strides) or offset + tensor.span > elements:
             raise ValueError(f"a tensor {shape} with strides {strides} from {offset} on, in {elements} elements")
-        if math.prod(shape) > self._members.end:  # what repeats itself can describe more than any memory holds
-            raise ValueError(f"a tensor {shape} in a file of {self._members.end} bytes")
-        whole = not offset and tensor.span == elements
-        return _Made(tensor if whole else tensor._replace(crc=0))
+        if math.prod(shape) > self._most:  # stride 0 can describe more than fits in memory
+            raise ValueError(f"a tensor {shape} in a file of {self._most} bytes")
+        covers_storage = not offset and tensor.span == elements
+        return _TensorPlaceholder(tensor if covers_storage else tensor._replace(crc=0))
 
     def _parameter(self, data, *_):
         return data
 
 
-class _Made(pickles.Stand):
-    """A tensor, behind what a pickle may do to what it has made."""
+class _Unpickler(TensorUnpickler):
+    def __init__(self, members: _Members):
+        super().__init__(io.BytesIO(members.content("data.pkl")), members.end)
+        self._members = members
+
+    def persistent_load(self, pid):
+        kind, name, number, _, elements = pid
+        if kind != "storage" or name not in STORAGES:
+            raise pickles.ForbiddenGlobal(f"persistent_load({kind!r}, {name!r})")
+        dtype, member = np.dtype(STORAGES[name]), f"data/{number}"
+        if member not in self._members.sizes:
+            raise ValueError(f"{member} is missing")
+        if self._members.sizes[member] != elements * dtype.itemsize:
+            raise ValueError(f"{member} has {self._members.sizes[member]} bytes, not {elements} of {dtype}")
+        start, crc = self._members.location(member)
+        return Tensor(self._members.path, start, dtype, (elements,), (1,), crc)
+
+
+class _TensorPlaceholder(pickles.Placeholder):
+    """Protects a tensor from what a pickle can do to the objects that it creates."""
 
     def __init__(self, tensor: Tensor):
         self._tensor = tensor
 
-    def made(self, make):
+    def materialize(self, convert):
         return self._tensor
 
 
-class _Nothing(pickles.Stand):
-    """Stands for an object of a library that is not here: takes whatever it is given and keeps none of it."""
+class _Ignored(pickles.Placeholder):
+    """Placeholder of an object that is not needed, of a library that may not be installed: ignores all its content."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -175,5 +202,5 @@ class _Nothing(pickles.Stand):
     def extend(self, values):
         pass
 
-    def made(self, make):
+    def materialize(self, convert):
         return None

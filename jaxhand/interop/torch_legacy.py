@@ -5,16 +5,14 @@ storages) and then, for every storage in the order of the keys, its number of el
 """
 
 import io
-import math
-import pickle
 from pathlib import Path
 
 import numpy as np
 
-from jaxhand import pickles
 from jaxhand.config import UserError
 from jaxhand.interop import torch_file
 from jaxhand.interop.tensor import Tensor
+from jaxhand.io import pickles
 
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # how such a file begins
 MOST_PICKLED = 16 << 20  # bytes of the pickles
@@ -41,7 +39,7 @@ def read(path: str | Path):
     if not isinstance(heads[2], dict) or heads[2].get("little_endian") is not True:
         raise UserError(f"{path}: was written on a big-endian machine; save it again on another")
     start = stream.tell()
-    pickles.read(_Unpickler(stream, path, sizes), where)  # to learn the sizes
+    pickles.read(_Unpickler(stream, path, end, sizes, {}), where)  # to learn the sizes
     keys = pickles.read(pickles.Unpickler(stream), where)
     if not isinstance(keys, list) or set(keys) != set(sizes) or len(keys) != len(sizes):
         raise UserError(f"{path}: its list of storages is not that of its tensors; download it again")
@@ -52,38 +50,22 @@ def read(path: str | Path):
     if at > end:
         raise UserError(f"{path}: ends at byte {end}, {at} are needed; download it again")
     stream.seek(start)
-    return pickles.read(_Unpickler(stream, path, sizes, places), where)
+    return pickles.read(_Unpickler(stream, path, end, sizes, places), where)
 
 
-class _Unpickler(pickles.Unpickler):
-    """Makes a `Tensor` of every storage and of every view of one."""
+class _Unpickler(torch_file.TensorUnpickler):
+    """Notes the size of every storage, and returns it as a `Tensor` once its place in the file is known."""
 
-    def __init__(self, stream, path: Path, sizes: dict[str, int], places: dict[str, int] | None = None):
-        stands = {"torch._utils._rebuild_tensor_v2": self._tensor, "torch._utils._rebuild_parameter": self._parameter}
-        super().__init__(stream, stands | {f"torch.{name}": name for name in torch_file.STORAGES})
-        self._path, self._sizes, self._places = path, sizes, places or {}
+    def __init__(self, stream, path: Path, end: int, sizes: dict[str, int], places: dict[str, int]):
+        super().__init__(stream, end)
+        self._path, self._sizes, self._places = path, sizes, places
 
     def persistent_load(self, pid):
         kind, name, key, _, elements, view = pid
         if kind != "storage" or name not in torch_file.STORAGES or view is not None:
-            raise pickles.Refused(f"persistent_load({kind!r}, {name!r})")
+            raise pickles.ForbiddenGlobal(f"persistent_load({kind!r}, {name!r})")
         if type(elements) is not int or elements < 0 or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"a storage of {elements!r} elements")
+            raise ValueError(f"a storage of {elements!r} elements")
         dtype = np.dtype(torch_file.STORAGES[name])
         self._sizes[key] = elements * dtype.itemsize
         return Tensor(self._path, self._places.get(key, 0), dtype, (elements,), (1,))
-
-    def _tensor(self, storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
-        numbers = (offset, *shape, *strides)
-        if not isinstance(storage, Tensor) or any(type(number) is not int or number < 0 for number in numbers):
-            raise pickle.UnpicklingError("a tensor that is none")
-        tensor = storage._replace(
-            start=storage.start + offset * storage.dtype.itemsize, shape=tuple(shape), strides=tuple(strides)
-        )
-        [elements] = storage.shape
-        if len(shape) != len(strides) or offset + tensor.span > elements or math.prod(shape) > max(elements, 1):
-            raise pickle.UnpicklingError(f"a tensor {shape} with strides {strides} in {elements} elements")
-        return torch_file._Made(tensor)
-
-    def _parameter(self, data, *_):
-        return data

@@ -1,4 +1,4 @@
-"""HMR's discriminator for hands: does a pose look like one of a real hand, joint by joint and as a whole?
+"""HMR's discriminator for hands: it scores how real a pose is, per joint and for the whole hand.
 
 Kanazawa et al., "End-to-end Recovery of Human Shape and Pose" (2018), in the sizes of HaMeR.
 """
@@ -14,7 +14,7 @@ LOGITS = DIGIT_JOINTS + 2
 
 
 class Discriminator(nnx.Module):
-    """Turns of the digits' joints and the shape → 17 judgements, 1 of a real hand and 0 of a made one.
+    """Joint rotations of the digits and shape → 17 scores, trained towards 1 for real and 0 for predicted hands.
 
     Attributes are named as in HaMeR's checkpoint; `pose_out` holds its 15 layers of one output as rows.
     """
@@ -29,48 +29,55 @@ class Discriminator(nnx.Module):
         self.D_alljoints_fc1 = linear(DIGIT_JOINTS * CHANNELS, HIDDEN)
         self.D_alljoints_fc2, self.D_alljoints_out = linear(HIDDEN, HIDDEN), linear(HIDDEN, 1)
 
-    def __call__(self, rotations, shape):
-        """Rotations (B, 15, 3, 3) of the digits and shapes (B, 10) → (B, 17): of the joints, the shape, the pose."""
+    def __call__(self, rotations: jax.Array, shape: jax.Array) -> jax.Array:
+        """Rotations (B, 15, 3, 3) and shapes (B, 10) → scores (B, 17): 15 joints, the shape, the whole pose."""
         B, relu = len(rotations), jax.nn.relu
         joints = relu(self.D_conv2(relu(self.D_conv1(rotations.reshape(B, DIGIT_JOINTS, 9)))))  # (B, 15, 32)
         shape = self.betas_out(relu(self.betas_fc2(relu(self.betas_fc1(shape)))))  # (B, 1)
-        pose = joints.swapaxes(1, 2).reshape(B, -1)  # (B, 32 * 15), a channel's joints in a row as in PyTorch
+        pose = joints.swapaxes(1, 2).reshape(B, -1)  # (B, 32 * 15), the joints of a channel together as in PyTorch
         pose = self.D_alljoints_out(relu(self.D_alljoints_fc2(relu(self.D_alljoints_fc1(pose)))))  # (B, 1)
         return jnp.concatenate([self.pose_out(joints), shape, pose], axis=-1)
 
 
 class PerJoint(nnx.Module):
-    """A linear layer of its own for each of 15 joints, to one number."""
+    """A separate linear layer with one output for each of 15 joints."""
 
     def __init__(self, rngs: nnx.Rngs):
         spread = jax.nn.initializers.variance_scaling(2.0, "fan_in", "uniform", in_axis=1, out_axis=())
         self.kernel = nnx.Param(spread(rngs.params(), (DIGIT_JOINTS, CHANNELS)))
         self.bias = nnx.Param(jnp.zeros(DIGIT_JOINTS))
 
-    def __call__(self, joints):
+    def __call__(self, joints: jax.Array) -> jax.Array:
         """(B, 15, 32) → (B, 15)."""
         return jnp.einsum("bjc,jc->bj", joints, self.kernel[...]) + self.bias[...]
 
 
-def judgements(discriminator: Discriminator, rotations, shape, real_rotations, real_shape, real) -> dict:
-    """What the adversarial terms of the loss need, each gradient kept where it belongs.
+def discriminator_outputs(
+    discriminator: Discriminator,
+    rotations: jax.Array,
+    shape: jax.Array,
+    real_rotations: jax.Array,
+    real_shape: jax.Array,
+    real: jax.Array,
+) -> dict:
+    """The scores that the adversarial loss terms need, with gradients stopped where they do not belong.
 
     Args:
-        discriminator: the judge, which may not learn from `fake_logits`.
-        rotations, shape: made hands, (B, 16, 3, 3) and (B, 10); they may not learn from `critic_fake`.
+        discriminator: gets no gradient from `fake_logits`.
+        rotations, shape: predicted hands, (B, 16, 3, 3) and (B, 10); they get no gradient from `critic_fake`.
         real_rotations, real_shape: real hands, (B, R, 15, 3, 3) and (B, R, 10).
-        real: (B, R) 0 where there is no real hand.
+        real: (B, R), 0 where there is no real hand.
 
     Returns:
-        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), 1 as it should be where there is no
-        real hand.
+        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), which is 1, its target, where
+        there is no real hand.
     """
-    made, R = rotations[:, 1:], real.shape[1]
+    digits, R = rotations[:, 1:], real.shape[1]
     graphdef, parameters = nnx.split(discriminator)
-    fixed = nnx.merge(graphdef, jax.lax.stop_gradient(parameters))
-    seen = discriminator(real_rotations.reshape(-1, DIGIT_JOINTS, 3, 3), real_shape.reshape(-1, 10))
+    frozen = nnx.merge(graphdef, jax.lax.stop_gradient(parameters))
+    real_scores = discriminator(real_rotations.reshape(-1, DIGIT_JOINTS, 3, 3), real_shape.reshape(-1, 10))  # (B R, 17)
     return {
-        "fake_logits": fixed(made, shape),
-        "critic_fake": discriminator(jax.lax.stop_gradient(made), jax.lax.stop_gradient(shape)),
-        "critic_real": jnp.where(real[..., None] > 0, seen.reshape(-1, R, LOGITS), 1.0),
+        "fake_logits": frozen(digits, shape),
+        "critic_fake": discriminator(jax.lax.stop_gradient(digits), jax.lax.stop_gradient(shape)),
+        "critic_real": jnp.where(real[..., None] > 0, real_scores.reshape(-1, R, LOGITS), 1.0),
     }

@@ -4,6 +4,7 @@ A crop of 224 px, turned so that the hand points up, becomes 21 joints in px of 
 middle, and how likely there is a hand at all and it is a right one. Weights: `python -m jaxhand.convert mediapipe`.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -31,17 +32,27 @@ class Mediapipe(nnx.Module):
     """Colour crop → joints in px and in millimetres.
 
     Args:
-        config: `model.mediapipe.size`, `model.dtype`. `data.image_size` must be 224.
-        hand: has no place here.
+        config: `model.options.size`, `model.dtype`. `data.image_size` must be 224.
+        hand_model: is not used.
         rngs: draws the parameters.
+
+    Raises:
+        ConfigError: the size is unknown, or `data.image_size` is not 224.
     """
 
+    has_mesh = False
     loss_terms = ("joints_3d", "joints_2d")
 
-    def __init__(self, config: Config, hand: None, rngs: nnx.Rngs):
-        size = config.model.mediapipe.size
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """Settings of this model."""
+
+        size: str = "full"  # or "lite", or "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
+
+    def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
+        size = config.model.options.size
         if size not in SIZES:
-            raise ConfigError(f"model.mediapipe.size must be one of {', '.join(SIZES)}, got {size!r}")
+            raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)}, got {size!r}")
         if config.data.image_size != CROP:
             raise ConfigError(f"data.image_size must be {CROP} for model 'mediapipe', got {config.data.image_size}")
         self.backbone = EfficientNetLite(SIZES[size], dtype=config.model.dtype, rngs=rngs)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxhand.config import Config, ConfigError
+from jaxhand.config import ConfigError
 from jaxhand.models.depthwise import each_image
 from jaxhand.models.efficientnet_lite import Conv, Depthwise, Pointwise, max_pool
 
@@ -37,17 +37,16 @@ class PalmDetector(nnx.Module):
     """Image → candidates for palms.
 
     Args:
-        config: `model.mediapipe.size`.
-        hand: has no place here.
+        size: "full" or "lite".
         rngs: draws the parameters.
+
+    Raises:
+        ConfigError: the size is unknown.
     """
 
-    loss_terms = ()
-
-    def __init__(self, config: Config, hand: None, rngs: nnx.Rngs):
-        size = config.model.mediapipe.size
+    def __init__(self, size: str, *, rngs: nnx.Rngs):
         if size not in BLOCKS:
-            raise ConfigError(f"model.mediapipe.size must be one of {', '.join(BLOCKS)} for palms, got {size!r}")
+            raise ConfigError(f"size of the palm detector must be one of {', '.join(BLOCKS)}, got {size!r}")
         self.stem = Conv(5, 3, WIDTHS[0], stride=2, rngs=rngs)
         self.stem_slope = Slope(WIDTHS[0])
         stages, inputs = [], WIDTHS[0]

@@ -1,4 +1,4 @@
-"""What a model costs, part by part: `python -m jaxhand.models.summary CONFIG [key=value …]`."""
+"""Cost of a model, module by module: `python -m jaxhand.models.summary CONFIG [key=value …]`."""
 
 import argparse
 import inspect
@@ -21,20 +21,20 @@ from jaxhand.config import Config, UserError
 from jaxhand.models.vit import Encoder
 
 NOTES = """\
-FLOPs: of matrix products and convolutions in a test of one image, 2 for a product with its sum. A training step takes
-about 3 times as many. Activations: what a training step keeps of the forward pass to go backward, beside parameters
-and what is there for training alone."""
+FLOPs: of matrix products and convolutions in the forward pass of one image; a multiply-add counts as 2. A training step
+needs about 3 times as many. Activations: bytes that a training step saves in the forward pass for the backward pass,
+without the parameters and without what only training computes."""
 _SCOPE = re.compile(r"<([\w.]*)>")  # a module's path in the name stack of an equation
-_TIMED_S = 2.0  # a forward pass is repeated for so long
+_TIMED_S = 2.0  # for so long the forward pass is repeated
 
 
 def summarize(config: Config) -> list[dict]:
-    """The costs of the model of a config, from shapes alone.
+    """Count the cost of the model of a config, from shapes alone.
 
     Returns:
-        Rows in the order of use, `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's batch
-        size: of each top-level part, "(between)" for what the model does outside of them, "total". Under a part, a row
-        with `count` is one of so many equal blocks in it.
+        Rows in the order of use: `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's
+        batch size. There is one row for each top-level module, "(between)" for what the model computes outside of them,
+        and "total". Below a module, a row with `count` is the cost of one of `count` equal blocks in it.
 
     Raises:
         UserError: the config's model cannot be built.
@@ -43,41 +43,49 @@ def summarize(config: Config) -> list[dict]:
     _name_calls(model)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
-    def kept(params, rest, batch):
+    def residuals(params, rest, batch):
         def floats(params):
             predictions = jax.tree.leaves(nnx.merge(graphdef, params, rest)(batch))
             return [value for value in predictions if jnp.issubdtype(value.dtype, jnp.inexact)]
 
         return jax.tree.leaves(jax.vjp(floats, params)[1])
 
-    forward = jax.make_jaxpr(lambda *state, batch: nnx.merge(graphdef, *state)(batch))(params, rest, batch=_batch(config, 1))
+    forward = jax.make_jaxpr(lambda *state, batch: nnx.merge(graphdef, *state)(batch))(
+        params, rest, batch=_batch(config, 1)
+    )
     costs = {
         "parameters": [(".".join(map(str, path)), math.prod(leaf.shape)) for path, leaf in nnx.to_flat_state(params)],
-        "flops": list(_products(forward.jaxpr)),
-        "activations": list(_kept(jax.make_jaxpr(kept)(params, rest, _batch(config, config.training.batch_size)).jaxpr)),
+        "flops": list(_product_flops(forward.jaxpr)),
+        "activations": list(
+            _saved_activations(
+                jax.make_jaxpr(residuals)(params, rest, _batch(config, config.training.batch_size)).jaxpr
+            )
+        ),
     }
 
-    def row(part: str, belongs: typing.Callable[[str], bool], count: int = 1) -> dict:
-        sums = {key: sum(n for path, n in values if belongs(path)) for key, values in costs.items()}
+    def row(part: str, selects: typing.Callable[[str], bool], count: int = 1) -> dict:
+        sums = {key: sum(n for path, n in values if selects(path)) for key, values in costs.items()}
         return {"part": part} | {key: value // count for key, value in sums.items()}
 
-    def under(part: str) -> typing.Callable[[str], bool]:
+    def inside(part: str) -> typing.Callable[[str], bool]:
         return lambda path: f"{path}.".startswith(f"{part}.")
 
-    used = [_path(equation, "") for equation in _inside(forward.jaxpr)] + [path for path, _ in costs["parameters"]]
+    used = [_path(equation, "") for equation in _all_equations(forward.jaxpr)] + [
+        path for path, _ in costs["parameters"]
+    ]
     rows, stacks = [], _stacks(model)
     for part in dict.fromkeys(path.partition(".")[0] for path in used if path):
-        rows.append(row(part, under(part)))
-        inner = {path: count for path, count in stacks.items() if under(part)(path)}
-        rows += [row(path, under(path), count) | {"count": count} for path, count in inner.items()]
+        rows.append(row(part, inside(part)))
+        blocks = {path: count for path, count in stacks.items() if inside(part)(path)}
+        rows += [row(path, inside(path), count) | {"count": count} for path, count in blocks.items()]
     return [*rows, row("(between)", lambda path: not path), row("total", lambda path: True)]
 
 
 def measure(config: Config, sizes: typing.Iterable[int]) -> typing.Iterator[dict]:
-    """Time the compiled forward pass on batches of such sizes.
+    """Time the compiled forward pass on batches of the given sizes.
 
     Yields:
-        `batch`, `milliseconds` (median), `memory`: bytes that XLA takes beside parameters, batch and predictions.
+        `batch`, `milliseconds` (median), `memory`: bytes that XLA needs besides parameters, batch and predictions.
     """
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: models.build(config)))
     state = jax.jit(lambda: nnx.split(models.build(config))[1])()
@@ -95,7 +103,7 @@ def measure(config: Config, sizes: typing.Iterable[int]) -> typing.Iterator[dict
 
 
 def _batch(config: Config, rows: int) -> dict:
-    """A batch of noise with all that a model takes in a test."""
+    """A batch of noise with all inputs of a model."""
     side, rng = config.data.image_size, np.random.default_rng(0)
     K = np.float32([[1.5 * side, 0, side / 2], [0, 1.5 * side, side / 2], [0, 0, 1]])
     return {
@@ -109,9 +117,9 @@ def _batch(config: Config, rows: int) -> dict:
 
 
 def _name_calls(model: nnx.Module) -> None:
-    """Make every module of a model name its path in the name stacks of what it computes.
+    """Wrap the methods of every module of a model so that its path is in the name stack of each equation.
 
-    The path goes into the module's class, which a copy in the body of a loop has as well.
+    The wrapped methods belong to the module's class, so they also apply to copies in the body of a loop.
     """
     for path, module in nnx.iter_modules(model):
         kind, scope = type(module), f"<{'.'.join(map(str, path))}>"
@@ -131,13 +139,16 @@ def _named(function: typing.Callable, scope: str) -> typing.Callable:
 
 
 def _stacks(model: nnx.Module) -> dict[str, int]:
-    """Path → count of the blocks that are alike, outermost only: those of encoders, and lists of one kind and size."""
+    """Path → number of equal blocks, outermost only: in encoders, and in lists of modules of one class and size."""
     found = {}
     for path, module in sorted(nnx.iter_modules(model), key=lambda item: len(item[0])):
         path = ".".join(map(str, path))
         if isinstance(module, Encoder):
             path, count = f"{path}.blocks".lstrip("."), module.depth
-        elif isinstance(module, nnx.List) and len({str(jax.tree.map(jnp.shape, nnx.state(part))) for part in module}) == 1:
+        elif (
+            isinstance(module, nnx.List)
+            and len({str(jax.tree.map(jnp.shape, nnx.state(part))) for part in module}) == 1
+        ):
             count = len(module)
         else:
             continue
@@ -146,10 +157,11 @@ def _stacks(model: nnx.Module) -> dict[str, int]:
     return found
 
 
-def _products(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tuple[str, int]]:
-    """(module's path, FLOPs) of every product in a jaxpr and those inside it; the body of a scan counts every time.
+def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tuple[str, int]]:
+    """(module's path, FLOPs) of every product in a jaxpr and in the jaxprs inside it.
 
-    XLA's own analysis counts the body of a loop once. A loop of unknown length counts once here too.
+    The body of a scan counts as often as it runs; XLA's own analysis counts it once. A loop of unknown length counts
+    once here too.
     """
     for equation in jaxpr.eqns:
         here, name = _path(equation, path), equation.primitive.name
@@ -159,45 +171,45 @@ def _products(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tuple[st
             yield here, 2 * times * equation.outvars[0].aval.size * summed
         elif name == "conv_general_dilated":
             kernel, layout = equation.invars[1].aval, equation.params["dimension_numbers"]
-            summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # a kernel's channels are those of its group
-            zeros = math.prod(equation.params["lhs_dilation"])  # a transposed convolution puts zeros between pixels
+            summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # input channels of the kernel: those of one group
+            zeros = math.prod(equation.params["lhs_dilation"])  # a transposed convolution inserts zeros between pixels
             yield here, 2 * times * equation.outvars[0].aval.size * summed // zeros
         elif name.startswith("dot_product_attention_fwd"):  # cuDNN's: q and k are (B, T, H, D)
             (B, T, H, D), S = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
             yield here, 4 * times * B * H * T * S * D
         else:
             repeat = times * (equation.params["length"] if name == "scan" else 1)
-            for body in _bodies(equation):
-                yield from _products(body, here, repeat)
+            for body in _inner_jaxprs(equation):
+                yield from _product_flops(body, here, repeat)
 
 
-def _kept(jaxpr) -> typing.Iterator[tuple[str, int]]:
-    """(module's path, bytes) of what a jaxpr computes and returns; what a scan returns belongs to its body."""
-    wanted = {v for v in jaxpr.outvars if not hasattr(v, "val")}  # literals are no variables
+def _saved_activations(jaxpr) -> typing.Iterator[tuple[str, int]]:
+    """(module's path, bytes) of each computed output of a jaxpr; outputs of a scan belong to the module in its body."""
+    wanted = {v for v in jaxpr.outvars if not hasattr(v, "val")}  # literals are not variables
     for equation in jaxpr.eqns:
         path = _path(equation, "")
         if equation.primitive.name == "scan":
-            inner = [_path(e, "") for body in _bodies(equation) for e in _inside(body)]
+            inner = [_path(e, "") for body in _inner_jaxprs(equation) for e in _all_equations(body)]
             path = min(filter(None, inner), key=len, default=path)
         for v in wanted.intersection(equation.outvars):
             yield path, v.aval.size * v.aval.dtype.itemsize
 
 
 def _path(equation, outer: str) -> str:
-    """The module that an equation belongs to; in a body that names none it is the one outside."""
+    """The path of the module that an equation belongs to; `outer` where its name stack has none."""
     return (_SCOPE.findall(str(equation.source_info.name_stack)) or [outer])[-1]
 
 
-def _inside(jaxpr) -> typing.Iterator:
-    """All equations of a jaxpr and of the bodies in it, in order."""
+def _all_equations(jaxpr) -> typing.Iterator:
+    """All equations of a jaxpr and of the jaxprs inside it, in order."""
     for equation in jaxpr.eqns:
         yield equation
-        for body in _bodies(equation):
-            yield from _inside(body)
+        for body in _inner_jaxprs(equation):
+            yield from _all_equations(body)
 
 
-def _bodies(equation) -> typing.Iterator:
-    """The jaxprs that an equation holds."""
+def _inner_jaxprs(equation) -> typing.Iterator:
+    """The jaxprs inside an equation."""
     for value in jax.tree.leaves(list(equation.params.values())):
         value = getattr(value, "jaxpr", value)
         if hasattr(value, "eqns"):
@@ -209,7 +221,9 @@ def table(rows: list[dict], batch: int) -> str:
     lines = [("", "parameters", "GFLOPs", "activations"), ("", "", "one image", f"batch of {batch}")]
     for row in rows:
         name = f"  {row['part']}, one of {row['count']}" if "count" in row else row["part"]
-        lines.append((name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:.4f}", f"{row['activations'] / 1e6:,.1f} MB"))
+        lines.append(
+            (name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:.4f}", f"{row['activations'] / 1e6:,.1f} MB")
+        )
     first, *others = (max(map(len, column)) for column in zip(*lines))
     return "\n".join(
         "  ".join([line[0].ljust(first), *(text.rjust(width) for text, width in zip(line[1:], others))]).rstrip()
@@ -218,16 +232,16 @@ def table(rows: list[dict], batch: int) -> str:
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
-    """The command; gives the exit status."""
+    """Run the command; returns the exit status."""
     raw = argparse.RawDescriptionHelpFormatter
-    name = "python -m jaxhand.models.summary"
+    name = "jaxhand summary"
     parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=NOTES, formatter_class=raw)
-    parser.add_argument("config", metavar="CONFIG", help="YAML file such as configs/quickstart.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.vit.size=B")
-    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a value, such as model.vit.size=B")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--no-time", action="store_true", help="do not time the forward pass")
     arguments = parser.parse_intermixed_args(argv)
-    say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
+    show = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
     try:
         config = configs.load(arguments.config, arguments.overrides)
         rows, batch = summarize(config), config.training.batch_size
@@ -235,14 +249,14 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     facts = {"model": config.model.name, "image_size": config.data.image_size, "dtype": config.model.dtype}
-    say(f"{arguments.config}: {config.model.name}, images of {config.data.image_size} px, {config.model.dtype}\n")
-    say(f"{table(rows, batch)}\n\n{NOTES}\n")
+    show(f"{arguments.config}: {config.model.name}, images of {config.data.image_size} px, {config.model.dtype}\n")
+    show(f"{table(rows, batch)}\n\n{NOTES}\n")
     timed = []
     for found in () if arguments.no_time else measure(config, dict.fromkeys((1, batch))):
         timed.append(found)
         size, ms, memory = found.values()
         rate = f"{ms:.1f} ms, {1e3 * size / ms:,.1f} images/s, {memory / 1e6:,.0f} MB of working memory"
-        say(f"Forward pass, batch of {size}, on {jax.devices()[0].device_kind}: {rate}")
+        show(f"Forward pass, batch of {size}, on {jax.devices()[0].device_kind}: {rate}")
     if arguments.json:
         print(json.dumps(facts | {"batch_size": batch, "parts": rows, "forward": timed}, indent=2))
     return 0

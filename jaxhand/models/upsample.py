@@ -1,4 +1,4 @@
-"""Feature maps that grow finer step by step, and what they show at given places."""
+"""Upsampling of feature maps by transposed convolutions, and bilinear sampling of feature maps."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,32 @@ from flax import nnx
 
 
 class Upsampler(nnx.Module):
-    """A feature map → maps of which each is twice as fine as the one before, with half its channels.
+    """Feature map → a list of maps, each with twice the resolution and half the channels of the map before.
 
-    A 1x1 convolution gives the first; a transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
-    normalisation and ReLU give the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), both sides reversed.
+    A 1x1 convolution computes the first map; a transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
+    normalisation and ReLU compute the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), reversed along both
+    sides.
+    Attribute names are the parameter paths of saved checkpoints: they stay as they are.
 
     Args:
-        channels_in: of the map that comes in.
+        channels_in: of the input map.
         channels: of the first map.
-        scales: how many maps.
+        scales: number of maps.
         rngs: draws the parameters.
-        branched: every map is made from the first by steps of its own, as in WiLoR; else from the map before.
-        dtype: of the products and the maps; parameters and statistics are float32.
+        branched: compute every map from the first one with separate layers, as in WiLoR; else from the map before.
+        dtype: of the convolutions and the maps; parameters and statistics are float32.
     """
 
-    def __init__(self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False,
-                 dtype="float32"):
+    def __init__(
+        self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False, dtype="float32"
+    ):
         self.branched, dtype = branched, jnp.dtype(dtype)
         self.first = nnx.Linear(channels_in, channels, dtype=dtype, rngs=rngs)
         steps = [[*range(scale + 1)] if branched else [scale] for scale in range(scales - 1)]
         self.chains = nnx.List([nnx.List([_Step(channels >> step, dtype, rngs) for step in chain]) for chain in steps])
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> list[jax.Array]:
-        """(B, h, w, C) → maps (B, h, w, c), (B, 2h, 2w, c/2), …; `train` normalises by this batch's statistics."""
+        """(B, h, w, C) → maps (B, h, w, c), (B, 2h, 2w, c/2), …; with `train`, normalised by the batch's statistics."""
         maps = [self.first(x)]
         for chain in self.chains:
             x = maps[0 if self.branched else -1]
@@ -39,7 +42,7 @@ class Upsampler(nnx.Module):
 
 
 class _Step(nnx.Module):
-    """(B, h, w, c) → (B, 2h, 2w, c/2)."""
+    """Transposed convolution, batch norm and ReLU."""
 
     def __init__(self, channels: int, dtype, rngs: nnx.Rngs):
         self.conv = nnx.ConvTranspose(
@@ -48,24 +51,25 @@ class _Step(nnx.Module):
         self.norm = nnx.BatchNorm(channels // 2, momentum=0.9, dtype=dtype, rngs=rngs)
 
     def __call__(self, x, train):
+        """(B, h, w, c) → (B, 2h, 2w, c/2)."""
         return jax.nn.relu(self.norm(self.conv(x), use_running_average=not train))
 
 
-def sample(image: jax.Array, places: jax.Array) -> jax.Array:
-    """Look up maps between their pixels, bilinearly; beyond the outermost pixels a map falls off to 0 within a pixel.
+def sample_bilinear(image: jax.Array, positions: jax.Array) -> jax.Array:
+    """Sample maps bilinearly, with zero padding: PyTorch's `grid_sample`.
 
     Args:
         image: (B, h, w, C).
-        places: (B, N, 2) x, y in pixels of the map; integers are the middles of pixels.
+        positions: (B, N, 2) x, y in pixels of the map; integers are the centres of pixels.
 
     Returns:
-        (B, N, C), PyTorch's `grid_sample` with zeros around.
+        (B, N, C).
     """
     B, h, w, C = image.shape
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(B, (h + 2) * (w + 2), C)
-    places = jnp.clip(places + 1, 0, jnp.array([w + 1, h + 1], places.dtype))  # in the padded map
-    corner = jnp.clip(places.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four around
-    right, down = jnp.moveaxis((places - corner).astype(image.dtype), -1, 0)[..., None]  # (B, N, 1) each
+    positions = jnp.clip(positions + 1, 0, jnp.array([w + 1, h + 1], positions.dtype))  # in the padded map
+    corner = jnp.clip(positions.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four neighbours
+    right, down = jnp.moveaxis((positions - corner).astype(image.dtype), -1, 0)[..., None]  # (B, N, 1) each
     at = lambda i, j: jnp.take_along_axis(
         padded, ((corner[..., 1] + i) * (w + 2) + corner[..., 0] + j)[..., None], axis=1
     )

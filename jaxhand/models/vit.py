@@ -1,23 +1,28 @@
-"""Vision transformer (Dosovitskiy et al. 2021), with the details of ViTPose and HaMeR: no class token, any input size."""
+"""Vision transformer (Dosovitskiy et al. 2021), with the details of ViTPose and HaMeR: no class token, any input size.
+
+Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from jaxhand.config import ConfigError, ViTConfig
-from jaxhand.models import dense
+from jaxhand.config import Config, ConfigError, ViTConfig
+from jaxhand.models.layers import Linear, layer_norm, patchify
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}  # width, depth, heads
-_DRAW = jax.nn.initializers.truncated_normal(0.02)
+PADDING = 2  # px of zeros around the image, in ViTPose and HaMeR
+_INIT = jax.nn.initializers.truncated_normal(0.02)
 
 
-def sized(config: ViTConfig) -> ViTConfig:
-    """The config with `width`, `depth` and `heads` of its `size`, where it has one.
+def resolve_size(config: ViTConfig) -> ViTConfig:
+    """Replace `size`, where it is set, by the width, depth and heads that it stands for.
 
     Raises:
-        ConfigError: the size is unknown, or the heads cannot share the width.
+        ConfigError: the size is unknown, or the width is not a multiple of the heads.
     """
     if config.size:
         if config.size not in SIZES:
@@ -29,45 +34,82 @@ def sized(config: ViTConfig) -> ViTConfig:
     return config
 
 
+def center_crop_arguments(config: Config, *, padding: int = PADDING) -> dict:
+    """The arguments of a `ViT` for the output of `preprocess.center_crop`.
+
+    Raises:
+        ConfigError: three quarters of the crop's side are not a whole number of patches.
+    """
+    size, patch = config.data.image_size, config.model.vit.patch
+    if size % (4 * patch) or size % 8:
+        raise ConfigError(
+            f"data.image_size must be a multiple of {np.lcm(4 * patch, 8)} for model {config.model.name!r} and "
+            f"model.vit.patch {patch}, got {size}"
+        )
+    return {
+        "config": config.model.vit,
+        "image_size": (size, size * 3 // 4),
+        "padding": padding,
+        "eps": 1e-6,
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
+    }
+
+
 class ViT(nnx.Module):
-    """Image → tokens: patches, learned positions, blocks, a last norm.
+    """Image → tokens: patches, learned position embedding, transformer blocks, final norm.
 
     Args:
         config: sizes.
-        image_size: (H, W) in px that the learned positions are for; others are taken too.
+        image_size: (H, W) in px of the position embedding; for other image sizes it is resized.
+        channels: of the image.
         padding: px of zeros around the image.
         eps: of the layer norms.
-        dtype: of the products; parameters, norms and what goes from block to block are float32.
+        dtype: of the matrix products; parameters, norms and residuals are float32.
         remat: compute the activations of a block again in the backward pass.
+        rngs: draws the parameters.
     """
 
-    def __init__(self, config: ViTConfig, image_size: tuple[int, int], *, channels: int = 3, padding: int = 0,
-                 eps: float = 1e-6, dtype="float32", remat: bool = False, rngs: nnx.Rngs):
-        config = sized(config)
+    def __init__(
+        self,
+        config: ViTConfig,
+        image_size: tuple[int, int],
+        *,
+        channels: int = 3,
+        padding: int = 0,
+        eps: float = 1e-6,
+        dtype="float32",
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        config = resolve_size(config)
         self.patch_embed = PatchEmbed(channels, config.width, config.patch, padding, rngs=rngs, dtype=dtype)
         self.grid = self.patch_embed.grid(*image_size)
-        self.positions = nnx.Param(_DRAW(rngs.params(), (self.grid[0] * self.grid[1], config.width)))
+        self.positions = nnx.Param(_INIT(rngs.params(), (self.grid[0] * self.grid[1], config.width)))
         self.encoder = Encoder(config, eps=eps, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) → (B, T, E), row by row of the grid; `key` draws the drop-path, None is test mode."""
+        """(B, H, W, C) → (B, T, E), the grid row by row; `key` draws the drop-path, None is test mode."""
         return self.encoder(self.embed(image), key)
 
     def embed(self, image: jax.Array) -> jax.Array:
-        """(B, H, W, C) → what the blocks take, (B, T, E): patches with their positions."""
+        """Embed patches and add their position embedding: (B, H, W, C) → (B, T, E)."""
         grid = self.patch_embed.grid(*image.shape[1:3])
         return self.patch_embed(image) + resize_positions(self.positions[...], self.grid, grid)
 
 
 class PatchEmbed(nnx.Module):
-    """A convolution whose stride is its width, as a product: `proj.kernel` is (patch * patch * channels, width)."""
+    """Patch embedding: a convolution with stride = kernel size, computed as a matrix product.
+
+    `proj.kernel` is (patch * patch * channels, width).
+    """
 
     def __init__(self, channels: int, width: int, patch: int, padding: int = 0, *, rngs: nnx.Rngs, dtype="float32"):
         self.patch, self.padding = patch, padding
-        self.proj = _Linear(patch * patch * channels, width, rngs, dtype)
+        self.proj = _linear(patch * patch * channels, width, rngs, dtype)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patches along the height and the width of an image in px; what does not fill a patch is cut off.
+        """Number of patches along the height and the width of an image in px; an incomplete patch is cut off.
 
         Raises:
             ConfigError: the image is smaller than a patch.
@@ -79,36 +121,40 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """(B, H, W, C) → (B, T, E) float32."""
+        B = len(image)
         rows, columns = self.grid(*image.shape[1:3])
         around = (self.padding, self.padding)
         image = jnp.pad(image, ((0, 0), around, around, (0, 0)))
-        image = dense.patches(image[:, : rows * self.patch, : columns * self.patch], self.patch)
-        return self.proj(image.reshape(len(image), rows * columns, -1)).astype(jnp.float32)  # (B, T, patch*patch*C) in
+        patches = patchify(
+            image[:, : rows * self.patch, : columns * self.patch], self.patch
+        )  # (B, rows, columns, p*p*C)
+        return self.proj(patches.reshape(B, rows * columns, -1)).astype(jnp.float32)
 
 
 class Encoder(nnx.Module):
-    """Blocks and a last norm on tokens. Each parameter of `blocks` holds that of all blocks, along its first axis.
+    """Transformer blocks and a final norm. An array of `blocks` holds the parameters of all blocks, on its first axis.
 
-    Args: as of `ViT`.
+    Args: as for `ViT`.
     """
 
     def __init__(self, config: ViTConfig, *, eps: float = 1e-6, dtype="float32", remat: bool = False, rngs: nnx.Rngs):
-        config = sized(config)
+        config = resolve_size(config)
         self.depth, self.drop_path, self.remat = config.depth, config.drop_path, remat
         build = nnx.vmap(lambda key: Block(config, eps, dtype, nnx.Rngs(key)))
         self.blocks = build(jax.random.split(rngs.params(), config.depth))
-        self.norm = _norm(config.width, eps, rngs)
+        self.norm = layer_norm(config.width, eps, rngs)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(B, T, E) → (B, T, E) float32; `key` draws which samples skip which half of a block, None skips nothing."""
+        """(B, T, E) → (B, T, E) float32; `key` draws the drop-path: which samples skip which residual."""
         graphdef, parameters = nnx.split(self.blocks)
 
         def body(x, block):
             parameters, kept = block
             return nnx.merge(graphdef, parameters)(x, kept), None
 
-        # All but these products is cheap to compute again: training takes a third of the memory, and no longer. The loop
-        # unrolled by 2, 4 or 12 is no faster on a CPU, at batch 1, 8 and in training, and compiles up to 5 times as long.
+        # Only these products are saved; the rest is cheap to compute again: training needs a third of the memory and no
+        # more time. Unrolling the loop by 2, 4 or 12 is no faster on a CPU, at batch 1, 8 and in training, and takes up
+        # to 5 times as long to compile.
         policies = jax.checkpoint_policies
         policy = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
@@ -116,66 +162,64 @@ class Encoder(nnx.Module):
         return self.norm(jax.lax.scan(body, tokens.astype(jnp.float32), (parameters, kept))[0])
 
     def _kept(self, key, rows: int):
-        """Factors (depth, 2, B) of the residuals: 0 where a sample skips one, else what keeps its expectation."""
+        """Factors (depth, 2, B) of the residuals: 0 where a sample skips one, else 1 / (probability to keep it)."""
         keep = 1 - jnp.linspace(0, self.drop_path, self.depth)[:, None, None]
         return jax.random.bernoulli(key, keep, (self.depth, 2, rows)) / keep
 
 
 class Block(nnx.Module):
-    """Attention among the tokens, then a perceptron on each; both take normed tokens and add to what comes in."""
+    """Pre-norm transformer block: self-attention, then an MLP, each with a residual connection."""
 
     def __init__(self, config: ViTConfig, eps: float, dtype, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = (_norm(config.width, eps, rngs) for _ in range(2))
+        self.norm1, self.norm2 = (layer_norm(config.width, eps, rngs) for _ in range(2))
         self.attn = Attention(config.width, config.heads, rngs, dtype)
         self.mlp = Mlp(config.width, int(config.mlp_ratio * config.width), rngs, dtype)
 
-    def __call__(self, x, kept=None):
-        """(B, T, E) → the same; `kept` (2, B) are factors of the two residuals."""
+    def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """(B, T, E) → (B, T, E); `kept` (2, B) are the drop-path factors of the two residuals."""
         first, second = (1, 1) if kept is None else kept[:, :, None, None]
         x = x + first * self.attn(self.norm1(x))
         return x + second * self.mlp(self.norm2(x))
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention; `qkv` gives queries, keys and values of all heads, in this order."""
+    """Multi-head self-attention; `qkv` returns queries, keys and values of all heads, in this order."""
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs, dtype):
         self.heads = heads
-        self.qkv, self.proj = _Linear(width, 3 * width, rngs, dtype), _Linear(width, width, rngs, dtype)
+        self.qkv, self.proj = _linear(width, 3 * width, rngs, dtype), _linear(width, width, rngs, dtype)
 
-    def __call__(self, x):
-        """(B, T, E) → the same."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, T, E) → (B, T, E)."""
         B, T, E = x.shape
+        # (B, T, heads, E / heads) each
         query, key, value = (part.reshape(B, T, self.heads, -1) for part in jnp.split(self.qkv(x), 3, axis=-1))
-        # JAX does not choose by itself; cuDNN takes half precision only, and heads of a multiple of 8.
+        # JAX does not choose the fused kernel itself; cuDNN takes only half precision and head widths that are
+        # multiples of 8.
         fused = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() == "gpu"
         mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else "xla")
         return self.proj(mixed.reshape(B, T, E))
 
 
 class Mlp(nnx.Module):
-    """Two layers with the exact GELU between them."""
+    """MLP of two layers with the exact GELU."""
 
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype):
-        self.fc1, self.fc2 = _Linear(width, hidden, rngs, dtype), _Linear(hidden, width, rngs, dtype)
+        self.fc1, self.fc2 = _linear(width, hidden, rngs, dtype), _linear(hidden, width, rngs, dtype)
 
-    def __call__(self, x):
-        """(B, T, E) → the same."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, T, E) → (B, T, E)."""
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
-class _Linear(dense.Linear):
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, dtype):
-        nnx.Linear.__init__(self, inputs, outputs, kernel_init=_DRAW, dtype=jnp.dtype(dtype), rngs=rngs)
+def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype) -> Linear:
+    return Linear(inputs, outputs, rngs, kernel_init=_INIT, dtype=jnp.dtype(dtype))
 
 
 def resize_positions(positions: jax.Array, old: tuple[int, int], new: tuple[int, int]) -> jax.Array:
-    """Positions (T, E) of a grid of `old` (rows, columns), made bicubically for a grid of `new`."""
+    """Resize a position embedding (T, E) bicubically from an `old` grid (rows, columns) to a `new` one: (T', E)."""
     if old == new:
         return positions
     width = positions.shape[-1]
-    return jax.image.resize(positions.reshape(*old, width), (*new, width), "bicubic").reshape(-1, width)  # (T', E)
-
-
-def _norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=eps, use_fast_variance=False, rngs=rngs)
+    positions = jax.image.resize(positions.reshape(*old, width), (*new, width), "bicubic")  # (rows, columns, E)
+    return positions.reshape(-1, width)  # (T', E)

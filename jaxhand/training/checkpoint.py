@@ -81,8 +81,14 @@ class Checkpoints:
         CheckpointError: the folder cannot be written to.
     """
 
-    def __init__(self, workdir: str | Path, *, keep_every_steps: int = 0, compress: bool = True,
-                 warn: Callable[[str], None] = warn):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep_every_steps: int = 0,
+        compress: bool = True,
+        warn: Callable[[str], None] = warn,
+    ):
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._every, self._compress = keep_every_steps, compress
         self._warn = warn
@@ -260,8 +266,13 @@ class Checkpoints:
         self._open()
 
 
-def restore_best(workdir: str | Path, *, sharding: jax.sharding.Sharding | None = None, partial: bool = False,
-                 warn: Callable[[str], None] = warn) -> Restored:
+def restore_best(
+    workdir: str | Path,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+    partial: bool = False,
+    warn: Callable[[str], None] = warn,
+) -> Restored:
     """Restore the best step of a run for evaluation; no optimizer is read and nothing is written.
 
     It does not matter on how many devices the run was trained. Keys that are numbers come back as int, as

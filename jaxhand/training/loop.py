@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxhand import data
+from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
 from jaxhand.data import pipeline, record
 from jaxhand.hand.draw import comparison_sheet, write_png
@@ -52,12 +52,16 @@ class Run:
         check_batch_size(config.training.batch_size)
         folder.prepare(workdir, config)
         self.config, self.workdir = config, workdir
-        options = config.data, config.seed, config.hand if config.has_mesh else None
+        options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
         self.batches = pipeline.train_iterator(
-            self.train_set, config, process_index=jax.process_index(), process_count=jax.process_count()
+            self.train_set,
+            config,
+            hand_model=models.hand_model(config),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         self.mesh = make_mesh()
         self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)
@@ -175,10 +179,16 @@ class Run:
         summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
 
         self._announce_best()  # of the epoch before; the next save waits for it anyway
-        self._log_epoch(step, summary, means, results, {
-            "images_per_second": batch_size / seconds,
-            "test_images_per_second": len(self.test_set) / tested,
-        })
+        self._log_epoch(
+            step,
+            summary,
+            means,
+            results,
+            {
+                "images_per_second": batch_size / seconds,
+                "test_images_per_second": len(self.test_set) / tested,
+            },
+        )
         self._draw(epoch, step, samples)
         self.logger.print(
             f"Epoch {epoch}: Train Loss = {means['loss']:.4f}, Test Loss = {results['test_loss']:.4f}, "
@@ -229,15 +239,19 @@ class Run:
     def _draw(self, epoch: int, step: int, samples: dict) -> None:
         if jax.process_index() == 0:
             sheet = comparison_sheet(
-                samples["image"], samples["predicted_2d"], samples["keypoints_2d"], columns=2,
-                scale=max(1, 192 // self.config.data.image_size), valid=samples["joint_valid_2d"],
+                samples["image"],
+                samples["predicted_2d"],
+                samples["keypoints_2d"],
+                columns=2,
+                scale=max(1, 192 // self.config.data.image_size),
+                valid=samples["joint_valid_2d"],
             )
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
 
     def _print_baselines(self) -> None:
-        train, train_valid = record.labels(self.train_set, BASELINE_HANDS)
-        test, test_valid = record.labels(self.test_set, BASELINE_HANDS)
+        train, train_valid = record.sample_joints(self.train_set, BASELINE_HANDS)
+        test, test_valid = record.sample_joints(self.test_set, BASELINE_HANDS)
         if not (len(train) and len(test)):
             self.logger.print("Baseline: none, a set without 3D labels has none")
             return
@@ -249,6 +263,7 @@ class Run:
 
 def _suspects(records: list[record.Record]) -> str:
     """Names of the records with a number that is not finite, or else of all."""
+
     def is_finite(entry):
         values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)
         return all(np.isfinite(value).all() for value in values if value is not None)

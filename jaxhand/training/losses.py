@@ -8,7 +8,6 @@ from jaxhand.config import LossConfig
 from jaxhand.training import mesh_losses
 from jaxhand.training.mesh_losses import from_wrist
 
-
 JOINT_TERMS = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
 
 

@@ -12,6 +12,7 @@ MEANS = ("adversarial", "discriminator")  # that HaMeR averages over the batch w
 
 def complete(hand: SkinnedHand, batch: dict) -> dict:
     """The batch with vertices also for hands that are labelled with a pose and a wrist only: `hand` posed there."""
+
     def posed():
         found = skinned.forward(hand, true_rotations(batch), batch["mano_shape"])
         vertices = found.vertices + (batch["keypoints_3d"][:, :1] - found.joints[:, :1])

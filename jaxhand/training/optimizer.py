@@ -25,19 +25,25 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
     others, vectors and matrices a joint, take `adam_rate` times its learning rate. Vectors are never decayed.
     """
     if config.name == "muon":
-        update = by_shape(optax.contrib.muon(
-            learning_rate,
-            beta=config.momentum,
-            weight_decay=config.weight_decay,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_learning_rate=lambda step: config.adam_rate * learning_rate(step),
-            muon_weight_dimension_numbers=_matrices,
-            ns_coeffs=(NEWTON_SCHULZ,) * 5,  # a table of coefficients is scanned, a single row unrolled: slow to compile
-        ))
+        update = by_shape(
+            optax.contrib.muon(
+                learning_rate,
+                beta=config.momentum,
+                weight_decay=config.weight_decay,
+                adam_b1=config.b1,
+                adam_b2=config.b2,
+                adam_learning_rate=lambda step: config.adam_rate * learning_rate(step),
+                muon_weight_dimension_numbers=_matrices,
+                ns_coeffs=(NEWTON_SCHULZ,)
+                * 5,  # a table of coefficients is scanned, a single row unrolled: slow to compile
+            )
+        )
     else:
         update = optax.adamw(
-            learning_rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay,
+            learning_rate,
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
             mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
         )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update) if config.clip_norm > 0 else update
@@ -86,6 +92,7 @@ def _kind(path, leaf) -> str:
 
 def _matrices(stacked: dict) -> dict:
     """What is for Muon among stacked leaves: the matrices, (n, …, rows, columns), each for itself."""
+
     def axes(kind: str):
         last = kind.count("x")  # the first axis is the stack's
         is_matrix = last > 0 and not kind.startswith("vectors")

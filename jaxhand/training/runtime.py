@@ -1,13 +1,13 @@
-"""The process a command runs in: compilation cache, many hosts, and errors as one line and an exit code."""
+"""The process a command runs in: compilation cache, many hosts, and errors as one line and an exit code.
+
+JAX is imported where it is used: `run` also serves commands and `--help`s that need none.
+"""
 
 import os
 import signal
 import sys
 import threading
 import traceback
-
-import jax
-from jax.experimental import multihost_utils
 
 from jaxhand.config import UserError, cache_folder
 
@@ -17,6 +17,8 @@ _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of this ve
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs, the smallest included, unless JAX_COMPILATION_CACHE_DIR says where."""
+    import jax
+
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -29,9 +31,10 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     Raises:
         UserError: only some of the three flags are given, or the id is none of theirs.
     """
-    flags = (coordinator, num_processes, process_id)
-    if any(flag is not None for flag in flags):
-        if any(flag is None for flag in flags):
+    import jax
+
+    if (coordinator, num_processes, process_id) != (None, None, None):
+        if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id go together: give all three or none")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process-id must lie in 0..{num_processes - 1}, got {process_id}")
@@ -47,9 +50,12 @@ class Interruption:
     """
 
     def __enter__(self) -> "Interruption":
+        import jax
+
         self._asked, self._before = False, {}
+        self._alone = jax.process_count() == 1
         # JAX itself waits for SIGTERM in a run over many processes.
-        handlers = {signal.SIGTERM: self._ask} if jax.process_count() == 1 else {}
+        handlers = {signal.SIGTERM: self._ask} if self._alone else {}
         if threading.current_thread() is threading.main_thread():
             for number, handler in (handlers | {signal.SIGUSR1: self._terminate}).items():
                 self._before[number] = signal.signal(number, handler)
@@ -67,7 +73,14 @@ class Interruption:
 
     def reached(self, step: int) -> bool:
         """To be called after every step by every process."""
-        return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+        from jax.experimental import multihost_utils
+
+        return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
+
+
+def _process_count() -> int:
+    """How many processes train together; 1 where nothing has imported JAX."""
+    return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
 
 
 def run(main, *arguments) -> None:
@@ -84,18 +97,20 @@ def run(main, *arguments) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
+        import jax
+
         reason = str(error).partition("\n")[0][:200]
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
         elif "RESOURCE_EXHAUSTED" in reason:
             print(f"error: out of memory, lower training.batch_size or the model's width: {reason}", file=sys.stderr)
-        elif jax.process_count() > 1:
+        elif _process_count() > 1:
             print(f"error: another process of the run is gone: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if code and jax.process_count() > 1:
+    if code and _process_count() > 1:
         os._exit(code)  # an ordinary exit would wait minutes for processes that wait for this one
     sys.exit(code)

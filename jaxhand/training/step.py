@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxhand import hand, models
+from jaxhand import models
 from jaxhand.config import Config, ConfigError
 from jaxhand.data import augment
 from jaxhand.metrics import epoch_sums, mesh_sums
@@ -27,7 +27,7 @@ class Tester:
         self.config, self.mesh = config, mesh
         model = nnx.eval_shape(functools.partial(models.build, config))
         self.loss_terms = model.loss_terms
-        self.hand = hand.load(config.hand) if config.has_mesh else None
+        self.hand_model = models.hand_model(config)
         self.graphdef, self._model = nnx.split(model)
         self.test_step = jax.jit(self._test_step, out_shardings=(replicated(mesh), split(mesh)))
 
@@ -46,7 +46,7 @@ class Tester:
         return {"params": nnx.to_pure_dict(params), "rest": nnx.to_pure_dict(rest)}
 
     def _labelled(self, batch: dict) -> dict:
-        return batch if self.hand is None else mesh_losses.complete(self.hand, batch)
+        return batch if self.hand_model is None else mesh_losses.complete(self.hand_model, batch)
 
     def _test_step(self, params: dict, rest: dict, batch: dict):
         batch = self._labelled(batch)

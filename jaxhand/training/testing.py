@@ -33,7 +33,7 @@ def batches_of(source, tester: Tester):
     config, devices = tester.config, jax.device_count()
     size = -(-config.training.batch_size // devices) * devices
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return pipeline.test_batches(source, config, size, **processes)
+    return pipeline.eval_batches(source, config, size, hand_model=tester.hand_model, **processes)
 
 
 def run_test(tester: Tester, params: dict, rest: dict, batches, *, samples: int = 0, collect=None) -> tuple[dict, dict]:

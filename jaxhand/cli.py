@@ -1,0 +1,58 @@
+"""The command `jaxhand COMMAND …`: the same functions as `python -m jaxhand.train` and its like.
+
+A command's module is imported when the command is called, so that `jaxhand --help` is quick.
+"""
+
+import difflib
+import importlib
+import sys
+
+import jaxhand
+
+COMMANDS = {  # name → module with `main`, what it does
+    "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
+    "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
+    "predict": ("jaxhand.predict", "read the hands in photographs with a trained run"),
+    "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
+    "inspect": ("jaxhand.data.inspect", "check a data set before training on it"),
+    "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
+    "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),
+    "summary": ("jaxhand.models.summary", "count the parameters, FLOPs and activations of a network"),
+}
+
+
+def usage() -> str:
+    """The text of `jaxhand --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxhand COMMAND …",
+            "",
+            "Train, evaluate and run networks for 3D hand pose from colour and depth images.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`jaxhand COMMAND --help` explains a command; `jaxhand --version` prints the version.",
+        ]
+    )
+
+
+def main() -> None:
+    """Run the command that the command line names, and exit with its exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help", "help"):
+        print(usage())
+    elif name == "--version":
+        print(f"jaxhand {jaxhand.__version__}")
+    elif name in COMMANDS:
+        from jaxhand.training import runtime
+
+        del sys.argv[1]
+        runtime.run(importlib.import_module(COMMANDS[name][0]).main)
+    else:
+        nearest = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"commands: {', '.join(COMMANDS)}"
+        print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
+        sys.exit(2)

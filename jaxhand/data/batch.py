@@ -1,0 +1,67 @@
+"""The contract of a batch: its arrays, their shapes and units."""
+
+import typing
+
+import numpy as np
+
+from jaxhand.hand.skinned import SkinnedHand
+
+
+class Batch(typing.TypedDict, total=False):
+    """Crops of B hands and their labels, left hands mirrored to right ones. Joints that are not valid are 0.
+
+    Millimetres are in the OpenCV camera frame of the crop; an integer pixel coordinate is the centre of a pixel.
+    """
+
+    image: np.ndarray  # (B, h, w, 3) uint8 RGB
+    depth: np.ndarray  # (B, h, w) in [-1, 1] around the hand, 1 where unknown, all 0 without a depth image
+    has_depth: np.ndarray  # (B,)
+    depth_center: np.ndarray  # (B,) mm, the distance that is 0 in `depth`
+    keypoints_3d: np.ndarray  # (B, 21, 3) mm
+    keypoints_2d: np.ndarray  # (B, 21, 2) px of the crop
+    joint_valid: np.ndarray  # (B, 21) 1 where the joint is labelled in 3D
+    joint_valid_2d: np.ndarray  # (B, 21) 1 where the joint is labelled in 2D
+    K: np.ndarray  # (B, 3, 3) of the crop
+    K_image: np.ndarray  # (B, 3, 3) of the image that the crop was cut from
+    is_right: np.ndarray  # (B,) 0 where the hand was mirrored
+    valid: np.ndarray  # (B,) 0 for rows that only fill a batch
+    index: np.ndarray  # (B,) int32, which record of its source a row is
+    # With a mesh, labels of the hand model that the network predicts:
+    vertices: np.ndarray  # (B, V, 3) mm
+    has_vertices: np.ndarray  # (B,)
+    mano_pose: np.ndarray  # (B, 48) axis-angle
+    mano_shape: np.ndarray  # (B, 10)
+    has_pose: np.ndarray  # (B,)
+    # With `data.mocap`, real hands without an image, two per row:
+    mocap_pose: np.ndarray  # (B, 2, 48) axis-angle
+    mocap_shape: np.ndarray  # (B, 2, 10)
+
+
+def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape (of one hand) and dtype of every array that `crop.crop` fills.
+
+    Args:
+        size: side of the crop, px.
+        hand_model: the hand whose mesh labels are part of a batch; None leaves them out.
+    """
+    shapes = {
+        "depth": (size, size),
+        "has_depth": (),
+        "depth_center": (),
+        "keypoints_3d": (21, 3),
+        "keypoints_2d": (21, 2),
+        "joint_valid": (21,),
+        "joint_valid_2d": (21,),
+        "K": (3, 3),
+        "K_image": (3, 3),
+        "is_right": (),
+    }
+    if hand_model is not None:
+        shapes |= {
+            "vertices": (hand_model.num_vertices, 3),
+            "has_vertices": (),
+            "mano_pose": (48,),
+            "mano_shape": (10,),
+            "has_pose": (),
+        }
+    return {"image": ((size, size, 3), np.uint8)} | {key: (shape, np.float32) for key, shape in shapes.items()}

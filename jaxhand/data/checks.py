@@ -1,0 +1,43 @@
+"""Fields of a label as arrays, checked: each error names what is wrong and what is wanted."""
+
+import numpy as np
+
+from jaxhand.config import UserError
+
+
+def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
+    """A field of a JSON object as a float64 array; null becomes NaN.
+
+    Raises:
+        UserError: the field is not numbers of this shape.
+    """
+    try:
+        array = np.array(fields[key], np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.shape != shape:
+        found = f"shape {'x'.join(map(str, array.shape))}" if array.size else "something else"
+        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {found}")
+    return array
+
+
+def checked_K(K: np.ndarray) -> np.ndarray:
+    """Return a camera matrix (3, 3) in px unchanged.
+
+    Raises:
+        UserError: it is not a pinhole camera matrix.
+    """
+    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
+        raise UserError(f"K must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in px, got {K.tolist()}")
+    return K
+
+
+def checked_bbox(bbox: np.ndarray) -> np.ndarray:
+    """Return a box (4,) x0, y0, x1, y1 px unchanged.
+
+    Raises:
+        UserError: it is not finite or has no area.
+    """
+    if not np.isfinite(bbox).all() or not (bbox[:2] < bbox[2:]).all():
+        raise UserError(f"bbox must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {bbox.tolist()}")
+    return bbox

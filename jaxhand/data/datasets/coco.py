@@ -1,0 +1,118 @@
+"""COCO-style JSON of hands, as mmpose converts data sets to: `images` and `annotations`, one annotation per hand.
+
+An annotation has `image_id` and `keypoints` (21 times x, y px and visibility), and it may have `joint_cam` (21x3 mm,
+OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbox` (x, y, width, height px). With 3D
+labels, it or its image has `cam_param` (`focal` and `princpt`, px). Images are next to the file or to `annotations`.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.crop_rules import RULES
+from jaxhand.data.datasets import label_cache, splits
+from jaxhand.data.datasets.base import ImageDataset
+from jaxhand.data.datasets.json_stream import entries
+from jaxhand.data.record import Record
+from jaxhand.hand.skeleton import to_our_order
+
+
+def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bool = False) -> "CocoSet":
+    """Read one file, which is one split whatever it is called.
+
+    Args:
+        file: the JSON file.
+        split: "val" is held out of the file by blocks of neighbouring images; the others read it whole.
+        order: the joints' order, a name in `JOINT_ORDERS`.
+        period: images whose ids differ by this show the same hand; 0 for none.
+        without_val: leave "val" out of "train".
+
+    Raises:
+        UserError: naming the file, and the annotation where one of them is wrong.
+    """
+    arrays = label_cache.cached([file], lambda: _parse(file))
+    ids = arrays["image_id"] % period if period else arrays["image_id"]
+    return CocoSet(file, arrays, order, splits.keep(split, splits.blocks(ids, ids.max() + 1), file, without_val))
+
+
+class CocoSet(ImageDataset):
+    """The hands of a COCO-style file as records."""
+
+    def __init__(self, file: Path, arrays: dict[str, np.ndarray], order: str, kept: np.ndarray):
+        self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
+        self._arrays, self._order, self._kept = arrays, order, kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def file(self, i: int) -> Path:
+        """Return the path of the image of record i."""
+        return self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")
+
+    def read_annotation(self, i: int) -> Record:
+        """Return record i without its image."""
+        a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
+        file_name, hand = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8")
+        only_2d = np.isnan(a["joints"]).any()
+        keypoints = to_our_order(a["keypoints"], self._order)  # (21, 3) x, y, visible
+        visible = (keypoints[:, 2] > 0).astype(np.float32)
+        return Record(
+            image=None,
+            K=RULES["hamer"].camera(*a["image_size"]) if only_2d else a["K"],
+            keypoints_3d=np.zeros((21, 3), np.float32) if only_2d else to_our_order(a["joints"], self._order),
+            joint_valid=np.zeros(21, np.float32) if only_2d else visible,
+            hand=hand or "right",
+            bbox=None if np.isnan(a["bbox"]).any() else a["bbox"],
+            keypoints_2d=keypoints[:, :2] if only_2d else None,
+            joint_valid_2d=visible if only_2d else None,
+            name=f"{file_name}#{hand}" if hand else file_name,
+        )
+
+
+def _parse(file: Path) -> dict[str, np.ndarray]:
+    images, rows = {image.get("id"): image for image in entries(file, "images")}, []
+    for number, annotation in enumerate(entries(file, "annotations")):
+        try:
+            rows.append(_row(annotation, images))
+        except KeyError as error:
+            raise UserError(f"{file}: annotation {number}: missing key {error}") from None
+        except (AttributeError, ValueError, TypeError) as error:
+            raise UserError(f"{file}: annotation {number}: {error}") from None
+    if not rows:
+        raise UserError(f"{file}: holds no annotation")
+    kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
+    return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
+
+
+def _row(annotation: dict, images: dict) -> dict:
+    """Return the row of one annotation; NaN where it has no such numbers. Its errors do not name it: `_parse` does."""
+    image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
+    if image is None:
+        raise UserError(f"image_id {annotation['image_id']} belongs to no image in the file")
+    if hand not in ("right", "left", None):
+        raise UserError(f'hand_type must be "right" or "left", got {hand!r}')
+    camera = annotation.get("cam_param") or image.get("cam_param") or {}
+    if not camera and annotation.get("joint_cam") is not None:
+        raise UserError("has joint_cam but no cam_param")
+    (fx, fy), (cx, cy) = (_numbers(camera, key, (2,)) for key in ("focal", "princpt"))
+    x, y, width, height = _numbers(annotation, "bbox", (4,))
+    return {
+        "image_id": annotation["image_id"],
+        "file_name": image["file_name"].encode(),
+        "image_size": (image["width"], image["height"]),
+        "hand_type": (hand or "").encode(),
+        "keypoints": _numbers(annotation, "keypoints", (21, 3)),
+        "joints": _numbers(annotation, "joint_cam", (21, 3)),
+        "K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]],
+        "bbox": (x, y, x + width, y + height),
+    }
+
+
+def _numbers(fields: dict, key: str, shape: tuple) -> np.ndarray:
+    """Return a field, in one list or in lists of lists, as an array of `shape`; NaN where it is missing."""
+    values = np.array(np.full(shape, np.nan) if fields.get(key) is None else fields[key], np.float64)
+    if values.size != math.prod(shape):
+        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {values.size} in all")
+    return values.reshape(shape)

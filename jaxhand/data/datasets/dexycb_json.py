@@ -1,0 +1,158 @@
+"""DexYCB as most papers' code reads it: COCO-style files such as annotations/DEX_YCB_s0_train_data.json.
+
+An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`; frames without a hand are left
+out, and image ids are the toolkit's. HandOccNet's files have metres, KeypointFusion's have millimetres: the
+median distance decides, hands are 0.3 to 2 m away.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.datasets import label_cache, splits
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.json_stream import entries
+from jaxhand.data.images.encoded import decode
+from jaxhand.data.record import Record
+from jaxhand.io import files
+
+_ALL_VALID = np.ones(21, np.float32)
+
+
+def load(
+    path: str | Path,
+    split: str,
+    *,
+    without_val: bool = False,
+    mano: ManoLabels | None = None,
+    depth: bool = True,
+) -> "DexYCBJson":
+    """Read a COCO-style file of DexYCB; the first time is slow, then its labels are kept.
+
+    Args:
+        path: the file, or the folder that has it in `annotations` as DEX_YCB_s0_train_data.json or …_test_data.json.
+            Images are where `file_name` says, from that folder on.
+        split: "train", "val" (held out of it: whole sequences with all cameras) or "test".
+        without_val: leave "val" out of "train".
+        mano: these files have axis-angles without `hands_mean`, so records have a pose only where it is given.
+        depth: read the depth images, where they are next to the colour images.
+
+    Raises:
+        UserError: naming the file, and the annotation where one of them is wrong.
+    """
+    file = Path(path).expanduser()
+    if file.suffix != ".json":
+        file = file / f"annotations/DEX_YCB_s0_{'test' if split == 'test' else 'train'}_data.json"
+    arrays = label_cache.cached([file], lambda: _parse(file))
+    sequences = [name.rpartition(b"/")[0].rpartition(b"/")[0] for name in arrays["name"].tolist()]
+    return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano or ManoLabels())
+
+
+class DexYCBJson(ImageDataset):
+    """The hands of a COCO-style file as records; `ids` (N,) are their numbers in the toolkit."""
+
+    def __init__(self, file: Path, arrays: dict[str, np.ndarray], kept: np.ndarray, depth: bool, mano: ManoLabels):
+        self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
+        self._arrays, self._kept, self._depth, self._mano = arrays, kept, depth, mano
+        self.ids = arrays["id"][kept]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def file(self, i: int) -> Path:
+        """Return the path of the image of record i."""
+        return self._folder / self._name(i)
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
+        file = self._depth_file(i)
+        return None if file is None else read_depth(file, self._name(i))
+
+    def read_annotation(self, i: int) -> Record:
+        """Record i without its image and depth."""
+        a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
+        fx, fy, cx, cy = a["camera"].astype(np.float64)
+        hand = str(a["side"], "ascii")
+        mean = self._mano.mean_of(hand)
+        posed = mean is not None and np.isfinite(a["pose"]).all()
+        return Record(
+            image=None,
+            K=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
+            keypoints_3d=a["joints"],
+            joint_valid=_ALL_VALID,
+            hand=hand,
+            mano_pose=np.concatenate([a["pose"][:3], a["pose"][3:] + mean]).astype(np.float32) if posed else None,
+            mano_shape=a["betas"] if np.isfinite(a["betas"]).all() else None,
+            name=self._name(i),
+        )
+
+    def encoded(self, i: int) -> tuple[bytes, bytes | None]:
+        """Return the bytes of the image file and of the depth file of record i."""
+        depth = self._depth_file(i)
+        return files.read_bytes(self.file(i)), None if depth is None else files.read_bytes(depth)
+
+    def _name(self, i: int) -> str:
+        return str(self._arrays["name"][self._kept[i]], "utf-8")
+
+    def _depth_file(self, i: int) -> Path | None:
+        file = depth_of(self.file(i))
+        return file if self._depth and file.is_file() else None
+
+
+def _parse(file: Path) -> dict[str, np.ndarray]:
+    names = {}
+    for number, image in enumerate(entries(file, "images")):
+        name = image.get("file_name", image.get("color_file_name"))
+        if not isinstance(name, str) or "id" not in image:
+            raise UserError(f"{file}: image {number} has no id or no file_name")
+        names[image["id"]] = name.encode()
+    kinds = {"id": np.int64, "name": np.bytes_, "side": np.bytes_}
+    columns = {name: [] for name in ("id", "name", "side", "joints", "camera", "pose", "betas")}
+    for number, annotation in enumerate(entries(file, "annotations")):
+        try:
+            camera, mano = annotation["cam_param"], annotation.get("mano_param") or {}
+            row = {
+                "id": annotation["image_id"],
+                "name": names[annotation["image_id"]],
+                "side": {"right": b"right", "left": b"left"}[annotation["hand_type"]],
+                "joints": np.reshape(np.float32(annotation["joints_coord_cam"]), (21, 3)),
+                "camera": np.reshape(np.float32([*camera["focal"], *camera["princpt"]]), 4),
+                "pose": np.reshape(np.float32(mano.get("pose", [np.nan] * 48)), 48),
+                "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: annotation {number} is not as it should be ({error!r})") from None
+        if not np.isfinite(row["joints"]).all():
+            raise UserError(f"{file}: annotation {number}: joints_coord_cam is not finite")
+        if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # -1 everywhere, in whatever unit, is no hand
+            for name, value in row.items():
+                columns[name].append(value)
+    if not columns["id"]:
+        raise UserError(f"{file}: holds no annotation of a hand")
+    arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
+    distance = np.median(arrays["joints"][..., 2])
+    if not (0.1 < distance < 10 or 100 < distance < 10000):
+        raise UserError(f"{file}: the joints' median z is {distance:.4g}, neither metres nor millimetres of DexYCB")
+    return arrays | {"joints": arrays["joints"] * (1000 if distance < 10 else 1)}
+
+
+def depth_of(color: Path) -> Path:
+    """Return the path of the depth image that belongs to a colour image."""
+    return color.with_name(color.stem.replace("color_", "aligned_depth_to_color_") + ".png")
+
+
+def read_depth(file: Path, name: str) -> np.ndarray:
+    """Read the depth image of record `name`, a PNG of 16 bits in steps of 1 mm.
+
+    Returns:
+        (H, W) float32 mm, 0 where unknown.
+
+    Raises:
+        UserError: the file is missing or not such an image.
+    """
+    depth = decode(files.read_bytes(file), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        raise UserError(f"{file}: the depth of {name} is not a whole 16-bit grey PNG; download it again")
+    return depth.astype(np.float32)

@@ -1,0 +1,155 @@
+"""A user's own labelled images: `images/`, and `train.jsonl` and `test.jsonl` with one JSON object per line.
+
+A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, of the whole image) and `joints_3d` (21x3
+mm, OpenCV camera frame, wrist first); it may have `joint_valid` (21), `bbox` (x0, y0, x1, y1 px) and `depth` (path of a
+16-bit PNG in mm, 0 where unknown, with the pixels of the image).
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.checks import array_of, checked_bbox, checked_K
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
+from jaxhand.data.images.depth import read_grey
+from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.record import Record
+from jaxhand.hand.camera import project
+
+VAL_EVERY = 5  # every fifth line of train.jsonl can be held out as "val"
+
+
+def load(
+    path: str | Path, split: str, *, variant: str = "", without_val: bool = False, mano: ManoLabels | None = None
+) -> "FolderSet":
+    """Read and check the labels of a folder; images are only looked for, not opened.
+
+    Args:
+        path: the folder.
+        split: "train" or "test" for the file of that name, "val" for every fifth line of train.jsonl.
+        variant: must be empty.
+        without_val: leave the lines of "val" out of "train".
+        mano: not used, a folder has joints only.
+
+    Raises:
+        UserError: naming file, line and fault. Reading a record raises it where the image cannot be decoded.
+    """
+    if variant:
+        raise UserError(f"folder-{variant}: unknown; it is called folder")
+    folder = Path(path).expanduser()
+    file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; it holds the labels, one JSON object per line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as text ({error})") from None
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                entries.append(_Entry(folder, line, f"{file}:{number}"))
+            except UserError as error:
+                raise UserError(f"{file}:{number}: {error}") from None
+    if not entries:
+        raise UserError(f"{file}: empty; it holds the labels, one JSON object per line")
+    if split == "val" or without_val and split == "train":
+        entries = [e for i, e in enumerate(entries) if (i % VAL_EVERY == VAL_EVERY - 1) == (split == "val")]
+        if not entries:
+            raise UserError(f"{file}: too few lines to hold every fifth out, {VAL_EVERY} are needed")
+    return FolderSet(entries)
+
+
+class FolderSet(EncodedImageSource):
+    """The lines of a folder's label file as records."""
+
+    def __init__(self, entries: list["_Entry"]):
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def read_encoded(self, index: int) -> Record:
+        """Return record `index` with its image as an `EncodedImage`."""
+        return self._entries[index].read()
+
+    def read_annotation(self, index: int) -> Record:
+        """Return record `index` without image and depth."""
+        return Record(image=None, **self._entries[index].labels)
+
+    def encoded(self, index: int) -> tuple[bytes, None]:
+        """Return the bytes of the image file of record `index`; its depth is not packed as it is."""
+        return Path(self._entries[index].image).read_bytes(), None
+
+
+class _Entry:
+    """One checked line. Errors of its constructor do not name the line: `load` does."""
+
+    def __init__(self, folder: Path, line: str, location: str):
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"not valid JSON ({error})") from None
+        if not isinstance(fields, dict):
+            raise UserError("not a JSON object")
+        for key in ("image", "hand", "K", "joints_3d"):
+            if key not in fields:
+                raise UserError(f"missing key {key!r}")
+        if fields["hand"] not in ("right", "left"):
+            raise UserError(f'hand must be "right" or "left", got {fields["hand"]!r}')
+        self.location = location
+        self.image = _file(folder, fields["image"], "image")
+        self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
+        joint_valid = np.ones(21) if fields.get("joint_valid") is None else array_of(fields, "joint_valid", (21,))
+        self.labels = {
+            "hand": fields["hand"],
+            "K": checked_K(array_of(fields, "K", (3, 3))),
+            "joint_valid": (joint_valid > 0).astype(np.float32),
+            "keypoints_3d": _checked_joints(array_of(fields, "joints_3d", (21, 3)), joint_valid > 0),
+            "bbox": None if fields.get("bbox") is None else checked_bbox(array_of(fields, "bbox", (4,))),
+            "name": fields["image"],
+        }
+
+    def read(self) -> Record:
+        """Read the image file, and decode the depth image."""
+        image = EncodedImage.read(self.image, self.location)
+        width, height = image.size
+        depth = None
+        if self.depth is not None:
+            try:
+                depth = read_grey(self.depth, width, height)
+            except UserError as error:
+                raise UserError(f"{self.location}: {error}") from None
+        valid = self.labels["joint_valid"] > 0
+        pixels = project(self.labels["keypoints_3d"][valid], self.labels["K"])  # (n, 2)
+        if valid.any() and not ((pixels >= 0) & (pixels < (width, height))).all(-1).any():
+            raise UserError(f"{self.location}: no joint lies in the {width}x{height} px image; K must be of this image")
+        return Record(image=image, depth=depth, **self.labels)
+
+
+def _file(folder: Path, name: object, key: str) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"{key} must be a path, got {name!r}")
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        raise UserError(f"{key} {path} does not exist")
+    return path
+
+
+def _checked_joints(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Check joints (21, 3) mm, of which `valid` (21,) count; the others become 0."""
+    labelled = joints[valid]
+    if not len(labelled):
+        raise UserError("no joint is valid")
+    if not np.isfinite(labelled).all():
+        raise UserError("joints_3d is not finite; joints without a label need joint_valid 0")
+    if (labelled[:, 2] <= 0).any():
+        raise UserError("a joint is behind the camera (z <= 0); joints_3d is in the OpenCV camera frame, z forward")
+    if np.median(labelled[:, 2]) < 10 or len(labelled) > 1 and np.ptp(labelled, axis=0).max() < 1:
+        raise UserError("joints_3d looks like metres, millimetres are needed: multiply by 1000")
+    return np.where(valid[:, None], joints, 0)

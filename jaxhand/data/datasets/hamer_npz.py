@@ -1,0 +1,152 @@
+"""HaMeR's evaluation files: an .npz with one row per hand, and images in another folder.
+
+Here `scale` is the width and height of the box in px; the training tars divide them by 200. Joints are metres relative
+to an unknown origin, or missing where there are labels in 2D only (HInt).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.crop_rules import RULES
+from jaxhand.data.datasets import splits
+from jaxhand.data.datasets.base import SizedImageDataset
+from jaxhand.data.record import Record
+from jaxhand.io import pickles
+
+BOX_UNIT = 200  # px per unit of `scale` in the training tars
+SHAPES = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "center": 2, "scale": 2, "hand_pose": 48, "betas": 10}
+
+
+def load(path: str | Path, split: str, *, without_val: bool = False, images: str | Path | None = None) -> "HaMeRNpz":
+    """Read one file, which is one split whatever it is called.
+
+    Args:
+        path: the .npz file, such as freihand_val.npz or TEST_newdays_img_vis.npz.
+        split: "val" is held out of the file by blocks of neighbouring hands; the others read it whole.
+        without_val: leave "val" out of "train".
+        images: the folder that `imgname` starts from; without it the folder of the file.
+
+    Raises:
+        UserError: the file is missing, damaged, lacks a key, or is not in pixels.
+    """
+    file = Path(path).expanduser()
+    content = pickles.load_npz(file)
+    for key in ("imgname", "center", "scale"):
+        if key not in content:
+            raise UserError(f"{file}: has no {key!r}; it holds {', '.join(content)}")
+    count = len(content["imgname"])
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in content["imgname"].tolist()]
+    fields = {}
+    for key, shape in SHAPES.items():
+        value = content.get(f"hand_{key}" if key.startswith("keypoints") else key, np.zeros((count, np.prod(shape))))
+        fields[key] = _floats(file, key, value, count)
+    fields["scale"] = np.broadcast_to(fields["scale"].reshape(count, -1), (count, 2))  # one number is width and height
+    for key in ("right", "has_hand_pose", "has_betas"):
+        fields[key] = _floats(file, key, content.get(key, np.full(count, key == "right")), count).reshape(-1)
+    try:
+        fields |= {key: fields[key].reshape(count, *np.atleast_1d(shape)) for key, shape in SHAPES.items()}
+    except ValueError as error:
+        raise UserError(f"{file}: an array has the wrong shape ({error})") from None
+    if np.median(fields["scale"]) < 10:
+        scale = f"scale is {np.median(fields['scale']):.3g} at the median"
+        raise UserError(f"{file}: {scale}; in .npz files it is in pixels")
+    kept = splits.keep(split, splits.blocks(np.arange(count), count), file, without_val)
+    return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept)
+
+
+class HaMeRNpz(SizedImageDataset):
+    """The hands of one of HaMeR's evaluation files as records."""
+
+    def __init__(self, images: Path, names: list[str], fields: dict, kept: np.ndarray):
+        self._images, self._names, self._fields, self._kept = images, names, fields, kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def file(self, i: int) -> Path:
+        """Return the path of the image of record i."""
+        return self._images / self._names[self._kept[i]]
+
+    def annotate(self, i: int, image_size: tuple[int, int]) -> Record:
+        """Return record i without its image, which has this width and height in px."""
+        row = self._kept[i]
+        hand = {key: values[row] for key, values in self._fields.items()}
+        pose, betas = (hand[k] if hand[f"has_{k}"] > 0 else None for k in ("hand_pose", "betas"))
+        labelled = hand["keypoints_2d"][:, 2] > 0
+        return hand_record(hand, hand["scale"], image_size, labelled, pose, betas, f"{self._names[row]}#{row}")
+
+
+def hand_record(
+    hand: dict[str, np.ndarray], box_size: np.ndarray, image_size: tuple[int, int], labelled: np.ndarray,
+    pose: np.ndarray | None, betas: np.ndarray | None, name: str,
+) -> Record:  # fmt: skip
+    """Make the record, without its image, of a hand in HaMeR's format.
+
+    The camera is unknown: K is that of HaMeR's crop rule, and the joints are moved to where their projections are
+    nearest to the 2D labels.
+
+    Args:
+        hand: `keypoints_2d` (21,3), `keypoints_3d` (21,4) m, `center` (2,), `right`.
+        box_size: (2,) width and height of the box, px.
+        image_size: width and height of the image, px.
+        labelled: (21,) bool, which 2D keypoints count.
+        pose: (48,) absolute axis-angles, or None.
+        betas: (10,) or None.
+        name: of the record.
+    """
+    K, pixels, joints = RULES["hamer"].camera(*image_size), hand["keypoints_2d"][:, :2], hand["keypoints_3d"]
+    valid = (joints[:, 3] > 0) & np.isfinite(joints).all(-1)
+    valid &= (joints[valid, :3] != 0).any()  # all 0 is no hand, whatever the confidence
+    labelled = labelled & np.isfinite(pixels).all(-1)
+    points = np.where(valid[:, None], joints[:, :3] * 1000, 0).astype(np.float64)
+    if valid.any():
+        points[valid] = _placed(points[valid], pixels[valid], labelled[valid], K, hand["center"], box_size)
+    return Record(
+        image=None,
+        K=K,
+        keypoints_3d=points.astype(np.float32),
+        joint_valid=valid.astype(np.float32),
+        hand="right" if hand["right"] > 0 else "left",
+        bbox=np.concatenate([hand["center"] - box_size / 2, hand["center"] + box_size / 2]),
+        mano_pose=pose,
+        mano_shape=betas,
+        name=name,
+        keypoints_2d=np.where(labelled[:, None], pixels, 0),
+        joint_valid_2d=labelled.astype(np.float32),
+    )
+
+
+def _placed(
+    points: np.ndarray, pixels: np.ndarray, labelled: np.ndarray, K: np.ndarray, center: np.ndarray,
+    box_size: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Move points (n, 3) mm to where K projects them to `pixels` (n, 2), where they are `labelled` (n,).
+
+    u (z + tz) = f (x + tx) for u from the image's centre, and the same for v, are linear in t. With too few pixels
+    the points fill the box.
+    """
+    points, focal = points - points[0], K[0, 0]
+    if labelled.sum() >= 4:
+        u, (x, y, z) = pixels[labelled] - K[:2, 2], points[labelled].T
+        one, zero = np.full(len(x), focal), np.zeros(len(x))
+        rows = np.concatenate([np.stack([one, zero, -u[:, 0]], -1), np.stack([zero, one, -u[:, 1]], -1)])  # (2n, 3)
+        shift = np.linalg.lstsq(rows, np.concatenate([u[:, 0] * z - focal * x, u[:, 1] * z - focal * y]), rcond=None)[0]
+        if (points[:, 2] + shift[2]).min() > 0:
+            return points + shift
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    distance = focal * max((high - low).max(), 1) / box_size.max()
+    x, y = (center - K[:2, 2]) * distance / focal - (low + high) / 2
+    return points + (x, y, distance)
+
+
+def _floats(file: Path, key: str, value: object, count: int) -> np.ndarray:
+    """Return an array of the file as float32 with `count` rows."""
+    try:
+        value = np.asarray(np.asarray(value).tolist() if np.asarray(value).dtype == object else value, np.float32)
+    except (TypeError, ValueError):
+        value = np.zeros(0, np.float32)
+    if len(value) != count:
+        raise UserError(f"{file}: {key} must be {count} rows of numbers, as many as imgname has")
+    return value

@@ -1,0 +1,234 @@
+"""HaMeR's training tars: ten sets in one format, images and labels together, many of them labelled in 2D only.
+
+https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands: pixels, metres relative to an
+unknown origin, a box whose `scale` is its width and height / 200, MANO's absolute axis-angles. The tars are not
+streamed: the place of each member is found once, and any record can be read.
+"""
+
+import dataclasses
+import math
+import tarfile
+import typing
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.datasets import hamer_npz, label_cache, splits
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
+from jaxhand.data.datasets.hamer_npz import BOX_UNIT, SHAPES, hand_record
+from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.images.header import read_image_size
+from jaxhand.data.record import Record
+from jaxhand.io import pickles
+
+_IMAGE_ENDINGS = ("jpg", "jpeg", "png")
+_SCALARS = ("right", "has_hand_pose", "has_betas")
+
+
+def load(
+    path: str | Path,
+    split: str,
+    *,
+    variant: str = "",
+    without_val: bool = False,
+    mano: ManoLabels | None = None,
+    least_confidence: float = 0.3,
+    least_keypoints: int = 5,
+    most_reprojection_loss: float = 31000.0,
+    most_beta: float = 3.0,
+    pose_and_shape_together: bool = True,
+    zero_shape: bool = False,
+) -> "HaMeRTars | hamer_npz.HaMeRNpz":
+    """Read the labels of the tars of one set; images are read from the tars with their record.
+
+    The first time all tars are read; then their labels are kept, one file per tar. The defaults are HaMeR's own
+    filters, except `zero_shape`.
+
+    Args:
+        path: the folder of the tars of one set, such as dataset_tars/freihand-train; for the variant "npz" see
+            `hamer_npz.load`.
+        split: "train", or "val" (held out of it by blocks of neighbouring samples). The tars have no test set.
+        variant: "npz", or empty.
+        without_val: leave "val" out of "train".
+        mano: not used, the poses are absolute axis-angles.
+        least_confidence: 2D keypoints below it do not count.
+        least_keypoints: hands with fewer 2D keypoints are left out.
+        most_reprojection_loss: hands whose MANO fit has a larger one are left out; hands without it are kept.
+        most_beta: shapes with a larger coefficient do not count.
+        pose_and_shape_together: a pose without a shape does not count, nor a shape without a pose.
+        zero_shape: hands without a shape have one of zeros, which pulls a model to the mean; HaMeR's recipe does.
+
+    Returns:
+        A `HaMeRTars`, or a `hamer_npz.HaMeRNpz`.
+
+    Raises:
+        UserError: naming the tar, and its member, that is missing, damaged, or would run code.
+    """
+    folder = Path(path).expanduser()
+    if variant == "npz":
+        return hamer_npz.load(folder, split, without_val=without_val)
+    if variant or split not in ("train", "val"):
+        which = f"hamer{variant and '-' + variant}, {split}"
+        raise UserError(f"{which}: unknown; the tars are for train and val, and hamer-npz is for the test")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; it holds 000000.tar and so on")
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        inside = sorted({tar.parent.name for tar in folder.glob("*/*.tar")})
+        hint = f"name one of its folders: {', '.join(inside)}" if inside else "it should hold 000000.tar and so on"
+        raise UserError(f"{folder}: holds no tar; {hint}")
+    parts = label_cache.cached_parts(folder, (([tar], lambda tar=tar: _read(tar)) for tar in tars))
+    numbers, total = [], 0
+    for part in parts:
+        numbers.append(total + part["sample"])
+        total += int(part["sample"][-1]) + 1
+    keep = splits.keep(split, splits.blocks(np.concatenate(numbers), total), folder, without_val)
+    chosen = np.zeros(sum(map(len, numbers)), bool)
+    chosen[keep] = True
+    rows = []
+    for part, mask in zip(parts, np.split(chosen, np.cumsum([len(n) for n in numbers])[:-1]), strict=True):
+        counted = (part["keypoints_2d"][..., 2] >= max(least_confidence, 1e-9)).sum(-1)
+        well = ~(part["reprojection_loss"] >= most_reprojection_loss)  # NaN where it is not known
+        rows.append(np.flatnonzero(mask & (counted >= least_keypoints) & well))
+    if not sum(map(len, rows)):
+        raise UserError(f"{folder}: the filters leave no hand of {split}")
+    return HaMeRTars(tars, parts, rows, _Filters(least_confidence, most_beta, pose_and_shape_together, zero_shape))
+
+
+class _Filters(typing.NamedTuple):
+    """Which labels of a hand count, as `load` describes."""
+
+    least_confidence: float
+    most_beta: float
+    pose_and_shape_together: bool
+    zero_shape: bool
+
+
+class HaMeRTars(EncodedImageSource):
+    """The hands in HaMeR's tars as records."""
+
+    def __init__(self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], filters: _Filters):
+        self._tars, self._parts, self._rows, self._filters = tars, parts, rows, filters
+        self._ends = np.cumsum([len(r) for r in rows])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read_encoded(self, i: int) -> Record:
+        """Return record i with its image as an `EncodedImage`."""
+        record, content = self.read_annotation(i), self.encoded(i)[0]
+        location = f"image {self._tars[self._tar_and_row(i)[0]].parent / record.name}"
+        image = EncodedImage(content, location, exif=False)  # the labels belong to the image as it is stored
+        return dataclasses.replace(record, image=image)
+
+    def read_annotation(self, i: int) -> Record:
+        """Return record i without its image."""
+        t, row = self._tar_and_row(i)
+        hand = {name: array[row] for name, array in self._parts[t].items()}
+        filters = self._filters
+        labelled = hand["keypoints_2d"][:, 2] >= max(filters.least_confidence, 1e-9)
+        posed = hand["has_hand_pose"] > 0
+        shaped = hand["has_betas"] > 0 and np.abs(hand["betas"]).max() <= filters.most_beta
+        if filters.pose_and_shape_together:
+            posed = shaped = posed and shaped
+        shape = hand["betas"] if shaped else np.zeros(10, np.float32) if filters.zero_shape else None
+        member = f"{self._tars[t].name}/{str(hand['name'], 'utf-8')}#{hand['number']}"
+        box_size, pose = hand["scale"] * BOX_UNIT, hand["hand_pose"] if posed else None
+        return hand_record(hand, box_size, hand["image_size"], labelled, pose, shape, member)
+
+    def encoded(self, i: int) -> tuple[bytes, None]:
+        """Return the bytes of the image file of record i; there is no depth."""
+        t, row = self._tar_and_row(i)
+        offset, length = (int(self._parts[t][key][row]) for key in ("image_offset", "image_bytes"))
+        try:
+            with self._tars[t].open("rb") as tar:
+                tar.seek(offset)
+                return tar.read(length), None
+        except OSError as error:
+            raise UserError(f"{self._tars[t]}: cannot be read ({error.strerror})") from None
+
+    def _tar_and_row(self, i: int) -> tuple[int, int]:
+        """Return the number of the tar of record i, and its row in the labels of the tar."""
+        i = range(len(self))[i]
+        t = int(np.searchsorted(self._ends, i, side="right"))
+        return t, int(self._rows[t][i - int(self._ends[t])])  # a negative number counts from the end
+
+
+def _read(tar: Path) -> dict[str, np.ndarray]:
+    """Read the labels of all hands in a tar, and the places of their images."""
+    columns = {key: [] for key in (*SHAPES, *_SCALARS, "reprojection_loss")}
+    places = {key: [] for key in ("sample", "number", "name", "image_size", "image_offset", "image_bytes")}
+    with tar.open("rb") as file:
+        for sample, members in enumerate(_samples(tar, file)):
+            image = next((members[ending] for ending in _IMAGE_ENDINGS if ending in members), None)
+            if image is None or "data.pyd" not in members:
+                some = next(iter(members.values())).name
+                raise UserError(f"{tar}: {some} has no image or no data.pyd next to it; download the tar again")
+            file.seek(image.offset_data)
+            size = read_image_size(file.read, image.size)
+            if size is None:
+                raise UserError(f"{tar}: {image.name} is no JPEG or PNG image; download the tar again")
+            labels = members["data.pyd"]
+            file.seek(labels.offset_data)
+            for number, hand in enumerate(_hands(file.read(labels.size), f"{tar}: {labels.name}")):
+                for key, values in columns.items():
+                    values.append(hand[key])
+                place = (sample, number, image.name.encode(), size, image.offset_data, image.size)
+                for values, value in zip(places.values(), place, strict=True):
+                    values.append(value)
+    if not places["sample"]:
+        raise UserError(f"{tar}: holds no hand")
+    if np.median(columns["scale"]) > 20:
+        raise UserError(f"{tar}: scale is {np.median(columns['scale']):.4g} at the median; in tars it is pixels / 200")
+    joints = np.array(columns["keypoints_3d"], np.float32)
+    extent = np.ptp(joints[(joints[..., 3] > 0).all(-1), :, :3], axis=1).max(-1)  # of hands with all their joints
+    if len(extent) and np.median(extent) > 1:
+        raise UserError(f"{tar}: hands are {np.median(extent):.4g} long in keypoints_3d; in tars they are metres")
+    return {key: np.array(values, np.float32) for key, values in columns.items()} | {
+        "sample": np.array(places["sample"], np.int32),
+        "number": np.array(places["number"], np.int16),
+        "name": np.array(places["name"]),
+        "image_size": np.array(places["image_size"], np.int32),
+        "image_offset": np.array(places["image_offset"], np.int64),
+        "image_bytes": np.array(places["image_bytes"], np.int64),
+    }
+
+
+def _samples(tar: Path, file: typing.BinaryIO) -> list[dict[str, tarfile.TarInfo]]:
+    """List the samples of a tar: for each a dict, file ending (all after the first dot of the name) → member."""
+    samples = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as content:
+            for member in content:
+                if member.isfile():
+                    folder, _, name = member.name.rpartition("/")
+                    key, _, ending = name.partition(".")
+                    samples.setdefault((folder, key), {})[ending.lower()] = member
+            end = content.offset
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{tar}: cut off or not a tar ({error}); download it again") from None
+    file.seek(end)
+    if file.read(512) != bytes(512):  # a complete tar ends with zeros
+        raise UserError(f"{tar}: cut off or damaged after {len(samples)} samples; download it again")
+    return list(samples.values())
+
+
+def _hands(content: bytes, location: str) -> list[dict]:
+    """Read and check the hands of a pickle, with every key of the columns."""
+    hands = pickles.load(content, location)
+    if not isinstance(hands, list):
+        raise UserError(f"{location}: must be a list of hands, not {type(hands).__name__}")
+    checked = []
+    for number, hand in enumerate(hands):
+        try:
+            row = {key: np.asarray(hand[key], np.float32).reshape(shape) for key, shape in SHAPES.items()}
+            row |= {key: float(np.asarray(hand[key]).item()) for key in _SCALARS}
+            fitting = (hand.get("extra_info") or {}).get("fitting_loss")
+            fitting = {} if fitting is None else fitting.item() if isinstance(fitting, np.ndarray) else fitting
+            loss = fitting.get("reprojection_loss")
+            row["reprojection_loss"] = math.nan if loss is None else float(np.asarray(loss).item())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{location}: hand {number} is not as it should be ({error!r})") from None
+        checked.append(row)
+    return checked

@@ -1,0 +1,201 @@
+"""HO-3D v2 and v3: right hands with objects, 640x480, with depth; metres in the OpenGL frame, MANO's joint order.
+
+https://github.com/shreyashampali/ho3d. Every frame has a pickle; train.txt and evaluation.txt list the frames that
+count. The evaluation's pickles have only the wrist and a box; its labels came later, as evaluation_xyz.json.
+"""
+
+import concurrent.futures
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.data.datasets import label_cache, splits
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.images.depth import read_two_channels
+from jaxhand.data.record import Record
+from jaxhand.hand.camera import FROM_OPENGL
+from jaxhand.hand.mano_pose import rotate_axis_angle
+from jaxhand.hand.skeleton import to_our_order
+from jaxhand.io import files, pickles
+
+DEPTH_UNIT = 0.12498664727900177  # mm per step of the depth images
+_SHAPES = {  # of train and evaluation alike, by key of the pickles; the evaluation has one joint
+    "camMat": (3, 3),
+    "handJoints3D": (21, 3),
+    "handPose": (48,),
+    "handBeta": (10,),
+    "handBoundingBox": (4,),
+}
+
+
+def load(
+    path: str | Path,
+    split: str,
+    *,
+    variant: str = "",
+    without_val: bool = False,
+    mano: ManoLabels | None = None,
+    depth: bool = True,
+) -> "HO3D":
+    """Read the labels of HO-3D; images are opened when their record is read.
+
+    The first time all pickles of the split are read, half a minute from a local disk; then they are kept as one file.
+    Training frames without a label are left out. The evaluation is complete, in the order of evaluation.txt.
+
+    Args:
+        path: HO3D_v2 or HO3D_v3.
+        split: "train", "val" (held out of it: whole sequences with all their cameras) or "test", the evaluation: with
+            evaluation_xyz.json in the folder all joints are labelled, without it only the wrist.
+        variant: must be empty.
+        without_val: leave "val" out of "train".
+        mano: with its `vertices` evaluation_verts.json is read; the training frames have no mesh. Poses need nothing.
+        depth: read the depth images where there are any.
+
+    Raises:
+        UserError: naming a file that is missing, damaged, or not in this set's frame, shape or length.
+    """
+    folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "train"
+    if variant:
+        raise UserError(f"ho3d-{variant}: unknown; write ho3d:PATH, the version follows from the files")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; it holds train.txt, train/ABF10/rgb and so on")
+    frames = _frames(folder / f"{part}.txt")
+    sequences = sorted({frame.partition("/")[0] for frame in frames})
+    sources = [folder / f"{part}.txt", *(folder / part / sequence / "meta" for sequence in sequences)]
+    arrays = label_cache.cached(sources, lambda: _read(folder / part, frames))
+    if part == "train":
+        kept = np.flatnonzero(arrays["joint_valid"].all(-1) & np.isfinite(arrays["camMat"]).all((1, 2)))
+        groups = [frames[i].partition("/")[0][:-1] for i in kept]  # ABF10 and ABF11 are two cameras at one time
+        kept = kept[splits.keep(split, groups, folder, without_val)]
+    else:
+        without_K = np.flatnonzero(~np.isfinite(arrays["camMat"]).all((1, 2)))
+        if len(without_K):
+            raise UserError(f"{folder / part}: frame {frames[without_K[0]]} has no camMat; download the set again")
+        kept = np.arange(len(frames))
+        arrays = arrays | _evaluation_labels(folder, arrays, mano is not None and mano.vertices)
+    return HO3D(folder, part, frames, arrays, kept, depth)
+
+
+class HO3D(ImageDataset):
+    """HO-3D's frames as records."""
+
+    def __init__(
+        self, folder: Path, part: str, frames: list[str], arrays: dict[str, np.ndarray], kept: np.ndarray, depth: bool
+    ):
+        self._folder, self._part, self._frames, self._depth = folder, part, frames, depth
+        self._arrays, self._kept = arrays, kept
+        stems = (f"{folder}/{part}/{frame.replace('/', '/rgb/')}" for frame in frames)
+        endings = (ending for stem in stems for ending in (".png", ".jpg") if os.path.isfile(stem + ending))
+        self._ending = next(endings, ".jpg")  # version 2 or 3, as the first image that exists
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def file(self, i: int) -> Path:
+        """Return the path of the image of record i."""
+        return self._folder / self._file(i, "rgb")
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
+        file = self._folder / self._file(i, "depth")
+        if not self._depth or not file.parent.is_dir():
+            return None
+        return read_two_channels(file, high="green", unit=DEPTH_UNIT)
+
+    def read_annotation(self, i: int) -> Record:
+        """Return record i without image and depth."""
+        a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
+        posed, boxed = np.isfinite(a["handPose"]).all(), np.isfinite(a["handBoundingBox"]).all()
+        return Record(
+            image=None,
+            K=a["camMat"],
+            keypoints_3d=a["joints"],
+            joint_valid=a["joint_valid"],
+            hand="right",
+            bbox=a["handBoundingBox"] if boxed else None,
+            vertices=a["vertices"] * 1000 * FROM_OPENGL if "vertices" in a else None,
+            mano_pose=a["handPose"] if posed else None,
+            mano_shape=a["handBeta"] if posed else None,
+            name=self._file(i, "rgb"),
+        )
+
+    def _file(self, i: int, kind: str) -> str:
+        sequence, number = self._frames[self._kept[i]].split("/")
+        return f"{self._part}/{sequence}/{kind}/{number}{self._ending if kind == 'rgb' else '.png'}"
+
+
+def _frames(file: Path) -> list[str]:
+    """Read the lines of a list of frames, such as ABF10/0000."""
+    lines = files.read_bytes(file).decode("latin1").split("\n")
+    frames = [line.strip() for line in lines if line.strip()]
+    for number, frame in enumerate(frames, start=1):
+        if frame.count("/") != 1:
+            raise UserError(f"{file}: entry {number} is {frame[:40]!r} and not like ABF10/0000; download it again")
+    if not frames:
+        raise UserError(f"{file}: empty; download it again")
+    return frames
+
+
+def _read(folder: Path, frames: list[str]) -> dict[str, np.ndarray]:
+    """Read the pickles of all frames as arrays; NaN where a frame has no such label."""
+    files = [folder / frame.replace("/", "/meta/") for frame in frames]
+    files = [file.with_name(file.name + ".pkl") for file in files]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: no such file, as {len(missing)} of {len(files)}; download the set again")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
+        rows = list(pool.map(_labels, files))
+    arrays = {key: np.float32([row[key] for row in rows]) for key in _SHAPES}
+    joints = to_our_order(arrays.pop("handJoints3D"), "ho3d") * 1000 * FROM_OPENGL
+    valid = np.isfinite(joints).all(-1)  # (N, 21)
+    return arrays | {"joints": np.where(valid[..., None], joints, 0), "joint_valid": valid.astype(np.float32)}
+
+
+def _labels(file: Path) -> dict[str, np.ndarray]:
+    """Read one pickle, every value in the shape of the training set; NaN where there is no label."""
+    content = pickles.load(file)
+    if not isinstance(content, dict) or "camMat" not in content or "handJoints3D" not in content:
+        raise UserError(f"{file}: not labels of HO-3D, camMat and handJoints3D are needed; download it again")
+    labels = {}
+    for key, shape in _SHAPES.items():
+        value = content.get(key)
+        try:
+            value = np.full(shape, np.nan) if value is None else np.array(value, np.float64)
+        except (TypeError, ValueError):
+            value = np.zeros(0)
+        if key == "handJoints3D" and value.shape == (3,):  # the evaluation has the wrist alone
+            value = np.concatenate([value[None], np.full((20, 3), np.nan)])
+        if value.shape != shape:
+            raise UserError(f"{file}: {key} must be {'x'.join(map(str, shape))} numbers; download it again")
+        labels[key] = value
+    if np.isfinite(labels["handPose"]).all():  # MANO rotates about the wrist: the translation stays
+        labels["handPose"][:3] = rotate_axis_angle(labels["handPose"][:3], np.diag(FROM_OPENGL))
+    if labels["handJoints3D"][0, 2] > 0:
+        raise UserError(f"{file}: handJoints3D has z > 0; HO-3D's hands are at z < 0, in metres of the OpenGL frame")
+    return labels
+
+
+def _evaluation_labels(folder: Path, arrays: dict[str, np.ndarray], vertices: bool) -> dict[str, np.ndarray]:
+    """Read the labels of the evaluation where the folder has them; their wrists must be those of the pickles."""
+    labels, xyz, count = {}, folder / "evaluation_xyz.json", len(arrays["joints"])
+    if xyz.is_file():
+        joints = to_our_order(_numbers(xyz, (21, 3), count), "ho3d") * 1000 * FROM_OPENGL
+        apart = np.median(np.linalg.norm(joints[:, 0] - arrays["joints"][:, 0], axis=-1))
+        if apart > 10:
+            other = f"its wrists are {apart:.0f} mm from those of evaluation/*/meta"
+            raise UserError(f"{xyz}: {other}: it belongs to another set")
+        labels = {"joints": joints, "joint_valid": np.ones((count, 21), np.float32)}
+    if vertices and (folder / "evaluation_verts.json").is_file():
+        labels["vertices"] = _numbers(folder / "evaluation_verts.json", (778, 3), count)
+    return labels
+
+
+def _numbers(file: Path, shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Read (count, *shape) numbers."""
+    values = label_cache.numbers(file, shape)
+    if len(values) != count:
+        lengths = f"{len(values)} entries, but evaluation.txt has {count}"
+        raise UserError(f"{file}: {lengths}; it is of another version of HO-3D")
+    return values

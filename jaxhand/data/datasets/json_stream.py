@@ -1,0 +1,53 @@
+"""Read the entries of large JSON files one by one: only a few MB of a file are in memory at a time."""
+
+import json
+import re
+import typing
+from pathlib import Path
+
+from jaxhand.config import UserError
+
+_PIECE = 2**22  # characters read at once
+
+
+def entries(file: Path, key: str) -> typing.Iterator[dict]:
+    """Yield the objects of the list under `key` of the JSON object in a file; the first list of that name counts.
+
+    Raises:
+        UserError: naming the file: it cannot be read, has no such list, or is cut off in it.
+    """
+    try:
+        with file.open(encoding="utf-8") as content:
+            yield from _entries(content, re.compile(rf'"{key}"\s*:\s*\['), file, key)
+    except OSError as error:
+        reason = f"{error.strerror.lower()}; check the path, or download this part of the set again"
+        raise UserError(f"{file}: {reason}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not text; download it again") from None
+
+
+def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) -> typing.Iterator[dict]:
+    text = content.read(_PIECE)
+    while not (found := start.search(text)):
+        more = content.read(_PIECE)
+        if not more:
+            raise UserError(f"{file}: has no list {key!r}; it is another file, or cut off: download it again")
+        text = text[-len(key) - 64 :] + more
+    position, count, decode = found.end(), 0, json.JSONDecoder().raw_decode
+    separators = re.compile(r"[\s,]*")
+    while True:
+        position = separators.match(text, position).end()
+        if text.startswith("]", position):
+            return
+        try:
+            entry, position = decode(text, position)
+        except ValueError:
+            more = content.read(_PIECE)
+            if not more:
+                raise UserError(f"{file}: cut off or damaged after {count} {key}; download it again") from None
+            text, position = text[position:] + more, 0
+            continue
+        if not isinstance(entry, dict):
+            raise UserError(f"{file}: entry {count} of {key} is not an object")
+        yield entry
+        count += 1

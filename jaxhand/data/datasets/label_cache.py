@@ -1,0 +1,173 @@
+"""Labels that are slow to parse: kept as arrays in the user's cache folder, memory-mapped from then on."""
+
+import contextlib
+import hashlib
+import math
+import os
+import sys
+import threading
+import time
+import typing
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError, cache_folder
+from jaxhand.io import array_file, files
+
+# Seconds of building after which a line says what takes so long. The size of the files would not say it: DexYCB and
+# HO-3D have many small ones.
+PATIENCE_S = 2.0
+_PIECE = 2**20  # bytes of a JSON file parsed at once: of numbers as Python objects no more is ever in memory
+
+Arrays = dict[str, np.ndarray]
+Builder = typing.Callable[[], Arrays]
+
+
+def cached(sources: typing.Sequence[Path], build: Builder) -> Arrays:
+    """Return the arrays that `build()` makes from `sources`; they are built once.
+
+    They are built again when a file changes, or what the code of `build`'s module computes: comments, docstrings and
+    layout do not count. Building that takes longer than `PATIENCE_S` is announced by one line on stderr.
+
+    Args:
+        sources: the files that the arrays are made from; a folder counts as changed when an entry is added or removed.
+        build: takes nothing and returns named arrays. It must be a function written in Python.
+
+    Returns:
+        The arrays, read-only. They are memory-mapped unless the cache folder cannot be written.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    return cached_parts(sources[0], [(sources, build)])[0]
+
+
+def cached_parts(name: Path, parts: typing.Iterable[tuple[typing.Sequence[Path], Builder]]) -> list[Arrays]:
+    """Return the arrays of a data set whose labels are cached in parts: one line on stderr announces all of them.
+
+    Args:
+        name: what the line calls the data set, such as its folder.
+        parts: `sources` and `build` of each part, as for `cached`.
+
+    Returns:
+        The arrays of each part, as `cached` returns them.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    notice = _Notice(name)
+    return [_cached(sources, build, notice) for sources, build in parts]
+
+
+def _cached(sources: typing.Sequence[Path], build: Builder, notice: "_Notice") -> Arrays:
+    stamps = [(str(file.resolve()), *_stamp(file)) for file in sources]
+    code = files.code_fingerprint(build.__code__.co_filename)
+    key = hashlib.sha256((code + repr(stamps)).encode()).hexdigest()[:32]
+    cache_file = _folder() / f"{sources[0].stem}-{key}"
+    try:
+        return array_file.read(cache_file)
+    except (OSError, array_file.DamagedError):
+        with notice.watch():
+            arrays = build()
+    try:
+        array_file.write(cache_file, arrays)
+        return array_file.read(cache_file)
+    except (OSError, array_file.DamagedError):
+        return arrays
+
+
+class _Notice:
+    """One line on stderr as soon as the labels of a data set have been built for `PATIENCE_S` in all."""
+
+    def __init__(self, name: Path):
+        self._name, self._patience, self._printed = name, PATIENCE_S, False
+
+    @contextlib.contextmanager
+    def watch(self) -> typing.Iterator[None]:
+        """Count the time inside of the context."""
+        if self._printed:
+            yield
+            return
+        started, timer = time.monotonic(), threading.Timer(max(self._patience, 0), self._print)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._patience -= time.monotonic() - started
+
+    def _print(self) -> None:
+        self._printed = True
+        print(f"reading the labels of {self._name}; they are kept in {_folder()}", file=sys.stderr, flush=True)
+
+
+def _folder() -> Path:
+    return cache_folder() / "index"
+
+
+def numbers(file: Path, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """Read a JSON file that holds a list of nested lists of numbers, by way of the cache.
+
+    The file is parsed in pieces: beyond the array it takes a few MB of memory, however large it is.
+
+    Args:
+        file: the JSON file.
+        shape: of one entry of the list.
+
+    Returns:
+        (N, *shape) float32, read-only.
+
+    Raises:
+        UserError: naming the file, if it is missing, cut off, or holds anything but finite numbers in this shape.
+    """
+    return cached([file], lambda: {"numbers": _parse(file, shape)})["numbers"]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise files.unreadable(file, error) from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _parse(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    count = math.prod(shape)  # numbers per entry
+    wanted = f"a list of {'x'.join(map(str, shape)) + ' ' if shape else ''}numbers"
+    content, opened, closed = bytearray(), 0, 0  # grows in place
+    for piece in _pieces(file):
+        opened, closed = opened + piece.count(b"["), closed + piece.count(b"]")
+        try:  # the brackets go: their number is checked instead
+            content += np.array(piece.translate(None, b"[] \t\r\n").split(b","), np.float32).tobytes()
+        except ValueError as error:
+            raise UserError(f"{file}: must hold {wanted} ({error})") from None
+    values = np.frombuffer(content, np.float32)
+    if opened != closed:
+        raise UserError(f"{file}: cut off after {len(values) // count} entries; download it again")
+    lists = 1 + len(values) // count * sum(math.prod(shape[:level]) for level in range(len(shape)))  # one "[" each
+    if len(values) % count or opened != lists:
+        raise UserError(f"{file}: must hold {wanted}, but its lists are of other lengths")
+    values = values.reshape(-1, *shape)  # (N, *shape)
+    wrong = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(-1))
+    if len(wrong):
+        raise UserError(f"{file}: entry {wrong[0]} is not finite")
+    return values
+
+
+def _pieces(file: Path) -> typing.Iterator[bytes]:
+    """Yield the file in pieces that end where a comma was."""
+    try:
+        with file.open("rb") as content:
+            content.seek(-min(64, file.stat().st_size), os.SEEK_END)
+            if not content.read().rstrip().endswith(b"]"):
+                raise UserError(f"{file}: does not end as a list does: cut off, or not JSON; download it again")
+            content.seek(0)
+            remainder = b""
+            while piece := content.read(_PIECE):
+                head, comma, remainder = (remainder + piece).rpartition(b",")
+                if comma:
+                    yield head
+            yield remainder
+    except OSError as error:
+        raise files.unreadable(file, error) from None

@@ -1,0 +1,167 @@
+"""A data set packed into a few ArrayRecord files with a checksum each: fast to copy, to read at random and to check.
+
+A folder holds `packed.json` (`Manifest`) and shards of records: each is MessagePack, with encoded image and depth.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+from flax import serialization
+
+from jaxhand.config import UserError
+from jaxhand.data.datasets.base import EncodedImageSource
+from jaxhand.data.images.encoded import EncodedImage, decode
+from jaxhand.data.record import Record, Source
+
+FORMAT = 1
+
+
+@dataclasses.dataclass
+class Manifest:
+    """The content of `packed.json`."""
+
+    name: str  # of the data set, such as "dexycb-s1"
+    shard_size: int  # records in each shard; the last one of a split may have fewer
+    version: str  # of jaxhand
+    format: int = FORMAT
+    complete: bool = False
+    # split → count, shards (file, count, bytes, sha256) and, of "train", the indices that are held out of it as "val"
+    splits: dict = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def read(folder: Path) -> "Manifest":
+        """Read the manifest of a folder.
+
+        Raises:
+            UserError: there is none, it is damaged, or this version cannot read it.
+        """
+        path = folder / "packed.json"
+        try:
+            fields = json.loads(path.read_text())
+            if fields["format"] != FORMAT:
+                raise UserError(f"{path}: format {fields['format']}, but {FORMAT} is read here: pack the set again")
+            return Manifest(**fields)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged: delete {folder} and pack the set again") from None
+
+    def write(self, folder: Path) -> None:
+        """Write `packed.json` into a folder, completely or not at all."""
+        part = folder / "packed.json.part"
+        part.write_text(json.dumps(dataclasses.asdict(self)))
+        os.replace(part, folder / "packed.json")
+
+
+def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) -> "PackedSet":
+    """Open a split of a packed set. File sizes are checked now, contents when they are read.
+
+    Args:
+        path: the folder.
+        split: "train", "val" or "test".
+        kind: the name that the set was packed by.
+        without_val: leave the records that are held out as "val" out of "train".
+
+    Raises:
+        UserError: the set is not complete, has another name or no such split, or a file is missing or cut off.
+    """
+    folder = Path(path).expanduser()
+    manifest = Manifest.read(folder)
+    again = f"run `python -m jaxhand.convert data {manifest.name} SOURCE {folder}` again"
+    if not manifest.complete:
+        raise UserError(f"{folder}: packing was not finished: {again}")
+    if manifest.name != kind:
+        raise UserError(f"{folder} holds {manifest.name}: call it {manifest.name}:{path}")
+    train = manifest.splits.get("train", {})
+    held_out = train.get("held_out", [])
+    is_held_out = split == "val" and held_out and "val" not in manifest.splits
+    entry = train if is_held_out else manifest.splits.get(split)
+    if entry is None:
+        raise UserError(f"{folder}: its {split} was not packed (only {', '.join(manifest.splits)}): {again}")
+    for shard in entry["shards"]:
+        file = folder / shard["file"]
+        size = file.stat().st_size if file.is_file() else 0
+        if size != shard["bytes"]:
+            raise UserError(f"{file}: {size:,} of {shard['bytes']:,} bytes are there: {again}")
+    indices = np.arange(entry["count"])
+    if is_held_out:
+        indices = np.array(held_out)
+    elif split == "train" and without_val:
+        indices = np.delete(indices, held_out)
+    return PackedSet(folder, entry["shards"], indices)
+
+
+class PackedSet(EncodedImageSource):
+    """The records `indices` of shards as a source."""
+
+    def __init__(self, folder: Path, shards: list[dict], indices: np.ndarray):
+        self._files = [folder / shard["file"] for shard in shards]
+        counts = [shard["count"] for shard in shards]
+        self._starts, self._indices = np.cumsum(counts) - counts, indices
+        self._readers = [None] * len(shards)  # each is opened when it is needed
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read_encoded(self, i: int) -> Record:
+        """Return record i with its image as an `EncodedImage`."""
+        fields = self._fields(i)
+        depth, location = fields.get("depth"), f"image {fields['name']} in {self._files[0].parent}"
+        image = EncodedImage(fields["image"], location)
+        return Record(**fields | {"image": image, "depth": None if depth is None else _depth(depth)})
+
+    def read_annotation(self, i: int) -> Record:
+        """Return record i without image and depth."""
+        return Record(**self._fields(i) | {"image": None, "depth": None})
+
+    def _fields(self, i: int) -> dict:
+        i = int(self._indices[i])
+        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
+        if self._readers[shard] is None:  # two threads may both open it, which does no harm
+            self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
+        try:
+            return serialization.msgpack_restore(self._readers[shard].read([i - int(self._starts[shard])])[0])
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).split(";")[0]
+            raise UserError(
+                f"{self._files[shard]} is damaged at record {i} ({reason}): pack the set again, whole files are kept"
+            ) from None
+
+
+def encode(source: Source, i: int) -> bytes:
+    """Encode record i of a source as bytes that `PackedSet` reads back equal.
+
+    A source may offer the bytes of the image file as the first result of `encoded(i)`. They are kept where they decode
+    to the image of the record; else the image is packed as PNG. Depth becomes a PNG of 16 bits, or of four bytes where
+    it is not in whole mm.
+    """
+    record = source[i]
+    fields = {key: value for key, value in vars(record).items() if value is not None}
+    image = source.encoded(i)[0] if hasattr(source, "encoded") else b""
+    found = decode(image)
+    if found is None or not np.array_equal(found, record.image):
+        image = _png(record.image[..., ::-1])
+    fields["image"] = image
+    if record.depth is not None:
+        depth = np.ascontiguousarray(record.depth, np.float32)
+        whole = np.clip(depth, 0, 2**16 - 1).astype(np.uint16)
+        fields["depth"] = _png(whole if np.array_equal(whole, depth) else depth[..., None].view(np.uint8))  # (H, W, 4)
+    fields |= {key: np.asarray(value) for key, value in fields.items() if not isinstance(value, (bytes, str))}
+    return serialization.msgpack_serialize(fields)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def _depth(content: bytes) -> np.ndarray:
+    """Decode a depth image: (H, W) float32 mm."""
+    pixels = decode(content, cv2.IMREAD_UNCHANGED)
+    return pixels.astype(np.float32) if pixels.ndim == 2 else pixels.view(np.float32)[..., 0]

@@ -1,0 +1,168 @@
+"""Images as the bytes of their files: only the part that a crop needs is decoded, at the resolution that it needs."""
+
+import dataclasses
+import functools
+import math
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from jaxhand.config import UserError
+from jaxhand.data.images.header import first_rows, image_size, orientation
+
+# EXIF orientation → from stored pixels to the upright image: are the axes swapped, is x reversed, is y reversed?
+_ORIENTATIONS = {
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+_MARGIN = 33  # rows: JPEG stores colours in blocks of up to 32
+_SHRINKS = (8, 4, 2)  # scales of a JPEG decoder, faster than decoding the whole image
+_memory = threading.local()
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file. They are parsed only when a property or a region is read.
+
+    Args:
+        content: the bytes of the file.
+        location: what errors call the image, such as "image PATH".
+        exif: rotate and mirror the image as its EXIF orientation says.
+    """
+
+    content: bytes
+    location: str
+    exif: bool = True
+
+    @staticmethod
+    def read(path: str | Path, labels: str = "") -> "EncodedImage":
+        """Read an image file.
+
+        Args:
+            path: the file.
+            labels: the place of its labels, such as "train.jsonl:3"; errors name it first.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        location = f"{labels}: image {path}" if labels else f"image {path}"
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return EncodedImage(file.read(), location)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise UserError(f"{location} does not exist") from None
+        except OSError:
+            return EncodedImage(b"", location)
+
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """The image as RGB (H, W, 3) uint8, also where it is grey, has alpha or 16 bits, or is turned by EXIF.
+
+        Raises:
+            UserError: it is not an image, or is cut off.
+        """
+        pixels = decode(self.content, cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION))
+        if pixels is None:
+            raise UserError(f"{self.location} is not an image or is cut off")
+        return pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in px; a JPEG is not decoded for it. Raises UserError as `pixels` does."""
+        stored = self._stored
+        if stored is None:
+            return self.pixels.shape[1::-1]
+        width, height, exif = stored
+        return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
+
+    def decode_region(self, corners: np.ndarray, max_shrink: float) -> tuple[np.ndarray, np.ndarray]:
+        """Decode what a crop needs: a JPEG at 1, 1/2, 1/4 or 1/8 of its size, and down to the last row needed.
+
+        Args:
+            corners: (2, n) x, y px in the image; the region is what they surround.
+            max_shrink: how many times smaller the result may be; the smallest size within it is decoded.
+
+        Returns:
+            (h, w, 3) uint8 RGB, and a 3x3 matrix from its pixel coordinates to those of the image. The pixels are
+            overwritten by the next call in the same thread.
+
+        Raises:
+            UserError: it is not an image, or is cut off.
+        """
+        if self._stored is not None:
+            width, height, exif = self._stored
+            shrink = next((s for s in _SHRINKS if s <= max_shrink and min(width, height) >= s), 1)
+            T = _upright(exif, width, height)
+            last_row = (T[:2, 1] @ (corners - T[:2, 2:])).max()  # T is orthogonal
+            rows = int(min(max(last_row, 0) + 2 * max_shrink + _MARGIN, height))
+            cut = first_rows(self.content, rows) if rows < height else None
+            w, h = -(-width // shrink), -(-(rows if cut else height) // shrink)
+            try:
+                pixels = simplejpeg.decode_jpeg(
+                    cut or self.content, "RGB", min_height=h, min_width=w, buffer=scratch("decoded", (h, w, 3)),
+                    strict=cut is None,  # the rest of a cut file would count as an error
+                )  # fmt: skip
+                return pixels, T @ block_centers(shrink)
+            except ValueError:  # damaged, or of a kind that only OpenCV decodes
+                pass
+        return self.pixels, np.eye(3)
+
+    @functools.cached_property
+    def _stored(self) -> tuple[int, int, int] | None:
+        """Width, height and EXIF orientation of a JPEG as it is stored; None for others, and where it is cut off."""
+        complete = self.content.startswith(b"\xff\xd8") and self.content.endswith(b"\xff\xd9")
+        size = image_size(self.content) if complete else None
+        return size and (*size, orientation(self.content) if self.exif else 1)
+
+
+def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
+    """Decode the bytes of an image file with OpenCV.
+
+    Returns:
+        RGB (H, W, 3) uint8: without alpha, grey as three channels, upright by EXIF, 16 bits reduced to 8, unless
+        `flags` say otherwise. None where the bytes are not an image.
+    """
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as RGB (H, W, 3) uint8, as `EncodedImage.pixels` describes.
+
+    Raises:
+        UserError: there is no such file, it is not an image, or it is cut off.
+    """
+    return EncodedImage.read(path).pixels
+
+
+def scratch(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a uint8 array in memory that this thread reuses for `purpose`: fresh memory costs as much as decoding."""
+    count, kept = math.prod(shape), vars(_memory).get(purpose)
+    if kept is None or kept.size < count:
+        kept = vars(_memory)[purpose] = np.empty(count, np.uint8)
+    return kept[:count].reshape(shape)
+
+
+def _upright(orientation: int, width: int, height: int) -> np.ndarray:
+    """3x3 matrix from the coordinates of stored pixels (width x height) to those of the upright image."""
+    swapped, x_reversed, y_reversed = _ORIENTATIONS.get(orientation, (False, False, False))
+    matrix = np.eye(3)
+    if swapped:
+        matrix, width, height = matrix[[1, 0, 2]], height, width
+    if x_reversed:
+        matrix[0] = (0, 0, width - 1) - matrix[0]
+    if y_reversed:
+        matrix[1] = (0, 0, height - 1) - matrix[1]
+    return matrix
+
+
+def block_centers(factor: int) -> np.ndarray:
+    """3x3 matrix from the pixels of a `factor` times smaller image to the centres of their blocks in the large one."""
+    return np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])

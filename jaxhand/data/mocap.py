@@ -1,0 +1,40 @@
+"""Poses and shapes of real hands from motion capture, without images: what HaMeR's discriminator learns from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.io import pickles
+
+PER_ROW = 2  # real hands per row of a batch, as in HaMeR's training
+_STREAM = 5  # keeps these random numbers apart from those of `pipeline` and `mix` for the same seed
+_FIELDS = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}  # in a batch → name in the file, length
+
+
+class MocapBatches:
+    """Step → `mocap_pose` (b, 2, 48) axis-angle and `mocap_shape` (b, 2, 10) for the rows of this process.
+
+    Args:
+        path: an .npz with `hand_pose` (N, 48) and `betas` (N, 10), such as HaMeR's freihand_mocap.npz.
+        seed: not negative; the hands drawn depend on the seed and the step alone.
+        batch_size: rows of a global batch.
+        rows: which of them this process reads.
+
+    Raises:
+        UserError: the file is missing, damaged, or its arrays have other shapes.
+    """
+
+    def __init__(self, path: str | Path, seed: int, batch_size: int, rows: slice):
+        arrays = pickles.load_npz(Path(path).expanduser())
+        for name, size in _FIELDS.values():
+            found = np.shape(arrays.get(name))
+            if len(found) != 2 or found[1] != size or not found[0]:
+                raise UserError(f"data.mocap {path}: {name} must be (N, {size}), but is {found or 'missing'}")
+        self._arrays = {key: np.asarray(arrays[name], np.float32) for key, (name, _) in _FIELDS.items()}
+        self._seed, self._batch_size, self._rows = seed, batch_size, rows
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng((self._seed, _STREAM, step))
+        chosen = rng.integers(len(self._arrays["mocap_pose"]), size=(self._batch_size, PER_ROW))[self._rows]
+        return {key: values[chosen] for key, values in self._arrays.items()}

@@ -1,0 +1,41 @@
+"""MANO poses as data sets store them → absolute axis-angles in the camera frame.
+
+MANO's arrays (mean and principal components of the poses) come with its files, under its licence, from the user. If a
+data set needs them and they are not available, its records have no pose.
+"""
+
+import cv2
+import numpy as np
+
+from jaxhand.hand.skeleton import SIDES
+
+
+def select_side(arrays: np.ndarray | None, shape: tuple[int, ...], side: str) -> np.ndarray | None:
+    """Select MANO's array of one hand: MANO has one model for the right hand and one for the left.
+
+    Args:
+        arrays: (*shape) of the right hand alone, (2, *shape) of right and left, or None.
+        shape: (45,) for `hands_mean`, (45, 45) for `hands_components`.
+        side: "right" or "left".
+
+    Returns:
+        (*shape) float64, or None if `arrays` has none for this side.
+    """
+    if arrays is None:
+        return None
+    by_side = np.reshape(np.asarray(arrays, np.float64), (-1, *shape))  # (1 or 2, *shape)
+    return by_side[SIDES.index(side)] if SIDES.index(side) < len(by_side) else None
+
+
+def rotate_axis_angle(axis_angle: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Rotate an orientation, for example from the world's frame to the camera's.
+
+    Args:
+        axis_angle: (3,) orientation of a hand, radians.
+        rotation: (3, 3) matrix, applied after it.
+
+    Returns:
+        (3,) axis-angle of the rotated hand, radians.
+    """
+    rotated = np.asarray(rotation, np.float64) @ cv2.Rodrigues(np.asarray(axis_angle, np.float64))[0]
+    return cv2.Rodrigues(rotated)[0][:, 0]

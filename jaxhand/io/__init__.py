@@ -1,0 +1,1 @@
+"""Reading and writing files: pickles without running code, checked array files, small helpers."""

@@ -1,0 +1,36 @@
+"""Small helpers for files: read with clear errors, fingerprint code."""
+
+import ast
+import hashlib
+from pathlib import Path
+
+from jaxhand.config import UserError
+
+
+def read_bytes(file: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        UserError: the file does not exist or cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise unreadable(file, error) from None
+
+
+def unreadable(file: Path, error: OSError) -> UserError:
+    """A UserError for a file of a data set that the operating system could not read."""
+    return UserError(f"{file}: {error.strerror.lower()}; check the path, or download this part of the set again")
+
+
+def code_fingerprint(*sources: str | Path) -> str:
+    """A hash (64 hex digits) of the code in Python files; comments, docstrings and layout do not change it."""
+    digest = hashlib.sha256()
+    for source in sources:
+        tree = ast.parse(Path(source).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()

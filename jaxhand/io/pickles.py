@@ -1,0 +1,242 @@
+"""Reads pickles without running code from them: plain Python values, NumPy arrays, and classes with a placeholder.
+
+NumPy's own reconstruction of dtypes and arrays is not used: a damaged state can crash the process, and a forged one
+makes NumPy interpret bytes of the file as pointers.
+"""
+
+import abc
+import collections
+import functools
+import io
+import pickle
+import re
+import typing
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+
+
+def load(
+    source: str | Path | bytes, origin: str = "", *, placeholders: typing.Mapping[str, type["Placeholder"]] = {}
+) -> typing.Any:
+    """Read a pickle of any protocol, also one of Python 2 (its `str` becomes text) or of another NumPy version.
+
+    Args:
+        source: the file's path, or its bytes.
+        origin: name of the file in error messages; empty: the path.
+        placeholders: further classes that may be read, as "module.name" → placeholder class.
+
+    Returns:
+        Numbers, text, bytes, None; lists, tuples, dicts and sets of them; arrays of numbers, text or objects; and the
+        objects that placeholders return.
+
+    Raises:
+        UserError: the file does not exist, is damaged, or refers to any other class or function; the message names it.
+    """
+    origin = origin or str(source)
+    if not isinstance(source, bytes):
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise UserError(f"{origin}: cannot be read ({error.strerror})") from None
+    return read(Unpickler(io.BytesIO(source), placeholders), origin)
+
+
+def read(unpickler: "Unpickler", origin: str) -> typing.Any:
+    """Read with an `Unpickler`; results and errors are those of `load`.
+
+    Args:
+        unpickler: opened on the pickle.
+        origin: name of the file in error messages.
+    """
+    try:
+        return _materialize(unpickler.load(), {})
+    except ForbiddenGlobal as error:
+        allowed = "only plain values and arrays are read"
+        raise UserError(f"{origin}: refers to {_one_line(error)}: refused, {allowed}") from None
+    except Exception as error:  # a damaged pickle can raise nearly any exception
+        raise UserError(f"{origin}: damaged or incomplete pickle ({_one_line(error)}); download it again") from None
+
+
+def load_npz(file: Path) -> dict[str, typing.Any]:
+    """Read an .npz file; arrays of objects, which are pickles, are read as by `load`.
+
+    Args:
+        file: its path.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        UserError: the file does not exist, is damaged, or refers to anything else than plain values and arrays.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as members:
+            for name in members.namelist():
+                content = io.BytesIO(members.read(name))
+                version = np.lib.format.read_magic(content)
+                number = {(1, 0): "1_0"}.get(version, "2_0")
+                if getattr(np.lib.format, f"read_array_header_{number}")(content)[2].hasobject:
+                    array = load(content.read(), f"{file}: {name}")
+                else:
+                    content.seek(0)
+                    array = np.lib.format.read_array(content, allow_pickle=False)
+                arrays[name.removesuffix(".npy")] = array
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged zip file can raise nearly any exception
+        raise UserError(f"{file}: damaged or incomplete .npz file ({_one_line(error)}); download it again") from None
+    return arrays
+
+
+def _one_line(error: Exception) -> str:
+    """An error's message as one short ASCII line, whatever text of the file it contains."""
+    return ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
+
+
+class ForbiddenGlobal(Exception):
+    """A pickle refers to a class or function that is not allowed; the message is its name."""
+
+
+class Unpickler(pickle.Unpickler):
+    """Resolves the globals of plain values, of NumPy arrays and of `placeholders` (see `load`); refuses all others."""
+
+    def __init__(self, file: typing.BinaryIO, placeholders: typing.Mapping[str, typing.Any] = {}):
+        super().__init__(file, encoding="latin1")
+        self._allowed = {**_ALLOWED, **placeholders}
+
+    def find_class(self, module: str, name: str) -> typing.Any:
+        """Resolve an allowed global; refuse all others.
+
+        Raises:
+            ForbiddenGlobal: it is not allowed.
+        """
+        key = f"{module}.{name}".replace("__builtin__.", "builtins.").replace("numpy._core.", "numpy.core.")
+        if key not in self._allowed:
+            raise ForbiddenGlobal(f"{module}.{name}")
+        return self._allowed[key]
+
+
+class Placeholder(abc.ABC):
+    """Takes the place of an object while a pickle is read; `__setstate__`, called last, stores all of its content."""
+
+    def __setstate__(self, state):
+        self.state = state
+
+    @abc.abstractmethod
+    def materialize(self, convert: typing.Callable) -> typing.Any:
+        """Build the object.
+
+        Args:
+            convert: replaces all placeholders in a part of the state by their objects.
+        """
+
+
+class _Array(Placeholder):
+    def materialize(self, convert):
+        _, shape, dtype, fortran, content = self.state
+        if dtype.value.kind == "O":
+            flat = np.empty(len(content), object)
+            for i, item in enumerate(content):
+                flat[i] = convert(item)
+        else:
+            content = _NumpyGlobals.encode(content)
+            flat = np.frombuffer(content, dtype.value) if content else np.empty(0, dtype.value)
+        if min(shape, default=0) < 0:
+            raise ValueError("an array's shape is negative")
+        order = "F" if fortran else "C"
+        return flat.reshape(shape, order=order).copy(order)  # a copy, because `content` is read-only
+
+
+class _Dtype(Placeholder):
+    """The kind and size of a dtype are arguments of its constructor; `__setstate__` adds the byte order."""
+
+    def __init__(self, code: str):
+        if not re.fullmatch(r"[biufcSUO]\d*", code):
+            raise ForbiddenGlobal(f"numpy.dtype({code!r})")
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state):
+        _, order, subarray, names, fields = state[:5]
+        if not (subarray is names is fields is None):
+            raise ForbiddenGlobal("numpy.dtype of a structure")
+        self.value = self.value.newbyteorder(order)
+
+    def materialize(self, convert):
+        return self.value
+
+
+def _materialize(value: typing.Any, memo: dict[int, typing.Any]) -> typing.Any:
+    """Replace all placeholders in a value by their objects.
+
+    `memo` maps the id of a value to its result, so that shared parts stay shared: without it, a small file could expand
+    to more than fits in memory.
+    """
+    if id(value) not in memo:
+        convert = functools.partial(_materialize, memo=memo)
+        if isinstance(value, Placeholder):
+            result = value.materialize(convert)
+        elif isinstance(value, dict):
+            result = type(value)((convert(key), convert(item)) for key, item in value.items())
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            result = type(value)(convert(item) for item in value)
+        else:
+            result = value
+        memo[id(value)] = result
+    return memo[id(value)]
+
+
+class _NumpyGlobals:
+    """The functions that NumPy's pickles call. They are bound methods, whose attributes a pickle cannot set."""
+
+    @classmethod
+    def dtype(cls, code, align=False, copy=False):
+        return _Dtype(code)
+
+    @classmethod
+    def reconstruct(cls, kind, shape, code):
+        return _Array()
+
+    @classmethod
+    def frombuffer(cls, content, dtype, shape, order):
+        array = _Array()
+        array.state = (1, shape, dtype, order == "F", content)
+        return array
+
+    @classmethod
+    def scalar(cls, dtype, content):
+        return content if dtype.value.kind == "O" else np.frombuffer(cls.encode(content), dtype.value)[0]
+
+    @classmethod
+    def encode(cls, text="", encoding=""):
+        """Bytes: old protocols write them as text, and empty ones as a call without arguments."""
+        return text.encode("latin1") if isinstance(text, str) else text
+
+    @classmethod
+    def instance(cls, kind, base, state):
+        """Create an object, as protocols before 2 do."""
+        if not (isinstance(kind, type) and issubclass(kind, Placeholder)):
+            raise ForbiddenGlobal(f"copyreg._reconstructor({kind})")
+        return kind()
+
+
+_ALLOWED = {
+    "numpy.ndarray": "ndarray",  # only an argument of `reconstruct`
+    "numpy.dtype": _NumpyGlobals.dtype,
+    "numpy.core.multiarray._reconstruct": _NumpyGlobals.reconstruct,
+    "numpy.core.multiarray.scalar": _NumpyGlobals.scalar,
+    "numpy.core.numeric._frombuffer": _NumpyGlobals.frombuffer,
+    "_codecs.encode": _NumpyGlobals.encode,
+    "builtins.bytes": _NumpyGlobals.encode,
+    "builtins.object": "object",  # only an argument of `instance`
+    "copy_reg._reconstructor": _NumpyGlobals.instance,
+    "copyreg._reconstructor": _NumpyGlobals.instance,
+    "collections.OrderedDict": collections.OrderedDict,
+    **{f"builtins.{kind.__name__}": kind for kind in (set, frozenset, complex)},
+}

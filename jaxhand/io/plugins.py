@@ -1,0 +1,35 @@
+"""Objects from outside the package, which a user names as `module:name`."""
+
+import importlib
+import os
+import sys
+import typing
+
+from jaxhand.config import UserError
+
+
+def load_object(spec: str, what: str) -> typing.Any:
+    """Import the object that `module:name` names, such as a function or a class.
+
+    The module is looked for in the current folder, too. That folder stays on `sys.path`, so that the module can import
+    its neighbours later.
+
+    Args:
+        spec: "module:name", such as "my_package.hands:load".
+        what: what the object is for, as errors name it, such as "data set".
+
+    Raises:
+        UserError: `spec` has another form, the module cannot be imported, or it has no such name.
+    """
+    module_name, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise UserError(f"{what} must be module:name, such as my_module:{name or 'load'}, got {spec!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever a user's module does while it is imported
+        raise UserError(f"{what} {spec}: cannot import {module_name} ({type(error).__name__}: {error})") from error
+    if not hasattr(module, name):
+        raise UserError(f"{what} {spec}: {module_name} has no {name}")
+    return getattr(module, name)

@@ -1,0 +1,31 @@
+"""Pack a data set into a few files with checksums: `jaxhand pack NAME PATH OUT`, which is then read as NAME:OUT.
+
+The same command goes on where it was interrupted, and repairs what is damaged.
+"""
+
+import argparse
+import typing
+
+from jaxhand.data import pack
+from jaxhand.training import runtime
+
+
+def main(argv: typing.Sequence[str] | None = None) -> int:
+    """Parse the command line and pack; the exit code."""
+    how = "The same command goes on where it was interrupted, and repairs what is damaged."
+    description = "Pack a data set into a few files with checksums, which is then read as NAME:OUT."
+    parser = argparse.ArgumentParser(prog="jaxhand pack", description=description, epilog=how)
+    parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
+    parser.add_argument("path", metavar="PATH", help="where the set is")
+    parser.add_argument("out", metavar="OUT", help="folder to pack into")
+    parser.add_argument("--split", nargs="+", choices=pack.SPLITS, default=(), help="default: all that the set has")
+    parser.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records per file (default: 16384)")
+    parser.add_argument("--mano", default="", metavar="PATH", help="MANO_RIGHT.pkl or its folder: poses and meshes")
+    arguments = parser.parse_args(argv)
+    options = {"splits": arguments.split, "shard_size": arguments.shard_size, "mano_path": arguments.mano}
+    pack.pack(arguments.name, arguments.path, arguments.out, **options)
+    return 0
+
+
+if __name__ == "__main__":
+    runtime.run(main)

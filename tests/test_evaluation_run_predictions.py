@@ -1,0 +1,132 @@
+"""A run by a benchmark's protocol: the numbers of the run itself, of its leaderboard file, and of the image."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxhand import data, evaluate
+from jaxhand.config import UserError
+from jaxhand.data import pipeline
+from jaxhand.data.datasets import freihand, ho3d
+from jaxhand.data.datasets.base import ManoLabels
+from jaxhand.evaluation.run_predictions import Gathered, pair
+from jaxhand.evaluation.submission import Submission
+from jaxhand.metrics import PROTOCOLS
+from tests.support import layouts_freihand, layouts_hint, layouts_ho3d
+from tests.test_evaluation_submission import Blank, score
+
+
+def predicted(source, tiny, gathered=None, vertices=0):
+    """Noisy predictions of a source, gathered in batches, the last one filled up; a mesh of `vertices` random points."""
+    gathered, rng = gathered or Gathered(source), np.random.default_rng(0)
+    for batch in pipeline.eval_batches(source, tiny, 4):
+        joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)
+        pixels = batch["keypoints_2d"] + rng.normal(0, 4, batch["keypoints_2d"].shape).astype(np.float32)
+        mesh = (
+            {"vertices": joints[:, rng.integers(21, size=vertices)] + rng.normal(0, 5, (1, vertices, 3))}
+            if vertices
+            else {}
+        )
+        gathered.collect(batch, {"keypoints_3d": joints, "keypoints_2d": pixels} | mesh)
+    return gathered
+
+
+def scores(protocol, gathered, **options):
+    found = pair(protocol, gathered, "run", "set:PATH")
+    return PROTOCOLS[protocol].score(found.pred, found.gt, **options).values
+
+
+def test_as_its_leaderboard_file_scores(tmp_path, tiny):
+    folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
+    source = freihand.load(folder, "test")
+    submission = Submission(f"freihand:{folder}", source, tmp_path / "pred.json")
+    predicted(Blank(source), tiny, submission.gathered)
+    submission.write()
+    official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
+    ours = scores("freihand", submission.gathered)
+    assert ours.keys() < official.keys()  # which has the joints that stand in for a mesh
+    assert ours == pytest.approx({name: official[name] for name in ours}, abs=1e-5)
+
+
+@pytest.mark.parametrize("vertices", [778, 100])
+def test_meshes_count_as_in_its_leaderboard_file(tmp_path, tiny, vertices):
+    folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
+    source = freihand.load(folder, "test", mano=ManoLabels(vertices=True))
+    submission = Submission(f"freihand:{folder}", source, tmp_path / "pred.json")
+    predicted(Blank(source), tiny, submission.gathered, vertices)
+    submission.write()
+    official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
+    ours = scores("freihand", submission.gathered)
+    assert ("mesh_al_mean3d" in ours) == (vertices == 778) and "f_al_score_5" in ours
+    assert ours == pytest.approx(official, abs=1e-5)
+
+
+def test_as_its_leaderboard_file_scores_in_opengl(tmp_path, tiny):
+    folder = layouts_ho3d.write(tmp_path, released=True)
+    source = ho3d.load(folder, "test")
+    submission = Submission(f"ho3d:{folder}", source, tmp_path / "pred.json")
+    predicted(Blank(source), tiny, submission.gathered)
+    submission.write()
+    official, ours = score(tmp_path / "pred.json", folder, "ho3d"), scores("ho3d", submission.gathered)
+    assert "xyz_scale_trans_al_mean3d" in ours
+    assert ours == pytest.approx({name: official[name] for name in ours}, abs=5e-4)  # a joint on a threshold's edge
+
+
+def test_hands_without_all_labels_are_left_out(tmp_path, tiny):
+    source = ho3d.load(layouts_ho3d.write(tmp_path), "test")  # the wrists alone
+    with pytest.raises(UserError, match="no hand has the labels that protocol ho3d needs"):
+        scores("ho3d", predicted(Blank(source), tiny))
+    with pytest.raises(UserError, match="both hands of an image"):
+        scores("interhand", predicted(Blank(source), tiny))
+
+
+def test_crops_score_in_the_image(tmp_path, tiny):
+    """PCK by the box does not depend on the crop: it is that of the pixels of the crop."""
+    source = data.read("hint-newdays", layouts_hint.write(tmp_path), "test")
+    gathered, rng, hits = Gathered(source), np.random.default_rng(0), []
+    for batch in pipeline.eval_batches(source, tiny, 4):
+        noise = rng.normal(size=batch["keypoints_2d"].shape, scale=4).astype(np.float32)
+        joints = {"keypoints_3d": batch["keypoints_3d"] + [0, 0, 500.0], "keypoints_2d": batch["keypoints_2d"] + noise}
+        gathered.collect(batch, joints)
+        box = tiny.data.image_size / tiny.data.crop_scale  # px of the crop
+        distance = np.linalg.norm(noise, axis=-1)[batch["valid"] > 0]
+        hits += [[distance <= part * box for part in (0.05, 0.1, 0.15)]]
+    expected = np.concatenate(hits, axis=1).mean((1, 2))
+    found = scores("hint", gathered)
+    assert [found[f"kpAvg_pck_{part}"] for part in (0.05, 0.1, 0.15)] == pytest.approx(expected, abs=1e-6)
+    assert 0.05 < expected[0] < expected[2] < 1
+
+
+def test_the_command(trained, copy_of, call, tmp_path):
+    run = copy_of(trained)
+    code, output, errors = call(evaluate.main, run, "--protocol", "hamer", "--option", "keypoint_list=0,4,8")
+    assert (code, errors) == (0, "") and "mode_re" in output
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    assert {result["input"] for result in results} == {"RGB-D", "RGB"}
+    code, output, errors = call(evaluate.main, run, "--protocol", "hamer")
+    for result in json.loads((run / "evaluation.json").read_text())["results"]:
+        assert result["hamer"]["mode_mpjpe"] == pytest.approx(result["mpjpe"], abs=1e-3)
+        assert result["hamer"]["mode_re"] == pytest.approx(result["pa_mpjpe"], abs=1e-3)
+    assert (run / "hamer_synthetic_RGB" / "samples.csv").read_text().count("\n") == 23
+    folder = layouts_hint.write(tmp_path)
+    code, output, errors = call(evaluate.main, run, "--data", f"hint:{folder}")
+    assert (code, errors) == (0, "") and "--protocol hint scores 2D joints" in output and "inf" not in output
+    code, output, errors = call(evaluate.main, run, "--data", f"hint:{folder}", "--protocol", "hint")
+    assert (code, errors) == (0, "") and "kpAvg_pck_0.05" in output
+
+
+def test_mistakes_are_named(trained, copy_of, call, tmp_path):
+    run, folder = copy_of(trained), layouts_hint.write(tmp_path)
+    for arguments, fault in (
+        (("--protocol", "interhand"), "protocol interhand compares both hands"),
+        (("--protocol", "hamr"), "did you mean 'hamer'?"),
+        (("--option", "a=1"), "give --protocol NAME"),
+        (("--data", f"hint:{folder}", "--protocol", "freihand"), "needs"),
+        (("--data", f"hint:{folder}", "--split", "train"), "TRAIN"),
+        (("--split", "val", "--submit", "pred.json"), "leave out --split val"),
+    ):
+        code, _, errors = call(evaluate.main, run, *arguments)
+        assert code == 2 and fault in errors and errors.count("\n") == 1, errors
+    code, output, _ = call(evaluate.main, run, "--data", "synthetic", "--split", "train")
+    assert code == 0 and "synthetic, 96 hands:" in output
