@@ -145,7 +145,7 @@ def imagenet(tmp_path_factory):
             inputs, number = width, number + 1
     layer("_conv_head", "_bn1", 1280, 320, 1, 1)
     arrays |= {"_fc.weight": np.zeros((1000, 1280), np.float32), "_fc.bias": np.zeros(1000, np.float32)}
-    path = tmp_path_factory.mktemp("imagenet") / "lite0.pth"
+    path = tmp_path_factory.mktemp("imagenet") / "efficientnet-lite0-0.pth"
     save_legacy(path, arrays)
     return path, arrays
 
