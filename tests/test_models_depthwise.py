@@ -30,6 +30,16 @@ def test_shifted_products_equal_the_native_convolution(extent, size, stride):
     assert both(lambda x, kernel: depthwise.depthwise(x, kernel, stride))[1][0].shape == x.shape
 
 
+@pytest.mark.parametrize(("extent", "size", "stride"), [((8, 10), 3, 2), ((7, 9), 5, 2), ((6, 5), 3, 1)])
+def test_a_product_of_patches_equals_the_native_convolution(extent, size, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *extent, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 6)), jnp.float32)
+    expected = depthwise._native(stride, x, kernel, groups=1)
+    for function in (depthwise._patches, lambda stride, *arrays: depthwise.convolve(*arrays, stride)):
+        np.testing.assert_allclose(function(stride, x, kernel), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_each_image_equals_the_whole_batch():
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
     function = lambda images: (images.sum(2), {"square": images**2})  # noqa: E731

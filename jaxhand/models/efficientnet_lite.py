@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxhand.models.depthwise import depthwise, each_image
+from jaxhand.models.depthwise import convolve, depthwise, each_image
 
 STRIDE = 32  # px of the image in one cell of the coarsest map
 STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))  # blocks, kernel, first stride
@@ -108,7 +108,7 @@ class Inverted(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A convolution with padding "SAME"."""
+    """A convolution of few channels with padding "SAME"."""
 
     def __init__(self, size: int, inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs):
         self.kernel = nnx.Param(_DRAW(rngs.params(), (size, size, inputs, outputs)))
@@ -117,9 +117,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x):
         """(B, H, W, inputs) → (B, ceil(H / stride), ceil(W / stride), outputs)."""
-        kernel, strides = self.kernel[...].astype(x.dtype), (self.stride, self.stride)
-        x = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return x + self.bias[...].astype(x.dtype)
+        return convolve(x, self.kernel[...].astype(x.dtype), self.stride) + self.bias[...].astype(x.dtype)
 
 
 class Depthwise(nnx.Module):
