@@ -1,11 +1,11 @@
-"""jaxhand: train, test and ship networks that read the 3D hand from colour and depth images."""
+"""jaxhand: train, evaluate and run networks for 3D hand pose from colour and depth images."""
 
 __version__ = "0.1.0"
 _ROOMS = ("config", "data", "evaluation", "hand", "inference", "interop", "io", "metrics", "models", "training")
 
 
 def __getattr__(name: str):
-    """Import a room when it is first used, so that `import jaxhand` is quick and imports no JAX."""
+    """Import a subpackage when it is first used: `import jaxhand` is quick and imports no JAX."""
     if name in _ROOMS:
         import importlib
 
@@ -33,6 +33,6 @@ def load(path, *, batch_size: int = 32):
         UserError: the folder holds no run, its parameters do not fit the model of its config, or `batch_size` is not a
             power of two.
     """
-    from jaxhand.inference.predictor import Predictor  # here, so that importing jaxhand imports no JAX
+    from jaxhand.inference.predictor import Predictor  # imported here: `import jaxhand` imports no JAX
 
     return Predictor(path, batch_size=batch_size)

@@ -1,10 +1,10 @@
 """Convert the weights of released models.
 
-`jaxhand convert hamer|wilor CHECKPOINT OUT --mano PATH` makes a run folder of a checkpoint in PyTorch's zip format or
-.safetensors, which `evaluate`, `predict` and training.init_from=OUT take. `vitpose` takes the backbone alone, from
-which a training starts by training.init_from=OUT. `jaxhand convert mediapipe SOURCE OUT` does the same with MediaPipe's
-networks for hands, `efficientnet_lite0` with ImageNet's weights for the same backbone. `convert data NAME PATH OUT`,
-as `jaxhand pack` was called before, goes on working.
+`jaxhand convert hamer|wilor CHECKPOINT OUT --mano PATH` converts a checkpoint in PyTorch's zip format or .safetensors
+into a run folder for `evaluate`, `predict` and training.init_from=OUT. `vitpose` converts only the backbone, for
+training.init_from=OUT. `jaxhand convert mediapipe SOURCE OUT` converts MediaPipe's networks for hands, and
+`efficientnet_lite0` ImageNet's weights of the same backbone. `convert data NAME PATH OUT` is the old name of
+`jaxhand pack` and still works.
 """
 
 import argparse
@@ -30,10 +30,10 @@ NETWORKS = {
     ),
 }
 REPORT = "conversion.txt"
-_DRAWN = "joints and mesh are drawn on the built-in hand, an approximation. With MANO's own file: --mano MANO_RIGHT.pkl"
+_DRAWN = "joints and mesh are those of the built-in hand, an approximation. With MANO's own file: --mano MANO_RIGHT.pkl"
 WITHOUT_MANO = {
     "hamer": f"Without MANO: mano_pose, mano_shape and camera are HaMeR's; {_DRAWN}",
-    "wilor": f"Without MANO: WiLoR refines what it sees at MANO's vertices, so that all is an approximation; {_DRAWN}",
+    "wilor": f"Without MANO: WiLoR samples features at MANO's vertices: all outputs are approximations; {_DRAWN}",
 }
 
 
@@ -49,11 +49,11 @@ def main() -> int:
     kinds = parser.add_subparsers(dest="kind", required=True)
     for kind, what in KINDS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
-        of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of torch.save, or .safetensors")
+        of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file of torch.save, or .safetensors")
         of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
         of_kind.add_argument("--mano", type=Path, metavar="PATH", help="MANO_RIGHT.pkl or its folder: joints and mesh")
         of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml next to the checkpoint")
-        settings = "of the config, such as model.dtype=bfloat16"
+        settings = "config value, such as model.dtype=bfloat16"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     for kind, (what, source) in NETWORKS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
@@ -119,7 +119,7 @@ def _write(kind: str, path: Path, out: Path, found) -> None:
 
     run_dir.prepare(out, found.config)
     trees = {"params": found.params, "rest": found.non_trainable}
-    trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # takes them over, nothing is copied
+    trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # reuses the arrays without a copy
     origin = {"kind": kind, "file": str(path), "partial": found.partial}
     meta = {"epoch": 0, "config": configs.to_dict(found.config), "converted": origin}
     checkpoints = Checkpoints(out, compress=False)

@@ -1,11 +1,10 @@
 """Score the best step of a run, or predictions that any program wrote to a file.
 
 `python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
-WORKDIR/evaluation.json. A set with depth is scored with it and without it. `--metrics cs_mpjpe pa_auc` measures more.
-`--protocol freihand` also counts as that benchmark does; `--data ho3d:PATH --submit pred.zip` also writes the file that
-its leaderboard takes.
-`python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run: it scores as
-the benchmark's official code does, and writes scores.json and samples.csv.
+WORKDIR/evaluation.json. A set with depth is scored with it and without it. `--metrics cs_mpjpe pa_auc` adds metrics.
+`--protocol freihand` also scores by that benchmark's rules; `--data ho3d:PATH --submit pred.zip` also writes the file
+for its leaderboard. `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs
+no run: it scores as the benchmark's official code does, and writes scores.json and samples.csv.
 """
 
 import argparse
@@ -46,16 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", nargs="+", metavar="NAME", help=names)
     metrics = "cs_mpjpe, pa_auc or MODULE:NAME (default: the run's training.metrics)"
     run.add_argument("--metrics", nargs="+", metavar="NAME", help=metrics)
-    submit = "the leaderboard's file: pred.zip or pred.json, for DexYCB .txt; with depth also FILE_rgbd"
+    submit = "write the file for the leaderboard: pred.zip or pred.json, for DexYCB .txt; with depth also FILE_rgbd"
     run.add_argument("--submit", type=Path, metavar="FILE", help=submit)
     run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: next to the predictions")
-    both = parser.add_argument_group("how a benchmark counts, for either")
+    both = parser.add_argument_group("a benchmark's rules, for both ways")
     both.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
-    both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="of the protocol, see below")
+    both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="option of the protocol, see below")
     return parser
 
 
@@ -64,14 +63,14 @@ def _check(arguments: argparse.Namespace) -> None:
     of_run = [arguments.workdir, arguments.data, arguments.metrics, arguments.submit, arguments.split]
     of_files = [arguments.predictions, arguments.ground_truth]
     if any(of_run) and any([*of_files, arguments.output]):
-        raise UserError("a run folder with --data, --submit is one way to score, --predictions another: give one")
+        raise UserError("give either a run folder, with --data or --submit, or --predictions, not both")
     if any(of_files) and not all([*of_files, arguments.protocol]):
         names = ", ".join(scoring.PROTOCOLS)
         raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
     if not arguments.workdir and not any(of_files):
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
     if arguments.option and not arguments.protocol:
-        raise UserError("--option is of a protocol: give --protocol NAME")
+        raise UserError("--option needs --protocol NAME")
     if arguments.submit and len(arguments.data or [""]) > 1:
         raise UserError("--submit writes the file of one set: give one --data")
     if arguments.submit and arguments.split not in (None, "test"):
@@ -83,7 +82,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _score_run(arguments: argparse.Namespace, protocol: scoring.Protocol | None, options: dict) -> None:
     """Score the best step of a run on data sets."""
-    # Imported here: with a file of predictions these imports would double the start.
+    # Imported here: for a file of predictions these imports would double the start-up time.
     from jaxhand.evaluation import run_scores
     from jaxhand.training import eval_loop
 

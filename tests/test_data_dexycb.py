@@ -159,11 +159,11 @@ def test_mistakes_are_named(tmp_path):
     label = root / name / "labels_000001.npz"
     whole = label.read_bytes()
     for content, match in (
-        (whole[:200], "not whole labels of DexYCB"),
+        (whole[:200], "damaged labels of DexYCB"),
         ({"joint_3d": np.ones((1, 21, 3)) * 700, "pose_m": np.zeros((1, 51))}, "goes up to 700; DexYCB's are metres"),
         ({"joint_3d": np.ones((21, 3)), "pose_m": np.zeros((1, 51))}, "joint_3d must be 1x21x3"),
-        ({"joint_3d": np.ones((1, 21, 3))}, "not whole labels of DexYCB"),
-        (None, "no such file, as 1 of 6; the set is half-downloaded"),
+        ({"joint_3d": np.ones((1, 21, 3))}, "damaged labels of DexYCB"),
+        (None, "1 of 6 files are missing; the set is half-downloaded"),
     ):
         label.unlink()
         if isinstance(content, bytes):

@@ -76,7 +76,7 @@ def test_depth_is_millimetres(folder):
 def test_depth_can_be_left_out(folder, copy):
     assert ho3d.load(folder, "train", depth=False)[0].depth is None
     (copy / "train/ABF10/depth/0000.png").write_bytes(b"")
-    with pytest.raises(UserError, match="ABF10/depth/0000.png: not a whole depth image"):
+    with pytest.raises(UserError, match="ABF10/depth/0000.png: not a complete depth image"):
         ho3d.load(copy, "train")[0]
     (copy / "train/ABF10/depth/0000.png").unlink()
     with pytest.raises(UserError, match="ABF10/depth/0000.png: no such file"):
@@ -191,7 +191,7 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
             one[0]
     (copy / "train/MC2/meta/0001.pkl").unlink()
     (copy / "train/MC2/meta/0002.pkl").unlink()
-    with pytest.raises(UserError, match="train/MC2/meta/0001.pkl: no such file, as 2 of 12"):
+    with pytest.raises(UserError, match="train/MC2/meta/0001.pkl: 2 of 12 files are missing"):
         ho3d.load(copy, "train")
     shutil.rmtree(copy / "train/MC2")
     with pytest.raises(UserError, match="train/MC2/meta: no such file or directory"):

@@ -81,7 +81,7 @@ def test_labels_that_are_missing_in_ho3d(tmp_path, looked):
     (folder / "evaluation/SM1/rgb/0001.jpg").unlink()
     train, test = looked("ho3d", folder)[0]
     assert train.startswith("train: half-downloaded or damaged: ")
-    assert "ABF10/meta/0002.pkl: no such file, as 2 of" in train
+    assert "ABF10/meta/0002.pkl: 2 of" in train and "files are missing; download the set again" in train
     assert test.endswith("1 of 6 images are missing or empty, first evaluation/SM1/rgb/0001.jpg")
 
 
@@ -173,15 +173,15 @@ def test_orders(hands, name):
     undone += [f"ordered as they stand in {name}:"] * (name == "rhd")  # an order that undoes itself
     assert any(text in doubt for text in undone)
     both = anatomy.label_warnings(from_our_order(hands, name) * (-1, 1, 1) / 1000)
-    assert len(both) == 3 and "in metres" in both[1] and "left for right" in both[2]
+    assert len(both) == 3 and "in metres" in both[1] and "left and right swapped" in both[2]
     [doubt] = anatomy.label_warnings(hands[:, np.random.default_rng(0).permutation(21)])
-    assert "not those of hands in any known order" in doubt
+    assert "fit no hand in any known joint order" in doubt
 
 
 def test_sides_and_frames(hands):
     assert anatomy.bending_share(hands) > 0.9
     [doubt] = anatomy.label_warnings(hands * (-1, 1, 1))
-    assert "mirrored, or left for right?" in doubt
+    assert "mirrored, or left and right swapped?" in doubt
     [doubt] = anatomy.label_warnings(hands * (1, -1, -1))
     assert "behind the camera" in doubt and "y and z have to be negated" in doubt
 

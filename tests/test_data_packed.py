@@ -182,7 +182,7 @@ def test_damage_is_named_and_mended(sets, tmp_path):
         for i in range(4, 8):
             source[i]
     file.write_bytes(content[:1000])
-    with pytest.raises(UserError, match=rf"{file}: 1,000 of [\d,]+ bytes are there: run `jaxhand pack"):
+    with pytest.raises(UserError, match=rf"{file}: has 1,000 of [\d,]+ bytes: run `jaxhand pack"):
         data.read("folder", out, "train")
     file.unlink()
     with pytest.raises(UserError, match=f"{file}: 0 of"):

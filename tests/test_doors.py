@@ -57,8 +57,9 @@ def test_an_epoch_metric_and_a_loss_term(tiny_yaml, tmp_path, command, toys):
     code, output, errors = command("train", *arguments, patch=toys)
     assert code == 0, errors
     [line] = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
+    joints = f"MPJPE: {line['mpjpe']:.3f} mm, PA-MPJPE: {line['pa_mpjpe']:.3f} mm"
     shown = [
-        f"  MPJPE: {line['mpjpe']:.3f} mm, PA-MPJPE: {line['pa_mpjpe']:.3f} mm, Avg Metric: {line['avg_metric']:.3f} mm",
+        f"  {joints}, Avg Metric: {line['avg_metric']:.3f} mm",
         f"  Depth error: {line['depth_error']:.3f} mm",
         f"  CS-MPJPE: {line['cs_mpjpe']:.3f} mm",
         f"  PA-AUC: {line['pa_auc']:.3f}",

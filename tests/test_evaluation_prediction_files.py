@@ -117,14 +117,14 @@ def test_numpy(tmp_path, hands):
     with pytest.raises(UserError, match="b.npz: has no array 'xyz'; it holds joints"):
         read(tmp_path / "b.npz", NAMES)
     np.save(tmp_path / "c.npy", np.array([{}], object))
-    with pytest.raises(UserError, match="c.npy: not a whole .npy of plain numbers"):
+    with pytest.raises(UserError, match="c.npy: not a complete .npy of plain numbers"):
         read(tmp_path / "c.npy", NAMES)
     np.save(tmp_path / "c.npy", np.array(["a"]))
     with pytest.raises(UserError, match="'xyz' holds no numbers"):
         read(tmp_path / "c.npy", NAMES)
     for name in ("a.npy", "a.npz"):
         (tmp_path / f"cut_{name}").write_bytes((tmp_path / name).read_bytes()[:600])
-        with pytest.raises(UserError, match=f"cut_{name}: not a whole"):
+        with pytest.raises(UserError, match=f"cut_{name}: not a complete"):
             read(tmp_path / f"cut_{name}", NAMES)
 
 
@@ -200,7 +200,7 @@ def test_zips(tmp_path, pred, hands):
     whole = (tmp_path / "a.zip").read_bytes()
     for damaged in (whole[:500], b"", whole[:900] + b"garbage" + whole[907:]):
         (tmp_path / "a.zip").write_bytes(damaged)
-        with pytest.raises(UserError, match="a.zip: not a whole, plain zip file"):
+        with pytest.raises(UserError, match="a.zip: not a complete, plain zip file"):
             read(tmp_path / "a.zip", NAMES)
 
 
@@ -208,7 +208,7 @@ def test_dexycb_names_the_line(tmp_path):
     path, good = tmp_path / "results.txt", ",".join(["5"] + ["1.5"] * 63)
     for text, message in (
         (f"{good}\n6,1,2", "line 2 has 3 numbers, not 64"),
-        (f"{good}\n{good}", "id 5 stands in more than one line"),
+        (f"{good}\n{good}", "id 5 is in more than one line"),
         (f"{good}\n{good.replace('5,', '6.5,', 1)}", "line 2 starts with 6.5, an id is a whole number"),
         (f"{good}\n{good.replace('5,', 'x,', 1)}", "line 2 is not all numbers"),
         ("\n", "results.txt: empty"),

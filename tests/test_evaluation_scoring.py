@@ -120,7 +120,7 @@ def test_what_is_missing_or_not_finite_is_named(tmp_path, gt, pred):
             points = side.copy()
             points[7:9, 4, 1] = bad
             arrays = (points, gt) if side is pred else (pred, points)
-            refused(f"{file}: sample 7 of xyz, point 4, is not finite .{text}.; 2 of 24 samples are such", *arrays)
+            refused(f"{file}: sample 7 of xyz, point 4, is not finite .{text}.; 2 of 24 samples are like this", *arrays)
     verts = meshes(pred)
     verts[3, 50] = np.nan
     refused("pred.npz: sample 3 of verts, point 50, is not finite", pred, gt, verts=verts, gt_verts=meshes(gt))
@@ -141,7 +141,7 @@ def test_units(tmp_path, gt, pred):
     refused("gt.npz: looks like metres where the protocol takes millimetres", pred, gt / 1000, DEXYCB)
     mixed = pred.copy()
     mixed[11:13] *= 1000
-    refused(r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 are such", mixed, gt)
+    refused(r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 samples are like this", mixed, gt)
     flat = np.repeat(pred[:, :1], 21, axis=1)  # all joints in one place: a bad prediction and no mistake of a unit
     assert "millimetres" not in "".join(pair_of(tmp_path, flat, gt).warnings)
 
@@ -189,7 +189,7 @@ def test_camera_frames_and_mirrors(tmp_path, gt, pred):
     some = pred.copy()
     some[6::4] *= (-1, 1, 1)  # the left hands of a set with both, not turned back
     [warning] = warned(some, DEXYCB)
-    assert warning.startswith("5 of the 24 hands looked at are mirrored, the first in sample 6: left for right?")
+    assert warning.startswith("5 of the 24 hands checked are mirrored, first in sample 6: left and right swapped?")
 
 
 def test_other_samples_and_positions(tmp_path, gt, pred):

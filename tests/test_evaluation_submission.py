@@ -65,8 +65,8 @@ def test_freihand(tmp_path, tiny):
     source, file, labels = freihand.load(folder, "test"), tmp_path / "pred.zip", tmp_path / "FreiHAND_pub_v2_eval"
     joints, _, scores, said = submit(tiny, f"freihand:{folder}", source, file)
     assert said == (
-        f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, its joints stand in for one: "
-        "scores of meshes mean nothing"
+        f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, so its joints replace the vertices: "
+        "mesh scores mean nothing"
     )
     xyz, verts = json.loads(zipfile.ZipFile(file).read("pred.json"))
     np.testing.assert_allclose(np.array(xyz) * 1000, joints, atol=1e-3)  # absolute, in metres, in our order
@@ -143,7 +143,7 @@ def test_it_refuses(tmp_path, tiny):
         ("dexycb-s1:PATH", "pred.zip", "pred.zip: the file for dexycb must end in .txt or .csv"),
         ("freihand:PATH", "no/pred.zip", "no: no such folder to write pred.zip to"),
         ("freihand:a.json", "pred.zip", "a.json: not the evaluation set; name the folder FreiHAND_pub_v2"),
-        ("dexycb-s1:PATH", "pred.txt", "dexycb-s1:PATH: a packed set has not the toolkit's ids"),
+        ("dexycb-s1:PATH", "pred.txt", "dexycb-s1:PATH: a packed set lacks the toolkit's ids"),
     ):
         with pytest.raises(UserError, match=fault):
             Submission(name, source, tmp_path / file)

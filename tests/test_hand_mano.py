@@ -176,7 +176,8 @@ def test_left_hands_and_the_fix_of_their_shape(folder):
     fixed = mano.read(folder, side="left", fix_left_shape=True)
     np.testing.assert_array_equal(fixed.shape_dirs, left.shape_dirs * np.float32([-1, 1, 1])[:, None])
     np.testing.assert_array_equal(mano.read(folder, fix_left_shape=True).shape_dirs, right.shape_dirs)
-    with pytest.raises(UserError, match=r"MANO_LEFT\.pkl: is of a left hand; give MANO_RIGHT\.pkl or its folder"):
+    fault = r"MANO_LEFT\.pkl: is the file of a left hand; give MANO_RIGHT\.pkl or its folder"
+    with pytest.raises(UserError, match=fault):
         mano.read(folder / "MANO_LEFT.pkl", side="right")
     with pytest.raises(UserError, match="side 'both' is neither right nor left"):
         mano.read(folder, side="both")
@@ -197,7 +198,7 @@ def test_the_hand_of_a_config(folder):
     hand = load(config)
     assert hand is load(HandConfig(mano_path=str(folder), tips="ho3d")) and hash(hand) == hash(hand)
     np.testing.assert_array_equal(hand.template[779], hand.template[333])
-    with pytest.raises(UserError, match="is of a left hand"):
+    with pytest.raises(UserError, match="is the file of a left hand"):
         load(HandConfig(mano_path=str(folder / "MANO_LEFT.pkl")))
     with pytest.raises(UserError, match=r"none/MANO_RIGHT\.pkl: no such file; download MANO from https"):
         load(HandConfig(mano_path=str(folder / "none" / "MANO_RIGHT.pkl")))

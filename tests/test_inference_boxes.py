@@ -60,7 +60,7 @@ def test_a_file_of_one_line(tmp_path):
     ('{"image": "a", "bbox": [1, 2, 3, 4], "score": NaN}', "score must be a finite number, got nan"),
     ('{"image": "a", "bbox": [1, 2, 3, 4], "hand": ["left"]}', 'hand must be "right" or "left"'),
     ('[{"image": "a", "bbox": [1, 2, 3, 4], "K": [[1,0,1],[0,1,1],[0,0,1]]}, {"image": "./a", "bbox": [1, 2, 3, 4]}]',
-     "hand 1: K differs from that of an earlier hand of ./a: one image has one camera"),
+     "hand 1: K differs from the K of an earlier hand of ./a: one image has one camera"),
 ])  # fmt: skip
 def test_broken_files_are_named(tmp_path, text, line):
     path = tmp_path / "boxes"

@@ -91,7 +91,7 @@ def test_arrays_may_be_donated_at_once(tmp_path):
 def test_a_step_that_is_not_later_is_an_error(tmp_path, step):
     with contextlib.closing(Checkpoints(tmp_path, keep_every_steps=0)) as checkpoints:
         save(checkpoints, 10, 1.0)
-        with pytest.raises(CheckpointError, match=f"cannot save step {step} .*: step 10 is there already"):
+        with pytest.raises(CheckpointError, match=f"cannot save step {step} .*: step 10 exists already"):
             save(checkpoints, step, 0.5)
         assert checkpoints.best()[:2] == (10, 1.0)
 

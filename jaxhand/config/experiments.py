@@ -1,4 +1,4 @@
-"""The experiments of configs/, by name: in an installed package they lie inside it, in a clone next to it."""
+"""The experiments of configs/, by name. An installed package contains them; in a clone they are next to it."""
 
 import difflib
 from pathlib import Path
@@ -21,7 +21,7 @@ def find(name: str | Path) -> Path:
         name: path of a YAML file, or the name of an experiment such as "quickstart".
 
     Returns:
-        Path of the file; a path that is given is returned as it is, whether the file exists or not.
+        Path of the file. If `name` is a path, it is returned unchanged, whether the file exists or not.
 
     Raises:
         ConfigError: no experiment has this name.

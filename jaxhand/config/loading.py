@@ -16,7 +16,7 @@ from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
 
-# Smallest values of numbers. For all others it is 0, except the seed, which may be negative.
+# Smallest allowed values. For all other numbers it is 0, except the seed, which may be negative.
 _MINIMUM = {
     "data.train_samples": 1,
     "data.test_samples": 1,
@@ -77,8 +77,8 @@ def from_dict(tree: dict, source: str = "config") -> Config:
     """Build a `Config` from nested dicts.
 
     Args:
-        tree: what `to_dict` returns, or a part of it; missing keys have their defaults.
-        source: what error messages call the dicts, such as the path of their file.
+        tree: nested dicts as `to_dict` returns them, or a part of them; missing keys have their defaults.
+        source: name of the dicts in error messages, such as the path of their file.
 
     Returns:
         The config. Ranges and choices are not checked: `load` does that.
@@ -104,7 +104,7 @@ def build_section(cls: type, tree: dict, name: str):
 
 
 def to_dict(config: Config) -> dict:
-    """The config as nested dicts of plain values (text, numbers, lists), such as YAML and JSON can hold."""
+    """Convert the config to nested dicts of text, numbers and lists, which YAML and JSON can hold."""
     plain = lambda items: {key: list(value) if isinstance(value, tuple) else value for key, value in items}  # noqa: E731
     return dataclasses.asdict(config, dict_factory=plain)
 
@@ -150,7 +150,7 @@ def _put(tree: dict, keys: list[str], value) -> None:
 
 
 def _build(cls, tree, path: tuple, source: str):
-    """A dataclass of the schema from nested dicts; `path` are the keys that lead to it."""
+    """Build a dataclass of the schema from nested dicts; `path` holds the keys that lead to it."""
     name = ".".join(path)
     if not isinstance(tree, dict):
         example = f"{name}.{dataclasses.fields(cls)[0].name}"
@@ -257,7 +257,7 @@ def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
 
     Args:
         cls: a dataclass of the schema.
-        prefix: what comes before its fields' names, such as "data.".
+        prefix: text before the names of its fields, such as "data.".
     """
     found = {}
     for field in dataclasses.fields(cls):

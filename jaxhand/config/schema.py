@@ -50,7 +50,7 @@ class HandConfig:
     """The hand model whose mesh the networks predict."""
 
     mano_path: str = ""  # MANO_RIGHT.pkl or its folder, from https://mano.is.tue.mpg.de; empty: the built-in hand
-    # Code base or data set whose choice of MANO vertices are the fingertips. DexYCB follows manopth.
+    # Code base or data set that defines which MANO vertices are the fingertips. DexYCB follows manopth.
     tips: str = _choice("smplx", "freihand", "ho3d", "manopth")
 
 
@@ -58,18 +58,18 @@ class HandConfig:
 class ViTConfig:
     """A vision transformer."""
 
-    size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads; empty: as the next three say
+    size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads; empty: the next three keys set them
     width: int = 384  # channels of a token
     depth: int = 12  # blocks
     heads: int = 6  # attention heads; they divide width
     mlp_ratio: float = 4.0  # hidden channels of the MLP / width
     patch: int = 16  # px
-    drop_path: float = 0.0  # of the last block, growing from 0 at the first
+    drop_path: float = 0.0  # rate at the last block; it grows from 0 at the first
 
 
 @dataclasses.dataclass(frozen=True)
 class FusionConfig:
-    """What `rgbd_fusion` adds to its vision transformer."""
+    """Settings of `rgbd_fusion`, except those of its vision transformer."""
 
     upsampler: int = 640  # channels of the first upsampled map
     scales: int = 3  # number of maps, each with twice the resolution of the one before
@@ -94,24 +94,24 @@ class HamerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """What `fast_mesh` adds to the network of "dense"."""
+    """Settings of the mesh head of `fast_mesh`, which comes after the network "dense"."""
 
     widths: tuple[int, ...] = (256, 128, 64)  # channels after each stage, of 21, 84, 336 tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: what `name` does not use is ignored."""
+    """The network. Keys that the model `name` does not use are ignored."""
 
     name: str = "dense"  # a key of `jaxhand.models.MODELS`, or package.module:Class from outside the package
     options: dict = dataclasses.field(default_factory=dict)  # settings of a model from outside the package
-    dtype: str = _choice("float32", "bfloat16")  # of the computation; parameters and predictions are float32
+    dtype: str = _choice("float32", "bfloat16")  # for the computation; parameters and predictions are float32
     remat: bool = False  # compute activations again in the backward pass: less memory, a third more time
     vit: ViTConfig = ViTConfig()
     fusion: FusionConfig = FusionConfig()
     hamer: HamerConfig = HamerConfig()
     mesh: MeshConfig = MeshConfig()
-    width: int = 128  # channels of the coarse grid; this and all that follows is of "dense"
+    width: int = 128  # channels of the coarse grid; this key and all below are for "dense"
     fine_blocks: int = 1  # on cells of 4 px
     blocks: int = 4  # on cells of 8 px
     expansion: int = 1  # hidden channels of a block / its channels
@@ -122,7 +122,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weight of every term of the training loss, of those that the model names; with 0 a term is only logged."""
+    """Weights of the loss terms. A model uses the terms that it names; a term with weight 0 is only logged."""
 
     # How the loss is reduced over the batch. sum: as HaMeR; configs/hamer.yaml explains what that changes.
     reduction: str = _choice("mean", "sum")
@@ -134,21 +134,21 @@ class LossConfig:
     guesses: float = 0.5  # auxiliary loss: joints_3d, joints_2d and depth of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
-    # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights
+    # for rgbd_fusion: sums over the joints of a hand, with UTNet's names and weights
     w_2d: float = 0.01  # distance along x and y in parts of the crop's side
     w_3d_joint: float = 0.05  # along x, y and z relative to the wrist, in mm
-    w_3d_vert: float = 0.0  # the same of the vertices
+    w_3d_vert: float = 0.0  # the same for the vertices
     w_prior: float = 0.001  # mean square of the shape
     w_aux: float = 0.001  # mean square error of the coarse hand's pose and shape
 
-    # of hamer and wilor: sums over the joints of a hand, and HaMeR's names and weights
+    # for hamer and wilor: sums over the joints of a hand, with HaMeR's names and weights
     keypoints_2d: float = 0.01  # along x and y in parts of the crop's side
     keypoints_3d: float = 0.05  # along x, y and z relative to the wrist, in m
     global_orient: float = 0.001  # square error of the rotation matrices
-    hand_pose: float = 0.001  # the same of the 15 finger rotations
+    hand_pose: float = 0.001  # the same for the 15 finger rotations
     betas: float = 0.0005  # square error of the shape parameters
-    adversarial: float = 0.0005  # error of the discriminator's output for the predicted hands to that for real ones
-    discriminator: float = 0.0005  # error of the discriminator's outputs, to 1 for real and 0 for predicted hands
+    adversarial: float = 0.0005  # squared error of the discriminator's output for predicted hands; target: 1
+    discriminator: float = 0.0005  # squared error of its outputs; target: 1 for real, 0 for predicted hands
 
     extra: dict[str, float] = dataclasses.field(default_factory=dict)  # {MODULE:FUNCTION: weight}, terms of your own
 
@@ -180,12 +180,12 @@ class SchedulerConfig:
 class TrainingConfig:
     """How long and how a run trains."""
 
-    num_epochs: int = 10  # epochs; each one ends with a test
+    num_epochs: int = 10  # epochs; each one ends with an evaluation
     batch_size: int = 64  # hands per step, summed over all devices and hosts
     epoch_samples: int = 0  # training hands per epoch; 0: as many as the training sets have
-    save_freq: int = 10  # a checkpoint is kept for good every so many epochs; the best and the latest two always are
+    save_freq: int = 10  # epochs between checkpoints that are kept for good, next to the best and the latest two
     test_freq: int = 1  # ignored (accepted for old configs): every epoch is tested
-    init_from: str = ""  # run folder whose best parameters are the start; empty: random parameters
+    init_from: str = ""  # run folder whose best parameters training starts from; empty: random parameters
     metrics: tuple[str, ...] = ()  # further metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 

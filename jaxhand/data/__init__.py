@@ -78,7 +78,8 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
         path: its folder or file.
         split: "train", "val" or "test".
         without_val: leave the records of "val" out of "train" where they are held out of it.
-        mano_path: MANO's file, for the labels that need it, and vertices; a packed set has what it was packed with.
+        mano_path: MANO's file, for the labels that need it, and vertices; a packed set contains the labels that it was
+            packed with.
 
     Raises:
         UserError: the name is unknown, or the files at the path hold a mistake.
@@ -116,7 +117,7 @@ def _is_built_in(kind: str) -> bool:
 
 
 def _kind_and_path(name: str) -> tuple[str, str]:
-    """Split "NAME:PATH" or "module:function:PATH" into what is before and after the path's colon."""
+    """Split "NAME:PATH" or "module:function:PATH" at the colon before the path."""
     kind, _, path = name.partition(":")
     function, colon, own_path = path.partition(":")
     if colon and function.isidentifier() and not _is_built_in(kind):

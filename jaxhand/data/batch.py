@@ -16,7 +16,7 @@ class Batch(typing.TypedDict, total=False):
     image: np.ndarray  # (B, h, w, 3) uint8 RGB
     depth: np.ndarray  # (B, h, w) in [-1, 1] around the hand, 1 where unknown, all 0 without a depth image
     has_depth: np.ndarray  # (B,)
-    depth_center: np.ndarray  # (B,) mm, the distance that is 0 in `depth`
+    depth_center: np.ndarray  # (B,) mm, the distance at which `depth` is 0
     keypoints_3d: np.ndarray  # (B, 21, 3) mm
     keypoints_2d: np.ndarray  # (B, 21, 2) px of the crop
     joint_valid: np.ndarray  # (B, 21) 1 where the joint is labelled in 3D
@@ -63,5 +63,5 @@ def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[
             "mano_shape": (10,),
             "has_pose": (),
         }
-    others = {"image": ((size, size, 3), np.uint8), "K_image": ((3, 3), np.float64)}  # as exact as `uncrop` needs it
+    others = {"image": ((size, size, 3), np.uint8), "K_image": ((3, 3), np.float64)}  # `uncrop` needs it
     return others | {key: (shape, np.float32) for key, shape in shapes.items()}

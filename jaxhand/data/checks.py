@@ -1,4 +1,4 @@
-"""Fields of a label as arrays, checked: each error names what is wrong and what is wanted."""
+"""Fields of a label as arrays, checked: each error names the fault and the expected form."""
 
 import numpy as np
 

@@ -28,8 +28,8 @@ class CropTransform:
     Attributes:
         A: (3, 3) pixel coordinates of the image → of the crop, the mirror of a left hand included.
         R: (3, 3) orthogonal, camera frame of the image → of the crop.
-        unmirrored: (3, 3) A without the mirror: from the image, which is flipped first where the hand is a left one.
-        zoom: size of the crop's pixels over the image's.
+        unmirrored: (3, 3) A without the mirror, for an image that is flipped first if the hand is a left one.
+        zoom: how many times larger the crop shows the image.
         mirrored: whether the hand is a left one.
         whole_image: whether the crop is the image itself, pixel by pixel.
     """
@@ -54,11 +54,11 @@ def crop(
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cut the square around a hand and bring all labels along; a left hand comes out as a right one.
+    """Cut the square around a hand and transform all labels with it; a left hand becomes a right one.
 
     The square is centred on the record's box. Without a box it is centred on the box of the valid 2D joints; without
-    those the whole image is taken. Its side is `crop_scale` times what the rule takes for the side of the box. An
-    `EncodedImage` is decoded no finer than the crop needs.
+    those the whole image is taken. Its side is `crop_scale` times `CropRule.side` of the box. An `EncodedImage` is
+    decoded at no higher resolution than the crop needs.
 
     Args:
         record: the labelled hand.
@@ -96,7 +96,7 @@ def crop_transform(
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> CropTransform:
-    """Where the square around a hand lies, and how pixels and space move to the crop. Arguments as of `crop`."""
+    """Compute how pixels and space are transformed from the image to the crop; the arguments are those of `crop`."""
     width, height = image_size(record)
     mirrored = record.hand == "left"
     center_x, center_y, side = _square(record, crop_scale, rule)
@@ -128,8 +128,8 @@ def crop_transform(
 def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, out: dict[str, np.ndarray]) -> None:
     """Fill `image`, `depth`, `has_depth` and `depth_center` of a crop.
 
-    The picture of a left hand is flipped before it is warped, and not by the warp, which rounds differently where it
-    mirrors: so a left hand gives, to the bit, the crop that its mirrored photograph gives of a right hand.
+    The picture of a left hand is flipped first and then warped, because a warp that mirrors rounds differently. The
+    crop of a left hand is therefore equal, bit by bit, to the crop of the right hand in the mirrored photograph.
 
     Args:
         record: the labelled hand.
@@ -200,7 +200,7 @@ def transform_labels(
 
 
 def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out: dict[str, np.ndarray]) -> None:
-    """The mesh labels of a record, turned and mirrored by R, where they belong to `hand_model`."""
+    """Transform the mesh labels of a record by R, if they are labels of `hand_model`."""
     same_model = record.mesh == hand_model.name
     has_vertices = same_model and record.vertices is not None and len(record.vertices) == hand_model.num_vertices
     has_pose = same_model and record.mano_pose is not None and record.mano_shape is not None
@@ -241,9 +241,9 @@ def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, f
 def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, out: np.ndarray) -> None:
     """Resample an image through an affine matrix, black outside the image.
 
-    Whole blocks of pixels are averaged first, as bilinear samples alone would alias; `antialias_blur` blurs instead, as
-    HaMeR does. Only the region that is needed is copied, and it gets a fourth channel: OpenCV warps four channels in half
-    the time that three take, or less.
+    Blocks of pixels are averaged first, because bilinear samples alone would alias; `antialias_blur` blurs instead, as
+    HaMeR does. Only the region that is needed is copied, and it gets a fourth channel: OpenCV warps four channels in at
+    most half the time of three.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -254,7 +254,7 @@ def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, o
     """
     height, width = pixels.shape[:2]
     sigma = blur_sigma(1 / zoom) if antialias_blur else 0.0
-    block = 1 if antialias_blur else min(round(1 / zoom), height, width)  # whole: OpenCV averages those much faster
+    block = 1 if antialias_blur else min(round(1 / zoom), height, width)  # an integer: OpenCV is much faster
     if block > 1:
         height, width = height // block, width // block
         pixels = pixels[: height * block, : width * block]
@@ -274,7 +274,7 @@ def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, o
 
 
 def _corners(A: np.ndarray, size: int) -> np.ndarray:
-    """The corners (2, 4) x, y in the image of a crop of `size` px that A (3, 3) makes."""
+    """Corners (2, 4) x, y, in the image, of a crop of `size` px that A (3, 3) maps to."""
     return np.linalg.solve(A, np.array([[0, 0, size, size], [0, size, 0, size], [1, 1, 1, 1]]))[:2]
 
 

@@ -1,4 +1,4 @@
-"""How families of models want their crops: the square around a box, pixel centres, and the camera of a photograph."""
+"""Crop rules of model families: the square around a box, pixel centres, and the camera of a photograph."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class CropRule:
-    """What a family of models was trained on.
+    """How crops were made for the training of a family of models.
 
     Attributes:
         box_aspect: a box is first enlarged to this height over width; the longer side of the enlarged box counts.
@@ -28,7 +28,7 @@ class CropRule:
         return np.array([[focal, 0, width / 2 - corner], [0, focal, height / 2 - corner], [0, 0, 1]])
 
     def side(self, width: float, height: float) -> float:
-        """The length in px that `data.crop_scale` multiplies, for a box of width x height px."""
+        """Side of a box of width x height px; `data.crop_scale` multiplies it."""
         return max(self.box_aspect * width, height, 1.0)
 
 
@@ -40,7 +40,7 @@ RULES = {
 
 
 def whole_image_box(width: int, height: int, crop_scale: float) -> np.ndarray:
-    """The box (4,) x0, y0, x1, y1 px around which a crop takes the whole image, for a hand without a box."""
+    """The box (4,) x0, y0, x1, y1 px whose crop is the whole image, for a hand without a box."""
     center, half = np.array([width - 1, height - 1]) / 2, np.array([width, height]) / 2 / crop_scale
     return np.concatenate([center - half, center + half])
 

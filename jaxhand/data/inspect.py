@@ -41,7 +41,7 @@ MAX_LABELS = 20000  # labels to measure ranges on, evenly spread over the split
 MAX_DECODED = 200  # images to decode per split, unless all are asked for
 CELLS, CELL_PX = 24, 224  # of the contact sheet
 MIN_INSIDE = 0.5  # share of the joints that lie in their image
-DEPTH_RATIO = (0.5, 2)  # plausible range of: depth image at a joint over the depth of its label
+DEPTH_RATIO = (0.5, 2)  # plausible range of: depth image at a joint / depth of its label
 _CHUNK = 1024
 
 
@@ -64,14 +64,14 @@ def inspect(
         say: called with every line of the report.
 
     Returns:
-        What is missing, unreadable or doubtful, one sentence each; empty for a complete and plausible set.
+        One sentence for each thing that is missing, unreadable or doubtful; empty for a complete and plausible set.
 
     Raises:
         UserError: the name is unknown, the path does not exist, or the sheet cannot be written.
     """
     path = Path(path).expanduser()
     if not (path / "packed.json").is_file():
-        data.reader(kind)  # an unknown name is an error of its own
+        data.reader(kind)  # an unknown name raises its own error
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
@@ -96,7 +96,7 @@ def inspect(
 def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
     if (path / "packed.json").is_file():
         return tuple(Manifest.read(path).splits)
-    if path.suffix in (".json", ".npz"):  # one file is one split, whatever it is called
+    if path.suffix in (".json", ".npz"):  # one file is one split, whatever its name
         return ("test",)
     return OWN_SPLITS.get(kind) or OWN_SPLITS.get(kind.partition("-")[0], SPLITS)
 
@@ -165,7 +165,7 @@ def _held_out(kind: str, path: Path, split: str) -> str:
 
 
 def _missing_tars(folder: Path) -> list[str]:
-    """HaMeR's tars are numbered: one sentence on gaps. Missing tars after the last one cannot be noticed."""
+    """One sentence if numbers of HaMeR's tars are missing. Missing tars after the last one cannot be noticed."""
     numbers = sorted(int(tar.stem) for tar in folder.glob("*.tar") if tar.stem.isdigit())
     missing = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
     if not missing:
@@ -187,7 +187,7 @@ def _report_labels(records: list[Record], say) -> list[str]:
     least = int(valid_2d.mean(0).argmin())
     fewest = "" if valid_2d.all() else f"; fewest {JOINT_NAMES[least]}, {valid_2d[:, least].mean():.0%}"
     say(f"  joints    {valid_2d.mean():.0%} are labelled{fewest}")
-    if not in_3d.any():  # K is nominal as well
+    if not in_3d.any():  # then K is nominal, too
         return []
     say(f"  cameras   focal length {_range([record.K[0, 0] for record in records])} px")
     joints = np.array([record.keypoints_3d for record in records], np.float64)  # (N, 21, 3)
@@ -249,9 +249,9 @@ def _report_images(decoded: list[_Decoded], say) -> list[str]:
         outside = f"only {inside.mean():.0%} of the joints lie in their image"
         faults.append(f"doubtful: {outside}: K of another size of image, or joints in another frame?")
     if len(depth):
-        say(f"  depth     at the joints {_range(depth)} times their own")
+        say(f"  depth     at the joints is {_range(depth)} times the labels'")
         if not DEPTH_RATIO[0] < np.median(depth) < DEPTH_RATIO[1]:
-            faults.append(f"doubtful: depth at the joints is {np.median(depth):.3g} times theirs: not in mm?")
+            faults.append(f"doubtful: depth at the joints is {np.median(depth):.3g} times the labels': not in mm?")
     return faults
 
 

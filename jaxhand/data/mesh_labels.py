@@ -9,7 +9,7 @@ from jaxhand.hand.skinned import SkinnedHand
 
 
 def completed(hand_model: SkinnedHand, batch: dict) -> dict:
-    """The batch with vertices also for hands that are labelled with only a pose and a wrist.
+    """Add the vertices of hands that are labelled with only a pose and a wrist.
 
     Args:
         hand_model: the hand that is posed, with V vertices.

@@ -48,7 +48,7 @@ class Mix:
 
 
 def order(sizes, weights, seed: int, epoch: int, count: int) -> np.ndarray:
-    """Which records an epoch draws. Weights decide the set; within a set no record repeats before all were drawn.
+    """Draw the records of an epoch. The weights decide the set; within a set no record repeats before all were drawn.
 
     A set that is used up is shuffled again. The next epoch continues in each set where the last one stopped. The result
     depends on the arguments alone.

@@ -1,4 +1,4 @@
-"""Poses and shapes of real hands from motion capture, without images: what HaMeR's discriminator learns from."""
+"""Poses and shapes of real hands from motion capture, without images, for HaMeR's discriminator."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from jaxhand.config import UserError
 from jaxhand.io import pickles
 
 PER_ROW = 2  # real hands per row of a batch, as in HaMeR's training
-_STREAM = 5  # keeps these random numbers apart from those of `pipeline` and `mix` for the same seed
+_STREAM = 5  # for the same seed, makes these random numbers differ from `pipeline`'s and `mix`'s
 _FIELDS = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}  # in a batch → name in the file, length
 
 

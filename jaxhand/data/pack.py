@@ -45,8 +45,8 @@ def pack(
         say: called with a line of progress.
 
     Raises:
-        UserError: the set has a mistake, `out` contains something else or cannot be written, or what was written is not
-            equal when read back.
+        UserError: the set has a mistake, `out` contains something else or cannot be written, or the written records
+            differ when read back.
     """
     out = Path(out).expanduser()
     if shard_size < 1:
@@ -69,7 +69,7 @@ def pack(
 
 
 def _open(kind: str, path, splits, mano_path, say) -> dict:
-    """The source of every split; a split that was not asked for by name may be missing."""
+    """Open the source of every split. A split that the user did not name may be missing."""
     sources, missing = {}, []
     for split in splits or SPLITS:
         try:

@@ -1,8 +1,8 @@
-"""Sources of records as training batches (endless, shuffled, sharded, resumable to the sample) and as test batches.
+"""Batches of a source of records: for training (endless, shuffled, sharded, resumable at any sample) and for tests.
 
 One Grain element is one whole batch: one element per record would cost more Python than reading a small crop does.
-Every random choice is a function of (seed, step), and each process reads its own rows of the global batch, so the global
-batch is the same for any number of processes.
+Every random choice is a function of (seed, step), and each process reads its own rows of the global batch. So the
+global batch is the same for any number of processes.
 """
 
 import functools
@@ -54,8 +54,8 @@ def train_iterator(
         process_index, process_count: which rows of every global batch this process reads.
 
     Returns:
-        An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON, the
-        same on every process; after `set_state` the next batch is the one that would have followed.
+        An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON,
+        the same on every process; after `set_state`, the next batch is the one that would have followed.
     """
     batches = _TrainBatches(source, config, hand_model, process_index, process_count)
     if config.data.mocap:
@@ -84,7 +84,7 @@ def eval_batches(
 
 
 def _read_options(config: Config) -> grain.ReadOptions:
-    cv2.setNumThreads(1)  # for the whole process: our threads use all cores already
+    cv2.setNumThreads(1)  # in this process: our threads already use all cores
     return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
 
 
@@ -124,7 +124,7 @@ class _TrainBatches:
 
 
 class _Joined:
-    """Step → the arrays of several sources of batches together; its length is that of the first."""
+    """Step → the arrays of several batch sources in one dict; the first source sets the length."""
 
     def __init__(self, *sources):
         self.sources = sources
@@ -162,9 +162,9 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 class _Crops:
-    """Records of a source as one batch of crops, in the memory of earlier batches that are no longer in use.
+    """Crops records of a source as one batch, in the memory of earlier batches that are no longer in use.
 
-    Fresh memory would cost as much time as decoding, since the system clears it page by page.
+    New memory would cost as much time as decoding, because the system clears it page by page.
     """
 
     def __init__(self, source, config: Config, hand_model: SkinnedHand | None):

@@ -1,7 +1,7 @@
 """The contract of a labelled hand, whatever data set it comes from.
 
-A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It may
-offer the same record in two cheaper forms: `read_annotation(i)` without its image (`image` is None), and
+A *source* is any object with `__len__` and `__getitem__(i) -> Record`: NumPy only, safe to call from many threads. It
+may return the same record in two cheaper forms: `read_annotation(i)` without its image (`image` is None), and
 `read_encoded(i)` with an `EncodedImage` as `image`, of which a crop decodes only what it needs.
 """
 
@@ -21,9 +21,7 @@ class Record:
     labelled in 2D only has `keypoints_2d` and `joint_valid_2d`, and `joint_valid` is 0.
     """
 
-    image: (
-        np.ndarray | EncodedImage | None
-    )  # (H, W, 3) uint8; else only where `read_encoded` or `read_annotation` gives it
+    image: np.ndarray | EncodedImage | None  # (H, W, 3) uint8; other types from `read_encoded`, `read_annotation`
     K: np.ndarray  # (3, 3)
     keypoints_3d: np.ndarray  # (21, 3) mm
     joint_valid: np.ndarray  # (21,) 1 where the joint is labelled

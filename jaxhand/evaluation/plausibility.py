@@ -8,9 +8,9 @@ from jaxhand.hand.skeleton import JOINT_ORDERS
 from jaxhand.metrics.protocols import Protocol
 
 MAX_CHECKED_HANDS = 500  # evenly spaced over the data set
-FILE_UNITS = ("metres", "centimetres", "millimetres")  # that people's files are in
+FILE_UNITS = ("metres", "centimetres", "millimetres")  # units that occur in users' files
 CLEARLY_SHORTER = 0.9  # ratio of total bone length; bones in a wrong order cross the hand: 1.2 times as long, or more
-MIN_MIRRORED_SHARE = 0.1  # of the hands
+MIN_MIRRORED_SHARE = 0.1  # share of the hands that must be mirrored for a warning
 SIMILAR_SIZE = (0.5, 2)  # range of the size of predicted hands relative to the ground truth's
 AXIS_FLIPS = {
     (1, -1, -1): "y and z are negated: one file is in OpenGL's camera frame, the other in OpenCV's",
@@ -81,7 +81,7 @@ def check_units(
     if wrong.any():
         raise UserError(
             f"{pred_name}: sample {ids[wrong][0]} is {ratio[wrong][0]:.3g} times as large as its ground truth "
-            f"({wrong.sum()} of {len(ids)} are such); the protocol takes {unit}"
+            f"({wrong.sum()} of {len(ids)} samples are like this); the protocol takes {unit}"
         )
 
 
@@ -91,7 +91,7 @@ def prediction_warnings(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, proto
     Args:
         pred, gt: (M, 21, 3) joints of hands in the protocol's joint order and unit, finite.
         ids: (M,) names of the samples.
-        protocol: gives joint order, unit and name.
+        protocol: its joint order, unit and name are used.
     """
     if not len(gt):
         return []
@@ -114,7 +114,7 @@ def mesh_offset_warnings(joints: np.ndarray, vertices: np.ndarray, unit_mm: floa
 
 
 def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
-    """Warnings if the ground truth is of another data set, and the name of the joint order that it is in."""
+    """Warn if the ground truth is of another data set; also return the name of its joint order."""
     order, sentences = protocol.joint_order, []
     lengths = {name: np.median(bone_lengths(gt[:, other]).sum(1)) for name, other in JOINT_ORDERS.items()}
     best = min(lengths, key=lengths.get)
@@ -132,7 +132,7 @@ def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
 
 
 def _check_order(pred: np.ndarray, gt: np.ndarray, expected: str) -> tuple[list[str], np.ndarray]:
-    """A warning if predictions are in another data set's joint order; the predictions in our order as best known."""
+    """Warn if predictions are in another data set's joint order; also return them in our order."""
     errors = {name: np.median(_aligned_errors(pred[:, order], gt)[1]) for name, order in JOINT_ORDERS.items()}
     best = min(errors, key=errors.get)
     if errors[best] >= CLEARLY_BETTER * errors[expected]:
@@ -145,7 +145,7 @@ def _check_order(pred: np.ndarray, gt: np.ndarray, expected: str) -> tuple[list[
 
 
 def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """A warning if axes are negated or hands mirrored, and the corrected predictions."""
+    """Warn if axes are negated or hands mirrored; also return the corrected predictions."""
     pose, target = pred - pred[:, :1], gt - gt[:, :1]
     errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *AXIS_FLIPS]}
     best = min(errors, key=errors.get)
@@ -159,14 +159,14 @@ def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[lis
         return [], pred
     count, first = wrong.sum(), ids[wrong.argmax()]
     sentence = (
-        f"{count} of the {len(wrong)} hands looked at are mirrored, the first in sample {first}: left for right? "
-        "An alignment that may mirror, as FreiHAND's, HO-3D's and DexYCB's, hides it"
+        f"{count} of the {len(wrong)} hands checked are mirrored, first in sample {first}: left and right swapped? "
+        "The alignment of FreiHAND, HO-3D and DexYCB may mirror, which hides this"
     )
     return [sentence], np.where(wrong[:, None, None], pred * (-1, 1, 1), pred)
 
 
 def _check_sample_order(pred: np.ndarray, gt: np.ndarray) -> list[str]:
-    """A warning if predictions belong to other samples."""
+    """Warn if predictions belong to other samples."""
     own, other = (np.median(_aligned_errors(pred, target)[0]) for target in (gt, np.roll(gt, len(gt) // 2, 0)))
     if len(gt) < 20 or own < 0.8 * other:
         return []
@@ -178,11 +178,11 @@ def _check_sample_order(pred: np.ndarray, gt: np.ndarray) -> list[str]:
 
 
 def _check_position(pred: np.ndarray, gt: np.ndarray, protocol: str) -> list[str]:
-    """A warning if predictions are relative to the wrist and the protocol compares absolute positions."""
+    """Warn if predictions are relative to the wrist although the protocol compares absolute positions."""
     distance = np.median(np.linalg.norm(gt[:, 0], axis=-1))
     if protocol not in ABSOLUTE_PROTOCOLS or distance < 100 or np.abs(pred[:, 0]).max() > 0.01 * distance:
         return []
-    return ["all wrists are at the origin, and figures without alignment compare positions: read the aligned ones"]
+    return ["all wrists are at the origin, but metrics without alignment compare positions: use the aligned ones"]
 
 
 def _same_order(name: str) -> str:
@@ -193,7 +193,7 @@ def _same_order(name: str) -> str:
 def _aligned_errors(pred: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Root mean square error after the best similarity transform without and with mirroring, from singular values.
 
-    On the host: NumPy aligns a few hundred hands in every joint order before `jaxhand.metrics` would have compiled.
+    On the host, NumPy aligns a few hundred hands in every joint order faster than `jaxhand.metrics` compiles.
 
     Args:
         pred, gt: (N, P, 3).

@@ -20,7 +20,7 @@ from jaxhand.config import UserError
 BLOCK = 2**20  # bytes read at a time
 SUFFIXES = "pred.json, pred.zip, .txt or .csv as DexYCB's results, .npz, .npy"
 _WHITE = b" \t\r\n"
-_LEAD = re.compile(rb"[\s,\[\]]*")  # the text before the first number of a sample
+_LEAD = re.compile(rb"[\s,\[\]]*")  # text before the first number of a sample
 _DEXYCB_COLUMNS = 64  # id, x1, y1, z1, …, z21
 
 
@@ -30,15 +30,15 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
     Args:
         path: `pred.json` ([xyz, verts], also inside a zip), `*_xyz.json` (with `*_verts.json` where that is next to
             it), a folder that holds these, `id,x1,y1,z1,…,z21` lines (DexYCB), .npz, or .npy.
-        names: of the arrays wanted: joints first, then vertices, then any other. Files without names have the arrays in
-            this order; in an .npz the names are the keys, and other keys are ignored.
+        names: names of the arrays to read: joints first, then vertices, then any other. Files without names have the
+            arrays in this order; in an .npz the names are the keys, and other keys are ignored.
 
     Returns:
-        Arrays by name, (N, points, 3) float64 or as an .npz or .npy has them, and `id` (N,) where the file has ids;
-        the files they come from.
+        Arrays by name, (N, points, 3) float64 or as an .npz or .npy has them, and `id` (N,) where the file has ids; and
+        the files that they come from.
 
     Raises:
-        UserError: naming the file, and the sample or line: missing, cut off, ragged, not of a known form.
+        UserError: a file is missing, cut off, ragged or of an unknown form; the error names it, and the sample or line.
     """
     path = Path(path).expanduser()
     try:
@@ -134,7 +134,7 @@ def _checked(points: np.ndarray, name: str, path) -> np.ndarray:
 
 
 def _labels_in(folder: Path) -> Path:
-    """The `*_xyz.json` of a folder, the evaluation set's if there are more."""
+    """Find the `*_xyz.json` of a folder; if there are several, the evaluation set's."""
     found = sorted(folder.glob("*_xyz.json"))
     preferred = [path for path in found if path.name == "evaluation_xyz.json"] or found
     if len(preferred) != 1:
@@ -169,16 +169,16 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
         zlib.error,
         EOFError,
         RuntimeError,
-    ) as error:  # the last: encrypted, or packed otherwise
+    ) as error:  # RuntimeError: encrypted or compressed in another way
         advice = "make it again: zip -j pred.zip pred.json"
-        raise UserError(f"{path}: not a whole, plain zip file ({error}); {advice}") from None
+        raise UserError(f"{path}: not a complete, plain zip file ({error}); {advice}") from None
 
 
 def _read_json(stream, where, names) -> list[np.ndarray]:
-    """Lists of samples, [sample, …] or [[sample, …], [sample, …]], a sample being [[x, y, z], …]: (N, points, 3) each.
+    """Read lists of samples, [sample, …] or [[sample, …], …], where a sample is [[x, y, z], …]: (N, points, 3) each.
 
-    They are read sample by sample: all as Python lists would take ten times the memory of the arrays. A sample ends at
-    `]]`.
+    They are read sample by sample, because Python lists of all would take ten times the memory of the arrays. A sample
+    ends at `]]`.
     """
     lists, rest, opening, closed, spaced = [], b"", b"", False, None
 
@@ -187,7 +187,7 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
 
     while block := stream.read(BLOCK):
         if spaced is None:
-            spaced = re.search(rb"\]\s+\]", block) is not None  # indented: `]]` has to be made first
+            spaced = re.search(rb"\]\s+\]", block) is not None  # indented: needs its white space removed
         *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
         for piece in pieces:
             lead = _LEAD.match(piece)[0]
@@ -216,7 +216,7 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
 
 
 def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
-    """The points (J, 3) of `x, y, z], [x, …, z`, as many as those of the sample before."""
+    """Parse the points (J, 3) of `x, y, z], [x, …, z`; J must be that of the sample before."""
     points = text.count(b"[") + 1
     flat = b"[%b]" % text.translate(None, b"[]")
     try:
@@ -234,7 +234,7 @@ def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
 
 
 def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (N,) and joints (N, 21, 3) of lines of 64 numbers."""
+    """Read ids (N,) and joints (N, 21, 3) from lines of 64 numbers."""
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     if not lines:
         raise UserError(f"{path}: empty; it should hold a line id,x1,y1,z1,…,z21 for every image")
@@ -250,7 +250,7 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
     table = np.reshape(table, (-1, _DEXYCB_COLUMNS))
     ids, first, counts = np.unique(table[:, 0], return_index=True, return_counts=True)
     if (counts > 1).any():
-        raise UserError(f"{path}: id {ids[counts > 1][0]:g} stands in more than one line")
+        raise UserError(f"{path}: id {ids[counts > 1][0]:g} is in more than one line")
     odd = ~np.isfinite(ids) | (ids != np.round(ids))
     if odd.any():
         raise UserError(f"{path}: line {first[odd][0] + 1} starts with {ids[odd][0]:g}, an id is a whole number")
@@ -258,7 +258,7 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _line(line: bytes, where: str) -> list[float]:
-    """The numbers of a line that is not JSON: other programs write "nan", "1." and "+1", too."""
+    """Parse the numbers of a line that is not JSON: other programs also write "nan", "1." and "+1"."""
     try:
         return [float(value) for value in line.split(b",")]
     except ValueError as error:
@@ -271,7 +271,7 @@ def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
         arrays = {names[0]: content} if path.suffix == ".npy" else {}
         arrays |= {name: content[name] for name in (*names, "id") if path.suffix == ".npz" and name in content}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole {path.suffix} of plain numbers ({error})") from None
+        raise UserError(f"{path}: not a complete {path.suffix} of plain numbers ({error})") from None
     if names[0] not in arrays:
         raise UserError(f"{path}: has no array {names[0]!r}; it holds {', '.join(content.files) or 'nothing'}")
     for name, array in arrays.items():

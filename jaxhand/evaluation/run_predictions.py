@@ -1,4 +1,4 @@
-"""Predictions of a run on a data set, brought back from the crops to the images, in the form that a protocol scores."""
+"""Predictions of a run on a data set: transformed from the crops to the images, and into the form of a protocol."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jaxhand.metrics.protocols import PROTOCOLS
 
 
 class PredictionCollector:
-    """Collects what a model predicts on a data set, in the order of its records, batch by batch."""
+    """Collects the predictions of a model on a data set, in the order of its records, batch by batch."""
 
     def __init__(self):
         self._batches = []
@@ -106,7 +106,7 @@ def to_protocol(protocol: str, collector: PredictionCollector, records: list[Rec
 
 
 def _in_the_camera(collector: PredictionCollector, records: list[Record]):
-    """Rows that count, predictions and labels of these: `joints`, and `verts` where there are meshes on both sides."""
+    """Select the rows that count, with their predictions and labels: `joints`, and `verts` if both have meshes."""
     joints, vertices = collector.points()
     complete = np.flatnonzero([np.all(record.joint_valid) for record in records])
     labels = np.reshape([records[i].keypoints_3d for i in complete], (-1, *joints.shape[1:]))
@@ -133,7 +133,7 @@ def _in_the_image(collector: PredictionCollector, records: list[Record]):
 
 
 def _labelled_pixels(record: Record) -> np.ndarray:
-    """The 2D labels and which are valid, (21, 3): those of the record, or else its projected joints."""
+    """2D labels x, y, valid (21, 3) of a record; if it has none, its projected joints."""
     if record.keypoints_2d is not None:
         return np.concatenate([record.keypoints_2d, record.joint_valid_2d[:, None]], axis=1)
     valid = np.asarray(record.joint_valid)[:, None] > 0
@@ -141,7 +141,7 @@ def _labelled_pixels(record: Record) -> np.ndarray:
 
 
 def _box_size(record: Record, points: np.ndarray) -> float:
-    """The longer side of the record's box, or else of the box around its labelled points (n, 2); px."""
+    """Longer side of the record's box in px; if it has none, of the box around its labelled points (n, 2)."""
     if record.bbox is not None:
         return float(max(record.bbox[2:] - record.bbox[:2]))
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0

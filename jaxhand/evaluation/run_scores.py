@@ -23,11 +23,11 @@ class Job:
     Attributes:
         workdir: run folder.
         config: of the run.
-        metrics: what `evaluate` measures.
+        metrics: the metrics that `evaluate` measures.
         evaluate: (source, collect) → results by name; `collect` is called with every host batch and its predictions.
-        split: of the data sets; None: that of the run.
+        split: of the data sets; None takes the run's.
         submit: the leaderboard's file to write; None writes none.
-        protocol: also scores the predictions by a benchmark; None: none.
+        protocol: benchmark that also scores the predictions, or None.
         options: of the protocol.
     """
 

@@ -1,4 +1,4 @@
-"""Predictions against ground truth under a benchmark's protocol: files are read, checked, scored, and reported."""
+"""Score predictions by a benchmark's protocol: read the files, check them, score them and report."""
 
 import difflib
 import os
@@ -19,7 +19,7 @@ from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
 from jaxhand.metrics.protocols import PROTOCOLS, Protocol, Scores
 from jaxhand.metrics.tables import finger_means
 
-WORST = 5  # samples that are shown
+WORST = 5  # worst samples in the table
 _UNLABELLED = (-1, -1000)  # DexYCB's label of an image without a hand, in m and after the change to mm
 
 
@@ -33,7 +33,7 @@ class Pair:
     ids: np.ndarray  # (N,) names of the samples: as the files have them, or their index
     pred_files: list[Path]
     gt_files: list[Path]
-    warnings: list[str]  # what may be wrong, a sentence each
+    warnings: list[str]  # possible mistakes, one sentence each
 
 
 def described() -> list[str]:
@@ -49,7 +49,7 @@ def described() -> list[str]:
 
 
 def protocol_of(name: str) -> Protocol:
-    """The protocol of that name.
+    """Find a protocol by its name.
 
     Raises:
         UserError: there is none; the nearest is named.
@@ -62,7 +62,7 @@ def protocol_of(name: str) -> Protocol:
 
 
 def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
-    """Options of a protocol from `key=value` texts, each of the type of its default.
+    """Parse options of a protocol from `key=value` texts, each of the type of its default.
 
     Raises:
         UserError: a text is not of that form, the protocol has no such option, or it takes another type.
@@ -96,7 +96,7 @@ def score_files(
         output: folder to write to; None: one next to the predictions, `<name>_<protocol>`.
 
     Raises:
-        UserError: as of `load_pair` and `report`.
+        UserError: as for `load_pair` and `report`.
     """
     print(f"Reading {predictions} and {ground_truth}", flush=True)
     pair = load_pair(predictions, ground_truth, protocol)
@@ -124,7 +124,7 @@ def report(pair: Pair, options: dict, folder: Path) -> Scores:
 
 
 def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Protocol) -> Pair:
-    """Read both sides, match them sample by sample, and look for what is wrong or may be wrong.
+    """Read predictions and ground truth, match their samples, and check them for mistakes.
 
     Args:
         predictions, ground_truth: as `prediction_files.read` takes them.
@@ -157,7 +157,8 @@ def table(pair: Pair, scores: Scores) -> str:
     main, worst, scored = _worst(scores)
     count = f"{len(pair.ids)} samples" if scored == len(pair.ids) else f"{scored} of {len(pair.ids)} samples"
     lines = [f"{pair.protocol.name}, {count}, as {pair.protocol.source}:"]
-    values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}  # HInt's, by joint
+    # HInt's protocol also has a score per joint, such as "kp0…".
+    values = {name: value for name, value in scores.values.items() if not re.match(r"kp\d", name)}
     fingers = {
         f"{name} {side}".rstrip(): finger_means(hand, ~np.isnan(hand))
         for name, joints in scores.joints.items()
@@ -253,7 +254,7 @@ def _named(joints: np.ndarray, protocol: Protocol) -> dict[str, float]:
 
 
 def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
-    """The joints of each hand in our order, (21,) each, by its side; "" where there is only one hand."""
+    """Values of the joints of each hand in our order: side → (21,). The side is "" if there is only one hand."""
     hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[protocol.joint_order])]
     return dict(zip(("right", "left") if len(hands) == 2 else ("",), hands))
 
@@ -261,7 +262,7 @@ def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
 def _worst(scores: Scores) -> tuple[str, np.ndarray, int]:
     """The name of the smallest error over joints; the samples with the highest such error; how many samples have it.
 
-    Of several errors the smallest is the one that is aligned most, which describes a hand's shape best.
+    The smallest of several errors is the one with the most alignment, which describes the shape of a hand best.
     """
     over_joints = [name for name in scores.samples if name in scores.joints] or list(scores.samples)[:1]
     main = min(over_joints, key=lambda name: np.nanmean(scores.samples[name]))
@@ -319,7 +320,7 @@ def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
             point = f", point {where[0]}," if where else ""
             raise UserError(
                 f"{files[min(i, len(files) - 1)]}: sample {ids[sample]} of {name}{point} is not finite "
-                f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples are such"
+                f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples are like this"
             )
 
 

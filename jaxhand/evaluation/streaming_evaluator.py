@@ -17,7 +17,7 @@ class StreamingEvaluator:
 
     It keeps sums and histograms (`jaxhand.metrics.streaming`), not samples: 80 kB per metric. Adding a batch does not
     wait for the device. Batches may be split over devices; the means do not depend on how. Errors of 16 km and more
-    count as not finite. For 2^32 hands at most, 2^20 in a batch.
+    count as not finite. The limits are 2^32 hands, and 2^20 per batch.
 
         evaluator = StreamingEvaluator()
         for batch in batches:
@@ -65,7 +65,7 @@ class StreamingEvaluator:
         self.state = _sum(self.state, state)
 
     def get_metrics_dict(self) -> dict[str, float]:
-        """What `Evaluator.get_metrics_dict` returns, and quantiles of the errors. Waits for the batches.
+        """Return the dict of `Evaluator.get_metrics_dict`, with quantiles of the errors. Waits for the batches.
 
         Keys: the metrics, means in mm; for each `{name}_median`, `_p90`, `_p95`, `_p99` (within 0.051 mm, infinite from
         1000 mm on) and `_max`; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are measured; `count` samples in the

@@ -1,4 +1,4 @@
-"""Predictions of a run on a test set as the file that its leaderboard takes: FreiHAND, HO-3D, DexYCB.
+"""Write a run's predictions on a test set as the file for its leaderboard: FreiHAND, HO-3D, DexYCB.
 
 FreiHAND: metres in the camera frame. HO-3D: metres in OpenGL's frame and its own joint order, moved to the wrist that
 the set publishes. DexYCB: millimetres in the camera frame, with the toolkit's ids.
@@ -16,16 +16,16 @@ SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": 
 
 
 class Submission:
-    """The file of a test set's predictions; mistakes in its name are found before anything is predicted.
+    """The leaderboard's file of a test set. Mistakes in its name are found before anything is predicted.
 
     Args:
-        name: the set's, as in `data.test`.
+        name: name of the set, as in `data.test`.
         source: its test split, complete.
         path: the file.
 
     Raises:
-        UserError: the set has no leaderboard's file, `path` is not of its kind or in no folder, or the source is packed
-            where ids are needed.
+        UserError: the set has no leaderboard, `path` has the wrong suffix or no folder, or the source is packed
+            although the file needs ids.
     """
 
     def __init__(self, name: str, source, path: str | Path):
@@ -41,7 +41,7 @@ class Submission:
         if self._kind == "freihand" and where.endswith(".json"):
             raise UserError(f"{where}: not the evaluation set; name the folder FreiHAND_pub_v2")
         if self._kind == "dexycb" and not hasattr(source, "ids"):
-            raise UserError(f"{name}: a packed set has not the toolkit's ids; name the folder that it was packed from")
+            raise UserError(f"{name}: a packed set lacks the toolkit's ids; name the folder that it was packed from")
 
     def write(self, collector: PredictionCollector, records: list[Record]) -> str:
         """Write the file.
@@ -65,7 +65,7 @@ class Submission:
             joints, vertices = (to_wrist(points, joints, records) for points in (joints, vertices))
             joints, vertices = to_ho3d(joints), vertices * FROM_OPENGL
         if not vertices.size:  # servers refuse an empty mesh
-            hands += "; the model has no mesh, its joints stand in for one: scores of meshes mean nothing"
+            hands += "; the model has no mesh, so its joints replace the vertices: mesh scores mean nothing"
             vertices = joints
         write_freihand(self._path, joints / 1000, vertices / 1000)
         return hands

@@ -1,4 +1,4 @@
-"""The hand itself: joints, cameras, rotations, surfaces. Nothing here depends on learning."""
+"""The hand itself: joints, cameras, rotations, surfaces. Nothing here needs a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(config: HandConfig) -> SkinnedHand:
     Raises:
         UserError: the file is missing, or not MANO's file of a right hand.
     """
-    # Imported here: most users of this room need neither of them, nor JAX.
+    # Imported here: most users of this subpackage need neither them nor JAX.
     if config.mano_path:
         from jaxhand.hand import mano
 

@@ -1,4 +1,4 @@
-"""What is known about hands: bone lengths, units, limits; and checks whether labels can be those of real hands."""
+"""Facts about hands (bone lengths, units, limits), and checks whether labels fit real hands."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from jaxhand.hand.skeleton import JOINT_ORDERS, PARENTS
 ADULT_BONES_MM = np.array(
     [[37, 39, 33, 26], [88, 41, 26, 24], [86, 44, 29, 25], [82, 39, 28, 23], [81, 32, 20, 19]], float
 )
-SCALE_RANGE = (0.55, 1.7)  # of a hand relative to an adult's: from children to hands of large drawn figures
+SCALE_RANGE = (0.55, 1.7)  # size relative to an adult's hand: from children to large drawn figures
 RADIUS_RANGE_MM = (12, 250)  # root mean square distance of a hand's joints from their mean, with a wide margin
 UNITS_MM = {
     "metres": 1000,
@@ -20,7 +20,7 @@ UNITS_MM = {
 }
 MAX_BONE_DEVIATION = 0.3  # see `bone_deviation`; data sets of real hands have 0.04 to 0.16
 MIN_BENDING_SHARE = 0.3  # see `bending_share`
-CLEARLY_BETTER = 0.5  # if another reading of the data at least halves an error, the data is in that other form
+CLEARLY_BETTER = 0.5  # if another interpretation of the data at least halves an error, it is taken as the right one
 
 
 def bone_lengths(joints: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def label_warnings(joints: np.ndarray) -> list[str]:
     as_is, best = bone_deviation(joints), min(deviation, key=deviation.get)
     if as_is > MAX_BONE_DEVIATION and deviation[best] > CLEARLY_BETTER * as_is:
         numbers = f"off by {as_is:.2f}, real hands by up to 0.16"
-        return [*found, f"bones are not those of hands in any known order: {numbers}"]
+        return [*found, f"bones fit no hand in any known joint order: {numbers}"]
     if as_is > MAX_BONE_DEVIATION:
         numbers = f"bones are off by {as_is:.2f}, reordered by {deviation[best]:.2f}"
         found.append(f"the joints seem to be ordered {best}: {numbers}")
@@ -88,5 +88,5 @@ def label_warnings(joints: np.ndarray) -> list[str]:
         found.append(f"bones are {scale:.3g} times as long as an adult's: in {unit} and not in mm?")
     share = bending_share(joints)
     if share < MIN_BENDING_SHARE:
-        found.append(f"only {share:.0%} of the hands bend towards their palm: mirrored, or left for right?")
+        found.append(f"only {share:.0%} of the hands bend towards their palm: mirrored, or left and right swapped?")
     return found

@@ -38,7 +38,7 @@ def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right) -> tuple[np.nd
         is_right: (...) 0 where the hand was mirrored.
 
     Returns:
-        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the left or right hand as it was.
+        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the original left or right hand.
     """
     signs = np.ones((*np.shape(is_right), 3))
     signs[..., 0] = np.where(np.asarray(is_right) > 0, 1, -1)
@@ -53,7 +53,7 @@ def _module(*arrays):
 
 
 def weak_perspective_translation(camera, K, size: int):
-    """The translation that puts a hand in front of the camera K where a weak-perspective camera projects it.
+    """The translation of a hand in front of the camera K that matches its weak-perspective projection.
 
     The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of
     the crop, in parts of the crop's side.

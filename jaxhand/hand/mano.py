@@ -1,4 +1,4 @@
-"""MANO: reads its official files without running code from them, and converts its forms of a pose.
+"""MANO: reads its official files without running code from them, and converts poses to rotation matrices.
 
 Romero et al., "Embodied Hands: Modeling and Capturing Hands and Bodies Together" (2017). The files have their own
 licence and come from https://mano.is.tue.mpg.de. They are in metres; everything here is in mm.
@@ -16,8 +16,8 @@ from jaxhand.hand.skeleton import SIDES
 from jaxhand.hand.skinned import NUM_JOINTS, PARENTS, SkinnedHand
 from jaxhand.io import pickles
 
-# Vertices at the tips of thumb, index, middle, ring and little finger. Each code base has its own: HaMeR and WiLoR use
-# those of smplx, DexYCB those of manopth.
+# Vertices at the tips of thumb, index, middle, ring and little finger. Each code base has its own choice: HaMeR and
+# WiLoR use smplx's, DexYCB uses manopth's.
 FINGERTIP_VERTICES = {
     "smplx": (744, 320, 443, 554, 671),
     "freihand": (744, 320, 443, 555, 672),
@@ -155,7 +155,7 @@ def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
         path = path / _FILES[side or "right"]
     found = next((each for each in SIDES if each in path.name.lower()), side or "right")
     if side not in (None, found):
-        raise UserError(f"{path}: is of a {found} hand; give {_FILES[side]} or its folder")
+        raise UserError(f"{path}: is the file of a {found} hand; give {_FILES[side]} or its folder")
     if not path.is_file():
         raise UserError(f"{path}: no such file; download MANO from https://mano.is.tue.mpg.de and unpack it there")
     return path, found

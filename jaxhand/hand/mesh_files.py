@@ -25,7 +25,7 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     Raises:
         UserError: the file cannot be written.
     """
-    import trimesh  # here: the import takes half a second, and only writing meshes needs it
+    import trimesh  # imported here: it takes half a second, and only writing meshes needs it
 
     path, scene = Path(path), trimesh.Scene()
     for name, (vertices, faces) in meshes.items():

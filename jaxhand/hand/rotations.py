@@ -34,7 +34,7 @@ def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
         *(d - b, c + g, f + h, 1 - a - e + i),
     )
     products = jnp.stack(products, -1).reshape(*a.shape, 4, 4)
-    largest = jnp.argmax(jnp.diagonal(products, axis1=-2, axis2=-1), -1)  # the row with it is far from 0
+    largest = jnp.argmax(jnp.diagonal(products, axis1=-2, axis2=-1), -1)  # its row is far from 0
     quaternion = jnp.take_along_axis(products, largest[..., None, None], -2)[..., 0, :]  # (..., 4)
     quaternion = quaternion / jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
     quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)

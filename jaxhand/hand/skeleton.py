@@ -41,5 +41,5 @@ def to_our_order(joints: Array, name: str) -> Array:
 
 
 def from_our_order(joints: Array, name: str) -> Array:
-    """Joints (..., 21, C) in our order → (..., 21, C) in that of data set `name`; inverts `to_our_order`."""
+    """Joints (..., 21, C) in our order → (..., 21, C) in the order of data set `name`; inverts `to_our_order`."""
     return joints[..., np.argsort(JOINT_ORDERS[name]), :]

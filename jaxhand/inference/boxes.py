@@ -67,7 +67,7 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
             next_to_file = path.parent / name
             hands = entries_of_image.setdefault(os.path.realpath(next_to_file if next_to_file.exists() else name), [])
             if hands and not np.array_equal(hands[0].K, hand.K):
-                raise UserError(f"K differs from that of an earlier hand of {name}: one image has one camera")
+                raise UserError(f"K differs from the K of an earlier hand of {name}: one image has one camera")
         except UserError as error:
             raise UserError(f"{location}: {error}") from None
         hands.append(hand)

@@ -1,4 +1,4 @@
-"""What `predict` writes: pictures of the skeletons and meshes, mesh files, and joints.json."""
+"""The output of `predict`: pictures of the skeletons and meshes, mesh files, and joints.json."""
 
 import itertools
 import json
@@ -112,7 +112,7 @@ class PredictionWriter:
 
 
 def _json_entry(path: Path, hands: dict, row: int, files: dict[str, str]) -> dict:
-    """One hand of joints.json; such an entry is also one of a file of boxes."""
+    """One hand of joints.json. A file of boxes accepts the same entry."""
     score = hands["score"][row]
     entry = {"image": str(path), "hand": _side(hands["is_right"][row])}
     entry |= ({} if score is None else {"score": score}) | files

@@ -43,7 +43,7 @@ _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the mag
 
 
 def read(path: str | Path) -> typing.Any:
-    """Read what was saved.
+    """Read a file of `torch.save`.
 
     Args:
         path: the file.
@@ -106,7 +106,7 @@ class _Members:
 
 
 def _describe_other_format(file: typing.BinaryIO) -> str:
-    """What a file is that zipfile cannot open, and what to do with it."""
+    """Describe the format of a file that zipfile cannot open, and what to do with it."""
     file.seek(0)
     begin = file.read(512)
     if begin.startswith(b"PK\x03\x04"):

@@ -46,7 +46,7 @@ def load(
 
 
 def read(unpickler: "Unpickler", origin: str) -> typing.Any:
-    """Read with an `Unpickler`; results and errors are those of `load`.
+    """Read with an `Unpickler`; results and errors as for `load`.
 
     Args:
         unpickler: opened on the pickle.

@@ -16,7 +16,7 @@ def load_object(spec: str, what: str) -> typing.Any:
 
     Args:
         spec: "module:name", such as "my_package.hands:load".
-        what: what the object is for, as errors name it, such as "data set".
+        what: kind of the object in error messages, such as "data set".
 
     Raises:
         UserError: `spec` has another form, the module cannot be imported, or it has no such name.
@@ -28,7 +28,7 @@ def load_object(spec: str, what: str) -> typing.Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a user's module does while it is imported
+    except (Exception, SystemExit) as error:  # a user's module can raise anything while it is imported
         reason = " ".join(str(error).split())
         raise UserError(f"{what} {spec}: cannot import {module_name} ({type(error).__name__}: {reason})") from error
     if not hasattr(module, name):

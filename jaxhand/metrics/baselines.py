@@ -13,7 +13,7 @@ def lines(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
         test: joints (M, J, 3) mm of the test set and their mask (M, J).
     """
     if not (len(train[0]) and len(test[0])):
-        return ["Baseline: none, a set without 3D labels has none"]
+        return ["Baseline: none, because the set has no 3D labels"]
     mean_text, rigid_text = _texts(train, test, "{} = {:.3f} mm")
     return [
         f"Baseline (mean pose of the training set): {mean_text}",

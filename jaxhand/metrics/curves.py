@@ -14,7 +14,7 @@ MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`,
 
 
 class Measures(NamedTuple):
-    """What `eval_util` returns; every joint has the same weight, however often it is valid."""
+    """The result of `eval_util`. Every joint has the same weight, however often it is valid."""
 
     mean: float  # mm
     median: float  # mm, mean over the joints of each joint's median
@@ -30,7 +30,7 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     Args:
         distances: (N, J), mm. One that is not finite makes the means not finite, and is a miss in the curve.
         valid: (N, J) mask of the entries that count. A joint that is never valid is left out of the means.
-        thresholds: (T,) mm, ascending. Theirs are 100 from 0 to 50, both ends included, met by `<=`.
+        thresholds: (T,) mm, ascending. FreiHAND's are 100 from 0 to 50 mm, both ends included, compared by `<=`.
 
     Returns:
         `Measures` in float64.
@@ -51,7 +51,7 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
 
 
 def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
-    """Share of correct keypoints of a complete set, as `eval_util` counts it.
+    """Share of correct keypoints of a complete set, as `eval_util` computes it.
 
     Args:
         pred: (B, N, 3) joints, mm, compared as they are.
@@ -67,7 +67,7 @@ def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
 
 @jax.jit
 def pck_auc(pred, gt, *, valid=None):
-    """Area under the curve of correct keypoints, as FreiHAND's `EvalUtil` counts it, of every sample.
+    """Area under the PCK curve of every sample, as FreiHAND's `EvalUtil` computes it.
 
     The curve is the share of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
     its trapezoid over 50 mm. A distance that is not finite is a miss. The mean over samples is FreiHAND's AUC where all

@@ -1,7 +1,7 @@
-"""What an epoch measures: every hand counts once, and no value that is not finite is hidden.
+"""Metrics of an epoch: every hand counts once, and a value that is not finite is never hidden.
 
 An `EpochMetric` is one number of an epoch. The eval step, the loop, the console, TensorBoard, `metrics.jsonl` and
-`jaxhand.evaluate` walk one list of them (`jaxhand.metrics.epoch_metrics`).
+`jaxhand.evaluate` use the same list of them (`jaxhand.metrics.epoch_metrics`).
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ def batch_sums(metrics: Sequence[EpochMetric], predictions: dict, batch: dict) -
         batch: its labels, leading axis B.
 
     Raises:
-        UserError: a metric reads a prediction or a label that is not there; both are named.
+        UserError: a metric reads a prediction or a label that does not exist; the error names both.
     """
     found = []
     for sums, [metric, *_] in _by_sums(metrics).items():
@@ -71,7 +71,7 @@ def batch_sums(metrics: Sequence[EpochMetric], predictions: dict, batch: dict) -
 
 
 def means(metrics: Sequence[EpochMetric], sums: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The numbers by name, of the metrics that measured anything.
+    """Values by name, of the metrics that measured anything.
 
     Args:
         metrics: what is measured.
@@ -172,12 +172,12 @@ def mesh_sums(pred, gt, valid) -> dict[str, jax.Array]:
 
     Args:
         pred: (B, V, 3) vertices relative to the wrist, mm.
-        gt: (B, V, 3) the same of the labels.
+        gt: (B, V, 3) labelled vertices relative to the wrist, mm.
         valid: (B,) 0 for rows that do not count.
 
     Returns:
         Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed.
-        With a prediction that is not finite errors are infinite and its scores 0. `meshes`, how many were counted.
+        For a prediction that is not finite, errors are infinite and scores 0. `meshes` is the number of hands counted.
     """
     counted = valid > 0
     finite = jnp.isfinite(pred).all((1, 2))

@@ -1,4 +1,4 @@
-"""The list of what an epoch measures: the metrics of every run, and further ones that `training.metrics` names."""
+"""The metrics of an epoch: those of every run, and further ones that `training.metrics` names."""
 
 import difflib
 import math
@@ -15,13 +15,13 @@ from jaxhand.metrics.procrustes import procrustes_align
 
 
 def chosen(names: Sequence[str]) -> tuple[EpochMetric, ...]:
-    """The metrics of every run and those that are named.
+    """List the metrics of every run and the named ones.
 
     Args:
         names: keys of `OPTIONAL`, or `module:name` of an `EpochMetric` from outside the package.
 
     Raises:
-        UserError: a name is unknown, is not that of an `EpochMetric`, or stands for a metric that is in the list.
+        UserError: a name is unknown, names no `EpochMetric`, or names a metric that is already in the list.
     """
     metrics = list(METRICS)
     for name in names:
@@ -75,7 +75,7 @@ def _auc_sums(predictions: dict, batch: dict) -> dict[str, jax.Array]:
     pred, gt, joint_valid = predictions["keypoints_3d"], batch["keypoints_3d"], batch["joint_valid"]
     _, labelled, _ = sample_errors(pred, gt, joint_valid, metrics=("mpjpe",))
     counted = (batch["valid"] > 0) & labelled
-    auc = pck_auc(procrustes_align(pred, gt, valid=joint_valid), gt, valid=joint_valid)  # 0 for what is not finite
+    auc = pck_auc(procrustes_align(pred, gt, valid=joint_valid), gt, valid=joint_valid)  # 0 where not finite
     return {"auc": jnp.where(counted, auc, 0).sum(), "count": counted.sum()}
 
 

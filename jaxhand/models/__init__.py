@@ -1,7 +1,7 @@
 """Networks: nnx modules that map a batch of crops to predictions. `build` constructs the one that `model.name` names.
 
-A model is a class that keeps the contract below. `MODELS` lists those of the package; any other is named by
-`model.name=package.module:Class` and needs nothing else. `voting_net.py` is an example.
+A model is a class that keeps the contract below. `MODELS` lists the package's models. `model.name=package.module:Class`
+selects any other class; nothing else is needed. `voting_net.py` is an example.
 
 **Constructor**: `Model(config, hand_model, rngs)`.
 - `config`: the `Config` of the run. `config.data.image_size` is the side S of the crops. The model's own settings are
@@ -23,8 +23,9 @@ A model is a class that keeps the contract below. `MODELS` lists those of the pa
   mm, the depth of the hand · `K` (B,3,3) of the crop. While training and testing, the batch also has the labels.
 - Keys of the predictions: `keypoints_3d` (B,21,3) mm in the camera frame · `keypoints_2d` (B,21,2) px of the crop ·
   with a mesh `vertices` (B,V,3) mm in the order of `hand_model`; if the model poses that hand also `mano_pose` (B,48),
-  `mano_shape` (B,10) and `camera` (B,3), see `mano_head.mano_predictions` · all that its loss terms need.
-- All hands are right hands: left ones are mirrored before. In tests, the rows of a batch must not affect each other.
+  `mano_shape` (B,10) and `camera` (B,3), see `mano_head.mano_predictions` · everything that its loss terms need.
+- All hands are right hands: left ones are mirrored before. Outside of training, the rows of a batch must not affect
+each other.
 
 **State**: variables of type `nnx.Param` are trained; all others, such as batch statistics, are saved with them.
 Attribute names are the parameter paths of checkpoints.
@@ -91,7 +92,7 @@ def hand_config(config: Config) -> HandConfig | None:
 
 
 def hand_model(config: Config) -> SkinnedHand | None:
-    """`hand_config`, loaded.
+    """Load the hand that `hand_config` describes.
 
     Raises:
         UserError: its file cannot be read.

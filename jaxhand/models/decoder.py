@@ -1,6 +1,6 @@
 """HaMeR's transformer decoder: one query token, self-attention and cross-attention to the tokens of an image.
 
-Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
 import jax

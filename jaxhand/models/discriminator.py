@@ -60,11 +60,11 @@ def discriminator_outputs(
     real_shape: jax.Array,
     real: jax.Array,
 ) -> dict:
-    """The scores that the adversarial loss terms need, with gradients stopped where they do not belong.
+    """The scores for the adversarial loss terms; gradients are stopped as the arguments below describe.
 
     Args:
-        discriminator: gets no gradient from `fake_logits`.
-        rotations, shape: predicted hands, (B, 16, 3, 3) and (B, 10); they get no gradient from `critic_fake`.
+        discriminator: receives no gradient from `fake_logits`.
+        rotations, shape: predicted hands, (B, 16, 3, 3) and (B, 10); they receive no gradient from `critic_fake`.
         real_rotations, real_shape: real hands, (B, R, 15, 3, 3) and (B, R, 10).
         real: (B, R), 0 where there is no real hand.
 

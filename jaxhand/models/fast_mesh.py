@@ -4,7 +4,7 @@ A vertex is a weighted sum of vectors that rotate and scale with the joints; the
 The vectors are the joints themselves, the axes of the bones between them, and vectors predicted from tokens for what
 the joints do not determine, such as the thickness of a hand or the twist of its thumb. The initial weights are those of
 the skinned hand.
-Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
 import jax
@@ -20,7 +20,7 @@ from jaxhand.models.voting_net import VotingNet
 
 UNIT_MM = 100.0  # of the vectors
 WEIGHT_GAIN = 0.3  # weights of the vectors / their parameters: they learn this much slower than all others
-UPSAMPLE = 4  # tokens of a stage over those of the stage before
+UPSAMPLE = 4  # tokens of a stage / tokens of the stage before
 BASES = np.flatnonzero(np.array(JOINT_ORDERS["mano"]) < NUM_JOINTS)  # (16,) keypoints at which bones start
 # (21,) the bone whose frame the vectors of a joint are in: the palm for the wrist, the last bone for a fingertip
 BONES = np.searchsorted(BASES, np.arange(NUM_KEYPOINTS), side="right") - 1
@@ -58,8 +58,9 @@ class MeshHead(nnx.Module):
 
     After simpleHand (Zhou et al., "A Simple Baseline for Efficient Hand Mesh Reconstruction", 2024): layers on the
     tokens of the joints, then on 4 and 16 times as many. Its attention is replaced by linear layers over the tokens,
-    which learn as much in half the time: a token stands for the same place of every hand. Its last two layers, to the
-    vertices and to their coordinates, are linear: in the opposite order they are the same, at a twentieth of the cost.
+    which learn as much in half the time: a token stands for the same position on every hand. Its last two layers, to
+    the vertices and to their coordinates, are linear: in the opposite order they compute the same at a twentieth of the
+    cost.
 
     Args:
         config: `model.joint_width` channels of the features; `model.mesh`.
@@ -141,8 +142,8 @@ def skinning_basis(hand_model: SkinnedHand) -> tuple[np.ndarray, np.ndarray]:
 def bone_frames(joints: jax.Array, rest: np.ndarray) -> jax.Array:
     """Rotations of the bones of a hand from the rest pose, as far as the joints determine them.
 
-    The knuckles and the wrist define the frame of the palm. A bone of a digit rotates by the smallest angle from where
-    the rotation of the bone before it would put it: the joints do not determine the twist of a bone about itself.
+    The knuckles and the wrist define the frame of the palm. A bone of a digit follows the rotation of the bone before
+    it, and then rotates by the smallest angle to its own direction: the joints do not determine its twist about itself.
 
     Args:
         joints: (..., 21, 3) mm.

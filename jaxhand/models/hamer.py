@@ -18,7 +18,7 @@ from jaxhand.models.mano_head import mano_predictions, mean_mano_params
 from jaxhand.models.preprocess import center_crop_normalize
 
 CAMERA_PX = 5000.0  # focal length of the camera that HaMeR assumes, px of a crop of 256 px
-FOCAL = CAMERA_PX / 256  # over the side of the crop
+FOCAL = CAMERA_PX / 256  # focal length / side of the crop
 LOSS_TERMS = ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas")
 ADVERSARIAL_TERMS = ("adversarial", "discriminator")
 
@@ -96,10 +96,10 @@ class ManoHead(nnx.Module):
 
 
 def real_hands(batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Real hands for the discriminator: those of `data.mocap` as in HaMeR, else the labelled ones of the batch.
+    """Real hands for the discriminator: from `data.mocap` as in HaMeR, or else the labelled hands of the batch.
 
     Args:
-        batch: `mocap_pose` (B,R,48), axis-angles whose first is of the whole hand, and `mocap_shape` (B,R,10); or
+        batch: `mocap_pose` (B,R,48), axis-angles, the first one of the whole hand, and `mocap_shape` (B,R,10); or
             `mano_pose` (B,48), `mano_shape` (B,10) and `has_pose` (B,).
 
     Returns:

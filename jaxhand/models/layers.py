@@ -1,6 +1,6 @@
 """Layers and initialisers that several networks share.
 
-Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
 import jax
@@ -23,7 +23,7 @@ class Linear(nnx.Linear):
         rngs: draws the kernel.
         scale: standard deviation of the kernel, times 1 / sqrt(inputs).
         kernel_init: replaces the initialiser that `scale` describes.
-        dtype: of the matrix product; None takes that of the inputs and parameters.
+        dtype: of the matrix product; None takes the type of the inputs and parameters.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From MANO parameters to predictions: the posed hand, its place in front of the camera, and the mean parameters."""
+"""From MANO parameters to predictions: the posed hand, its position in front of the camera, and the mean parameters."""
 
 import jax
 import jax.numpy as jnp

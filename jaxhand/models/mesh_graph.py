@@ -37,7 +37,7 @@ class MeshGraph(nnx.Module):
         """(B, V, C) → (B, 16, channels[-1])."""
         shape = x.shape[:2]
         for n, layer in enumerate(self.layers):
-            # Propagate before the product: after it, XLA:CPU would do so again wherever the ReLU's mask is needed.
+            # Propagate before the product: after it, XLA:CPU would propagate again wherever the ReLU's mask is needed.
             x = propagate(x, self.hand_model) if n else x
             x = jax.nn.relu(layer(x.reshape(-1, x.shape[-1]))).reshape(*shape, -1)  # (B * V, c) → (B, V, c')
         weights = self.hand_model.weights[: self.hand_model.num_vertices]  # (V, 16)

@@ -1,4 +1,4 @@
-"""What several networks do to a crop before their first layer, and what they assume about one."""
+"""Steps before the first layer that several networks share, and their assumptions about a crop."""
 
 import jax
 import jax.numpy as jnp

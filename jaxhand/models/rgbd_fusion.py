@@ -1,8 +1,8 @@
 """The RGB-D model: a vision transformer predicts a coarse hand, graph convolutions over its mesh refine it.
 
-After UTNet: the tokens of a sample are fused with those of its depth image, or with a learned placeholder where it has
-none. A refinement stage samples image features at the projected vertices of the coarse hand and predicts corrections.
-Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+After UTNet: the tokens of a colour image are fused with the tokens of its depth image, or with a learned placeholder if
+it has none. A refinement stage samples image features at the projected vertices of the coarse hand and predicts
+corrections. Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
 import jax
@@ -124,8 +124,8 @@ class RgbdFusion(nnx.Module):
         """Placement (B, 4) → camera (B, 3) s, tx, ty in metres, as in `weak_perspective_translation`.
 
         The placement is the log of the crop's width at the hand, relative to `CROP_MM`; the wrist's x and y in the crop
-        (-1..1); and how far the hand lies behind `depth_center`, in units of `DEPTH_RANGE_MM`. With depth the last
-        decides the distance of the hand, without it the first.
+        (-1..1); and how far the hand lies behind `depth_center`, in units of `DEPTH_RANGE_MM`. With depth, the last
+        value determines the distance of the hand; without depth, the first one does.
         """
         measured = crop_width_mm(batch, jnp.maximum(batch["depth_center"] + DEPTH_RANGE_MM * placement[:, 3], 1))
         width = jnp.where(depth_mask > 0, measured, CROP_MM * jnp.exp(placement[:, 0])) / 1000  # (B,) m

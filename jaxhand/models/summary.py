@@ -25,7 +25,7 @@ FLOPs: of matrix products and convolutions in the forward pass of one image; a m
 needs about 3 times as many. Activations: bytes that a training step saves in the forward pass for the backward pass,
 without the parameters and without what only training computes."""
 _SCOPE = re.compile(r"<([\w.]*)>")  # a module's path in the name stack of an equation
-_TIMED_S = 2.0  # for so long the forward pass is repeated
+_TIMED_S = 2.0  # seconds for which the forward pass is repeated
 
 
 def summarize(config: Config) -> list[dict]:
@@ -171,7 +171,7 @@ def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tup
             yield here, 2 * times * equation.outvars[0].aval.size * summed
         elif name == "conv_general_dilated":
             kernel, layout = equation.invars[1].aval, equation.params["dimension_numbers"]
-            summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # input channels of the kernel: those of one group
+            summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # input channels of one group
             zeros = math.prod(equation.params["lhs_dilation"])  # a transposed convolution inserts zeros between pixels
             yield here, 2 * times * equation.outvars[0].aval.size * summed // zeros
         elif name.startswith("dot_product_attention_fwd"):  # cuDNN's: q and k are (B, T, H, D)

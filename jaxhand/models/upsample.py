@@ -11,7 +11,7 @@ class Upsampler(nnx.Module):
     A 1x1 convolution computes the first map; a transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
     normalisation and ReLU compute the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), reversed along both
     sides.
-    Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+    Attribute names are the parameter paths of saved checkpoints: do not change them.
 
     Args:
         channels_in: of the input map.

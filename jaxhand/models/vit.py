@@ -1,6 +1,6 @@
 """Vision transformer (Dosovitskiy et al. 2021), with the details of ViTPose and HaMeR: no class token, any input size.
 
-Attribute names are the parameter paths of saved checkpoints: they stay as they are.
+Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
 import dataclasses

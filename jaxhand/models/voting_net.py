@@ -1,7 +1,7 @@
 """The default network, `model.name=dense`: patch-wise voting for 21 joints, then per-joint refinement.
 
-Every cell of a coarse grid votes for the place of every joint. Refinement stages then read a small window of the image
-around each joint at full resolution, exchange the features of all joints with an MLP, and correct each joint.
+Every cell of a coarse grid votes for the position of every joint. Refinement stages then read a small window of the
+image around each joint at full resolution, exchange the features of all joints with an MLP, and correct each joint.
 
 Nearly all of its work is matrix products over 64 to 256 channels, the one operation that every backend runs at full
 speed: a 3x3 convolution is a shift of channel groups to the neighbour cells and a product; global context is a product
@@ -75,8 +75,8 @@ class VotingNet(nnx.Module):
             key: not used; nothing is random.
 
         Returns:
-            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · the same of the vote
-            and of every refinement stage but the last, as intermediate predictions `guesses_3d` (B,G,21,3) and
+            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · the same from the vote
+            and from every refinement stage except the last, as intermediate predictions `guesses_3d` (B,G,21,3) and
             `guesses_2d` (B,G,21,2) · `root_depth` (B,) mm, the hand's distance estimated without depth.
         """
         return self.predict_with_features(batch)[0]

@@ -38,14 +38,15 @@ _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EF
 class Checkpoints:
     """The checkpoints of one run, for the process that trains it (every process, where there are several).
 
-    Kept together: the best step, the latest two, and every multiple of `keep_every_steps` (0: none). The best has
-    the lowest finite avg_metric, of equals the earliest; a step without a finite one is never the best.
+    Kept together: the best step, the latest two, and every multiple of `keep_every_steps` (0: none). The best step has
+    the lowest finite avg_metric; of equal steps, it is the earliest. A step without a finite avg_metric is never the
+    best.
 
     Args:
         workdir: run folder.
         keep_every_steps: see above.
-        compress: False writes arrays as they are. Random-looking weights are hardly larger so, and on a CPU Orbax then
-            writes from the arrays themselves, instead of from a second copy of all of them in memory.
+        compress: False writes arrays without compression. Weights look random, so they are hardly larger then, and on a
+            CPU Orbax writes from the arrays themselves instead of from a second copy in memory.
         on_best: called with the step and its avg_metric in mm once a new best step is on disk, from `save`, `wait` or
             `poll`.
         warn: called with one line about each damaged step.
@@ -67,7 +68,7 @@ class Checkpoints:
         self._every, self._compress = keep_every_steps, compress
         self._on_best, self._warn = on_best, warn
         self._saving = None  # step that is being written
-        self._new_best = None  # the same, where it is the best and `on_best` was not called
+        self._new_best = None  # the same, if it is the best and `on_best` was not called yet
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._folder).close()
@@ -80,7 +81,7 @@ class Checkpoints:
 
         Args:
             step: must be later than every step saved before.
-            params, rest, optimizer: trees of arrays; `rest` is all else that the model holds, such as batch statistics.
+            params, rest, optimizer: trees of arrays; `rest` is everything else in the model, such as batch statistics.
             data, meta: JSON; NumPy and JAX numbers become Python's. `step`, `avg_metric` and `versions` are added
                 to `meta`.
             avg_metric: mm, which ranks the steps, equal on all processes; None in mid-epoch.
@@ -94,7 +95,7 @@ class Checkpoints:
         self.wait()
         latest = self.latest_step()
         if latest is not None and step <= latest:
-            raise CheckpointError(f"cannot save step {step} to {self._folder}: step {latest} is there already")
+            raise CheckpointError(f"cannot save step {step} to {self._folder}: step {latest} exists already")
         versions = {"jaxhand": jaxhand.__version__}
         versions |= {module.__name__: module.__version__ for module in (jax, flax)} | {"orbax": ocp.__version__}
         avg_metric = None if avg_metric is None else float(avg_metric)
@@ -132,7 +133,7 @@ class Checkpoints:
         """Restore the latest sound step, for training to go on from it.
 
         Damaged steps are skipped with a warning and, once a sound one is found, moved to
-        `checkpoints/damaged-<step>`, so that their numbers are free again.
+        `checkpoints/damaged-<step>`, so that their step numbers can be used again.
 
         Args:
             abstract: {"params", "rest", "optimizer"}: trees of `jax.ShapeDtypeStruct` with shardings.
@@ -149,7 +150,7 @@ class Checkpoints:
             source = self._folder.parent
             start = f"choose another --workdir, with training.init_from={source}"
             raise CheckpointError(f"{source} holds converted weights, not a run: {start}")
-        damaged = {}  # step: what is wrong
+        damaged = {}  # step → what is wrong
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = _restore(self._manager, self._folder, step, abstract)
@@ -161,7 +162,7 @@ class Checkpoints:
                 raise none_readable(self._folder, damaged)
             return None
         sound = {step: meta for step, meta in self._metas.items() if step not in damaged}
-        while (best := checkpoint_files.best(sound)) not in (None, restored.step):  # the best has to be sound as well
+        while (best := checkpoint_files.best(sound)) not in (None, restored.step):  # the best must be intact, too
             try:
                 verify(self._folder / str(best), _TREES + _JSON)
                 break
@@ -173,7 +174,7 @@ class Checkpoints:
         return dataclasses.replace(restored, data=data)
 
     def poll(self) -> None:
-        """Do what `wait` does where that does not mean to wait; cheap enough for every step."""
+        """Do the work of `wait` if no waiting is needed for it; cheap enough for every step."""
         if self._new_best is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -181,7 +182,7 @@ class Checkpoints:
         """Wait for the save in the background.
 
         Raises:
-            CheckpointError: it failed; the steps saved before it are still there.
+            CheckpointError: it failed; the steps saved before it are kept.
         """
         self._finish_save()
         step, self._new_best = self._new_best, None
@@ -200,7 +201,7 @@ class Checkpoints:
             self._manager.close()
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Which of `checkpoints`, in order of their steps, stay. Orbax calls it after each save."""
+        """Choose which of `checkpoints`, sorted by step, are kept. Orbax calls it after each save."""
         del context
         steps = [info.step for info in checkpoints]
         stay = {checkpoint_files.best(self._metas), *steps[-2:]}
@@ -217,7 +218,7 @@ class Checkpoints:
         self._metas = checkpoint_files.metas(self._folder)
 
     def _write_manifest(self) -> None:
-        """Runs in the background on the first process: all files are written, the step is not yet renamed."""
+        """Orbax calls it in the background on the first process, after writing and before renaming the step."""
         path = next(self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self._folder / str(self._saving))
         checkpoint_files.write_manifest(path)
 
@@ -228,12 +229,12 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> CheckpointError:
-        """Clear away a save that failed, so that the next can succeed; the error to raise."""
+        """Remove a failed save, so that the next one can succeed; returns the error to raise."""
         self._new_best = None
         if jax.process_index() == 0:
             for leftover in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        if jax.process_count() == 1:  # several would wait here for each other, and they stop anyway
+        if jax.process_count() == 1:  # several processes would wait here for each other, and they stop anyway
             self._manager.close()
             self._open()
         full = getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL.values())
@@ -321,9 +322,9 @@ def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointMa
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics["avg_metric"],  # makes Orbax write the metrics down
+            best_fn=lambda metrics: metrics["avg_metric"],  # makes Orbax write the metrics
             best_mode="min",
-            lightweight_initialize=True,  # a damaged file must not stop the opening
+            lightweight_initialize=True,  # a damaged file must not prevent opening the folder
             **options,
         ),
         item_handlers={name: tree() for name in _TREES} | {name: to_json(filename=f"{name}.json") for name in _JSON},
@@ -331,7 +332,7 @@ def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointMa
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    """Drop Orbax's log: it has a traceback of every failure that Orbax also raises, and that becomes one line here."""
+    """Drop Orbax's log: it repeats, with a traceback, every failure that Orbax raises and that is one line here."""
     return "orbax" not in record.pathname
 
 
@@ -342,7 +343,7 @@ def _restore(
     abstract: dict | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Restored:
-    """Read a step into the shapes of `abstract`, or `params` and `rest` as they were saved where it is None."""
+    """Read a step into the shapes of `abstract`; if it is None, read `params` and `rest` as they were saved."""
     path, names = folder / str(step), tuple(abstract or ("params", "rest"))
     verify(path, (*names, *_JSON))
     with as_damage():

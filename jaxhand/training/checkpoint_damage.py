@@ -17,12 +17,12 @@ class CheckpointError(UserError):
 
 
 class Damaged(Exception):
-    """What is wrong with a step's files."""
+    """The files of a step are damaged; the message says how."""
 
 
 @contextlib.contextmanager
 def as_damage():
-    """Turn whatever Orbax raises over a step's files, here or on another process, into `Damaged`."""
+    """Turn any error of Orbax about a step's files, on this or another process, into `Damaged`."""
     error = None
     try:
         yield
@@ -33,7 +33,7 @@ def as_damage():
 
 
 def verify(step_folder: Path, items: tuple[str, ...]) -> None:
-    """Compare the files of a step's items with what was written; the first process reads for all.
+    """Compare the files of a step's items with their checksums; the first process reads for all.
 
     Raises:
         Damaged: a file differs.
@@ -56,7 +56,7 @@ def none_readable(folder: Path, damaged: dict[int, Exception]) -> CheckpointErro
         damaged: step → what is wrong.
     """
     listed = ", ".join(f"{step}: {damage}" for step, damage in damaged.items())
-    return CheckpointError(f"no checkpoint in {folder} can be read ({listed}); move the folder away to start anew")
+    return CheckpointError(f"no checkpoint in {folder} can be read ({listed}); move the folder away to start again")
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
-"""The files of a checkpoint folder without Orbax: its steps, their JSON, the best of them, and checksums.
+"""Read a checkpoint folder without Orbax: its steps, their JSON, the best step, and checksums.
 
-Orbax has no checksum of its own: with most flipped bytes it restores other weights without an error.
+Orbax has no checksums: after most flipped bytes it restores wrong weights without an error.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ MANIFEST = "sha256.json"
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds; `optimizer` and `data` only where training goes on from it."""
+    """The content of a checkpoint; `optimizer` and `data` are read only to continue training from it."""
 
     step: int
     params: Any
@@ -55,12 +55,12 @@ def metas(folder: Path) -> dict[int, dict]:
         try:
             found[step] = read_json(folder / str(step), "meta")
         except (OSError, ValueError):
-            continue  # damaged: the error comes when it is restored
+            continue  # damaged: restoring it raises the error
     return found
 
 
 def best(metas: dict[int, dict]) -> int | None:
-    """The step with the lowest finite avg_metric, of equals the earliest; of converted weights their only step."""
+    """The step with the lowest finite avg_metric, the earliest of equal ones; the only step of converted weights."""
     ranked = [(meta["avg_metric"], step) for step, meta in metas.items() if is_finite(meta)]
     ranked = ranked or [(0, step) for step, meta in metas.items() if "converted" in meta]
     return min(ranked)[1] if ranked else None
@@ -79,7 +79,7 @@ def write_manifest(step_folder: Path) -> None:
 
 
 def damage(step_folder: Path, items: Iterable[str]) -> str | None:
-    """Describe what is wrong with the files of these items; None where all are as they were written.
+    """Describe what is wrong with the files of these items; None if all are unchanged.
 
     A step without a manifest, which plain Orbax wrote, is accepted.
 
@@ -89,7 +89,7 @@ def damage(step_folder: Path, items: Iterable[str]) -> str | None:
     """
     try:
         if not (step_folder / "_CHECKPOINT_METADATA").is_file():
-            return "it is not a whole checkpoint"
+            return "it is not a complete checkpoint"
         if not (step_folder / MANIFEST).exists():
             return None
         sums = json.loads((step_folder / MANIFEST).read_text())

@@ -1,4 +1,4 @@
-"""A whole data set through the eval step on all devices, every sample exactly once: in training and after it."""
+"""Evaluate a complete data set on all devices, every sample exactly once, during training and after it."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from jaxhand.training.checkpoint import Restored, restore_best
 from jaxhand.training.sharding import local_rows, make_mesh, replicated, to_global
 from jaxhand.training.step import EvalModel
 
-SAMPLE_KEYS = ("image", "keypoints_2d", "joint_valid_2d")  # of a batch, for the picture of an epoch
+SAMPLE_KEYS = ("image", "keypoints_2d", "joint_valid_2d")  # arrays of a batch for the picture of an epoch
 
 
 def load_best(workdir: str | Path, *, metrics: Sequence[str] | None = None) -> tuple[EvalModel, Restored]:
@@ -41,7 +41,7 @@ def load_best(workdir: str | Path, *, metrics: Sequence[str] | None = None) -> t
 
 
 def batches_of(source, eval_model: EvalModel) -> Iterable[dict]:
-    """A source as this process's host batches, of a size that all devices can share."""
+    """Split a source into this process's host batches, with a size that all devices can share."""
     config, devices = eval_model.config, jax.device_count()
     size = -(-config.training.batch_size // devices) * devices
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -62,7 +62,7 @@ def evaluate_dataset(
     Args:
         eval_model: the model.
         params: its parameters, on the devices.
-        batch_stats: all else that it holds, on the devices.
+        batch_stats: everything else in the model, on the devices.
         batches: of the whole data set.
         samples: how many images of the first batch to return with their joints.
         collect: called with every host batch and its predictions (of this process's rows), where given.
@@ -88,6 +88,6 @@ def evaluate_dataset(
             collect(batch, {key: local_rows(value) for key, value in predictions.items()})
     sums = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
     losses = {name: value / max(sums["rows"], 1) for name, value in sums["losses"].items()}
-    counts = {name: int(sums["metrics"][0][name]) for name in epoch.COUNTS}  # the first are the joints'
+    counts = {name: int(sums["metrics"][0][name]) for name in epoch.COUNTS}  # the first metric is of the joints
     metrics = epoch.means(eval_model.metrics, sums["metrics"])
     return {"test_loss": losses["loss"], "losses": losses, **metrics, **counts}, shown

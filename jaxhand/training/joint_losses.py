@@ -40,7 +40,7 @@ def distance(predictions: dict, batch: dict) -> jax.Array:
 
 
 def size(predictions: dict, batch: dict) -> jax.Array:
-    """Error of the hand's distance as its size in the image shows it (`root_depth`), as |log of the ratio|."""
+    """Error of the hand's distance that is estimated from its size in the image (`root_depth`): |log of the ratio|."""
     estimate, true_depth = predictions["root_depth"], _mean_depth(batch, batch)
     target = jnp.where(batch["joint_valid"].any(-1), true_depth, estimate)  # without labels there is no error
     return jnp.abs(jnp.log(estimate / jnp.maximum(target, 1.0))) * label_scale(batch, "joint_valid")
@@ -64,7 +64,7 @@ def label_scale(batch: dict, mask: str) -> jax.Array | float:
     """1, or in a balanced batch 1 / (share of the hands with a label): 1 where all have one.
 
     Args:
-        batch: with `mask`, and `balanced` where it is.
+        batch: contains `mask`, and `balanced` if it is balanced.
         mask: name of the labels' mask, (B,) or (B, N).
     """
     if not batch.get("balanced"):

@@ -1,4 +1,4 @@
-"""What a run writes: TensorBoard curves, one line of JSON per epoch, the console and its progress bar.
+"""The output of a run: TensorBoard curves, one line of JSON per epoch, the console and its progress bar.
 
 The calling thread writes the events: tensorboardX's SummaryWriter passes them to another thread, and its flush returns
 before they are on disk.
@@ -71,7 +71,7 @@ class Logger:
             self._add(step, [Summary.Value(tag=tag, image=picture)])
 
     def epoch(self, line: dict) -> None:
-        """Append one line to `metrics.jsonl` and bring everything to disk.
+        """Append one line to `metrics.jsonl` and flush everything to disk.
 
         Args:
             line: JSON with the key `step`. NaN and infinity, which JSON does not have, become null.
@@ -103,7 +103,7 @@ class Logger:
         )
 
     def flush(self) -> None:
-        """Bring everything to disk."""
+        """Flush everything to disk."""
         if self._is_main and not self._closed:
             with self._writing():
                 self._events.flush()
@@ -111,7 +111,7 @@ class Logger:
                 os.fsync(self._lines.fileno())
 
     def close(self) -> None:
-        """Bring everything to disk and close the files; a second call does nothing."""
+        """Flush everything to disk and close the files; a second call does nothing."""
         if self._is_main and not self._closed:
             self.flush()
             self._closed = True
@@ -134,7 +134,7 @@ class Progress(tqdm):
     """tqdm with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
 
     def step(self, images: int, loss) -> None:
-        """Count `images` more; the `loss` is fetched from the device, and waited for, only when it is shown."""
+        """Count `images` more. The `loss` is fetched from the device, which waits for it, only when it is shown."""
         if self.update(images):
             self.set_postfix_str(f"loss={float(loss):.4f}", refresh=False)
 

@@ -22,9 +22,9 @@ from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, t
 from jaxhand.training.step import Trainer
 
 LOG_EVERY = 20  # steps between two points of the training curve
-BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
+BASELINE_HANDS = 2000  # hands of each set, at most, for the baselines
 SAMPLES = 8  # test images in the picture of an epoch
-NAMES = 8  # at most, of records in an error
+NAMES = 8  # names of records in an error, at most
 MODEL_ITEMS = {"params": "params", "rest": "batch_stats"}  # item of a checkpoint → key of the state
 ITEMS = MODEL_ITEMS | {"optimizer": "optimizer"}
 
@@ -53,22 +53,22 @@ def train(config: Config, workdir: str | Path) -> int:
 
 
 class Start(NamedTuple):
-    """What a run begins with."""
+    """The state that a run starts from."""
 
     state: dict
-    step: int | None = None  # of the checkpoint that it goes on from; None: the run is new
-    note: str = ""  # what was taken over from another run
+    step: int | None = None  # of the checkpoint that the run continues from; None: a new run
+    note: str = ""  # which parameters come from another run
 
 
 class Run:
-    """What a run holds: data, compiled steps, state, checkpoints and logs.
+    """The parts of a run: data, compiled steps, state, checkpoints and logs.
 
     Args:
         config: the experiment.
         workdir: run folder.
 
     Raises:
-        UserError: as of `train`.
+        UserError: as for `train`.
     """
 
     def __init__(self, config: Config, workdir: Path):
@@ -121,7 +121,7 @@ class Run:
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
 
     def close(self) -> None:
-        """Close the logs, and the checkpoints where that cannot mean to wait for a process that is gone."""
+        """Close the logs, and also the checkpoints unless that could wait for a process that is gone."""
         try:
             if self.logger is not None:
                 self.logger.close()
@@ -130,7 +130,7 @@ class Run:
                 self.checkpoints.close()
 
     def train(self, start: Start, interruption: Interruption) -> int:
-        """Train all epochs that are left; see `train`."""
+        """Train the remaining epochs; see `train`."""
         self.state = start.state
         step, last = start.step or 0, self.steps * self.config.training.num_epochs
         self._print_baselines()
@@ -160,7 +160,7 @@ class Run:
         return 0
 
     def _train_to(self, end: int, number: int, interruption: Interruption) -> tuple[int, float]:
-        """Train epoch `number` to step `end`, or until a signal comes: the step reached, and seconds per step."""
+        """Train epoch `number` to step `end` or until a signal; returns the step reached, and seconds per step."""
         batch_size, begin = self.config.training.batch_size, time.monotonic()
         first = int(self.state["step"])
         pending = collections.deque()  # (step, record indices, loss): read one step later, when it has been computed
@@ -236,7 +236,7 @@ class Run:
         self.logger.print(f"  ✓ Saved best model (avg_metric={avg_metric:.3f} mm) to {place}")
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> None:
-        self.logger.flush()  # before the save: a run that dies between the two does this part again, and logs it again
+        self.logger.flush()  # before the save: a run that is killed between the two repeats and logs this part again
         meta = meta | {
             "sums": self.trainer.host_sums(self.state),
             "schedule_step": step,
@@ -266,7 +266,7 @@ class Run:
 
 
 def _suspects(records: list[record.Record]) -> str:
-    """Names of the records that have a number that is not finite; of all, if there is none."""
+    """Names of the records that have a number that is not finite; of all, if none has."""
 
     def is_finite(entry):
         values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)

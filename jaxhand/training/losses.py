@@ -17,7 +17,7 @@ class LossTerm:
 
     Attributes:
         function: (predictions, batch) → (B,), not weighted; 0 for a hand that lacks the labels of the term.
-        train_only: what it compares is predicted in training only; the test loss leaves it out.
+        train_only: it needs predictions that exist only in training; the test loss leaves it out.
         always_mean: the mean over the batch is taken even where `loss.reduction` is "sum".
     """
 
@@ -26,7 +26,7 @@ class LossTerm:
     always_mean: bool = False
 
 
-_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these where it sums all others
+_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these and sums all others
 TERMS = {
     "joints_3d": LossTerm(joint_losses.joints_3d),
     "joints_2d": LossTerm(joint_losses.joints_2d),
@@ -52,7 +52,7 @@ JOINT_TERMS = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
 
 
 def resolved(name: str) -> LossTerm:
-    """The term of a name.
+    """Find a loss term by its name.
 
     Args:
         name: key of `TERMS`, or `module:name` of a function (or `LossTerm`) from outside the package.
@@ -71,7 +71,7 @@ def resolved(name: str) -> LossTerm:
 
 
 def names_of(model_terms: Sequence[str], weights: LossConfig) -> tuple[str, ...]:
-    """The terms that a model is trained with: those it names, and those of `loss.extra`.
+    """Names of the terms that a model is trained with: its own `loss_terms` and the keys of `loss.extra`.
 
     Raises:
         UserError: a term is unknown or has no weight.
@@ -106,13 +106,13 @@ def terms(
         batch: its labels, leading axis B.
         names: which terms, as `resolved` takes them.
         balanced: enlarge the terms of joints and `vertices` so that the mean over the batch is the mean over the hands
-            that have such labels: hands labelled in 2D only do not water down what is learned in 3D.
+            that have such labels: hands labelled in 2D only do not weaken the terms in 3D.
 
     Returns:
         name → (B,).
 
     Raises:
-        UserError: a term reads a prediction or a label that is not there; both are named.
+        UserError: a term reads a prediction or a label that does not exist; the error names both.
     """
     batch, found = batch | {"balanced": balanced}, {}
     # In the order of TERMS: the order of the terms decides how the sum of their gradients is rounded.
@@ -134,5 +134,5 @@ def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.
 
 
 def total(losses: dict[str, jax.Array], weights: LossConfig) -> jax.Array:
-    """The weighted sum of the terms, of the shape of each."""
+    """The weighted sum of the terms, with the shape of one term."""
     return sum(weight(name, weights) * value for name, value in losses.items())

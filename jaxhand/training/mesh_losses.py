@@ -1,7 +1,7 @@
 """Loss terms of networks that pose a hand, as sums over its joints, which is how their authors weigh them.
 
-Each is (predictions, batch) → (B,). `w_…` terms are those of `rgbd_fusion`, with UTNet's names and weights; the others
-those of `hamer` and `wilor`, with HaMeR's names and weights (its `compute_loss`).
+Each is (predictions, batch) → (B,). The `w_…` terms are for `rgbd_fusion`, with UTNet's names and weights; the others
+are for `hamer` and `wilor`, with HaMeR's names and weights (its `compute_loss`).
 
 Batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` and `joint_valid_2d` (B,21), `image`
 (B,h,w,3), `vertices` (B,V,3) mm, `has_vertices` (B,), `mano_pose` (B,48) axis-angle, `mano_shape` (B,10),
@@ -69,12 +69,12 @@ def betas(predictions: dict, batch: dict) -> jax.Array:
 
 
 def adversarial(predictions: dict, batch: dict) -> jax.Array:
-    """Least squares of the discriminator's output for predicted hands, `fake_logits` (B,17), to 1, as for real ones."""
+    """Squared error of the discriminator's output for predicted hands, `fake_logits` (B,17); the target is 1."""
     return ((predictions["fake_logits"] - 1) ** 2).sum(-1)
 
 
 def discriminator(predictions: dict, batch: dict) -> jax.Array:
-    """Loss of the discriminator: least squares to 0 for predicted hands and to 1 for real ones.
+    """Loss of the discriminator: squared error; the target is 0 for predicted hands and 1 for real ones.
 
     Predictions: its outputs `critic_fake` (B,17) and `critic_real` (N,17).
     """

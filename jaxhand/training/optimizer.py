@@ -13,7 +13,7 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
     Args:
         optimizer: `learning_rate`, the highest.
         scheduler: name, warm-up and end.
-        total_steps: at which the cosine ends.
+        total_steps: step at which the cosine ends.
     """
     warmup = min(scheduler.warmup_steps, total_steps - 1)
     if scheduler.name == "constant":
@@ -44,8 +44,8 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
                 adam_b2=config.b2,
                 adam_learning_rate=lambda step: config.adam_rate * learning_rate(step),
                 muon_weight_dimension_numbers=_matrices,
-                ns_coeffs=(NEWTON_SCHULZ,)
-                * 5,  # a table of coefficients is scanned, a single row unrolled: slow to compile
+                # Five rows, which Optax loops over with `scan`. It unrolls a single row, which is slow to compile.
+                ns_coeffs=(NEWTON_SCHULZ,) * 5,
             )
         )
     else:
@@ -89,7 +89,7 @@ def _stack(tree) -> dict:
 
 
 def _unstack(groups: dict, tree):
-    """The tree whose leaves `_stack` stacked: the inverse."""
+    """Undo `_stack`: returns the tree of the original leaves."""
     rows = {kind: iter(list(group)) for kind, group in groups.items()}
     return jax.tree.map_with_path(lambda path, leaf: next(rows[_kind(path, leaf)]), tree)
 

@@ -1,15 +1,15 @@
-"""Saved trees of arrays compared with the trees that a model needs: how leaves are stored, and where the two differ."""
+"""Compare saved trees of arrays with the trees that a model needs, and describe the differences."""
 
 import jax
 import numpy as np
 
 
 def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtypeStruct:
-    """Shape, type and sharding of a leaf on disk. A random key is stored as its numbers.
+    """Shape, type and sharding of a leaf on disk. A random key is stored as its data.
 
     Args:
         leaf: an array, or another object with `shape` and `dtype`.
-        sharding: of the result; None takes that of the leaf, else this process's first device.
+        sharding: of the result; None takes the leaf's, or else this process's first device.
     """
     places = (sharding, getattr(leaf, "sharding", None), jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     place = next(place for place in places if isinstance(place, jax.sharding.Sharding))

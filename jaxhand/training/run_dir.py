@@ -1,4 +1,4 @@
-"""The folder of a run: which config it belongs to."""
+"""The folder of a run, and the check that it belongs to a config."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ import jax
 from jaxhand import config as configs
 from jaxhand.config import Config, UserError
 
-FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys that change no result
+FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys that do not change the results
 
 
 def prepare(workdir: Path, config: Config) -> None:
-    """Make the folder and write `config.yaml`; where there is a run in it, check that it has this config.
+    """Make the folder and write `config.yaml`; if it already holds a run, check that the config is the same.
 
     Args:
         workdir: run folder.

@@ -6,21 +6,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.config import ConfigError
 
-HOST_ONLY = ("index", "K_image")  # of a batch: what no model reads stays in the host's memory
+HOST_ONLY = ("index", "K_image")  # arrays of a batch that no model reads: they stay in the host's memory
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
+    """Make a mesh of all devices of all processes along one axis, `data`."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(device_mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Sharding with a copy on every device."""
     return NamedSharding(device_mesh, PartitionSpec())
 
 
 def split(device_mesh: Mesh) -> NamedSharding:
-    """The leading axis over the devices."""
+    """Sharding that splits the leading axis over the devices."""
     return NamedSharding(device_mesh, PartitionSpec("data"))
 
 

@@ -1,4 +1,4 @@
-"""What the readers of data sets share: MANO's numbers for labels, images that stay encoded until they are needed."""
+"""Shared by the readers of data sets: MANO's arrays for labels, images that stay encoded until they are needed."""
 
 import abc
 import dataclasses
@@ -14,7 +14,7 @@ from jaxhand.io import files
 
 @dataclasses.dataclass(frozen=True)
 class ManoLabels:
-    """What readers need of MANO's files; a set's labels of the mesh are read as far as this allows.
+    """The arrays of MANO's files that readers need. Mesh labels that need a missing array are not read.
 
     Args:
         hands_mean: (S, 45) MANO's mean pose as axis-angles; S is 1 for the right hand alone, 2 for right and left.
@@ -37,7 +37,7 @@ class ManoLabels:
 
 
 class EncodedImageSource(abc.ABC):
-    """A source whose images stay encoded until a record is read whole."""
+    """A source whose images stay encoded until `[i]` reads a record."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

@@ -20,17 +20,17 @@ from jaxhand.hand.skeleton import to_our_order
 
 
 def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bool = False) -> "CocoSet":
-    """Read one file, which is one split whatever it is called.
+    """Read one file. It is one split, whatever its name.
 
     Args:
         file: the JSON file.
-        split: "val" is held out of the file by blocks of neighbouring images; the others read it whole.
+        split: "val" is held out of the file by blocks of neighbouring images; the others read all of it.
         order: the joints' order, a name in `JOINT_ORDERS`.
         period: images whose ids differ by this show the same hand; 0 for none.
         without_val: leave "val" out of "train".
 
     Raises:
-        UserError: naming the file, and the annotation where one of them is wrong.
+        UserError: the file or one of its annotations is wrong; the error names it.
     """
     arrays = label_cache.cached([file], lambda: _parse(file))
     ids = arrays["image_id"] % period if period else arrays["image_id"]
@@ -87,7 +87,7 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
 
 
 def _row(annotation: dict, images: dict) -> dict:
-    """Return the row of one annotation; NaN where it has no such numbers. Its errors do not name it: `_parse` does."""
+    """Return the row of one annotation; NaN where numbers are missing. `_parse` adds the annotation to the errors."""
     image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
     if image is None:
         raise UserError(f"image_id {annotation['image_id']} belongs to no image in the file")

@@ -1,7 +1,7 @@
 """DexYCB as its toolkit reads it: right and left hands with objects from eight cameras, 640x480, with depth.
 
 https://dex-ycb.github.io. Metres in the OpenCV frame and our joint order; a frame without a hand has -1 everywhere. The
-order of the frames, and so the ids that a result file needs, is the toolkit's: sequence, then camera, then frame.
+frames, and so their ids in a result file, are in the toolkit's order: sequence, then camera, then frame.
 """
 
 import concurrent.futures
@@ -58,13 +58,13 @@ def load(
 ) -> "DexYCB | dexycb_json.DexYCBJson":
     """Read the labels of DexYCB; images are opened when their record is read.
 
-    The first time the labels of every frame are read, which takes minutes; then they are kept, one file per subject.
+    The first call reads the labels of every frame, which takes minutes; then they are cached, one file per subject.
 
     Args:
         path: the folder of the subjects and of `calibration`; for the variant "json" see `dexycb_json.load`.
         split: "train", "val" or "test".
         variant: the setup, "s0" (the default), "s1" (new subjects), "s2" (new cameras), "s3" (new objects), or "json".
-        without_val: of no effect, "train" and "val" have nothing in common; for "json" see there.
+        without_val: no effect, "train" and "val" share no record; for "json" see `dexycb_json.load`.
         mano: the poses are 45 coefficients of its components: records have a pose only where `hands_mean` and
             `components` are both given. `mano_shape` of a left hand fits MANO_LEFT as released, whose shapedirs have
             the x sign of the right hand.
@@ -93,7 +93,7 @@ def load(
         rows = [part["start"][q] + c * part["frames"][q] + np.arange(part["frames"][q])
                 for q in range(sequences) if of_sequence(q) for c in cameras]  # fmt: skip
         rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        has_hand = ~(part["joints"][rows] == -1).all((1, 2))  # in metres as they are: -1 m is no hand
+        has_hand = ~(part["joints"][rows] == -1).all((1, 2))  # kept in metres, where -1 means no hand
         parts.append((subject, part, rows[has_hand], total + np.flatnonzero(has_hand)))
         total += len(rows)
     if not sum(len(rows) for _, _, rows, _ in parts):
@@ -148,7 +148,7 @@ class DexYCB(ImageDataset):
         return files.read_bytes(file), files.read_bytes(depth_of(file)) if self._depth else None
 
     def _pose(self, pose: np.ndarray, hand: str) -> np.ndarray | None:
-        """Turn 3 angles and 45 coefficients (48,) into absolute axis-angles (48,); None without MANO's numbers."""
+        """Turn 3 angles and 45 coefficients (48,) into absolute axis-angles (48,); None without MANO's arrays."""
         mean, components = self._mano.mean_of(hand), self._mano.components_of(hand)
         if mean is None or components is None or not pose.any():  # all 0: no MANO was fitted
             return None
@@ -183,7 +183,7 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
         files += [home / name / c / f"labels_{f:06d}.npz" for c in serials for f in range(frames[-1])]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"{missing[0]}: no such file, as {len(missing)} of {len(files)}; the set is half-downloaded")
+        raise UserError(f"{missing[0]}: {len(missing)} of {len(files)} files are missing; the set is half-downloaded")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
         labels = list(pool.map(_labels, files))
     return {
@@ -202,7 +202,7 @@ def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(file) as content:
             joints, pose = np.float32(content["joint_3d"]), np.float32(content["pose_m"])
     except Exception as error:  # a damaged zip file raises nearly anything
-        raise UserError(f"{file}: not whole labels of DexYCB ({error}); download it again") from None
+        raise UserError(f"{file}: damaged labels of DexYCB ({error}); download it again") from None
     if joints.shape != (1, 21, 3) or pose.shape != (1, 51) or not np.isfinite(joints).all():
         raise UserError(f"{file}: joint_3d must be 1x21x3 finite numbers and pose_m 1x51; download it again")
     if np.abs(joints).max() > 10:
@@ -221,5 +221,5 @@ def _yaml(file: Path, keys: tuple[str, ...]) -> dict:
     except yaml.YAMLError:
         content = None
     if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise UserError(f"{file}: not a whole file of DexYCB, {', '.join(keys)} must be in it; download it again")
+        raise UserError(f"{file}: not a complete file of DexYCB, it must hold {', '.join(keys)}; download it again")
     return content

@@ -1,8 +1,8 @@
 """DexYCB as most papers' code reads it: COCO-style files such as annotations/DEX_YCB_s0_train_data.json.
 
 An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`; frames without a hand are left
-out, and image ids are the toolkit's. HandOccNet's files have metres, KeypointFusion's have millimetres: the
-median distance decides, hands are 0.3 to 2 m away.
+out, and image ids are the toolkit's. HandOccNet's files are in metres, KeypointFusion's in millimetres. The median
+distance shows which, as hands are 0.3 to 2 m away.
 """
 
 from pathlib import Path
@@ -29,18 +29,18 @@ def load(
     mano: ManoLabels | None = None,
     depth: bool = True,
 ) -> "DexYCBJson":
-    """Read a COCO-style file of DexYCB; the first time is slow, then its labels are kept.
+    """Read a COCO-style file of DexYCB; the first call is slow, then its labels are cached.
 
     Args:
         path: the file, or the folder that has it in `annotations` as DEX_YCB_s0_train_data.json or …_test_data.json.
-            Images are where `file_name` says, from that folder on.
+            The `file_name` of an image is relative to that folder.
         split: "train", "val" (held out of it: whole sequences with all cameras) or "test".
         without_val: leave "val" out of "train".
         mano: these files have axis-angles without `hands_mean`, so records have a pose only where it is given.
         depth: read the depth images, where they are next to the colour images.
 
     Raises:
-        UserError: naming the file, and the annotation where one of them is wrong.
+        UserError: the file or one of its annotations is wrong; the error names it.
     """
     file = Path(path).expanduser()
     if file.suffix != ".json":
@@ -123,10 +123,10 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
                 "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: annotation {number} is not as it should be ({error!r})") from None
+            raise UserError(f"{file}: annotation {number} is malformed ({error!r})") from None
         if not np.isfinite(row["joints"]).all():
             raise UserError(f"{file}: annotation {number}: joints_coord_cam is not finite")
-        if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # -1 everywhere, in whatever unit, is no hand
+        if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # -1 everywhere, in any unit, means no hand
             for name, value in row.items():
                 columns[name].append(value)
     if not columns["id"]:
@@ -154,5 +154,5 @@ def read_depth(file: Path, name: str) -> np.ndarray:
     """
     depth = decode(files.read_bytes(file), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
-        raise UserError(f"{file}: the depth of {name} is not a whole 16-bit grey PNG; download it again")
+        raise UserError(f"{file}: the depth of {name} is not a complete 16-bit grey PNG; download it again")
     return depth.astype(np.float32)

@@ -25,7 +25,7 @@ VAL_EVERY = 5  # every fifth line of train.jsonl can be held out as "val"
 def load(
     path: str | Path, split: str, *, variant: str = "", without_val: bool = False, mano: ManoLabels | None = None
 ) -> "FolderSet":
-    """Read and check the labels of a folder; images are only looked for, not opened.
+    """Read and check the labels of a folder; images must exist, but are not opened.
 
     Args:
         path: the folder.
@@ -35,7 +35,8 @@ def load(
         mano: not used, a folder has joints only.
 
     Raises:
-        UserError: naming file, line and fault. Reading a record raises it where the image cannot be decoded.
+        UserError: a line is wrong; the error names file, line and fault. Reading a record raises it if the image cannot
+            be decoded.
     """
     if variant:
         raise UserError(f"folder-{variant}: unknown; it is called folder")
@@ -83,12 +84,12 @@ class FolderSet(EncodedImageSource):
         return Record(image=None, **self._entries[index].labels)
 
     def encoded(self, index: int) -> tuple[bytes, None]:
-        """Return the bytes of the image file of record `index`; its depth is not packed as it is."""
+        """Return the bytes of the image file of record `index`; None for its depth."""
         return Path(self._entries[index].image).read_bytes(), None
 
 
 class _Entry:
-    """One checked line. Errors of its constructor do not name the line: `load` does."""
+    """One checked line. `load` adds the line's number to the errors of the constructor."""
 
     def __init__(self, folder: Path, line: str, location: str):
         try:

@@ -1,8 +1,8 @@
 """FreiHAND v2: right hands, 224x224, metres in the OpenCV frame, and our joint order.
 
-https://lmb.informatik.uni-freiburg.de/projects/freihand. The training set has each annotation k four times, as image
-k + N v: in front of a green screen, and with three kinds of new background. The evaluation labels were released later,
-in FreiHAND_pub_v2_eval.
+https://lmb.informatik.uni-freiburg.de/projects/freihand. The training set has four images per annotation k, with
+numbers k + N v: in front of a green screen, and with three kinds of new background. The evaluation labels were released
+later, in FreiHAND_pub_v2_eval.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxhand.data.images.encoded import read_image
 from jaxhand.data.record import Record
 
 VERSIONS = ("gs", "hom", "sample", "auto")  # of the background: green screen, homogenised, sampled, recoloured
-ANNOTATIONS = 32560  # of the whole training set
+ANNOTATIONS = 32560  # of the complete training set
 _ALL_VALID, _NONE_VALID = np.ones(21, np.float32), np.zeros(21, np.float32)
 
 

@@ -20,13 +20,13 @@ SHAPES = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "center": 2, "scale"
 
 
 def load(path: str | Path, split: str, *, without_val: bool = False, images: str | Path | None = None) -> "HaMeRNpz":
-    """Read one file, which is one split whatever it is called.
+    """Read one file. It is one split, whatever its name.
 
     Args:
         path: the .npz file, such as freihand_val.npz or TEST_newdays_img_vis.npz.
-        split: "val" is held out of the file by blocks of neighbouring hands; the others read it whole.
+        split: "val" is held out of the file by blocks of neighbouring hands; the others read all of it.
         without_val: leave "val" out of "train".
-        images: the folder that `imgname` starts from; without it the folder of the file.
+        images: the folder that `imgname` is relative to; None takes the folder of the file.
 
     Raises:
         UserError: the file is missing, damaged, lacks a key, or is not in pixels.
@@ -84,7 +84,7 @@ def hand_record(
 ) -> Record:  # fmt: skip
     """Make the record, without its image, of a hand in HaMeR's format.
 
-    The camera is unknown: K is that of HaMeR's crop rule, and the joints are moved to where their projections are
+    The camera is unknown. K comes from HaMeR's crop rule, and the joints are translated so that their projections are
     nearest to the 2D labels.
 
     Args:
@@ -98,7 +98,7 @@ def hand_record(
     """
     K, pixels, joints = RULES["hamer"].camera(*image_size), hand["keypoints_2d"][:, :2], hand["keypoints_3d"]
     valid = (joints[:, 3] > 0) & np.isfinite(joints).all(-1)
-    valid &= (joints[valid, :3] != 0).any()  # all 0 is no hand, whatever the confidence
+    valid &= (joints[valid, :3] != 0).any()  # all 0 means no hand, whatever the confidence
     labelled = labelled & np.isfinite(pixels).all(-1)
     points = np.where(valid[:, None], joints[:, :3] * 1000, 0).astype(np.float64)
     if valid.any():
@@ -124,8 +124,8 @@ def _placed(
 ) -> np.ndarray:  # fmt: skip
     """Move points (n, 3) mm to where K projects them to `pixels` (n, 2), where they are `labelled` (n,).
 
-    u (z + tz) = f (x + tx) for u from the image's centre, and the same for v, are linear in t. With too few pixels
-    the points fill the box.
+    The equations u (z + tz) = f (x + tx), where u is relative to the image's centre, and the same for v, are linear in
+    t. If too few pixels are labelled, the points are placed so that they fill the box.
     """
     points, focal = points - points[0], K[0, 0]
     if labelled.sum() >= 4:

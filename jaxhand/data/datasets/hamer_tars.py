@@ -1,8 +1,8 @@
 """HaMeR's training tars: ten sets in one format, images and labels together, many of them labelled in 2D only.
 
 https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands: pixels, metres relative to an
-unknown origin, a box whose `scale` is its width and height / 200, MANO's absolute axis-angles. The tars are not
-streamed: the place of each member is found once, and any record can be read.
+unknown origin, a box whose `scale` is its width and height / 200, MANO's absolute axis-angles. The position of each
+member is found once, so that any record can be read.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def load(
 ) -> "HaMeRTars | hamer_npz.HaMeRNpz":
     """Read the labels of the tars of one set; images are read from the tars with their record.
 
-    The first time all tars are read; then their labels are kept, one file per tar. The defaults are HaMeR's own
+    The first call reads all tars; then their labels are cached, one file per tar. The defaults are HaMeR's own
     filters, except `zero_shape`.
 
     Args:
@@ -57,13 +57,13 @@ def load(
         most_reprojection_loss: hands whose MANO fit has a larger one are left out; hands without it are kept.
         most_beta: shapes with a larger coefficient do not count.
         pose_and_shape_together: a pose without a shape does not count, nor a shape without a pose.
-        zero_shape: hands without a shape have one of zeros, which pulls a model to the mean; HaMeR's recipe does.
+        zero_shape: label hands without a shape with zeros, as HaMeR's training does; this pulls a model to the mean.
 
     Returns:
         A `HaMeRTars`, or a `hamer_npz.HaMeRNpz`.
 
     Raises:
-        UserError: naming the tar, and its member, that is missing, damaged, or would run code.
+        UserError: a tar or its member is missing, damaged, or would run code; the error names it.
     """
     folder = Path(path).expanduser()
     if variant == "npz":
@@ -119,7 +119,7 @@ class HaMeRTars(EncodedImageSource):
         """Return record i with its image as an `EncodedImage`."""
         record, content = self.read_annotation(i), self.encoded(i)[0]
         location = f"image {self._tars[self._tar_and_row(i)[0]].parent / record.name}"
-        image = EncodedImage(content, location, exif=False)  # the labels belong to the image as it is stored
+        image = EncodedImage(content, location, exif=False)  # the labels belong to the stored image, without EXIF
         return dataclasses.replace(record, image=image)
 
     def read_annotation(self, i: int) -> Record:
@@ -156,7 +156,7 @@ class HaMeRTars(EncodedImageSource):
 
 
 def _read(tar: Path) -> dict[str, np.ndarray]:
-    """Read the labels of all hands in a tar, and the places of their images."""
+    """Read the labels of all hands in a tar, and the positions of their images."""
     columns = {key: [] for key in (*SHAPES, *_SCALARS, "reprojection_loss")}
     places = {key: [] for key in ("sample", "number", "name", "image_size", "image_offset", "image_bytes")}
     with tar.open("rb") as file:
@@ -229,6 +229,6 @@ def _hands(content: bytes, location: str) -> list[dict]:
             loss = fitting.get("reprojection_loss")
             row["reprojection_loss"] = math.nan if loss is None else float(np.asarray(loss).item())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{location}: hand {number} is not as it should be ({error!r})") from None
+            raise UserError(f"{location}: hand {number} is malformed ({error!r})") from None
         checked.append(row)
     return checked

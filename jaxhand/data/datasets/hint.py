@@ -1,7 +1,8 @@
 """HInt: hands in the wild from three sources of video, right and left, labelled in 2D only.
 
-https://github.com/ddshan/hint. A hand is an image and a JSON file of one name, which ends in _r or _l. Frames of Ego4D
-come from Ego4D alone: a set without them is read, and a missing image is an error only when its record is read.
+https://github.com/ddshan/hint. A hand has an image and a JSON file with the same name, which ends in _r or _l. Only
+Ego4D itself distributes its frames: a set without them can be read, and a missing image is an error only when its
+record is read.
 """
 
 import json
@@ -29,19 +30,19 @@ def load(
     mano: ManoLabels | None = None,
     joints: str = "all",
 ) -> "HInt":
-    """Read the labels of HInt; the first time is slow, then they are kept. Images are opened with their record.
+    """Read the labels of HInt; the first call is slow, then they are cached. Images are opened with their record.
 
     Args:
         path: HInt_annotation or HInt_annotation_partial, the folder of TEST_newdays_img and so on.
         split: "train", "val" or "test".
-        variant: one of `SOURCES` reads only that one; empty reads all that exist but "ego4d_seq", as the
+        variant: one of `SOURCES` reads only that source; empty reads all that exist except "ego4d_seq", as the
             benchmark does.
-        without_val: of no effect, "train" and "val" have nothing in common.
+        without_val: no effect, "train" and "val" share no record.
         mano: not used, the set has joints only.
         joints: which joints count: "all", or those that the annotators marked "visible" or "occluded".
 
     Raises:
-        UserError: naming a folder that is missing, or a file that is damaged.
+        UserError: a folder is missing or a file is damaged; the error names it.
     """
     folder = Path(path).expanduser()
     if variant not in ("", *SOURCES):
@@ -112,8 +113,8 @@ def _read(homes: list[Path]) -> dict[str, np.ndarray]:
 def _corners(boxes: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     """Return boxes (N, 4) as corners x0, y0, x1, y1 px.
 
-    The format of the files is not documented: corners, or a corner and a size. The reading whose boxes are nearer to
-    the boxes around `keypoints` (N, 21, 2) is taken.
+    The format of the files is not documented: boxes are two corners, or a corner and a size. The form whose boxes are
+    nearer to the boxes around `keypoints` (N, 21, 2) is assumed.
     """
     corners, sizes = boxes, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1)
     tight = np.concatenate([keypoints.min(1), keypoints.max(1)], -1)  # (N, 4)

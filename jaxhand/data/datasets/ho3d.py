@@ -21,7 +21,7 @@ from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
 
 DEPTH_UNIT = 0.12498664727900177  # mm per step of the depth images
-_SHAPES = {  # of train and evaluation alike, by key of the pickles; the evaluation has one joint
+_SHAPES = {  # by key of the pickles, for train and evaluation; the evaluation has one joint
     "camMat": (3, 3),
     "handJoints3D": (21, 3),
     "handPose": (48,),
@@ -41,7 +41,7 @@ def load(
 ) -> "HO3D":
     """Read the labels of HO-3D; images are opened when their record is read.
 
-    The first time all pickles of the split are read, half a minute from a local disk; then they are kept as one file.
+    The first call reads all pickles of the split, half a minute from a local disk; then they are cached as one file.
     Training frames without a label are left out. The evaluation is complete, in the order of evaluation.txt.
 
     Args:
@@ -50,11 +50,12 @@ def load(
             evaluation_xyz.json in the folder all joints are labelled, without it only the wrist.
         variant: must be empty.
         without_val: leave "val" out of "train".
-        mano: with its `vertices` evaluation_verts.json is read; the training frames have no mesh. Poses need nothing.
+        mano: if its `vertices` is True, evaluation_verts.json is read; training frames have no mesh. Poses do not need
+            it.
         depth: read the depth images where there are any.
 
     Raises:
-        UserError: naming a file that is missing, damaged, or not in this set's frame, shape or length.
+        UserError: a file is missing, damaged, or has another frame, shape or length; the error names it.
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "train"
     if variant:
@@ -88,7 +89,7 @@ class HO3D(ImageDataset):
         self._arrays, self._kept = arrays, kept
         stems = (f"{folder}/{part}/{frame.replace('/', '/rgb/')}" for frame in frames)
         endings = (ending for stem in stems for ending in (".png", ".jpg") if os.path.isfile(stem + ending))
-        self._ending = next(endings, ".jpg")  # version 2 or 3, as the first image that exists
+        self._ending = next(endings, ".jpg")  # .png in version 2, .jpg in version 3
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -144,7 +145,7 @@ def _read(folder: Path, frames: list[str]) -> dict[str, np.ndarray]:
     files = [file.with_name(file.name + ".pkl") for file in files]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"{missing[0]}: no such file, as {len(missing)} of {len(files)}; download the set again")
+        raise UserError(f"{missing[0]}: {len(missing)} of {len(files)} files are missing; download the set again")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
         rows = list(pool.map(_labels, files))
     arrays = {key: np.float32([row[key] for row in rows]) for key in _SHAPES}
@@ -178,7 +179,7 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
 
 
 def _evaluation_labels(folder: Path, arrays: dict[str, np.ndarray], vertices: bool) -> dict[str, np.ndarray]:
-    """Read the labels of the evaluation where the folder has them; their wrists must be those of the pickles."""
+    """Read the labels of the evaluation if the folder has them; their wrists must agree with the pickles."""
     labels, xyz, count = {}, folder / "evaluation_xyz.json", len(arrays["joints"])
     if xyz.is_file():
         joints = to_our_order(_numbers(xyz, (21, 3), count), "ho3d") * 1000 * FROM_OPENGL

@@ -32,20 +32,20 @@ def load(
 ) -> "InterHand":
     """Read the labels of InterHand2.6M; images are opened when their record is read.
 
-    The first time is slow, then the labels are kept. A joint counts as labelled where it is valid in the
-    annotation of the image and in the frame, and the wrist of its hand counts: as in the official code. A hand without
-    its wrist has no record.
+    The first call is slow, then the labels are cached. As in the official code, a joint counts as labelled if it is
+    valid in the annotation of the image and in the frame, and if the wrist of its hand counts. A hand without its wrist
+    has no record.
 
     Args:
         path: the folder of `images` and `annotations`.
         split: "train", "val" or "test": each has its own files.
         variant: must be empty.
-        without_val: of no effect, "train" and "val" have nothing in common.
+        without_val: no effect, "train" and "val" share no record.
         mano: the poses of InterHand2.6M_*_MANO_NeuralAnnot.json are offsets from `hands_mean`: that file is read only
             where it is given.
 
     Raises:
-        UserError: naming a file that is missing or damaged, or lacks an entry that another one refers to.
+        UserError: a file is missing or damaged, or lacks an entry that another file refers to; the error names it.
     """
     folder = Path(path).expanduser()
     if variant:
@@ -118,7 +118,7 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             images["camera"].append(camera_rows[capture, camera])
             images["frame"].append(frame_rows[capture, frame])
         except (AttributeError, KeyError, TypeError) as error:
-            missing = f"image {number} lacks, or is not in the other files: {error}"
+            missing = f"image {number} has no entry {error} here or in another file"
             raise UserError(f"{files['data']}: {missing}; all files must be of one version") from None
     hands = {"image": [], "side": [], "valid": [], "bbox": []}
     for number, annotation in enumerate(entries(files["data"], "annotations")):
@@ -127,10 +127,10 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             valid = np.reshape(np.array(annotation["joint_valid"], bool), (2, 21))
             x, y, width, height = map(float, annotation["bbox"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{files['data']}: annotation {number} is not as it should be ({error!r})") from None
+            raise UserError(f"{files['data']}: annotation {number} is malformed ({error!r})") from None
         valid &= frames["valid"][images["frame"][image]]
         for side, hand in enumerate(SIDES):
-            if kind in (hand, "interacting") and valid[side, _ROOT]:  # without its wrist a hand has no place in 3D
+            if kind in (hand, "interacting") and valid[side, _ROOT]:  # without its wrist a hand has no position in 3D
                 hands["image"].append(image)
                 hands["side"].append(side)
                 hands["valid"].append(valid[side])
@@ -162,7 +162,7 @@ def _cameras(file: Path) -> tuple[dict, dict]:
                 for key, shape in _FIELDS.items():
                     columns[key].append(np.reshape(np.float32(fields[key][name]), shape))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: capture {capture} is not as it should be ({error!r})") from None
+            raise UserError(f"{file}: capture {capture} is malformed ({error!r})") from None
     return {key: np.array(values) for key, values in columns.items()}, rows
 
 

@@ -14,7 +14,7 @@ def entries(file: Path, key: str) -> typing.Iterator[dict]:
     """Yield the objects of the list under `key` of the JSON object in a file; the first list of that name counts.
 
     Raises:
-        UserError: naming the file: it cannot be read, has no such list, or is cut off in it.
+        UserError: the file cannot be read, has no such list, or ends inside it; the error names the file.
     """
     try:
         with file.open(encoding="utf-8") as content:

@@ -1,4 +1,4 @@
-"""Labels that are slow to parse: kept as arrays in the user's cache folder, memory-mapped from then on."""
+"""A cache for labels that are slow to parse: arrays in the user's cache folder, read by memory-mapping."""
 
 import contextlib
 import hashlib
@@ -15,10 +15,10 @@ import numpy as np
 from jaxhand.config import UserError, cache_folder
 from jaxhand.io import array_file, files
 
-# Seconds of building after which a line says what takes so long. The size of the files would not say it: DexYCB and
-# HO-3D have many small ones.
+# After this many seconds of building, a line on stderr explains the delay. File sizes do not predict it: DexYCB and
+# HO-3D have many small files.
 PATIENCE_S = 2.0
-_PIECE = 2**20  # bytes of a JSON file parsed at once: of numbers as Python objects no more is ever in memory
+_PIECE = 2**20  # bytes of a JSON file parsed at once: limits the memory for numbers as Python objects
 
 Arrays = dict[str, np.ndarray]
 Builder = typing.Callable[[], Arrays]
@@ -27,12 +27,12 @@ Builder = typing.Callable[[], Arrays]
 def cached(sources: typing.Sequence[Path], build: Builder) -> Arrays:
     """Return the arrays that `build()` makes from `sources`; they are built once.
 
-    They are built again when a file changes, or what the code of `build`'s module computes: comments, docstrings and
-    layout do not count. Building that takes longer than `PATIENCE_S` is announced by one line on stderr.
+    They are built again when a file or the code of `build`'s module changes; comments, docstrings and layout do not
+    count as code. Building that takes longer than `PATIENCE_S` is announced by one line on stderr.
 
     Args:
         sources: the files that the arrays are made from; a folder counts as changed when an entry is added or removed.
-        build: takes nothing and returns named arrays. It must be a function written in Python.
+        build: a function without arguments that returns named arrays. It must be written in Python.
 
     Returns:
         The arrays, read-only. They are memory-mapped unless the cache folder cannot be written.
@@ -47,7 +47,7 @@ def cached_parts(name: Path, parts: typing.Iterable[tuple[typing.Sequence[Path],
     """Return the arrays of a data set whose labels are cached in parts: one line on stderr announces all of them.
 
     Args:
-        name: what the line calls the data set, such as its folder.
+        name: name of the data set in this line, such as its folder.
         parts: `sources` and `build` of each part, as for `cached`.
 
     Returns:
@@ -78,7 +78,7 @@ def _cached(sources: typing.Sequence[Path], build: Builder, notice: "_Notice") -
 
 
 class _Notice:
-    """One line on stderr as soon as the labels of a data set have been built for `PATIENCE_S` in all."""
+    """Prints one line to stderr when building the labels of a data set has taken `PATIENCE_S` in total."""
 
     def __init__(self, name: Path):
         self._name, self._patience, self._printed = name, PATIENCE_S, False
@@ -107,9 +107,9 @@ def _folder() -> Path:
 
 
 def numbers(file: Path, shape: tuple[int, ...] = ()) -> np.ndarray:
-    """Read a JSON file that holds a list of nested lists of numbers, by way of the cache.
+    """Read a JSON file that holds a list of nested lists of numbers, through the cache.
 
-    The file is parsed in pieces: beyond the array it takes a few MB of memory, however large it is.
+    The file is parsed in pieces: besides the array, a file of any size needs a few MB of memory.
 
     Args:
         file: the JSON file.
@@ -119,7 +119,7 @@ def numbers(file: Path, shape: tuple[int, ...] = ()) -> np.ndarray:
         (N, *shape) float32, read-only.
 
     Raises:
-        UserError: naming the file, if it is missing, cut off, or holds anything but finite numbers in this shape.
+        UserError: the file is missing, cut off, or holds anything but finite numbers in this shape; the error names it.
     """
     return cached([file], lambda: {"numbers": _parse(file, shape)})["numbers"]
 
@@ -138,7 +138,7 @@ def _parse(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     content, opened, closed = bytearray(), 0, 0  # grows in place
     for piece in _pieces(file):
         opened, closed = opened + piece.count(b"["), closed + piece.count(b"]")
-        try:  # the brackets go: their number is checked instead
+        try:  # the brackets are removed; their number is checked instead
             content += np.array(piece.translate(None, b"[] \t\r\n").split(b","), np.float32).tobytes()
         except ValueError as error:
             raise UserError(f"{file}: must hold {wanted} ({error})") from None
@@ -147,7 +147,7 @@ def _parse(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(f"{file}: cut off after {len(values) // count} entries; download it again")
     lists = 1 + len(values) // count * sum(math.prod(shape[:level]) for level in range(len(shape)))  # one "[" each
     if len(values) % count or opened != lists:
-        raise UserError(f"{file}: must hold {wanted}, but its lists are of other lengths")
+        raise UserError(f"{file}: must hold {wanted}, but its lists have other lengths")
     values = values.reshape(-1, *shape)  # (N, *shape)
     wrong = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(-1))
     if len(wrong):
@@ -156,7 +156,7 @@ def _parse(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _pieces(file: Path) -> typing.Iterator[bytes]:
-    """Yield the file in pieces that end where a comma was."""
+    """Yield the file in pieces, cut at commas."""
     try:
         with file.open("rb") as content:
             content.seek(-min(64, file.stat().st_size), os.SEEK_END)

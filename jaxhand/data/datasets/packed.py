@@ -1,6 +1,7 @@
-"""A data set packed into a few ArrayRecord files with a checksum each: fast to copy, to read at random and to check.
+"""A data set packed into a few ArrayRecord files with a checksum each: fast to copy, to read in any order and to check.
 
-A folder holds `packed.json` (`Manifest`) and shards of records: each is MessagePack, with encoded image and depth.
+A folder holds `packed.json` (`Manifest`) and shards of records. A record is MessagePack with the encoded image and
+depth.
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) 
         file = folder / shard["file"]
         size = file.stat().st_size if file.is_file() else 0
         if size != shard["bytes"]:
-            raise UserError(f"{file}: {size:,} of {shard['bytes']:,} bytes are there: {again}")
+            raise UserError(f"{file}: has {size:,} of {shard['bytes']:,} bytes: {again}")
     indices = np.arange(entry["count"])
     if is_held_out:
         indices = np.array(held_out)
@@ -131,16 +132,16 @@ class PackedSet(EncodedImageSource):
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).split(";")[0]
             raise UserError(
-                f"{self._files[shard]} is damaged at record {i} ({reason}): pack the set again, whole files are kept"
+                f"{self._files[shard]} is damaged at record {i} ({reason}): pack the set again, intact files are kept"
             ) from None
 
 
 def encode(source: Source, i: int) -> bytes:
-    """Encode record i of a source as bytes that `PackedSet` reads back equal.
+    """Encode record i of a source as bytes from which `PackedSet` reads an equal record.
 
-    A source may offer the bytes of the image file as the first result of `encoded(i)`. They are kept where they decode
-    to the image of the record; else the image is packed as PNG. Depth becomes a PNG of 16 bits, or of four bytes where
-    it is not in whole mm.
+    A source may offer the bytes of the image file as the first result of `encoded(i)`. They are kept if they decode to
+    the image of the record; otherwise the image is packed as PNG. Depth becomes a PNG of 16 bits, or of four bytes
+    where it is not in whole mm.
     """
     record = source[i]
     fields = {key: value for key, value in vars(record).items() if value is not None}

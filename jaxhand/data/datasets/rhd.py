@@ -1,7 +1,7 @@
 """RHD v2: rendered people, 320x320, both hands, with depth; metres in the OpenCV frame, fingertips first.
 
-https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. Each split has one
-pickle with 42 joints per image, those of the left hand before those of the right.
+https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. Each split has one pickle
+with 42 joints per image: first the left hand, then the right hand.
 """
 
 from pathlib import Path
@@ -47,7 +47,7 @@ def load(
         An `RHD`; for a JSON file a `coco.CocoSet`.
 
     Raises:
-        UserError: naming the file of labels, if it is missing, damaged, or has other units or shapes.
+        UserError: the file of labels is missing, damaged, or has other units or shapes; the error names it.
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "training"
     if variant:

@@ -1,4 +1,4 @@
-"""Validation splits for sets that have none: whole groups of records are held out, the same for everyone."""
+"""Validation splits for sets without one: complete groups of records are held out, the same for every user."""
 
 import hashlib
 import typing
@@ -13,7 +13,7 @@ PARTS = 200  # groups that a set without sequences is cut into
 
 
 def held_out(groups: typing.Sequence, location: str | Path, *, seed: int = 0) -> np.ndarray:
-    """Choose the records that are held out: whole groups in the order of a seeded hash, until `SHARE` is reached.
+    """Choose the records that are held out: complete groups, in the order of a seeded hash, until `SHARE` is reached.
 
     Args:
         groups: (N,) the group of each record, such as its sequence: groups are never divided.
@@ -30,9 +30,9 @@ def held_out(groups: typing.Sequence, location: str | Path, *, seed: int = 0) ->
     if len(names) < 2:
         raise UserError(f"{location}: a single sequence, nothing can be held out of it; test on another set")
     order = np.array(sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest()))
-    before = np.cumsum(sizes[order]) - sizes[order]  # records of the groups that come earlier
+    before = np.cumsum(sizes[order]) - sizes[order]  # records in the groups before each
     chosen = np.zeros(len(names), bool)
-    chosen[order[:-1]] = before[:-1] < SHARE * len(group)  # some are left to train on
+    chosen[order[:-1]] = before[:-1] < SHARE * len(group)  # never the last group: training needs one
     return chosen[group]
 
 
@@ -40,8 +40,8 @@ def blocks(numbers: np.ndarray, count: int) -> np.ndarray:
     """Cut records into groups of neighbours, which are near copies of each other.
 
     Args:
-        numbers: (N,) the place of each record in the set, 0 to `count` - 1.
-        count: how many places there are.
+        numbers: (N,) the position of each record in the set, 0 to `count` - 1.
+        count: number of positions.
 
     Returns:
         (N,) groups, 0 to `PARTS` - 1.

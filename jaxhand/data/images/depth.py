@@ -46,6 +46,6 @@ def read_two_channels(file: Path, *, high: str, unit: float) -> np.ndarray:
     content = np.frombuffer(files.read_bytes(file), np.uint8)
     image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None  # (H, W, 3) blue, green, red
     if image is None or image.dtype != np.uint8 or image.shape[2:] != (3,):
-        raise UserError(f"{file}: not a whole depth image of 3 channels of 8 bits; download it again")
+        raise UserError(f"{file}: not a complete depth image of 3 channels of 8 bits; download it again")
     high_byte, low_byte = (image[..., c].astype(np.uint16) for c in ((2, 1) if high == "red" else (1, 2)))
     return (high_byte * 256 + low_byte) * np.float32(unit)

@@ -34,7 +34,7 @@ class EncodedImage:
 
     Args:
         content: the bytes of the file.
-        location: what errors call the image, such as "image PATH".
+        location: name of the image in error messages, such as "image PATH".
         exif: rotate and mirror the image as its EXIF orientation says.
     """
 
@@ -48,7 +48,7 @@ class EncodedImage:
 
         Args:
             path: the file.
-            labels: the place of its labels, such as "train.jsonl:3"; errors name it first.
+            labels: location of its labels, such as "train.jsonl:3"; error messages start with it.
 
         Raises:
             UserError: there is no such file.
@@ -64,7 +64,7 @@ class EncodedImage:
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
-        """The image as RGB (H, W, 3) uint8, also where it is grey, has alpha or 16 bits, or is turned by EXIF.
+        """The image as RGB (H, W, 3) uint8, upright by EXIF; grey, alpha and 16 bits are converted.
 
         Raises:
             UserError: it is not an image, or is cut off.
@@ -84,10 +84,10 @@ class EncodedImage:
         return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
 
     def decode_region(self, corners: np.ndarray, max_shrink: float) -> tuple[np.ndarray, np.ndarray]:
-        """Decode what a crop needs: a JPEG at 1, 1/2, 1/4 or 1/8 of its size, and down to the last row needed.
+        """Decode the part that a crop needs: a JPEG at 1, 1/2, 1/4 or 1/8 of its size, down to the last row needed.
 
         Args:
-            corners: (2, n) x, y px in the image; the region is what they surround.
+            corners: (2, n) x, y px in the image; the region is the area inside them.
             max_shrink: how many times smaller the result may be; the smallest size within it is decoded.
 
         Returns:
@@ -108,7 +108,7 @@ class EncodedImage:
             try:
                 pixels = simplejpeg.decode_jpeg(
                     cut or self.content, "RGB", min_height=h, min_width=w, buffer=scratch("decoded", (h, w, 3)),
-                    strict=cut is None,  # the rest of a cut file would count as an error
+                    strict=cut is None,  # a strict decoder refuses a cut file
                 )  # fmt: skip
                 return pixels, T @ block_centers(shrink)
             except ValueError:  # damaged, or of a kind that only OpenCV decodes
@@ -117,7 +117,7 @@ class EncodedImage:
 
     @functools.cached_property
     def _stored(self) -> tuple[int, int, int] | None:
-        """Width, height and EXIF orientation of a JPEG as it is stored; None for others, and where it is cut off."""
+        """Width, height and EXIF orientation of a JPEG as stored; None for other or truncated files."""
         complete = self.content.startswith(b"\xff\xd8") and self.content.endswith(b"\xff\xd9")
         size = image_size(self.content) if complete else None
         return size and (*size, orientation(self.content) if self.exif else 1)
@@ -143,7 +143,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def scratch(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a uint8 array in memory that this thread reuses for `purpose`: fresh memory costs as much as decoding."""
+    """Return a uint8 array in memory that this thread reuses for `purpose`: new memory costs as much as decoding."""
     count, kept = math.prod(shape), vars(_memory).get(purpose)
     if kept is None or kept.size < count:
         kept = vars(_memory)[purpose] = np.empty(count, np.uint8)
@@ -151,7 +151,7 @@ def scratch(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _upright(orientation: int, width: int, height: int) -> np.ndarray:
-    """3x3 matrix from the coordinates of stored pixels (width x height) to those of the upright image."""
+    """3x3 matrix from the coordinates of stored pixels (width x height) to coordinates of the upright image."""
     swapped, x_reversed, y_reversed = _ORIENTATIONS.get(orientation, (False, False, False))
     matrix = np.eye(3)
     if swapped:

@@ -7,7 +7,7 @@ _FRAME_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0x
 
 
 def read_image_size(read: typing.Callable[[int], bytes], count: int) -> tuple[int, int] | None:
-    """Return `image_size` of an image of `count` bytes, which `read(n)` reads: often the first few kB are enough."""
+    """Return `image_size` of an image of `count` bytes; `read(n)` reads its next n. A few kB are often enough."""
     first = read(min(4096, count))
     return image_size(first) or image_size(first + read(count - len(first)))
 

@@ -29,7 +29,7 @@ FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # no scene is in tw
 MAX_COUNT = 1 << 30
 MESH_BATCH = 512
 _ALL_VALID = np.ones(21, np.float32)
-# Changes with the code that makes the images: a cache of other code is never read. Taken at import, with the code.
+# Changes with the code that renders the images, so a cache from other code is never read. Computed at import.
 _CODE_VERSION = files.code_fingerprint(__file__, *(module.__file__ for module in (body, scene, raytrace, render)))[:8]
 
 
@@ -137,7 +137,8 @@ def render_range(
         1 hand and forearm, 2 the held object.
     """
     arrays: dict[str, np.ndarray] = {}
-    chunk_size = 64 if size <= 80 else 16  # images: more are fewer calls, until they exceed the processor's cache
+    # Images per call: more need fewer calls, but must fit in the processor's cache.
+    chunk_size = 64 if size <= 80 else 16
 
     def fill(start: int) -> int:
         chunk = _render_chunk(seed, first + start + np.arange(chunk_size), size, view)

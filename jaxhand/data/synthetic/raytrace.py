@@ -20,7 +20,7 @@ TILE, GROUP = 8, 128  # px, tiles traced together
 BLEND_MM = 2.6  # width of the smooth minimum that joins the cones
 SHADE_MM = 7.0  # distance from the skin within which other parts of the hand darken it
 FAR_MM = 1e5  # distance of a ray that hits nothing
-_MARGIN_MM = 9.0  # around a cone, where it still blends or darkens
+_MARGIN_MM = 9.0  # within which a cone still blends with others or darkens them
 _ROWS = 32  # of the table of cones: the 28, then padding that no ray hits
 
 

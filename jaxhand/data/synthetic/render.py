@@ -110,7 +110,7 @@ def _background(scene: Scene, ray, u, v):
 def _shadow(scene: Scene, wall: tuple, hand: jax.Array) -> jax.Array:
     """The share of light (S, S) that reaches points of the wall.
 
-    It walks from the wall towards the light: a point a little behind the skin lies in the hand.
+    It steps from the wall towards the light; a point a little behind the visible skin counts as inside the hand.
 
     Args:
         scene: the light and the wall.
@@ -185,7 +185,7 @@ def _expose(scene: Scene, color, noise) -> jax.Array:
 
 
 def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
-    """Turn exact depth into that of a depth camera, (S, S) uint16 mm: noise that grows with the distance, holes and
+    """Turn exact depth into a depth camera's image, (S, S) uint16 mm: noise that grows with the distance, holes and
     flying pixels at edges, a shadow next to near objects, a few round holes, whole millimetres."""
     strength, share, shadow, flying, bias = scene.sensor
     sides = *_neighbours(depth, 0), *_neighbours(depth, 1)

@@ -15,12 +15,12 @@ VIEWS = ("front", "all")
 NUM_CLUTTER, NUM_HOLES = 7, 3
 _FRONT_TURN = np.deg2rad([40, 35, 35]).astype(np.float32)  # roll, pitch, yaw, ±
 _FINGERS_UP = np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]], np.float32)  # hand → camera, its back to the camera
-# Skin tones from dark to light, sRGB: real skins lie close to one curve; a person has a place on it and some hue.
+# Skin tones from dark to light, sRGB: real skins lie close to one curve; a person has a position on it and a hue.
 _SKIN = np.array([[0.24, 0.14, 0.10], [0.42, 0.26, 0.18], [0.63, 0.43, 0.32], [0.80, 0.59, 0.46], [0.93, 0.75, 0.65]])
 
 
 class Scene(typing.NamedTuple):
-    """One scene, unbatched. Places in the image are fractions of its side, -0.5 to 0.5 from its centre."""
+    """One scene, unbatched. Positions in the image are fractions of its side, -0.5 to 0.5 from its centre."""
 
     pose: jax.Array  # (24,)
     shape: jax.Array  # (10,)
@@ -54,10 +54,10 @@ class Scene(typing.NamedTuple):
 
 
 def sample_scene(numbers: jax.Array, view: str) -> Scene:
-    """Make the scene of random numbers.
+    """Build a scene from random numbers.
 
     Args:
-        numbers: those of `body.random_numbers(seed, index)`.
+        numbers: from `body.random_numbers(seed, index)`.
         view: one of `VIEWS`.
     """
     draws = body.Draws(numbers)
@@ -150,7 +150,7 @@ def _skin(draws: body.Draws) -> jax.Array:
 
 
 def _surface_colors(draws: body.Draws, count: int, saturation: float) -> jax.Array:
-    """Mostly grey, brown and pale colours (count, 3), linear light, of at most this saturation."""
+    """Mostly grey, brown and pale colours (count, 3), linear light, with at most this saturation."""
     value, hue, colorful, warm = draws.uniform(4, count, 1)
     phase = hue * np.float32(2 * np.pi) + np.float32(2 * np.pi / 3) * np.arange(3, dtype=np.float32)
     tint = jnp.where(warm < 0.5, np.float32([0.25, 0.02, -0.27]), jnp.cos(phase) * 0.7)

@@ -172,7 +172,8 @@ def target_vertices(
 ) -> jax.Array:
     """Where vertices in the rest pose should be, so that the posed vertices are on the skin of their hands.
 
-    Each vertex is moved onto the skin, and along it: as far from its neighbours as in the rest pose, near its start.
+    Each vertex is moved onto the skin and then along it, so that its distances to its neighbours are those of the rest
+    pose and it stays near its start.
 
     Args:
         points: (N, V, 3) vertices in the rest pose, one set for each of N hands.

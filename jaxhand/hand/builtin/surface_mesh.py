@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxhand.hand.builtin import body
 
-# Width of the smooth minimum. The renderer draws with 2.6, within the outlines of the bare cones; this is in between.
+# Width of the smooth minimum. The renderer's 2.6 stays within the outlines of the bare cones; this is a compromise.
 BLEND_MM = 2.3
 WRIST_MM, ROUND_MM = -15.0, 1.5  # end of the hand along y, and width of the rounded rim there
 GRID_MM, LOW_MM, HIGH_MM = 1.2, (-105, -21, -75), (75, 215, 40)  # grid of the fine mesh, and the corners of its box

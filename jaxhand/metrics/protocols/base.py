@@ -1,4 +1,4 @@
-"""What every benchmark's protocol takes and returns, and how a set is scored piece by piece."""
+"""The interface of a benchmark's protocol, and functions to score a set piece by piece."""
 
 import inspect
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxhand.config import UserError
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers of a set under one protocol; nothing that is not finite is hidden."""
+    """Scores of a set under one protocol; values that are not finite are not hidden."""
 
     values: dict[str, float]  # in the official code's names and units
     samples: dict[str, np.ndarray]  # (N,) each; NaN for a sample that the protocol leaves out
@@ -24,7 +24,7 @@ class Scores:
 class Protocol:
     """How a benchmark's official code scores predictions.
 
-    The shapes are those of one sample: an int, a choice of ints, or None for any number.
+    Shapes are per sample; each size is an int, a choice of ints, or None for any number.
     """
 
     name: str

@@ -26,7 +26,7 @@ def dexycb(pred: dict, gt: dict) -> Scores:
 
     Args:
         pred: `joints` (N, 21, 3) mm, in DexYCB's joint order.
-        gt: the same of the labels.
+        gt: the labels, in the same form.
 
     Raises:
         UserError: no sample shows a hand.

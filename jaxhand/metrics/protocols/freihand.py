@@ -72,15 +72,16 @@ def freihand(pred: dict, gt: dict, *, imitate_missing_scale: bool = False) -> Sc
 
     Args:
         pred: `xyz` (N, 21, 3) m, and optional `verts` (N, V, 3) m.
-        gt: the same of the labels. Where V differs, the vertices are aligned by the joints, not by themselves, and only
-            their F-scores are measured.
-        imitate_missing_scale: then align by the joints exactly as the official code does, see `align_by_joints`.
+        gt: the labels, in the same form. Where V differs, the vertices are aligned by the joints, not by themselves,
+            and only their F-scores are measured.
+        imitate_missing_scale: in that case, align by the joints exactly as the official code does, see
+            `align_by_joints`.
     """
     return _score(pred, gt, ("xyz", "xyz_al"), imitate_missing_scale)
 
 
 def ho3d(pred: dict, gt: dict, *, imitate_missing_scale: bool = False) -> Scores:
-    """As `freihand`, and joints aligned by scale and translation; in HO-3D's joint order and OpenGL frame."""
+    """Errors as `freihand`, and of joints aligned by scale and translation; HO-3D's joint order and OpenGL frame."""
     return _score(pred, gt, ("xyz", "xyz_procrustes_al", "xyz_scale_trans_al"), imitate_missing_scale)
 
 

@@ -25,7 +25,7 @@ def _distances(pred, gt, keypoints):
 def hamer(pred: dict, gt: dict, *, keypoint_list: tuple[int, ...] | None = None) -> Scores:
     """Wrist-relative errors and Procrustes-aligned ones without mirroring (`mode_re`), mm, of the joints in a list.
 
-    Every sample counts, as in the official code: leave out those without a 3D label before.
+    Every sample counts, as in the official code: remove samples without a 3D label before.
 
     Args:
         pred: `keypoints_3d` (N, 21, 3) m.
@@ -52,7 +52,7 @@ def hamer(pred: dict, gt: dict, *, keypoint_list: tuple[int, ...] | None = None)
 
 
 def hint(pred: dict, gt: dict) -> Scores:
-    """PCK of the joints in the image whose confidence is > 0.5, by the longer side of the annotated box.
+    """PCK of the 2D joints with a confidence > 0.5; distances are divided by the longer side of the annotated box.
 
     Points are in pixels of the uncropped image, left hands not mirrored; `box_size` in pixels, without the margin of
     the crop: the maximum of `scale` in HaMeR's files. The mean over joints leaves out one that is never valid (NaN

@@ -28,7 +28,7 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
 
     Args:
         pred: `joints` (N, 42, 3) mm; optional `hand_type` (N, 2) and `rel_root` (N, 3) mm, the vector between the
-            wrists, by default that of the predicted joints.
+            wrists, by default computed from the predicted joints.
         gt: `joints` (N, 42, 3) mm, `joint_valid` (N, 42), `hand_type` (N,) text; optional `hand_type_valid` (N,).
         averaging: "interhand" takes the mean of every joint over its valid samples, then over the 42 joints, also the
             wrists, whose error is 0; "mmpose" takes the mean over all valid entries. A joint that is never valid is
@@ -69,12 +69,12 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
 
 
 def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_depth) -> dict[str, np.ndarray]:
-    """InterNet's outputs → the joints and the vector between the wrists that `interhand` reads, as its `evaluate` does.
+    """InterNet's outputs → joints and the vector between the wrists, for `interhand`, as InterNet's `evaluate` does.
 
     Args:
         joint_coord: (N, 42, 3) x, y, z in cells of the 64^3 volume, which covers the 256 px crop and 400 mm of depth.
         rel_root_depth: (N,) depth of the left wrist behind the right one in 64 cells over 400 mm.
-        inv_trans: (N, 2, 3) affine from pixels of the crop to those of the image.
+        inv_trans: (N, 2, 3) affine from pixels of the crop to pixels of the image.
         focal: (2,) or (N, 2) px.
         princpt: (2,) or (N, 2) px.
         abs_depth: (N, 2) mm of the right and the left wrist.
