@@ -19,7 +19,7 @@ def main() -> None:
     config = configs.load("quickstart")
     state = Trainer(config, make_mesh(), total_steps=1000).init()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6
-    items = {name: state[name] for name in ("params", "rest", "optimizer")}
+    items = {"params": state["params"], "rest": state["batch_stats"], "optimizer": state["optimizer"]}
     blocked = []
     with tempfile.TemporaryDirectory() as workdir:
         checkpoints = Checkpoints(workdir, keep_every_steps=0)

@@ -224,7 +224,7 @@ def keep_busy(source, arguments) -> None:
         return 64 * count / (time.perf_counter() - begin)
 
     def on_devices(batch: dict) -> dict:
-        return to_global({key: value for key, value in batch.items() if key != "index"}, trainer.mesh)
+        return to_global(batch, trainer.device_mesh)
 
     kept = on_devices(next(batches))
     steps(2, True)

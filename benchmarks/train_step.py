@@ -34,9 +34,9 @@ def main() -> None:
     del batch["index"]
 
     trainer = Trainer(config, make_mesh(), total_steps=1000)
-    state, on_device = trainer.init(), to_global(batch, trainer.mesh)
+    state, on_device = trainer.init(), to_global(batch, trainer.device_mesh)
     network, optimizer, tensors = pytorch(config, state["params"], batch)
-    predictions = trainer.test_step(state["params"], state["rest"], on_device)[0]
+    predictions = trainer.eval_step(state["params"], state["batch_stats"], on_device)[0]
     ours = float(predictions["loss"]) / arguments.batch_size
     theirs = torch_dense.loss(network(as_float(tensors)), tensors, config.loss).item()
     print(f"loss before training: JAX {ours:.6f}, PyTorch {theirs:.6f}")

@@ -18,17 +18,20 @@ def __dir__() -> list[str]:
 
 
 def load(path, *, batch_size: int = 32):
-    """Return the best model of a run as a function: photographs and boxes in, a dictionary of arrays out.
+    """Load the best model of a run folder as a function from images and boxes to arrays.
 
-    `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`; the docstring of
-    `jaxhand.inference.predictor.Predictor` lists all arguments and results.
+    `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`
 
     Args:
         path: run folder.
-        batch_size: how many hands are predicted together, at most.
+        batch_size: the most hands that go through the model in one batch; a power of two.
+
+    Returns:
+        A `jaxhand.inference.predictor.Predictor`; its `__call__` lists the arguments and the returned arrays.
 
     Raises:
-        UserError: the folder holds no run, or its parameters do not fit the model of its config.
+        UserError: the folder holds no run, its parameters do not fit the model of its config, or `batch_size` is not a
+            power of two.
     """
     from jaxhand.inference.predictor import Predictor  # here, so that importing jaxhand imports no JAX
 

@@ -102,10 +102,10 @@ def _prepare(out: Path) -> None:
     """Check that no checkpoints are where a run folder will be written, and choose the CPU."""
     import jax
 
-    from jaxhand.training import step_files
+    from jaxhand.training import checkpoint_files
 
     jax.config.update("jax_platforms", "cpu")  # zero-copy device_put is CPU-only
-    if step_files.steps(out / "checkpoints"):
+    if checkpoint_files.steps(out / "checkpoints"):
         raise UserError(f"{out} holds checkpoints already: choose another folder")
 
 
@@ -114,10 +114,10 @@ def _write(kind: str, path: Path, out: Path, found) -> None:
     import jax
 
     from jaxhand import config as configs
-    from jaxhand.training import folder
+    from jaxhand.training import run_dir
     from jaxhand.training.checkpoint import Checkpoints
 
-    folder.prepare(out, found.config)
+    run_dir.prepare(out, found.config)
     trees = {"params": found.params, "rest": found.non_trainable}
     trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # takes them over, nothing is copied
     origin = {"kind": kind, "file": str(path), "partial": found.partial}

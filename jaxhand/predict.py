@@ -1,196 +1,146 @@
-"""Read hands in photographs: `python -m jaxhand.predict WORKDIR IMAGE… [--boxes FILE] [--detector MODULE:FUNCTION]`.
+"""Predict the hands in images: `jaxhand predict WORKDIR IMAGE...`; `--help` lists the options.
 
-Writes pictures of the skeletons and, where the model has one, the mesh; joints.json with pixels and millimetres; and the
-meshes as OBJ (mm, x right, y down, z forward) and GLB (metres, y up), a file an image and an object a hand.
+Writes, for each image, a picture with the skeletons and, where the model has a mesh, a picture with the meshes and the
+meshes themselves as OBJ (mm, x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has
+the joints of all hands in px and mm.
 """
 
 import argparse
-import itertools
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand import models
 from jaxhand.config import UserError
-from jaxhand.data.images.depth import read_grey
-from jaxhand.data.images.encoded import read_image
 from jaxhand.hand import mesh_files
-from jaxhand.hand.draw import draw_mesh, draw_skeleton, upscale, write_png
-from jaxhand.hand.skeleton import JOINT_NAMES
-from jaxhand.inference import boxes
+from jaxhand.inference.boxes import NO_HANDS, HandBoxes, read_boxes
+from jaxhand.inference.detection import load_detector
+from jaxhand.inference.image_files import predict_files
+from jaxhand.inference.output import PredictionWriter
 from jaxhand.inference.predictor import Predictor
 from jaxhand.training import runtime
 
-AT_ONCE = 16  # images that are in memory together
-_JSON = {  # name in joints.json → the predictor's, and digits
-    "bbox": ("boxes", 3),
-    "K": ("K", 6),
-    "joints_2d": ("keypoints_2d", 2),
-    "joints_3d": ("keypoints_3d", 2),
-    "camera_translation": ("camera_translation", 2),
-    "mano_pose": ("mano_pose", 5),
-    "mano_shape": ("mano_shape", 5),
-}
-_UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
+_EXAMPLES = """examples:
+  one hand, which fills the photograph:
+    jaxhand predict runs/quickstart photo.jpg --hand left
+  several hands per photograph, whose boxes are in a file, and a known camera:
+    jaxhand predict runs/quickstart *.jpg --boxes hands.jsonl --K 1400 1400 959.5 539.5
+  hands that a detector finds:
+    jaxhand predict runs/quickstart *.jpg --detector jaxhand.interop.mediapipe:detect
+"""
 
 
 def main() -> int:
-    """Parse the command line, predict, draw and write; the exit code."""
-    arguments = _arguments()
-    listed = boxes.read(arguments.boxes) if arguments.boxes else {}
-    images = arguments.images or [Path(name) for name in listed]
-    if not images:
-        raise UserError("name a photograph, or a file of --boxes that names some")
-    if listed and not any(os.path.realpath(image) in listed for image in images):
-        raise UserError(f"{arguments.boxes} has no hand of {images[0]}; it has hands of {next(iter(listed))}")
-    if arguments.depth and len(arguments.depth) != len(images):
-        raise UserError(f"--depth must name a file for each of the {len(images)} images, got {len(arguments.depth)}")
-    detect = boxes.detector(arguments.detector) if arguments.detector else None
+    """Parse the command line, predict and write; returns the exit code."""
+    arguments = _parse_arguments()
+    paths, find_hands = _images_and_hands(arguments)
     runtime.use_compilation_cache()
     predictor = Predictor(arguments.workdir)
     if arguments.mesh not in (None, "none") and not models.find(predictor.config.model.name).has_mesh:
         raise UserError(f"--mesh {arguments.mesh}: the model {predictor.config.model.name} has no mesh")
-    output = _Output(arguments.out or arguments.workdir / "predictions", arguments.mesh)
-    guessed = 0
-    try:
-        for start in range(0, len(images), AT_ONCE):
-            records, scores, photographs = [], [], []
-            for number, path in enumerate(images[start : start + AT_ONCE], start=start):
-                image = read_image(path)
-                hands = listed.get(os.path.realpath(path), boxes.NONE) if arguments.boxes else None
-                hands = detect(image) if detect else hands
-                depth = read_grey(arguments.depth[number], *image.shape[1::-1]) if arguments.depth else None
-                K = _camera(predictor, image, hands, arguments)
-                guessed += K is None
-                try:
-                    where = (arguments.bbox, arguments.hand) if hands is None else (hands.boxes, hands.sides)
-                    found = predictor.records(image, *where, K, depth)
-                except UserError as error:
-                    raise UserError(f"{path}: {error}") from None
-                photographs.append((path, image, slice(len(records), len(records) + len(found))))
-                records += found
-                scores += hands.scores if hands else [None]
-            predictions = predictor.of_records(records) | {"score": np.array(scores, object)}
-            for path, image, rows in photographs:
-                output.add(path, image, {key: values[rows] for key, values in predictions.items()})
-    finally:
-        output.finish()
-    if guessed:
-        print(f"the camera is not known of {guessed} images: distances are a guess; give --focal, --K or K in --boxes")
+    mesh_kinds = {None: mesh_files.KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
+    options = {"K": arguments.K, "focal": arguments.focal, "depth_paths": arguments.depth}
+    guessed_cameras = 0
+    with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds) as writer:
+        for prediction in predict_files(predictor, paths, find_hands, **options):
+            writer.add(prediction)
+            guessed_cameras += not prediction.camera_known
+    if guessed_cameras:
+        print(
+            f"the camera of {guessed_cameras} images is not known, so distances are a guess: "
+            "set --focal or --K, or give K in the file of --boxes"
+        )
     return 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="jaxhand predict", description=__doc__.splitlines()[0])
-    parser.add_argument("workdir", type=Path, help="run folder")
-    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="photographs (default: those of --boxes)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--boxes", type=Path, metavar="FILE", help="JSON or JSON Lines of hands: image, bbox, hand, K")
-    where.add_argument(
-        "--detector", metavar="MODULE:FUNCTION", help="finds the hands of an image: jaxhand.inference.boxes"
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="jaxhand predict",
+        description="Predict the 3D joints, and the mesh where the model has one, of the hands in images.\n"
+        "Writes pictures, mesh files and joints.json (px and mm).",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    where.add_argument(
-        "--bbox",
-        type=float,
-        nargs=4,
-        metavar=("X0", "Y0", "X1", "Y1"),
-        help="box around the hand in px (default: the whole image is the crop)",
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="run folder of a trained or converted model")
+    parser.add_argument(
+        "images", type=Path, nargs="*", metavar="IMAGE", help="image files (default: all images that --boxes names)"
     )
-    parser.add_argument("--hand", choices=("right", "left"), help="which hand it is (default: right)")
-    camera = parser.add_mutually_exclusive_group()
-    camera.add_argument("--K", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="camera of the images, px")
-    camera.add_argument("--focal", type=float, help="its focal length alone, px (default: what the model imagines)")
-    parser.add_argument("--depth", type=Path, nargs="+", metavar="FILE", help="a 16-bit PNG in mm for every image")
-    parser.add_argument("--mesh", choices=(*mesh_files.KINDS, "none"), help="files of the mesh (default: obj and glb)")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: WORKDIR/predictions)")
+    hands = parser.add_argument_group(
+        "where the hands are", "At most one of --boxes, --detector and --bbox; without them, one hand fills each image."
+    )
+    source = hands.add_mutually_exclusive_group()
+    source.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help='JSON or JSON Lines file with one entry per hand: {"image": path, "bbox": [x0, y0, x1, y1], "hand": '
+        '"right" or "left", "K": 3x3}; hand (default: right) and K are optional',
+    )
+    source.add_argument(
+        "--detector",
+        metavar="MODULE:FUNCTION",
+        help="Python function that finds the hands in an image, from an installed module or a file in the current "
+        "folder; jaxhand.interop.mediapipe:detect is included. How to write one: "
+        "python -m pydoc jaxhand.inference.detection",
+    )
+    source.add_argument(
+        "--bbox", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="box of the one hand in each image, px"
+    )
+    hands.add_argument("--hand", choices=("right", "left"), help="side of the one hand in each image (default: right)")
+    camera = parser.add_argument_group(
+        "camera", "Distances in mm are right only for the right focal length; without these, it is a guess."
+    ).add_mutually_exclusive_group()
+    camera.add_argument(
+        "--K", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="camera matrix of the images, px"
+    )
+    camera.add_argument(
+        "--focal", type=float, metavar="PX", help="focal length only, px; the principal point is the image centre"
+    )
+    parser.add_argument(
+        "--depth", type=Path, nargs="+", metavar="FILE", help="16-bit PNG in mm for each image, in the same order"
+    )
+    parser.add_argument(
+        "--mesh", choices=(*mesh_files.KINDS, "none"), help="kind of the mesh files (default: both obj and glb)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: WORKDIR/predictions)")
     arguments = parser.parse_intermixed_args()
     if arguments.focal is not None and not 0 < arguments.focal < np.inf:
         raise UserError(f"--focal must be positive, in px, got {arguments.focal}")
-    if arguments.K is not None and not (np.isfinite(arguments.K).all() and min(arguments.K[:2]) > 0):
-        raise UserError(f"--K must be FX FY CX CY in px, with positive FX and FY, got {arguments.K}")
+    if arguments.K is not None:
+        if not (np.isfinite(arguments.K).all() and min(arguments.K[:2]) > 0):
+            raise UserError(f"--K must be FX FY CX CY in px, with positive FX and FY, got {arguments.K}")
+        fx, fy, cx, cy = arguments.K
+        arguments.K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     if arguments.bbox is not None and not (np.diff(np.reshape(arguments.bbox, (2, 2)), axis=0) > 0).all():
         raise UserError(f"--bbox must be X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, got {arguments.bbox}")
     if arguments.hand and (arguments.boxes or arguments.detector):
-        raise UserError("--hand is for one hand an image; --boxes and --detector say themselves which hand it is")
+        raise UserError("--hand is for one hand per image; with --boxes or --detector, each hand has its own side")
     return arguments
 
 
-def _camera(predictor: Predictor, image: np.ndarray, hands: boxes.Hands | None, arguments) -> np.ndarray | None:
-    """K (3, 3) of an image, as its boxes or else the command line say, or None."""
-    K = None if hands is None else hands.K
-    if K is None and arguments.K:
-        fx, fy, cx, cy = arguments.K
-        K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    elif K is None and arguments.focal:
-        K = predictor.rule.camera(*image.shape[1::-1])
-        K[0, 0] = K[1, 1] = arguments.focal
-    return K
-
-
-class _Output:
-    """The folder of predictions: pictures and meshes of every image at once, joints.json at the end."""
-
-    def __init__(self, folder: Path, mesh: str | None):
-        self.folder, self.hands, self.stems, self.images = folder, [], set(), 0
-        self.kinds = mesh_files.KINDS if mesh is None else [mesh] * (mesh != "none")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-
-    def add(self, path: Path, image: np.ndarray, found: dict) -> None:
-        """Draw and write the hands found in an image."""
-        if not np.isfinite(found["keypoints_3d"]).all():
-            raise UserError(f"{path}: the predicted joints are not finite; the model's parameters are broken")
-        names = itertools.chain([path.stem], (f"{path.stem}_{i}" for i in itertools.count(2)))
-        stem = next(name for name in names if name not in self.stems)  # photographs of one name in many folders
-        self.stems.add(stem)
-        self.images += 1
-        if not len(found["is_right"]):
-            print(f"{path}: no hand")
-            return
-        files = {"overlay": f"{stem}_joints.png"}
-        scale = max(1, 512 // max(image.shape[:2]))
-        drawn = upscale(image, scale)
-        for pixels in found["keypoints_2d"]:
-            drawn = draw_skeleton(drawn, (pixels + 0.5) * scale - 0.5, scale=1)  # pixel centres stay pixel centres
-        write_png(self.folder / files["overlay"], drawn)
-        if "vertices" in found:
-            files |= {"mesh_overlay": f"{stem}_mesh.png"} | {kind: f"{stem}.{kind}" for kind in self.kinds}
-            self._write_meshes(files, image, scale, found)
-        for i, right in enumerate(found["is_right"]):
-            side, score = ("right" if right else "left"), found["score"][i]
-            self.hands.append({"image": str(path), "hand": side} | ({} if score is None else {"score": score}) | files)
-            for name, (key, digits) in _JSON.items():
-                if key in found:
-                    self.hands[-1][name] = np.round(np.float64(found[key][i]), digits).tolist()
-        print(f"{path} -> {self.folder / files['overlay']}")
-
-    def _write_meshes(self, files: dict, image: np.ndarray, scale: int, found: dict) -> None:
-        count, size = found["vertices"].shape[:2]
-        vertices, faces = found["vertices"].reshape(-1, 3), found["faces"] + size * np.arange(count)[:, None, None]
-        picture = draw_mesh(image, vertices, faces.reshape(-1, 3), found["K"][0], scale=scale)
-        write_png(self.folder / files["mesh_overlay"], picture)
-        meshes = {
-            f"{'right' if right else 'left'}_{i}": (found["vertices"][i], found["faces"][i])
-            for i, right in enumerate(found["is_right"])
-        }
-        for kind in self.kinds:
-            mesh_files.write(self.folder / files[kind], meshes)
-
-    def finish(self) -> None:
-        """Write joints.json of all that was added, also where an error ends the command early."""
-        if not self.images:
-            return
-        path = self.folder / "joints.json"
-        content = {"joint_names": list(JOINT_NAMES), "units": _UNITS, "hands": self.hands}
-        try:
-            path.write_text(json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
-        print(f"{len(self.hands)} hands of {self.images} images -> {path}")
+def _images_and_hands(arguments: argparse.Namespace) -> tuple[list[Path], Callable[[Path, np.ndarray], HandBoxes]]:
+    """The image files, and the function that returns the hands of one of them."""
+    paths = arguments.images
+    if arguments.boxes:
+        listed = read_boxes(arguments.boxes)
+        paths = paths or [Path(name) for name in listed]
+        if listed and not any(os.path.realpath(path) in listed for path in paths):
+            raise UserError(f"{arguments.boxes} has no hand of {paths[0]}; it has hands of {next(iter(listed))}")
+        find_hands = lambda path, image: listed.get(os.path.realpath(path), NO_HANDS)  # noqa: E731
+    elif arguments.detector:
+        detect = load_detector(arguments.detector)
+        find_hands = lambda path, image: detect(image)  # noqa: E731
+    else:
+        box = None if arguments.bbox is None else np.array([arguments.bbox])
+        one_hand = HandBoxes(box, [arguments.hand or "right"], [None])
+        find_hands = lambda path, image: one_hand  # noqa: E731
+    if not paths:
+        raise UserError("name at least one image, or a file of --boxes that has some")
+    if arguments.depth and len(arguments.depth) != len(paths):
+        raise UserError(f"--depth must name a file for each of the {len(paths)} images, got {len(arguments.depth)}")
+    return paths, find_hands
 
 
 if __name__ == "__main__":

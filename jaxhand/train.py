@@ -11,7 +11,7 @@ from jaxhand.training import runtime
 
 
 def main() -> int:
-    """Parse the command line and train; the exit code."""
+    """Parse the command line and train; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jaxhand train", description="Train a network.")
     given = "YAML file, or the name of one in configs/ (default: quickstart)"
     parser.add_argument("--config", type=Path, default="quickstart", help=given)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from jaxhand import evaluate, predict
-from jaxhand.training import step_files, testing
+from jaxhand.training import checkpoint_files, eval_loop
 
 
 def best_meta(workdir):
-    metas = step_files.metas(workdir / "checkpoints")
-    return metas[step_files.best(metas)]
+    metas = checkpoint_files.metas(workdir / "checkpoints")
+    return metas[checkpoint_files.best(metas)]
 
 
 def test_evaluate(finished, call):
@@ -84,20 +84,20 @@ def test_evaluate_names_what_does_not_fit(finished, call):
 
 def test_no_optimizer_is_built(finished, monkeypatch):
     monkeypatch.setattr("jaxhand.training.optimizer.build", lambda *_, **__: pytest.fail("an optimizer was built"))
-    tester, best = testing.load_best(finished)
-    assert best.optimizer is None and not hasattr(tester, "tx")
+    eval_model, best = eval_loop.load_best(finished)
+    assert best.optimizer is None and not hasattr(eval_model, "tx")
 
 
 def test_an_infinite_metric_is_null_in_json(finished, call, monkeypatch):
     """JSON has no word for infinity."""
-    load_best = testing.load_best
+    load_best = eval_loop.load_best
 
-    def broken(workdir):
-        tester, best = load_best(workdir)
+    def broken(workdir, **options):
+        eval_model, best = load_best(workdir, **options)
         best.params["stem"]["kernel"] = best.params["stem"]["kernel"] * np.nan
-        return tester, best
+        return eval_model, best
 
-    monkeypatch.setattr(testing, "load_best", broken)
+    monkeypatch.setattr(eval_loop, "load_best", broken)
     code, output, _ = call(evaluate.main, finished)
     assert code == 0 and "22 predictions not finite" in output and "MPJPE: inf mm" in output
     text = (finished / "evaluation.json").read_text()

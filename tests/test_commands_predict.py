@@ -1,4 +1,4 @@
-"""`predict` on the tiny run and on a model with a mesh: what it prints, writes and refuses."""
+"""`predict` with the tiny run and with a mesh model: what it prints and writes, and its errors."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from jaxhand import config as configs
 from jaxhand import predict
 from jaxhand.hand.builtin import surface
 from jaxhand.hand.skeleton import JOINT_NAMES
-from jaxhand.inference import predictor
+from jaxhand.inference import image_files, predictor
 from jaxhand.models.hamer import Hamer
 from jaxhand.training import step
 from jaxhand.training.sharding import make_mesh
@@ -28,7 +28,7 @@ def arrays(hand):
     return np.array(hand["joints_2d"]), np.array(hand["joints_3d"])
 
 
-def test_one_hand_an_image(finished, photographs, call):
+def test_one_hand_per_image(finished, photographs, call):
     images = [photographs / "images" / f"{i}.png" for i in range(3)]
     code, output, errors = call(predict.main, finished, *images)
     assert (code, errors) == (0, "")
@@ -41,15 +41,15 @@ def test_one_hand_an_image(finished, photographs, call):
         overlay = cv2.imread(str(folder / hand["overlay"]))
         assert overlay.shape == (512, 512, 3)
         assert f"{image} -> {folder / hand['overlay']}" in output
-        pixels = np.array(hand["joints_3d"]) @ np.array(hand["K"]).T  # the two agree about the camera
+        pixels = np.array(hand["joints_3d"]) @ np.array(hand["K"]).T  # 2D is the projection of 3D
         np.testing.assert_allclose(pixels[:, :2] / pixels[:, 2:], hand["joints_2d"], atol=0.1)
     assert f"3 hands of 3 images -> {folder / 'joints.json'}" in output
-    assert "camera is not known" in output  # so distances are a guess
+    assert "the camera of 3 images is not known" in output  # so distances are a guess
     assert sorted(path.name for path in folder.iterdir()) == [f"{i}_joints.png" for i in range(3)] + ["joints.json"]
 
 
 def test_a_left_hand(finished, photographs, call, tmp_path):
-    """A mirrored image called left gives the mirrored hand."""
+    """A mirrored image with `--hand left` has the mirrored prediction."""
     path, mirrored = photographs / "images" / "4.png", tmp_path / "left.png"
     image = cv2.imread(str(path))
     cv2.imwrite(str(mirrored), image[:, ::-1])
@@ -67,7 +67,7 @@ def test_a_left_hand(finished, photographs, call, tmp_path):
         np.testing.assert_allclose(left_points, points * [-1, 1, 1], atol=0.011)
 
 
-def test_images_of_one_name(finished, photographs, call, tmp_path):
+def test_images_of_the_same_name(finished, photographs, call, tmp_path):
     paths = []
     for i, name in enumerate(["a/hand.png", "b/hand.png", "b/hand.jpg", "c/hand_2.png"]):
         path = tmp_path / name
@@ -82,8 +82,8 @@ def test_images_of_one_name(finished, photographs, call, tmp_path):
 
 
 def test_more_images_than_are_read_at_once(finished, photographs, call, monkeypatch):
-    """In their order, and each as if it were alone."""
-    monkeypatch.setattr(predict, "AT_ONCE", 4)
+    """The order is kept, and each prediction equals that of the image alone."""
+    monkeypatch.setattr(image_files, "IMAGES_IN_MEMORY", 4)
     images = [photographs / "images" / f"{i}.png" for i in range(11)]
     assert call(predict.main, finished, *images)[0] == 0
     together = read_joints(finished / "predictions")
@@ -93,8 +93,8 @@ def test_more_images_than_are_read_at_once(finished, photographs, call, monkeypa
         np.testing.assert_allclose(one, other, atol=0.02)
 
 
-def test_boxes_of_several_hands_an_image(finished, photographs, call, tmp_path):
-    """The hands of a file; what is written is such a file again, and says the same."""
+def test_boxes_of_several_hands_per_image(finished, photographs, call, tmp_path):
+    """Hands from a file of boxes; joints.json is such a file again, and leads to the same predictions."""
     K = [[90.0, 0, 30], [0, 91.0, 33], [0, 0, 1]]
     image, other, empty = (photographs / "images" / f"{i}.png" for i in (1, 2, 3))
     entries = [
@@ -117,22 +117,29 @@ def test_boxes_of_several_hands_an_image(finished, photographs, call, tmp_path):
     assert [{**hand, "image": ""} for hand in read_joints(tmp_path)] == [{**hand, "image": ""} for hand in found]
 
 
+TOY_DETECTOR = """
+def detect(image):
+    return [{"bbox": (3, 4, 40, 50), "hand": "left", "score": 0.75}] * int(image[0, 0, 0])
+def fails(image):
+    return [] if image[0, 0, 0] == 0 else [1 / 0]
+"""
+
+
 def test_a_detector_of_the_user(finished, photographs, call, tmp_path, monkeypatch):
-    detector = (
-        "def detect(image):\n    return [{'bbox': (3, 4, 40, 50), 'hand': 'left', 'score': 0.75}] * int(image[0, 0, 0])"
-    )
-    (tmp_path / "where_hands_are.py").write_text(detector)
+    (tmp_path / "toy_detector.py").write_text(TOY_DETECTOR)
     monkeypatch.chdir(tmp_path)
     for count in range(3):
         image = cv2.imread(str(photographs / "images" / "0.png"))
         image[0, 0] = count
         cv2.imwrite(f"{count}.png", image)
-    arguments = ("0.png", "1.png", "2.png", "--detector", "where_hands_are:detect", "--focal", 80)
+    arguments = ("0.png", "1.png", "2.png", "--detector", "toy_detector:detect", "--focal", 80)
     code, output, errors = call(predict.main, finished, *arguments)
     assert (code, errors) == (0, "") and "0.png: no hand" in output
     found = read_joints(finished / "predictions")
     assert [hand["image"] for hand in found] == ["1.png", "2.png", "2.png"]
     assert all(hand["hand"] == "left" and hand["score"] == 0.75 and hand["K"][1][1] == 80 for hand in found)
+    line = refused(call, finished, "0.png", "1.png", "--detector", "toy_detector:fails")
+    assert "1.png: detector toy_detector:fails failed: ZeroDivisionError" in line
 
 
 def test_depth_is_read(finished, photographs, call):
@@ -149,7 +156,7 @@ def test_depth_is_read(finished, photographs, call):
 
 @pytest.fixture
 def mesh_model(monkeypatch):
-    """A model with a mesh whose parameters are drawn, as the best of any run folder."""
+    """A mesh model with random parameters, loaded from any run folder."""
     sizes = [
         "data.image_size=64",
         "model.vit.width=32",
@@ -160,14 +167,15 @@ def mesh_model(monkeypatch):
     sizes += ["model.hamer.width=32", "model.hamer.depth=1", "model.hamer.heads=2", "model.hamer.head_width=16"]
     config = configs.load(None, ["model.name=hamer", *sizes])
     model = hamer_models.build(Hamer, config, surface.builtin())
-    best = types.SimpleNamespace(config=config, **step.Tester._split(model))
-    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.Tester(config, make_mesh()), best))
+    state = step.EvalModel._split(model)
+    best = types.SimpleNamespace(config=config, params=state["params"], rest=state["batch_stats"])
+    monkeypatch.setattr(predictor, "load_best", lambda workdir: (step.EvalModel(config, make_mesh()), best))
     return config
 
 
 @pytest.mark.parametrize("kinds", [(), ("--mesh", "obj"), ("--mesh", "none")])
 def test_meshes(mesh_model, photographs, call, tmp_path, kinds):
-    """Two hands in a file, closed and outward, where the joints are; GLB in metres with y up."""
+    """Two hands in one file, watertight and outward, around their joints; GLB in metres with y up."""
     image = photographs / "images" / "0.png"
     entries = [{"image": str(image), "bbox": [4, 5, 40, 45], "hand": side} for side in ("right", "left")]
     (tmp_path / "boxes.json").write_text(json.dumps(entries))
@@ -193,7 +201,7 @@ def test_meshes(mesh_model, photographs, call, tmp_path, kinds):
     right, left = hands
     mirror = np.tile([1, -1, -1], 16)
     assert np.shape(right["mano_pose"]) == (48,) and np.shape(left["mano_shape"]) == (10,)
-    assert np.sign(right["mano_pose"]) @ (np.sign(left["mano_pose"]) * mirror) > 30  # crops differ but a little
+    assert np.sign(right["mano_pose"]) @ (np.sign(left["mano_pose"]) * mirror) > 30  # the crops differ only a little
     assert np.shape(right["camera_translation"]) == (3,)
 
 
@@ -212,7 +220,7 @@ def test_what_is_refused(finished, photographs, call, tmp_path):
     assert f"{image}: the box" in refused(call, finished, image, "--bbox", 90, 9, 99, 20)
     assert "--focal must be positive" in refused(call, finished, image, "--focal", 0)
     assert "--K must be FX FY CX CY" in refused(call, finished, image, "--K", 0, 1, 2, 3)
-    assert "name a photograph" in refused(call, finished)
+    assert "name at least one image" in refused(call, finished)
     assert "--depth must name a file for each of the 1 images" in refused(
         call, finished, image, "--depth", image, image
     )
@@ -225,12 +233,12 @@ def test_what_is_refused(finished, photographs, call, tmp_path):
     assert f"{boxes}:1: not valid JSON" in refused(call, finished, image, "--boxes", boxes)
     boxes.write_text('[{"image": "other.png", "bbox": [1, 2, 3, 4]}]')
     assert f"{boxes} has no hand of {image}" in refused(call, finished, image, "--boxes", boxes)
-    assert "--hand is for one hand an image" in refused(call, finished, image, "--boxes", boxes, "--hand", "left")
-    assert "must be module:function" in refused(call, finished, image, "--detector", "hands")
+    assert "--hand is for one hand per image" in refused(call, finished, image, "--boxes", boxes, "--hand", "left")
+    assert "detector must be module:name" in refused(call, finished, image, "--detector", "hands")
 
 
 def test_what_was_predicted_before_an_error_is_kept(finished, photographs, call, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    monkeypatch.setattr(image_files, "IMAGES_IN_MEMORY", 2)
     (tmp_path / "text.png").write_text("not an image")
     images = [photographs / "images" / f"{i}.png" for i in range(2)]
     assert "text.png is not an image" in refused(call, finished, *images, tmp_path / "text.png")
@@ -244,7 +252,7 @@ def test_a_full_disk(finished, photographs, call, disk_of):
 
 
 def test_a_broken_model(finished, photographs, call, monkeypatch):
-    """Its joints are not finite: said, and no file holds a NaN."""
+    """Joints that are not finite are an error, and no file has a NaN."""
     load_best = predictor.load_best
 
     def broken(workdir):

@@ -1,14 +1,18 @@
-"""Configs: what a file and an override may say, and how a mistake in them is named."""
+"""Configs: what a file and an override may set, and the message for each mistake."""
 
 import dataclasses
+import inspect
 import math
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import yaml
 
 from jaxhand import config as configs
-from jaxhand.config import Config, ConfigError, load
+from jaxhand.config import Config, ConfigError, load, schema
+from jaxhand.training.optimizer import build, schedule
 
 
 def message(*overrides, path=None) -> str:
@@ -35,12 +39,12 @@ def test_file_over_defaults_and_overrides_over_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "training:\n  num_epochs: 10\n"])
-def test_an_empty_file_is_the_defaults(tmp_path, text):
+def test_an_empty_file_means_the_defaults(tmp_path, text):
     assert load(write(tmp_path, text)) == load() == Config()
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1", 1.0), ("3E+2", 300.0), (".5", 0.5)])
-def test_numbers_however_written(text, value):
+def test_numbers_in_every_notation(text, value):
     rate = load(None, [f"optimizer.learning_rate={text}"]).optimizer.learning_rate
     assert rate == value and isinstance(rate, float)
     assert load(None, ["training.num_epochs=1e2"]).training.num_epochs == 100
@@ -73,29 +77,31 @@ def test_differences():
         ("data.augment.colour", "data.augment.color"),
     ],
 )
-def test_an_unknown_key_names_its_nearest(key, hint):
+def test_an_unknown_key_suggests_the_nearest_key(key, hint):
     text = message(f"{key}=1")
     assert "unknown key" in text and f"Did you mean {hint!r}?" in text
 
 
-def test_an_unknown_key_like_no_other_lists_what_there_is():
-    assert "Known here: seed, data, hand, model" in message("zzzz=1")
+def test_an_unknown_key_without_a_neighbour_lists_the_known_keys():
+    assert "Known keys: seed, data, hand, model" in message("zzzz=1")
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("training.num_epochs", "not of the form key=value"),
+        ("training.num_epochs", "must have the form key=value"),
         ("training.batch_size=2.5", "training.batch_size must be int"),
         ("training.batch_size=true", "training.batch_size must be int"),
         ("training.batch_size=many", "training.batch_size must be int, got 'many'"),
         ("optimizer.learning_rate=[1]", "optimizer.learning_rate must be float"),
         ("data.test={a: 1}", "data.test must be str"),
-        ("training=5", "'training' is a section"),
+        ("training=5", "'training' is a section and must have keys, such as training.num_epochs, got 5"),
         ("data.view=side", "data.view must be one of front, all"),
         ("data.test_split=train", "data.test_split must be one of test, val"),
-        ("scheduler.name=step", "scheduler.name must be one of cosine, constant"),
-        ("data.depth_dropout=1.1", "data.depth_dropout must lie in 0..1"),
+        ("scheduler.name=step", "scheduler.name must be one of cosine, constant, got 'step'"),
+        ("data.crop_rule=3", "data.crop_rule must be one of square, hamer, got '3'"),
+        ("model.vit.size=XL", "model.vit.size must be one of \"\", S, B, L, H, got 'XL'"),
+        ("data.depth_dropout=1.1", "data.depth_dropout must be between 0 and 1"),
         ("data.image_size=0", "data.image_size must be at least 1"),
         ("model.width=1", "model.width must be at least 2"),
         ("model.blocks=-1", "model.blocks must be at least 0"),
@@ -106,14 +112,14 @@ def test_an_unknown_key_like_no_other_lists_what_there_is():
         ("data.crop_scale=0", "data.crop_scale must be positive"),
         ("data.augment.scale=1", "data.augment.scale must be below 1"),
         ("scheduler.warmup_steps=-1", "scheduler.warmup_steps must be at least 0"),
-        ("seed=1e30", "seed must fit into 64 bits"),
+        ("seed=1e30", "seed must fit in 64 bits"),
     ],
 )
 def test_values_no_run_could_use(override, words):
     assert words in message(override)
 
 
-def test_every_number_refuses_nan_and_what_is_below_its_least():
+def test_every_number_refuses_nan_and_values_below_its_minimum():
     def flat(tree, path=""):
         for key, value in tree.items():
             yield from flat(value, f"{path}{key}.") if isinstance(value, dict) else [(path + key, value)]
@@ -136,7 +142,7 @@ def test_test_freq_is_accepted():
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: [", "not valid YAML"), ("- 1\n", "holds list, not keys and values"), ("training: 3", "is a section")],
+    [("a: [", "not valid YAML"), ("- 1\n", "must have keys and values, got a list"), ("training: 3", "is a section")],
 )
 def test_a_broken_file(tmp_path, text, words):
     path = write(tmp_path, text)
@@ -155,11 +161,11 @@ def test_the_project_s_own_configs_load():
     assert paths
     for path in paths:
         assert math.isfinite(load(path).optimizer.learning_rate), path
-        assert path.read_text().startswith("#"), path  # what it is for, in the first line
+        assert path.read_text().startswith("#"), path  # the first line is its command
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem)
-def test_configs_say_only_what_differs_and_how_to_run_them(path):
+def test_configs_set_only_what_differs_and_show_their_command(path):
     text = path.read_text()
     assert text.startswith(("# python -m jaxhand.train", "# make train"))
     given, default = yaml.safe_load(text), configs.to_dict(Config())
@@ -175,9 +181,39 @@ def test_configs_say_only_what_differs_and_how_to_run_them(path):
     check(given, config, default)
 
 
-def test_numbers_of_layers_are_a_list():
+def test_widths_of_layers_are_a_list():
     config = load(None, ["model.fusion.graph=[64, 32]"])
     assert config.model.fusion.graph == (64, 32)
     assert configs.from_dict(yaml.safe_load(configs.dump(config))) == config
     for wrong in ("64", "[]", "[64, x]", "[64, 0]", "{a: 1}", "[true]"):
         assert "model.fusion.graph must be" in message(f"model.fusion.graph={wrong}"), wrong
+
+
+def sections():
+    """The dataclasses of the schema."""
+    return [cls for cls in vars(schema).values() if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda cls: cls.__name__)
+def test_every_key_has_a_comment(section):
+    """The schema is the reference of all keys: a key has a comment behind it or above it, or is itself a section."""
+    lines = inspect.getsource(section).splitlines()
+    for field in dataclasses.fields(section):
+        [number] = [number for number, line in enumerate(lines) if line.startswith(f"    {field.name}: ")]
+        commented = "  # " in lines[number] or lines[number - 1].startswith("    # ")
+        assert commented or dataclasses.is_dataclass(field.type), field.name
+    assert not section.__doc__.startswith(f"{section.__name__}(")  # the signature, which a bare dataclass has
+
+
+def test_each_choice_of_optimizer_and_schedule_is_another_one():
+    params, rate = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, lambda step: 0.1
+    updates = []
+    for name in configs.choices()["optimizer.name"]:
+        optimizer = build(configs.OptimizerConfig(name=name), rate)
+        gradients = {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.arange(3.0)}
+        updates.append(optimizer.update(gradients, optimizer.init(params), params)[0]["kernel"])
+    courses = [
+        schedule(configs.OptimizerConfig(), configs.SchedulerConfig(name=name, warmup_steps=2), 10)(8)
+        for name in configs.choices()["scheduler.name"]
+    ]
+    assert not np.allclose(*updates) and not np.allclose(*courses)

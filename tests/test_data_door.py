@@ -79,7 +79,10 @@ def test_it_is_one_of_a_mix(toy, tmp_path, tiny):
         ("toy_hands:load", "unknown data set 'toy_hands'; known: .*, or module:function:PATH of your own"),
         ("toy_hands:load:", "'toy_hands:load:'; give its path, toy_hands:load:PATH"),
         ("toy_hands:lode:sets", "data set toy_hands:lode: toy_hands has no lode"),
-        ("no_such_module:load:sets", "data set no_such_module:load: cannot import no_such_module \\(ModuleNotFoundError: No module named"),
+        (
+            "no_such_module:load:sets",
+            "data set no_such_module:load: cannot import no_such_module \\(ModuleNotFoundError: No module named",
+        ),
         ("broken:load:sets", "data set broken:load: cannot import broken \\(SyntaxError: invalid syntax"),
         ("toy_hands:wrong:sets", "data set toy_hands:wrong must return a source \\(__len__, __getitem__\\), got int"),
         ("freihnad:/some:/where", "unknown data set 'freihnad'; did you mean 'freihand'"),

@@ -158,7 +158,7 @@ def test_interrupted_packing_goes_on(sets, tmp_path, monkeypatch):
         packed(tmp_path)
     out = tmp_path / "out"
     assert "train-00000-of-00003.array_record" in shards(out) and len(Manifest.read(out).splits["train"]["shards"]) == 1
-    with pytest.raises(UserError, match="packing was not finished: run `python -m jaxhand.convert data folder"):
+    with pytest.raises(UserError, match="packing was not finished: run `jaxhand pack folder"):
         data.read("folder", out, "train")
     first = (out / "train-00000-of-00003.array_record").stat().st_mtime_ns
     _, lines = packed(tmp_path)
@@ -182,7 +182,7 @@ def test_damage_is_named_and_mended(sets, tmp_path):
         for i in range(4, 8):
             source[i]
     file.write_bytes(content[:1000])
-    with pytest.raises(UserError, match=rf"{file}: 1,000 of [\d,]+ bytes are there: run `python"):
+    with pytest.raises(UserError, match=rf"{file}: 1,000 of [\d,]+ bytes are there: run `jaxhand pack"):
         data.read("folder", out, "train")
     file.unlink()
     with pytest.raises(UserError, match=f"{file}: 0 of"):

@@ -66,7 +66,7 @@ def test_batch_has_the_contract_of_shapes():
         "joint_valid": ((21,), "float32"),
         "joint_valid_2d": ((21,), "float32"),
         "K": ((3, 3), "float32"),
-        "K_image": ((3, 3), "float32"),
+        "K_image": ((3, 3), "float64"),
         "is_right": ((), "float32"),
         "index": ((), "int32"),
         "valid": ((), "float32"),

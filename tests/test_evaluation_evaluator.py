@@ -5,7 +5,7 @@ import pytest
 
 from jaxhand.config import UserError
 from jaxhand.evaluation import Evaluator
-from jaxhand.metrics import epoch_means, epoch_sums, mpjpe, pa_mpjpe
+from jaxhand.metrics import epoch, epoch_metrics, epoch_sums, mpjpe, pa_mpjpe
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def test_agrees_with_the_sums_of_an_epoch(hands):
     evaluator = Evaluator(20)
     values = feed(evaluator, pred, gt, valid=valid, joint_valid=joint_valid)
     sums = epoch_sums(pred, gt, joint_valid, valid)
-    assert values == pytest.approx(epoch_means(sums) | {"count": 19, "nonfinite": 0, "invalid": 1}, rel=1e-5)
+    means = epoch.means(epoch_metrics.METRICS, [sums, {}])
+    assert values == pytest.approx(means | {"count": 19, "nonfinite": 0, "invalid": 1}, rel=1e-5)
     assert evaluator.counter == 20
 
 

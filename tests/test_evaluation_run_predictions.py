@@ -10,16 +10,16 @@ from jaxhand.config import UserError
 from jaxhand.data import pipeline
 from jaxhand.data.datasets import freihand, ho3d
 from jaxhand.data.datasets.base import ManoLabels
-from jaxhand.evaluation.run_predictions import Gathered, pair
+from jaxhand.evaluation.run_predictions import PredictionCollector, to_protocol
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics import PROTOCOLS
 from tests.support import layouts_freihand, layouts_hint, layouts_ho3d
 from tests.test_evaluation_submission import Blank, score
 
 
-def predicted(source, tiny, gathered=None, vertices=0):
-    """Noisy predictions of a source, gathered in batches, the last one filled up; a mesh of `vertices` random points."""
-    gathered, rng = gathered or Gathered(source), np.random.default_rng(0)
+def predicted(source, tiny, vertices=0):
+    """Noisy predictions of a source in batches whose last one is filled up; a mesh of `vertices` random ones."""
+    collector, rng = PredictionCollector(), np.random.default_rng(0)
     for batch in pipeline.eval_batches(source, tiny, 4):
         joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)
         pixels = batch["keypoints_2d"] + rng.normal(0, 4, batch["keypoints_2d"].shape).astype(np.float32)
@@ -28,12 +28,16 @@ def predicted(source, tiny, gathered=None, vertices=0):
             if vertices
             else {}
         )
-        gathered.collect(batch, {"keypoints_3d": joints, "keypoints_2d": pixels} | mesh)
-    return gathered
+        collector.collect(batch, {"keypoints_3d": joints, "keypoints_2d": pixels} | mesh)
+    return collector
 
 
-def scores(protocol, gathered, **options):
-    found = pair(protocol, gathered, "run", "set:PATH")
+def annotations(source):
+    return [source.read_annotation(i) for i in range(len(source))]
+
+
+def scores(protocol, collector, source, **options):
+    found = to_protocol(protocol, collector, annotations(source), "run", "set:PATH")
     return PROTOCOLS[protocol].score(found.pred, found.gt, **options).values
 
 
@@ -41,10 +45,10 @@ def test_as_its_leaderboard_file_scores(tmp_path, tiny):
     folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
     source = freihand.load(folder, "test")
     submission = Submission(f"freihand:{folder}", source, tmp_path / "pred.json")
-    predicted(Blank(source), tiny, submission.gathered)
-    submission.write()
+    collector = predicted(Blank(source), tiny)
+    submission.write(collector, annotations(source))
     official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
-    ours = scores("freihand", submission.gathered)
+    ours = scores("freihand", collector, source)
     assert ours.keys() < official.keys()  # which has the joints that stand in for a mesh
     assert ours == pytest.approx({name: official[name] for name in ours}, abs=1e-5)
 
@@ -54,10 +58,10 @@ def test_meshes_count_as_in_its_leaderboard_file(tmp_path, tiny, vertices):
     folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
     source = freihand.load(folder, "test", mano=ManoLabels(vertices=True))
     submission = Submission(f"freihand:{folder}", source, tmp_path / "pred.json")
-    predicted(Blank(source), tiny, submission.gathered, vertices)
-    submission.write()
+    collector = predicted(Blank(source), tiny, vertices)
+    submission.write(collector, annotations(source))
     official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
-    ours = scores("freihand", submission.gathered)
+    ours = scores("freihand", collector, source)
     assert ("mesh_al_mean3d" in ours) == (vertices == 778) and "f_al_score_5" in ours
     assert ours == pytest.approx(official, abs=1e-5)
 
@@ -66,9 +70,9 @@ def test_as_its_leaderboard_file_scores_in_opengl(tmp_path, tiny):
     folder = layouts_ho3d.write(tmp_path, released=True)
     source = ho3d.load(folder, "test")
     submission = Submission(f"ho3d:{folder}", source, tmp_path / "pred.json")
-    predicted(Blank(source), tiny, submission.gathered)
-    submission.write()
-    official, ours = score(tmp_path / "pred.json", folder, "ho3d"), scores("ho3d", submission.gathered)
+    collector = predicted(Blank(source), tiny)
+    submission.write(collector, annotations(source))
+    official, ours = score(tmp_path / "pred.json", folder, "ho3d"), scores("ho3d", collector, source)
     assert "xyz_scale_trans_al_mean3d" in ours
     assert ours == pytest.approx({name: official[name] for name in ours}, abs=5e-4)  # a joint on a threshold's edge
 
@@ -76,24 +80,24 @@ def test_as_its_leaderboard_file_scores_in_opengl(tmp_path, tiny):
 def test_hands_without_all_labels_are_left_out(tmp_path, tiny):
     source = ho3d.load(layouts_ho3d.write(tmp_path), "test")  # the wrists alone
     with pytest.raises(UserError, match="no hand has the labels that protocol ho3d needs"):
-        scores("ho3d", predicted(Blank(source), tiny))
+        scores("ho3d", predicted(Blank(source), tiny), source)
     with pytest.raises(UserError, match="both hands of an image"):
-        scores("interhand", predicted(Blank(source), tiny))
+        scores("interhand", predicted(Blank(source), tiny), source)
 
 
 def test_crops_score_in_the_image(tmp_path, tiny):
     """PCK by the box does not depend on the crop: it is that of the pixels of the crop."""
     source = data.read("hint-newdays", layouts_hint.write(tmp_path), "test")
-    gathered, rng, hits = Gathered(source), np.random.default_rng(0), []
+    collector, rng, hits = PredictionCollector(), np.random.default_rng(0), []
     for batch in pipeline.eval_batches(source, tiny, 4):
         noise = rng.normal(size=batch["keypoints_2d"].shape, scale=4).astype(np.float32)
         joints = {"keypoints_3d": batch["keypoints_3d"] + [0, 0, 500.0], "keypoints_2d": batch["keypoints_2d"] + noise}
-        gathered.collect(batch, joints)
+        collector.collect(batch, joints)
         box = tiny.data.image_size / tiny.data.crop_scale  # px of the crop
         distance = np.linalg.norm(noise, axis=-1)[batch["valid"] > 0]
         hits += [[distance <= part * box for part in (0.05, 0.1, 0.15)]]
     expected = np.concatenate(hits, axis=1).mean((1, 2))
-    found = scores("hint", gathered)
+    found = scores("hint", collector, source)
     assert [found[f"kpAvg_pck_{part}"] for part in (0.05, 0.1, 0.15)] == pytest.approx(expected, abs=1e-6)
     assert 0.05 < expected[0] < expected[2] < 1
 

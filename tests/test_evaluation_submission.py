@@ -13,6 +13,7 @@ from jaxhand.data import pipeline
 from jaxhand.data.crop import crop
 from jaxhand.data.datasets import dexycb, freihand, ho3d
 from jaxhand.evaluation import Evaluator, prediction_files, scoring
+from jaxhand.evaluation.run_predictions import PredictionCollector
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics.protocols import PROTOCOLS
 from tests.support import layouts_dexycb, layouts_freihand, layouts_ho3d
@@ -36,7 +37,7 @@ class Blank:
 def submit(tiny, name, source, file, *, mesh=False):
     """Write the file of noisy predictions: these (N,21,3), their meshes, in the camera frame, and the run's scores."""
     submission, evaluator = Submission(name, source, file), Evaluator(len(source), save_predictions=True)
-    rng, right, meshes = np.random.default_rng(0), [], []
+    collector, rng, right, meshes = PredictionCollector(), np.random.default_rng(0), [], []
     for batch in pipeline.eval_batches(Blank(source), tiny, 4):
         noise = rng.normal(0, 5, batch["keypoints_3d"].shape) + rng.normal(0, 30, (4, 1, 3))
         joints = batch["keypoints_3d"] + noise.astype(np.float32)
@@ -45,9 +46,10 @@ def submit(tiny, name, source, file, *, mesh=False):
             predictions["vertices"] = joints[:, :1] + rng.normal(0, 50, (4, 778, 3)).astype(np.float32)
             meshes.append(predictions["vertices"][batch["valid"] > 0])
         evaluator(joints, batch["keypoints_3d"], batch["valid"], batch["joint_valid"])
-        submission.gathered.collect(batch, predictions)
+        collector.collect(batch, predictions)
         right.append(batch["is_right"][batch["valid"] > 0])
-    said, scores = submission.write(), evaluator.get_metrics_dict()
+    records = [source.read_annotation(i) for i in range(len(source))]
+    said, scores = submission.write(collector, records), evaluator.get_metrics_dict()
     joints = evaluator.get_predictions_dict()["keypoints_3d"]
     joints = np.where(np.concatenate(right)[:, None, None] > 0, joints, joints * (-1, 1, 1))
     return joints, np.concatenate(meshes) if mesh else None, scores, said
@@ -149,9 +151,10 @@ def test_it_refuses(tmp_path, tiny):
     sample = {key: np.array([value]) for key, value in crop(Blank(source)[0], 64, 1.4).items()}
     joints = np.full((1, 21, 3), np.nan, np.float32)
     predictions = {"keypoints_3d": joints, "keypoints_2d": joints[..., :2]}
-    submission.gathered.collect(sample | {"index": np.array([0]), "valid": np.array([1])}, predictions)
+    collector = PredictionCollector()
+    collector.collect(sample | {"valid": np.array([1])}, predictions)
     with pytest.raises(UserError, match="pred.zip: not written, sample 0 of xyz is not finite"):
-        submission.write()
+        submission.write(collector, [source.read_annotation(0)])
     assert not (tmp_path / "pred.zip").exists()
 
 

@@ -1,4 +1,4 @@
-"""The predictor: hands come back where they are, left ones mirrored, in few compiled sizes; and its errors."""
+"""The predictor: hands at known positions, left hands mirrored back, few compiled batch sizes, and its errors."""
 
 import dataclasses
 import subprocess
@@ -25,12 +25,12 @@ from tests.support import hamer_models
 
 K = np.array([[620.0, 3.0, 300.0], [0.0, 600.0, 250.0], [0.0, 0.0, 1.0]])
 BALL = trimesh.creation.icosphere(subdivisions=1, radius=30.0)
-SIDES = ["right", "left", "left", "right"]  # of the hands of the scene
-PLACES = np.array([[-120.0, 10, 500], [60, 40, 480], [130, -90, 620], [-40, -80, 530]])  # mm
+SIDES = ["right", "left", "left", "right"]  # of the scene's four hands
+POSITIONS = np.array([[-120.0, 10, 500], [60, 40, 480], [130, -90, 620], [-40, -80, 530]])  # mm
 
 
 def ball_hand() -> SkinnedHand:
-    """A hand that is a ball and does not bend."""
+    """A hand model that is a rigid ball."""
     count, rng = len(BALL.vertices), np.random.default_rng(1)
     points = np.concatenate([BALL.vertices, rng.uniform(-30, 30, (21, 3))])
     zeros = [np.zeros((len(points), 3, 10)), np.zeros((len(points), 3, 135))]
@@ -42,7 +42,7 @@ HAND = ball_hand()
 
 
 class Stub(nnx.Module):
-    """A model that a function of the batch stands for; `sizes` are the batches that it was compiled for."""
+    """A model that applies a function to the batch; `sizes` are the batch sizes that it was compiled for."""
 
     def __init__(self, function):
         self.function, self.sizes = function, Sizes()
@@ -59,13 +59,13 @@ class Sizes(list):
 
 @pytest.fixture
 def stub(monkeypatch, tiny):
-    """A predictor of a function of the batch, and the sizes that it was compiled for."""
+    """Makes a predictor whose model is a function of the batch, and the list of batch sizes it was compiled for."""
 
     def stub(function, batch_size=8, **data):
         model = Stub(function)
         config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, **data))
         best = types.SimpleNamespace(config=config, params={}, rest={})
-        tester = types.SimpleNamespace(mesh=make_mesh(), graphdef=nnx.split(model)[0])
+        tester = types.SimpleNamespace(device_mesh=make_mesh(), graphdef=nnx.split(model)[0])
         monkeypatch.setattr(predictor, "load_best", lambda workdir: (tester, best))
         monkeypatch.setattr(predictor.hand, "load", lambda config: HAND)
         return predictor.Predictor("run", batch_size=batch_size), model.sizes
@@ -74,8 +74,8 @@ def stub(monkeypatch, tiny):
 
 
 def scene(K=K, width=640, height=480):
-    """An image of four hands that are squares, each of a grey that tells its number; joints (4,21,3) mm, boxes."""
-    joints = np.random.default_rng(2).uniform(-50, 50, (4, 21, 3)) + PLACES[:, None]
+    """An image of four hands: squares whose grey value encodes their number; joints (4, 21, 3) mm and boxes (4, 4)."""
+    joints = np.random.default_rng(2).uniform(-50, 50, (4, 21, 3)) + POSITIONS[:, None]
     pixels = project(joints, K)  # (4, 21, 2)
     boxes = np.concatenate([pixels.min(1), pixels.max(1)], axis=1)
     image = np.full((height, width, 3), 255, np.uint8)
@@ -85,7 +85,7 @@ def scene(K=K, width=640, height=480):
 
 
 def righted(points):
-    """Points (4, ..., 3) of the scene's hands as a model sees them, left hands mirrored."""
+    """Points (4, ..., 3) of the scene's hands with left hands mirrored, as a model predicts them."""
     signs = np.array([[1 if side == "right" else -1, 1, 1] for side in SIDES])
     return points * signs.reshape(4, *[1] * (points.ndim - 2), 3)
 
@@ -103,8 +103,8 @@ def exact_joints(joints):
     return function
 
 
-def test_hands_at_known_places_come_back_there(stub):
-    """Of an exact model: four hands of one image, right and left, in one batch with one of another image and camera."""
+def test_hands_at_known_positions_are_predicted_there(stub):
+    """An exact model: four hands of one image, right and left, in one batch with a hand of another image and camera."""
     image, joints, boxes = scene()
     other_K = np.array([[300.0, 0, 90], [0, 310, 100], [0, 0, 1]])
     other = np.full((200, 180, 3), 100, np.uint8)  # number 2
@@ -122,15 +122,15 @@ def test_hands_at_known_places_come_back_there(stub):
 
 
 @pytest.mark.parametrize("rule", ["square", "hamer"])
-def test_weak_cameras_put_hands_at_their_places(stub, rule):
-    """A model that sees scale and place in its crop alone; with the true K its hands are where they are."""
+def test_weak_perspective_cameras_recover_positions(stub, rule):
+    """A model predicts only scale and position in its crop; with the true K its hands are at their true positions."""
     image, _, boxes = scene()
     turns = np.linalg.qr(np.random.default_rng(3).normal(size=(4, 3, 3)))[0]
     turns *= np.linalg.det(turns)[:, None, None]
 
     def function(batch):
         size, K = batch["image"].shape[1], batch["K"]
-        at = jnp.float32(righted(PLACES))[number_of(batch)]  # (B, 3) mm
+        at = jnp.float32(righted(POSITIONS))[number_of(batch)]  # (B, 3) mm
         focal = jnp.sqrt(K[:, 0, 0] * K[:, 1, 1])
         scale = 1000 * focal / at[:, 2]  # px a metre
         camera = (project(at[:, None], K)[:, 0] - size / 2) / scale[:, None]
@@ -140,11 +140,11 @@ def test_weak_cameras_put_hands_at_their_places(stub, rule):
 
     read, _ = stub(function, crop_rule=rule)
     found = read(image, boxes, SIDES, K)
-    np.testing.assert_allclose(found["camera_translation"], PLACES, atol=0.02)
+    np.testing.assert_allclose(found["camera_translation"], POSITIONS, atol=0.02)
     for i, side in enumerate(SIDES):
         mirror = np.diag([1 if side == "right" else -1, 1, 1])
         origin = HAND.template[-16]  # it turns about its wrist
-        expected = ((BALL.vertices - origin) @ turns[i].T + origin) @ mirror + PLACES[i]
+        expected = ((BALL.vertices - origin) @ turns[i].T + origin) @ mirror + POSITIONS[i]
         np.testing.assert_allclose(found["vertices"][i], expected, atol=0.02)
         turn = cv2.Rodrigues(found["mano_pose"][i, :3].astype(float))[0]  # of a left hand: of the left hand's own mesh
         posed = ((BALL.vertices - origin) @ mirror @ turn.T + origin @ mirror) + found["camera_translation"][i]
@@ -154,7 +154,7 @@ def test_weak_cameras_put_hands_at_their_places(stub, rule):
 
 
 def test_translation_with_hamers_own_focal_length(stub):
-    """As `cam_crop_to_full` says, whatever the crop."""
+    """Equals HaMeR's `cam_crop_to_full` for any crop."""
     image, _, boxes = scene()
     s, tx, ty = 0.9, 0.02, -0.03
 
@@ -189,7 +189,7 @@ def test_few_sizes_are_compiled(stub):
 
 
 def test_arguments_of_every_form(stub):
-    """A single image equals a list of one; one hand word or camera serves all images; no box is the whole image."""
+    """One image equals a list with one image; one side and one K serve all images; no box means the whole image."""
     image, joints, boxes = scene()
     read, _ = stub(exact_joints(joints))
     one = read(image, boxes[3], "right", K)
@@ -209,8 +209,8 @@ def test_arguments_of_every_form(stub):
     assert nothing["keypoints_3d"].shape == (0, 21, 3)
 
 
-def test_depth_is_seen_where_it_is_given(stub):
-    """In the crop of a left hand mirrored, as its picture is; NaN is unknown, too."""
+def test_depth_is_cropped_like_the_image(stub):
+    """Depth is cropped like the image, mirrored for a left hand; NaN counts as unknown."""
     image, _, boxes = scene()
     depth = np.tile(np.linspace(450, 550, 640), (480, 1))
     depth[:, 300:400] = np.nan
@@ -236,19 +236,19 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
     ({"images": IMAGE[..., 0]}, r"uint8, RGB, got uint8 \(48, 64\)"),
     ({"images": "hand.jpg"}, "uint8, RGB, got str"),
     ({"images": [IMAGE, None]}, "^image 1: .*got NoneType"),
-    ({"images": IMAGE[:0]}, "shows nothing"),
+    ({"images": IMAGE[:0]}, "the image is empty: 64x0 px"),
     ({"boxes": [1, 2, 3]}, r"boxes must be numbers of shape \(n, 4\), got \(3,\)"),
     ({"boxes": [[1, 2, 30, 40], [3, 4]]}, "boxes must be numbers of shape"),
     ({"boxes": ["a", "b", "c", "d"]}, "boxes must be numbers, got"),
     ({"boxes": [1, 2, 30, np.nan]}, "boxes has NaN"),
     ({"boxes": [30, 2, 1, 40]}, "bbox must be x0, y0, x1, y1 with x0 < x1"),
-    ({"boxes": [70, 2, 90, 40]}, r"box \[70.0, 2.0, 90.0, 40.0\] lies outside of the image of 64x48 px"),
+    ({"boxes": [70, 2, 90, 40]}, r"box \[70.0, 2.0, 90.0, 40.0\] lies outside the image of 64x48 px"),
     ({"hands": "Right"}, 'must be "right" or "left", got \'Right\''),
-    ({"boxes": [1, 2, 30, 40], "hands": ["left", "right"]}, "hands must say which each of the 1 boxes is of, got 2"),
+    ({"boxes": [1, 2, 30, 40], "hands": ["left", "right"]}, '"left" for each of the 1 boxes, got 2'),
     ({"K": np.eye(4)}, r"K must be numbers of shape \(3, 3\), got \(4, 4\)"),
     ({"K": -np.eye(3)}, r"K must be \[\[fx, skew, cx\]"),
     ({"depth": np.ones((48, 63))}, r"depth must be numbers of shape \(48, 64\), got \(48, 63\)"),
-    ({"depth": np.full((48, 64), 0.6)}, "depth looks like metres"),
+    ({"depth": np.full((48, 64), 0.6)}, "depth seems to be in metres"),
     ({"images": [IMAGE, IMAGE], "boxes": [[1, 2, 3, 4]]}, "boxes must have an entry for each of the 2 images, got 1"),
     ({"images": [IMAGE, IMAGE], "boxes": [None, [9, 9, 3, 3]]}, "^image 1: bbox must be"),
 ])  # fmt: skip
@@ -258,7 +258,7 @@ def test_what_is_refused(stub, arguments, line):
         read(**{"images": IMAGE} | arguments)
 
 
-def test_a_batch_that_is_no_power_of_two(stub):
+def test_a_batch_size_must_be_a_power_of_two(stub):
     with pytest.raises(UserError, match="batch_size must be a power of two"):
         stub(None, batch_size=12)
 
@@ -268,8 +268,8 @@ def trained_predictor(trained):
     return jaxhand.load(trained.workdir)
 
 
-def test_mirrored_photographs_give_mirrored_joints(trained_predictor, photographs):
-    """Of the trained model, to a thousandth of a millimetre; hands together are as each alone."""
+def test_mirrored_images_have_mirrored_joints(trained_predictor, photographs):
+    """With the trained model, to a thousandth of a millimetre; a batch of hands equals each hand alone."""
     images = [read_image(photographs / "images" / f"{i}.png") for i in range(3)]
     images += [np.tile(images[1], (1, 2, 1))[:, :101]]
     boxes = [None, [10, 12, 50, 60], [[5, 3, 61, 70], [8.25, 9.5, 40, 33]], [20, 5, 90, 60]]
@@ -286,8 +286,8 @@ def test_mirrored_photographs_give_mirrored_joints(trained_predictor, photograph
     np.testing.assert_allclose(alone["keypoints_3d"][0], one["keypoints_3d"][3], atol=0.02)
 
 
-def test_mirrored_photographs_give_mirrored_meshes(monkeypatch, photographs):
-    """Of HaMeR at a tiny size, to a thousandth of a millimetre, with what a hand's numbers are of the other hand."""
+def test_mirrored_images_have_mirrored_meshes(monkeypatch, photographs):
+    """With a tiny HaMeR, to a thousandth of a millimetre; pose and shape are those of the mirrored hand."""
     sizes = [
         "data.image_size=64",
         "data.crop_scale=2",
@@ -299,7 +299,7 @@ def test_mirrored_photographs_give_mirrored_meshes(monkeypatch, photographs):
     config, toy = load(None, ["model.name=hamer", *sizes]), hamer_models.toy_hand()
     graphdef, params, rest = nnx.split(hamer_models.build(Hamer, config, toy), nnx.Param, ...)
     best = types.SimpleNamespace(config=config, params=nnx.to_pure_dict(params), rest=nnx.to_pure_dict(rest))
-    tester = types.SimpleNamespace(mesh=make_mesh(), graphdef=graphdef)
+    tester = types.SimpleNamespace(device_mesh=make_mesh(), graphdef=graphdef)
     monkeypatch.setattr(predictor, "load_best", lambda workdir: (tester, best))
     monkeypatch.setattr(predictor.hand, "load", lambda config: toy)
     read = predictor.Predictor("run")

@@ -14,7 +14,7 @@ from jaxhand import config as configs
 from jaxhand import convert, hand
 from jaxhand.config import UserError
 from jaxhand.interop import checkpoints as interop
-from jaxhand.training import loop, testing, trees
+from jaxhand.training import eval_loop, loop, pytree_checks
 from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 from jaxhand.training.sharding import make_mesh
 from jaxhand.training.step import Trainer
@@ -155,7 +155,7 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     assert "  backbone.last_norm.weight -> backbone/encoder/norm/scale\n" in report
     assert configs.load(out / "config.yaml").model.dtype == "bfloat16"
 
-    tester, best = testing.load_best(out)  # as `evaluate` and `predict` do
+    tester, best = eval_loop.load_best(out)  # as `evaluate` and `predict` do
     assert best.step == 0 and not best.partial and best.meta["converted"]["kind"] == "hamer"
     assert tester.config == configs.load(out / "config.yaml")
     found = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS)
@@ -195,8 +195,8 @@ def test_a_backbone_starts_a_training(files, tmp_path, call, file):
 def test_a_backbone_is_one_of_every_model(files, name):
     found = interop.convert("vitpose", files / "vitpose.pth", overrides=[*HEADS, f"model.name={name}"])
     params = Trainer(found.config, make_mesh(), 10).abstract_state()["params"]
-    assert trees.mismatch("params", found.params, params, partial=True) is None
-    assert trees.parts(found.params, params).startswith("17 of ")
+    assert pytree_checks.mismatch("params", found.params, params, partial=True) is None
+    assert pytree_checks.parts(found.params, params).startswith("17 of ")
 
 
 def test_a_run_takes_the_part_and_draws_the_rest(tiny, tmp_path):
@@ -223,7 +223,7 @@ def test_the_golden_hamer(shared, tmp_path, call):
     save(tmp_path / "hamer.ckpt", {"state_dict": state})
     settings = [*HEADS, "model.hamer.heads=2", "model.hamer.head_width=16"]
     assert call(convert.main, "hamer", tmp_path / "hamer.ckpt", tmp_path / "out", "--set", *settings)[0] == 0
-    tester, best = testing.load_best(tmp_path / "out")
+    tester, best = eval_loop.load_best(tmp_path / "out")
     predict = quick_jit(lambda params, rest, image: nnx.merge(tester.graphdef, params, rest).predict_params(image))
     outputs = predict(best.params, best.rest, data["in/img"].transpose(0, 2, 3, 1))
     for value, name in zip(outputs, ("pose6d", "betas", "cam")):
@@ -235,7 +235,7 @@ def test_the_golden_wilor(shared, tmp_path, call):
     image = golden(shared, "hamer_tiny.npz")[1]["in/img"].transpose(0, 2, 3, 1)
     save(tmp_path / "wilor.ckpt", {"state_dict": state})
     assert call(convert.main, "wilor", tmp_path / "wilor.ckpt", tmp_path / "out", "--set", *HEADS)[0] == 0
-    tester, best = testing.load_best(tmp_path / "out")
+    tester, best = eval_loop.load_best(tmp_path / "out")
 
     @quick_jit
     def predict(params, rest, image, vertices, camera):

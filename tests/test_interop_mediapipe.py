@@ -10,7 +10,7 @@ import pytest
 from jaxhand.config import UserError
 from jaxhand.data.images.encoded import read_image
 from jaxhand.hand.camera import project
-from jaxhand.inference import boxes
+from jaxhand.inference.detection import load_detector
 from jaxhand.interop import mediapipe
 
 NAME = "jaxhand.interop.mediapipe:detect"
@@ -28,14 +28,14 @@ def no_cached_networks():
 def test_what_is_missing_is_named(no_cached_networks, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(UserError, match="needs LiteRT and MediaPipe's networks: pip install ai-edge-litert, then pip"):
-        boxes.detector(NAME)(IMAGE)
+        load_detector(NAME)(IMAGE)
 
 
 def test_a_mediapipe_without_the_files_is_named(no_cached_networks, monkeypatch):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs MediaPipe's file palm_detection_full.tflite: pip install"):
-        boxes.detector(NAME)(IMAGE)
+        load_detector(NAME)(IMAGE)
 
 
 def test_hands_of_photographs(no_cached_networks, shared):
@@ -45,7 +45,7 @@ def test_hands_of_photographs(no_cached_networks, shared):
         mediapipe._networks()
     except UserError as error:
         pytest.skip(str(error))
-    detect = boxes.detector(NAME)
+    detect = load_detector(NAME)
     folder = shared / "real" / "hand_photos"
     for line in (folder / "test.jsonl").read_text().splitlines()[::16]:
         label = json.loads(line)

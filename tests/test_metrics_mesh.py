@@ -136,9 +136,8 @@ def test_sums_of_an_epoch_count_labelled_meshes_only():
     np.testing.assert_allclose(sums["pa_mpvpe"], metrics.pa_mpvpe(pred[keep], gt[keep]).sum(), rtol=1e-5)
     aligned = metrics.procrustes_align(pred[keep], gt[keep])
     np.testing.assert_allclose(sums["f_5"], metrics.f_score(aligned, gt[keep], 5).sum(), rtol=1e-5)
-    means = metrics.epoch_means(
-        {"count": 1, "mpjpe": 3.0, "pa_mpjpe": 1.0} | {k: np.asarray(v) for k, v in sums.items()}
-    )
+    joints, meshes = {"count": 1, "mpjpe": 3.0, "pa_mpjpe": 1.0}, {key: float(value) for key, value in sums.items()}
+    means = metrics.epoch.means(metrics.epoch_metrics.METRICS, [joints, meshes])
     assert means["avg_metric"] == 2 and means["f_15"] == pytest.approx(float(sums["f_15"]) / 3)
     broken = metrics.mesh_sums(np.where(valid[:, None, None] > 0, np.nan, pred), gt, valid)
     assert np.isinf(broken["mpvpe"]) and broken["f_15"] == 0 and broken["meshes"] == 3

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.metrics import (
-    epoch_means,
+    epoch,
+    epoch_metrics,
     epoch_sums,
     mpjpe,
     pa_mpjpe,
@@ -18,6 +19,10 @@ from jaxhand.metrics import (
 
 THRESHOLDS = np.linspace(0, 50, 100)
 jitted_sums = jax.jit(epoch_sums)
+
+
+def epoch_means(sums):
+    return epoch.means(epoch_metrics.METRICS, [sums, {}])
 
 
 def hands(count=16, joints=21, seed=0):

@@ -31,7 +31,7 @@ def released(shared):
     def everything(state, image, vertices, camera):
         model = nnx.merge(graphdef, state)
         *coarse, features = model.backbone(image)
-        surface = skinned.forward(model.hand, rotations_of(coarse[0]), coarse[1]).vertices / 1000
+        surface = skinned.forward(model.hand_model, rotations_of(coarse[0]), coarse[1]).vertices / 1000
         return {
             "coarse": coarse,
             "features": features,

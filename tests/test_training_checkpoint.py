@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxhand.config import Config, UserError
-from jaxhand.training import trees
+from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 from tests.support.checkpoint_runs import (
     abstract_of,
@@ -187,5 +187,5 @@ def test_mismatches_are_named_in_order():
     saved = {"a": jnp.zeros((3, 3, 4, 64)), "b": jnp.zeros(2)}
     wanted = {"a": jnp.zeros((3, 3, 4, 96)), "b": jnp.zeros(3)}
     text = "params/a: saved (3,3,4,64), model wants (3,3,4,96) (and 1 more)"
-    assert trees.mismatch("params", saved, wanted) == text
-    assert trees.mismatch("params", saved, saved) is None
+    assert pytree_checks.mismatch("params", saved, wanted) == text
+    assert pytree_checks.mismatch("params", saved, saved) is None

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxhand.training import step_files
+from jaxhand.training import checkpoint_files
 from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 from tests.support.checkpoint_runs import (
     abstract_of,
@@ -45,7 +45,7 @@ def plain(damage):
     """The same to a step that plain Orbax wrote: no manifest tells, Orbax must fail."""
 
     def damage_plain(step):
-        (step / step_files.MANIFEST).unlink()
+        (step / checkpoint_files.MANIFEST).unlink()
         damage(step)
 
     return damage_plain
@@ -64,7 +64,7 @@ DAMAGES = {
     "no _METADATA, plain": plain(lambda step: (step / "params" / "_METADATA").unlink()),
     "no item": lambda step: shutil.rmtree(step / "optimizer"),
     "no meta, plain": plain(lambda step: (step / "meta" / "meta.json").unlink()),
-    "cut manifest": lambda step: os.truncate(step / step_files.MANIFEST, 100),
+    "cut manifest": lambda step: os.truncate(step / checkpoint_files.MANIFEST, 100),
     "cut metrics": lambda step: os.truncate(step / "metrics" / "metrics", 3),
     "bare folder": empty,
 }
@@ -129,7 +129,7 @@ def test_a_failed_save_is_told_once_and_leaves_the_last_good_one(tmp_path, monke
         for step in (10, 20, 30):
             save(checkpoints, step, step)
         checkpoints.wait()
-        monkeypatch.setattr(step_files, "write_manifest", fail_with_full_disk)
+        monkeypatch.setattr(checkpoint_files, "write_manifest", fail_with_full_disk)
         assert not save(checkpoints, 40, 40.0)
         with pytest.raises(CheckpointError, match=f"cannot write checkpoint {folder}/40: disk full .*; step 30 is "):
             save(checkpoints, 50, 5.0)
@@ -141,7 +141,7 @@ def test_a_failed_save_is_told_once_and_leaves_the_last_good_one(tmp_path, monke
         monkeypatch.undo()
         assert save(checkpoints, 50, 5.0)
         assert checkpoints.restore_latest(abstract_of(make_trees())).step == 50
-        monkeypatch.setattr(step_files, "write_manifest", fail_with_full_disk)
+        monkeypatch.setattr(checkpoint_files, "write_manifest", fail_with_full_disk)
         save(checkpoints, 60, 1.0)
         with pytest.raises(CheckpointError, match="60: disk full"):
             checkpoints.close()
@@ -177,7 +177,7 @@ def test_kill_in_mid_save(tmp_path):
         item = dict(params={"a": np.arange(9.0)}, rest={}, optimizer={}, data={}, meta={})
         checkpoints.save(10, **item, avg_metric=1.0)
         checkpoints.wait()
-        checkpoint.step_files.write_manifest = stall
+        checkpoint.checkpoint_files.write_manifest = stall
         checkpoints.save(20, **item, avg_metric=0.5)
         checkpoints.wait()
     """
@@ -205,7 +205,8 @@ def test_two_processes(tmp_path):
         jax.distributed.initialize(f"localhost:{port}", 2, index, shutdown_timeout_seconds=10)
         from pathlib import Path
         from jax.sharding import NamedSharding, PartitionSpec
-        from jaxhand.training.checkpoint import Checkpoints, restore_best, _agree
+        from jaxhand.training.checkpoint import Checkpoints, restore_best
+        from jaxhand.training.checkpoint_damage import agree
         mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
         rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
         def named(step):
@@ -220,7 +221,7 @@ def test_two_processes(tmp_path):
         if index == 0:
             path = max((Path(workdir) / "checkpoints/40/params").rglob("d/*"), key=lambda file: file.stat().st_size)
             os.truncate(path, 10)
-        _agree(True)
+        agree(True)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), named(0))
         restored = checkpoints.restore_latest(abstract)
         local = [np.unique(shard.data).tolist() for shard in restored.params["a"].addressable_shards]
@@ -242,6 +243,6 @@ def test_two_processes(tmp_path):
 
 def test_the_manifest_is_json_over_the_items(tmp_path):
     folder = saved_run(tmp_path, {10: 1.0})
-    sums = json.loads((folder / "10" / step_files.MANIFEST).read_text())
+    sums = json.loads((folder / "10" / checkpoint_files.MANIFEST).read_text())
     assert {name.split("/")[0] for name in sums} == {"params", "rest", "optimizer", "data", "meta", "metrics"}
-    assert step_files.damage(folder / "10", ("params",)) is None
+    assert checkpoint_files.damage(folder / "10", ("params",)) is None

@@ -11,7 +11,7 @@ import pytest
 
 from jaxhand import train
 from jaxhand.data.record import Record
-from jaxhand.training import loop, step_files
+from jaxhand.training import checkpoint_files, loop
 from jaxhand.training.checkpoint import restore_best
 
 PATCH_STEP = """
@@ -119,7 +119,7 @@ def test_a_full_disk(trained, command, disk_of):
     assert code == 2
     line = one_line(errors)
     assert "No space left" in line and str(workdir) in line
-    assert step_files.steps(workdir / "checkpoints") == [12]
+    assert checkpoint_files.steps(workdir / "checkpoints") == [12]
     assert restore_best(workdir).step == 12
     ballast.unlink()
     code, output, errors = command(*arguments)
@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite(trained, command, tmp_path):
     line = one_line(errors)
     assert "is not finite (nan) at step 17; nothing was saved since step 12" in line
     assert len(re.findall(r"synthetic-front-train/\d+", line)) == 8
-    assert step_files.steps(tmp_path / "run" / "checkpoints") == [12]
+    assert checkpoint_files.steps(tmp_path / "run" / "checkpoints") == [12]
     assert restore_best(tmp_path / "run").meta["epoch"] == 0
 
 
@@ -145,7 +145,7 @@ def test_a_learning_rate_that_blows_up(trained, command, tmp_path):
     overrides = ["optimizer.learning_rate=1e35", "scheduler.warmup_steps=0"]
     code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
     assert code == 2 and "Lower optimizer.learning_rate" in one_line(errors)
-    assert step_files.steps(tmp_path / "run" / "checkpoints") == []
+    assert checkpoint_files.steps(tmp_path / "run" / "checkpoints") == []
 
 
 def test_suspects_are_the_records_with_a_number_that_is_not_finite():

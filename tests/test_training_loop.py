@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jaxhand import config as configs
 from jaxhand import train
-from jaxhand.training import step_files
+from jaxhand.training import checkpoint_files
 from jaxhand.training.checkpoint import restore_best
 
 STEPS = 12  # an epoch
@@ -21,7 +21,7 @@ def lines_of(workdir):
 
 
 def metrics_on_disk(workdir):
-    return step_files.metas(workdir / "checkpoints")
+    return checkpoint_files.metas(workdir / "checkpoints")
 
 
 def test_console(trained):
@@ -130,7 +130,7 @@ def test_a_folder_without_checkpoints_takes_another_config(tiny_yaml, tmp_path, 
     from jaxhand.training import loop
 
     (tmp_path / "config.yaml").write_text("training: {num_epochs: 1}\n")
-    monkeypatch.setattr(loop, "Run", lambda config, workdir: loop.folder.prepare(workdir, config) or exit(0))
+    monkeypatch.setattr(loop, "Run", lambda config, workdir: loop.run_dir.prepare(workdir, config) or exit(0))
     assert call(train.main, "--config", tiny_yaml, "--workdir", tmp_path)[0] == 0
     assert configs.load(tmp_path / "config.yaml") == configs.load(tiny_yaml)
 

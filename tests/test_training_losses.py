@@ -1,12 +1,14 @@
 """The loss on values worked out by hand, its masks, and gradients that stay finite."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.config import LossConfig
-from jaxhand.training import losses
+from jaxhand.config import LossConfig, UserError
+from jaxhand.training import joint_losses, losses
 
 SIZE = 64  # px
 
@@ -48,9 +50,28 @@ def test_names_and_shapes():
     terms = losses.terms(right(batch), batch)
     assert terms.keys() == set(losses.JOINT_TERMS)
     assert all(value.shape == (3,) for value in terms.values())
-    plain = losses.terms({key: moved(right(batch)[key], 0, 1, 5) for key in ("keypoints_3d", "keypoints_2d")}, batch)
-    assert not (np.any(plain["size"]) or np.any(plain["guesses"])) and np.all(plain["joints_3d"][:1] > 0)
     assert losses.terms(right(batch), batch, ("depth",)).keys() == {"depth"}
+
+
+def test_a_term_that_cannot_be_computed_is_an_error():
+    batch = make_batch()
+    plain = {key: right(batch)[key] for key in ("keypoints_3d", "keypoints_2d")}
+    assert losses.terms(plain, batch, ("joints_3d", "distance")).keys() == {"joints_3d", "distance"}
+    for name, missing in (("size", "root_depth"), ("guesses", "guesses_3d"), ("betas", "mano_shape")):
+        with pytest.raises(UserError, match=f"loss term '{name}' cannot be computed: neither .* have '{missing}'"):
+            losses.terms(plain, batch, ("joints_3d", name))
+
+
+def test_names_are_checked():
+    assert losses.names_of(("depth", "size"), LossConfig()) == ("depth", "size")
+    for names, fault in (
+        (("joint_3d",), "unknown loss term 'joint_3d'; did you mean 'joints_3d'?"),
+        (("math:no_such",), "loss term math:no_such: math has no no_such"),
+        (("math:sqrt",), "loss term 'math:sqrt' has no weight: add loss.extra: {math:sqrt: 1.0}"),
+    ):
+        with pytest.raises(UserError, match=re.escape(fault)):
+            losses.names_of(names, LossConfig())
+    assert losses.names_of(("depth",), LossConfig(extra={"math:sqrt": 2.0})) == ("depth", "math:sqrt")
 
 
 def test_no_error_costs_nothing_and_has_a_finite_gradient():
@@ -105,8 +126,9 @@ def test_every_guess_costs_what_final_joints_do():
     pixels = moved(batch["keypoints_2d"], 0, 3, (1, 1))
     off["guesses_3d"] = np.stack([points, batch["keypoints_3d"], points], axis=1)  # two are wrong, one is right
     off["guesses_2d"] = np.stack([pixels, batch["keypoints_2d"], pixels], axis=1)
-    as_final = losses.terms({"keypoints_3d": points, "keypoints_2d": pixels}, batch)
-    expected = 2 * sum(as_final[name] for name in ("joints_3d", "joints_2d", "depth"))
+    three = ("joints_3d", "joints_2d", "depth")
+    as_final = losses.terms({"keypoints_3d": points, "keypoints_2d": pixels}, batch, three)
+    expected = 2 * sum(as_final.values())
     np.testing.assert_allclose(losses.terms(off, batch)["guesses"], expected, atol=1e-5)
     assert expected[0] > 0
 
@@ -173,7 +195,7 @@ def test_total_is_the_weighted_sum():
 
 @pytest.mark.parametrize(("mask", "mean"), [((1, 1, 1), 2), ((1, 0, 1), 2), ((0, 0, 1), 3), ((0, 0, 0), 0)])
 def test_masked_mean(mask, mean):
-    assert losses.masked_mean(jnp.array([1.0, 2.0, 3.0]), jnp.array(mask, float)) == mean
+    assert joint_losses.masked_mean(jnp.array([1.0, 2.0, 3.0]), jnp.array(mask, float)) == mean
 
 
 def test_the_batch_is_summed_or_averaged():

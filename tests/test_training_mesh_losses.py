@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 
 from jaxhand.config import LossConfig
+from jaxhand.data import mesh_labels
 from jaxhand.hand import skinned
 from jaxhand.hand.rotations import axis_angle_to_matrix
-from jaxhand.training import losses, mesh_losses
+from jaxhand.training import losses
 from tests.test_data_crop_mesh import V, make_hand
 
 FUSION = ("w_2d", "w_3d_joint", "w_3d_vert", "w_prior", "w_aux")
-HAMER = ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas", "adversarial", "discriminator")
+HAMER = ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas")
+ADVERSARIAL = ("adversarial", "discriminator")
 
 
 @pytest.fixture
@@ -100,7 +102,8 @@ def test_the_discriminator_wants_real_hands_at_1_and_predicted_ones_at_0(batch):
         "critic_fake": np.full((2, 17), 0.1),
         "critic_real": np.zeros((4, 17)),
     }
-    terms = losses.terms(right(batch) | logits, batch, HAMER)
+    terms = losses.terms(right(batch) | logits, batch, HAMER + ADVERSARIAL)
+    assert all(losses.TERMS[name].train_only for name in ADVERSARIAL)
     np.testing.assert_allclose(terms["adversarial"], 17 * 0.25)
     np.testing.assert_allclose(terms["discriminator"], 17 * 0.01 + 4 * 17 / 2)
     reduced = losses.reduced(terms, LossConfig(reduction="sum"))
@@ -110,11 +113,11 @@ def test_the_discriminator_wants_real_hands_at_1_and_predicted_ones_at_0(batch):
 def test_vertices_come_from_the_pose_where_a_hand_has_none(batch):
     hand = make_hand()
     batch["has_vertices"] = np.float32([1, 0])
-    done = mesh_losses.complete(hand, batch)
+    done = mesh_labels.completed(hand, batch)
     np.testing.assert_array_equal(done["has_vertices"], [1, 1])
     np.testing.assert_array_equal(done["vertices"][0], batch["vertices"][0])
-    posed = skinned.forward(hand, mesh_losses.true_rotations(batch), batch["mano_shape"])
+    posed = skinned.forward(hand, mesh_labels.true_rotations(batch), batch["mano_shape"])
     expected = posed.vertices[1] - posed.joints[1, 0] + batch["keypoints_3d"][1, 0]
     np.testing.assert_allclose(done["vertices"][1], expected, atol=1e-4)
     batch["has_pose"] = np.zeros(2, np.float32)
-    np.testing.assert_array_equal(mesh_losses.complete(hand, batch)["has_vertices"], [1, 0])
+    np.testing.assert_array_equal(mesh_labels.completed(hand, batch)["has_vertices"], [1, 0])

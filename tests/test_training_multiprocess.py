@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from jaxhand import train
-from jaxhand.training import runtime, step_files
+from jaxhand.training import checkpoint_files, runtime
 
 AT_STEP = """
 from jaxhand.config import UserError
@@ -72,7 +72,7 @@ def assert_same_run(output, workdir, trained):
     )
     assert [without_numbers(line) for line in ours] == [without_numbers(line) for line in theirs]
     assert numbers(ours) == pytest.approx(numbers(theirs), abs=2e-3)  # they are printed to 1e-3 mm
-    ours, theirs = (step_files.metas(folder / "checkpoints")[36] for folder in (workdir, trained.workdir))
+    ours, theirs = (checkpoint_files.metas(folder / "checkpoints")[36] for folder in (workdir, trained.workdir))
     for key in ("train_loss", "test_loss", "mpjpe", "pa_mpjpe"):
         assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
 
@@ -91,7 +91,7 @@ def test_two_processes_stop_as_one(trained, pair, tmp_path):
     assert (code, other_code) == (143, 143), errors
     assert "Stopped by a signal at step" in output and other_output == ""
     [stopped] = re.findall(r"at step (\d+), all is saved", output)
-    assert int(stopped) in step_files.steps(tmp_path / "run" / "checkpoints")
+    assert int(stopped) in checkpoint_files.steps(tmp_path / "run" / "checkpoints")
 
     (code, rest, errors, _), (other_code, other_output, other_errors, _) = pair()
     assert (code, other_code, other_output) == (0, 0, ""), errors + other_errors

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jaxhand.training import step_files
+from jaxhand.training import checkpoint_files, loop
 from jaxhand.training.checkpoint import Checkpoints
 from jaxhand.training.sharding import make_mesh
 from jaxhand.training.step import Trainer
@@ -59,7 +59,7 @@ def read_state(workdir, config):
     trainer = Trainer(config, make_mesh(), total_steps=36)
     abstract = trainer.abstract_state()
     checkpoints = Checkpoints(workdir, keep_every_steps=0)
-    restored = checkpoints.restore_latest({name: abstract[name] for name in ("params", "rest", "optimizer")})
+    restored = checkpoints.restore_latest({item: abstract[key] for item, key in loop.ITEMS.items()})
     checkpoints.close()
     return restored
 
@@ -72,7 +72,7 @@ def assert_same_end(workdir, trained, config):
         jax.tree.map(np.testing.assert_array_equal, getattr(got, name), getattr(wanted, name))
     assert read_lines(workdir) == read_lines(trained.workdir)
     assert read_curves(workdir) == read_curves(trained.workdir)
-    assert step_files.metas(workdir / "checkpoints") == step_files.metas(trained.workdir / "checkpoints")
+    assert checkpoint_files.metas(workdir / "checkpoints") == checkpoint_files.metas(trained.workdir / "checkpoints")
     assert sorted(p.name for p in (workdir / "samples").iterdir()) == [f"epoch_00{i}.png" for i in range(3)]
     for path in (workdir / "samples").iterdir():
         assert path.read_bytes() == (trained.workdir / "samples" / path.name).read_bytes()
@@ -100,7 +100,7 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
         return command("train", "--config", trained.config, "--workdir", workdir, patch=patch)
 
     def steps():
-        return step_files.steps(workdir / "checkpoints")
+        return checkpoint_files.steps(workdir / "checkpoints")
 
     code, output, errors = run(BEFORE_STEP, count=17, signal="SIGKILL", wait_for=str(workdir / "checkpoints" / "12"))
     assert code == -9 and steps() == [12]
@@ -114,7 +114,7 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
     assert_same_lines(output, trained)
     assert [step for step, _ in read_curves(workdir)["loss/step"]] == [20]  # of this very epoch, flushed
 
-    code, output, errors = run(BEFORE, place="loop.run_test", count=1, signal="SIGTERM")
+    code, output, errors = run(BEFORE, place="loop.evaluate_dataset", count=1, signal="SIGTERM")
     assert (code, errors) == (143, "") and 24 in steps()
     assert_same_lines(output, trained, 1)  # its Train Loss is that of the whole epoch, in three starts
 
@@ -125,7 +125,7 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
     code, output, errors = run()
     assert (code, errors) == (0, "")
     assert output.splitlines()[-1] == trained.output.splitlines()[-1]
-    kept = set(step_files.steps(trained.workdir / "checkpoints"))
+    kept = set(checkpoint_files.steps(trained.workdir / "checkpoints"))
     assert set(steps()) == kept
     assert_same_end(workdir, trained, tiny)
 
@@ -143,7 +143,7 @@ def test_stopped_before_the_first_step(trained, tiny, command, tmp_path, place):
     arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
     code, output, errors = command(*arguments, patch=BEFORE.format(place=place, count=1, signal="SIGTERM"))
     assert (code, output, errors) == (-15, "", "")
-    assert step_files.steps(tmp_path / "run" / "checkpoints") == []
+    assert checkpoint_files.steps(tmp_path / "run" / "checkpoints") == []
 
 
 def test_ctrl_c_is_one_line(trained, command, tmp_path):
@@ -165,7 +165,7 @@ def test_killed_at_any_step(trained, tiny, command, tmp_path, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["loop.write_png", "checkpoint.Checkpoints.save", "loop.run_test"])
+@pytest.mark.parametrize("place", ["loop.write_png", "checkpoint.Checkpoints.save", "loop.evaluate_dataset"])
 def test_killed_between_training_and_saving(trained, tiny, command, tmp_path, place):
     """The lines of an epoch are written before its checkpoint: killed in between, they are neither lost nor doubled."""
     arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")

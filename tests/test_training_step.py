@@ -11,8 +11,8 @@ from jaxhand.config import ConfigError
 from jaxhand.data import pipeline
 from jaxhand.evaluation import Evaluator
 from jaxhand.training import sharding
+from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.step import Trainer
-from jaxhand.training.testing import batches_of, run_test
 
 STEPS = 5
 
@@ -36,8 +36,7 @@ def train(trainer, source):
     """The losses of the first steps, and the state after them."""
     batches, state, losses = pipeline.train_iterator(source, trainer.config), trainer.init(), []
     for _, batch in zip(range(STEPS), batches):
-        batch.pop("index")
-        state, loss = trainer.train_step(state, sharding.to_global(batch, trainer.mesh))
+        state, loss = trainer.train_step(state, sharding.to_global(batch, trainer.device_mesh))
         losses.append(float(loss))
     return losses, state
 
@@ -67,9 +66,9 @@ def test_one_device_and_four_train_alike(on_one, on_four):
 def test_one_device_and_four_test_alike(on_one, on_four, test_set):
     trainer, _, state = on_one
     four = on_four[0]
-    params, rest = (jax.device_get(state[name]) for name in ("params", "rest"))
-    one_result, _ = run_test(trainer, params, rest, pipeline.eval_batches(test_set, trainer.config, 8))
-    four_result, _ = run_test(four, params, rest, pipeline.eval_batches(test_set, four.config, 8))
+    params, batch_stats = (jax.device_get(state[name]) for name in ("params", "batch_stats"))
+    one_result, _ = evaluate_dataset(trainer, params, batch_stats, pipeline.eval_batches(test_set, trainer.config, 8))
+    four_result, _ = evaluate_dataset(four, params, batch_stats, pipeline.eval_batches(test_set, four.config, 8))
     for key in ("test_loss", "mpjpe", "pa_mpjpe", "avg_metric"):
         assert four_result[key] == pytest.approx(one_result[key], abs=1e-4), key
     assert one_result["count"] == four_result["count"] == len(test_set)
@@ -78,7 +77,7 @@ def test_one_device_and_four_test_alike(on_one, on_four, test_set):
 def test_state_is_whole_on_every_device_and_batches_are_split(on_four):
     trainer, _, state = on_four
     assert all(leaf.is_fully_replicated and len(leaf.devices()) == 4 for leaf in jax.tree.leaves(state))
-    array = sharding.to_global({"x": np.arange(8)}, trainer.mesh)["x"]
+    array = sharding.to_global({"x": np.arange(8)}, trainer.device_mesh)["x"]
     assert [len(shard.data) for shard in array.addressable_shards] == [2] * 4
     np.testing.assert_array_equal(sharding.local_rows(array), np.arange(8))
 
@@ -104,7 +103,9 @@ def test_every_test_sample_counts_once(on_four, test_set, batch_size):
         truth.append(batch["keypoints_3d"][real])
 
     batches = pipeline.eval_batches(test_set, config, batch_size)
-    result, samples = run_test(trainer, state["params"], state["rest"], batches, samples=5, collect=collect)
+    result, samples = evaluate_dataset(
+        trainer, state["params"], state["batch_stats"], batches, samples=5, collect=collect
+    )
     assert seen == list(range(len(test_set))) and result["count"] == len(test_set)
     assert len(test_set) % batch_size != 0
 
@@ -118,7 +119,7 @@ def test_every_test_sample_counts_once(on_four, test_set, batch_size):
     assert samples["image"].shape == (5, 64, 64, 3) and samples["predicted_2d"].shape == (5, 21, 2)
 
     batches = pipeline.eval_batches(test_set, config, 32 - batch_size)
-    other, _ = run_test(trainer, state["params"], state["rest"], batches)
+    other, _ = evaluate_dataset(trainer, state["params"], state["batch_stats"], batches)
     assert result["test_loss"] == pytest.approx(other["test_loss"], abs=1e-5)
     assert result["losses"].keys() == {"loss", *trainer.loss_terms}
 
@@ -134,11 +135,15 @@ def test_invalid_labels_and_predictions_are_counted(on_four, test_set):
             joints = np.zeros((21, 3), np.float32) if i == 4 else test_set[i].keypoints_3d
             return dataclasses.replace(test_set[i], keypoints_3d=joints)
 
-    result, _ = run_test(trainer, state["params"], state["rest"], pipeline.eval_batches(Damaged(), trainer.config, 8))
+    result, _ = evaluate_dataset(
+        trainer, state["params"], state["batch_stats"], pipeline.eval_batches(Damaged(), trainer.config, 8)
+    )
     assert (result["count"], result["invalid"], result["nonfinite"]) == (21, 1, 0) and np.isfinite(result["mpjpe"])
 
     broken = jax.tree.map(lambda leaf: leaf * np.nan, state["params"])
-    result, _ = run_test(trainer, broken, state["rest"], pipeline.eval_batches(test_set, trainer.config, 8))
+    result, _ = evaluate_dataset(
+        trainer, broken, state["batch_stats"], pipeline.eval_batches(test_set, trainer.config, 8)
+    )
     assert (result["count"], result["nonfinite"]) == (22, 22) and result["avg_metric"] == np.inf
 
 
@@ -146,7 +151,7 @@ def test_test_batches_fit_all_devices(on_four, test_set):
     trainer = on_four[0]
     assert jax.device_count() == 4
     odd = dataclasses.replace(trainer.config.training, batch_size=6)
-    trainer_like = type("", (), {"config": dataclasses.replace(trainer.config, training=odd)})
+    trainer_like = type("", (), {"config": dataclasses.replace(trainer.config, training=odd), "hand_model": None})
     assert {len(batch["valid"]) for batch in batches_of(test_set, trainer_like)} == {8}
 
 

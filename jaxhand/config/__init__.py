@@ -1,4 +1,4 @@
-"""Experiments as frozen dataclasses, read from YAML files and overrides."""
+"""The config of an experiment: frozen dataclasses, read from a YAML file and from overrides on the command line."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from jaxhand.config.schema import (
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for jaxhand: rendered sets and compiled programs."""
+    """The user's cache folder of jaxhand, for rendered synthetic sets and compiled programs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxhand"
 
 

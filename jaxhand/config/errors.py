@@ -1,9 +1,9 @@
-"""What a user can mend."""
+"""Errors that a user can fix."""
 
 
 class UserError(ValueError):
-    """What a user can mend: a path, a file, a config. The message is one line that names the thing and the fix."""
+    """A mistake that a user can fix: in a path, a file, an argument. One line that names the thing and the fix."""
 
 
 class ConfigError(UserError):
-    """A mistake in a config file or an override."""
+    """A mistake in a config file or in an override on the command line."""

@@ -1,4 +1,7 @@
-"""A YAML file over the defaults, dotted overrides over the file; mistakes are named with their nearest neighbour."""
+"""Read a config: defaults, then a YAML file, then dotted overrides such as `training.num_epochs=5`.
+
+A mistake is one line that names the key. An unknown key also gets the nearest known key as a suggestion.
+"""
 
 import dataclasses
 import difflib
@@ -13,8 +16,8 @@ from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
 
-# What no run could do without; every other number may be 0, and none but the seed is negative.
-_LEAST = {
+# Smallest values of numbers. For all others it is 0, except the seed, which may be negative.
+_MINIMUM = {
     "data.train_samples": 1,
     "data.test_samples": 1,
     "data.image_size": 1,
@@ -34,28 +37,32 @@ _LEAST = {
     "training.save_freq": 1,
 }
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
-_BELOW_1 = (
+_LESS_THAN_ONE = (
     *("data.augment.scale", "data.augment.color", "model.vit.drop_path"),
     *("optimizer.b1", "optimizer.b2", "optimizer.momentum"),
 )
 
 
 def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
-    """Read a config: the defaults, then the YAML file, then `key.sub=value` overrides.
+    """Read a config: the defaults, then the YAML file, then the overrides.
 
     Args:
-        path: a YAML file, or the name of one in configs/ such as "quickstart"; None: the defaults alone.
-        overrides: such as "training.num_epochs=5".
+        path: a YAML file with the keys that differ from the defaults, or the name of one in configs/ such as
+            "quickstart"; None: the defaults alone.
+        overrides: texts `section.key=value`, such as "training.num_epochs=5"; the value is read as YAML.
+
+    Returns:
+        The config, checked.
 
     Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown (its nearest neighbour is named), or a
-            value is of another type than the field.
+        ConfigError: the file is missing or is not YAML, a key is unknown, or a value has the wrong type, lies outside
+            its range or is none of the choices.
     """
     tree = _read_yaml(experiments.find(path)) if path is not None else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"override {override!r} is not of the form key=value, such as training.num_epochs=5")
+            raise ConfigError(f"override {override!r} must have the form key=value, such as training.num_epochs=5")
         try:
             value = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
@@ -67,12 +74,23 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
 
 
 def from_dict(tree: dict, source: str = "config") -> Config:
-    """Build a `Config` from nested dicts such as `to_dict` gives; `source` names them in errors."""
+    """Build a `Config` from nested dicts.
+
+    Args:
+        tree: what `to_dict` returns, or a part of it; missing keys have their defaults.
+        source: what error messages call the dicts, such as the path of their file.
+
+    Returns:
+        The config. Ranges and choices are not checked: `load` does that.
+
+    Raises:
+        ConfigError: a key is unknown, or a value has the wrong type.
+    """
     return _build(Config, tree, (), source)
 
 
 def build_section(cls: type, tree: dict, name: str):
-    """Build a dataclass that is no part of `Config`, such as the options of a model, from a mapping.
+    """Build a dataclass that is not part of `Config`, such as the options of a model, from a mapping.
 
     Args:
         cls: the dataclass.
@@ -86,23 +104,24 @@ def build_section(cls: type, tree: dict, name: str):
 
 
 def to_dict(config: Config) -> dict:
-    """The config as nested dicts of plain values."""
+    """The config as nested dicts of plain values (text, numbers, lists), such as YAML and JSON can hold."""
     plain = lambda items: {key: list(value) if isinstance(value, tuple) else value for key, value in items}  # noqa: E731
     return dataclasses.asdict(config, dict_factory=plain)
 
 
 def dump(config: Config) -> str:
-    """The config as YAML text, every field written out."""
+    """The config as YAML text with every key."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """The keys that differ, one line each: `training.batch_size: 64 -> 32`."""
+    """The keys whose values differ, one text per key: `training.batch_size: 64 -> 32`."""
     before, after = _flat(old), _flat(new)
     return [f"{key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]
 
 
 def _flat(section, prefix: str = "") -> dict:
+    """The fields of a config section and its subsections: dotted key → value."""
     flat = {}
     for key, value in vars(section).items():
         flat |= _flat(value, f"{prefix}{key}.") if dataclasses.is_dataclass(value) else {prefix + key: value}
@@ -117,11 +136,12 @@ def _read_yaml(path: Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"config {path} holds {type(tree).__name__}, not keys and values")
+        raise ConfigError(f"config {path} must have keys and values, got a {type(tree).__name__}")
     return tree
 
 
 def _put(tree: dict, keys: list[str], value) -> None:
+    """Set a value in nested dicts; missing dicts are made."""
     for key in keys[:-1]:
         if not isinstance(tree.get(key), dict):
             tree[key] = {}
@@ -130,9 +150,11 @@ def _put(tree: dict, keys: list[str], value) -> None:
 
 
 def _build(cls, tree, path: tuple, source: str):
+    """A dataclass of the schema from nested dicts; `path` are the keys that lead to it."""
     name = ".".join(path)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: {name!r} is a section, give it keys and not {tree!r}")
+        example = f"{name}.{dataclasses.fields(cls)[0].name}"
+        raise ConfigError(f"{source}: {name!r} is a section and must have keys, such as {example}, got {tree!r}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}
@@ -148,28 +170,30 @@ def _build(cls, tree, path: tuple, source: str):
         )
     try:
         return cls(**values)
-    except TypeError as error:  # only fields of a model's own options have no default
+    except TypeError as error:  # a field without a default; only the options of a model can have one
         raise ConfigError(f"{source}: {name}: {error}") from None
 
 
 def _nearest(key: str, path: tuple, fields: dict) -> str:
-    """A hint for a mistyped or abbreviated key: a sibling, else a field of another section."""
+    """A suggestion for a mistyped or abbreviated key: a key of the same section, else a key of another one."""
     siblings = {name: ".".join((*path, name)) for name in fields}
     elsewhere = {name.rpartition(".")[2]: name for name in _flat(Config())}
     for known in (siblings, elsewhere):
-        initials = [name for name in known if "".join(word[0] for word in name.split("_")) == key]  # lr
+        initials = [name for name in known if "".join(word[0] for word in name.split("_")) == key]  # lr: learning_rate
         close = initials or difflib.get_close_matches(key, known, n=1)
         if close:
             return f" Did you mean {known[close[0]]!r}?"
-    return f" Known here: {', '.join(fields)}."
+    return f" Known keys: {', '.join(fields)}."
 
 
 def _coerce(value, kind, here: str, source: str):
-    """PyYAML reads 1e-3 as a string and 1 as an int: bring the value to the field's type."""
-    if isinstance(kind, types.UnionType):  # text, or names with weights
+    """Convert a value to the type of its field; PyYAML reads 1e-3 as text and 1 as an int."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is dict:  # text, or {name: weight}
         if isinstance(value, dict):
             return {str(name): _coerce(weight, float, f"{here}: {name}", source) for name, weight in value.items()}
-        kind = str
+        kind = str if isinstance(kind, types.UnionType) else kind
+    if kind == tuple[str, ...] and isinstance(value, (str, list)):
+        return tuple(map(str, [value] if isinstance(value, str) else value))
     try:
         if kind is float and not isinstance(value, bool):
             return float(value)
@@ -185,41 +209,56 @@ def _coerce(value, kind, here: str, source: str):
             return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
         pass
-    wanted = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
-    wanted = "a mapping such as {width: 64}" if kind is dict else wanted
+    forms = {
+        tuple[str, ...]: "a list of names",
+        dict[str, float]: "names with weights such as {module:name: 0.5}",
+        dict: "a mapping such as {width: 64}",
+    }
+    numbers = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
+    wanted = forms.get(kind, numbers)
     raise ConfigError(f"{source}: {here} must be {wanted}, got {value!r}")
 
 
 def _check(config: Config) -> None:
-    """Refuse values that no run could use."""
+    """Raise where a number lies outside its range, or where a run would train on nothing."""
     values = _flat(config)
     for key, value in values.items():
         if isinstance(value, (int, float)) and key != "seed":
-            least = _LEAST.get(key, 0)
+            least = _MINIMUM.get(key, 0)
             if not least <= value < math.inf or value == 0 and key in _POSITIVE:
                 wanted = "positive" if key in _POSITIVE else f"at least {least}"
                 raise ConfigError(f"{key} must be {wanted} and finite, got {value}")
-            if key in _BELOW_1 and value >= 1:
+            if key in _LESS_THAN_ONE and value >= 1:
                 raise ConfigError(f"{key} must be below 1, got {value}")
     if not values["data.depth_dropout"] <= 1:
-        raise ConfigError(f"data.depth_dropout must lie in 0..1, got {values['data.depth_dropout']}")
+        raise ConfigError(f"data.depth_dropout must be between 0 and 1, got {values['data.depth_dropout']}")
     if not -(2**63) <= config.seed < 2**63:
-        raise ConfigError(f"seed must fit into 64 bits, got {config.seed}")
+        raise ConfigError(f"seed must fit in 64 bits, got {config.seed}")
     if isinstance(config.data.train, dict):
         if not config.data.train:
-            raise ConfigError("data.train names no set: give every set a line, NAME:PATH: weight")
+            raise ConfigError("data.train has no set: write one line per set, NAME:PATH: weight")
         for name, weight in config.data.train.items():
             if not 0 < weight < math.inf:
                 raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
-    if not any(isinstance(weight, float) and weight for weight in vars(config.loss).values()):
-        raise ConfigError("all weights of loss are 0: nothing would be learned")
+    for name, weight in config.loss.extra.items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"loss.extra: the weight of {name} must be at least 0 and finite, got {weight}")
+    weights = [*vars(config.loss).values(), *config.loss.extra.values()]
+    if not any(isinstance(weight, float) and weight for weight in weights):
+        raise ConfigError("all weights of loss are 0, so nothing would be learned: set at least one above 0")
     for key, known in choices().items():
         if values[key] not in known:
-            raise ConfigError(f"{key} must be one of {', '.join(known)}, got {values[key]!r}")
+            listed = ", ".join(choice or '""' for choice in known)
+            raise ConfigError(f"{key} must be one of {listed}, got {values[key]!r}")
 
 
 def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
-    """The dotted keys that take one of several words, and these words."""
+    """The keys that accept only certain texts: dotted key → the texts.
+
+    Args:
+        cls: a dataclass of the schema.
+        prefix: what comes before its fields' names, such as "data.".
+    """
     found = {}
     for field in dataclasses.fields(cls):
         key = prefix + field.name

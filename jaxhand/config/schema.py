@@ -1,4 +1,7 @@
-"""Every key of an experiment, with its default: frozen dataclasses."""
+"""Every key of an experiment with its default, as frozen dataclasses.
+
+The ranges of numbers are in `jaxhand.config.loading`.
+"""
 
 import dataclasses
 
@@ -10,54 +13,56 @@ def _choice(*choices: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges of the training augmentation; each is drawn anew for every sample."""
+    """Random changes of the training images: ranges of uniform draws, new for every sample. 0 turns a change off."""
 
-    rotation_deg: float = 0.0  # in-plane rotation, uniform in ± this
-    scale: float = 0.0  # the crop's side times uniform(1 - this, 1 + this)
-    shift: float = 0.0  # the crop's centre, uniform in ± this part of its side
-    color: float = 0.2  # gain of every channel, brightness and contrast, uniform in ± this
-    noise: float = 0.0  # standard deviation of pixel noise, 1.0 is the full range
+    rotation_deg: float = 0.0  # rotation in the image plane, degrees, within ± this
+    scale: float = 0.0  # factor on the side of the crop, within 1 ± this; 0 to below 1
+    shift: float = 0.0  # shift of the crop's centre in x and y, within ± this, as a fraction of its side
+    color: float = 0.2  # each channel's gain and the contrast within 1 ± this, brightness within ± this; 0 to below 1
+    noise: float = 0.0  # standard deviation of Gaussian pixel noise, where 1.0 is the full range of a pixel
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which hands are read and how they become crops."""
+    """The data sets, and how their hands are cropped."""
 
-    train: str | dict[str, float] = "synthetic"  # or NAME:PATH, module:function:PATH, or several {NAME:PATH: weight}
-    test: str = "synthetic"
-    test_split: str = _choice("test", "val")  # "val" tests on a split of its own, for choosing recipes
-    view: str = _choice("front", "all")  # of the synthetic data set: "front" (palm or back, ±35°) or "all" directions
-    train_samples: int = 20480  # of the synthetic data set; a folder is read whole
-    test_samples: int = 2000
-    image_size: int = 64  # side of the square crop, px
-    crop_scale: float = 1.4  # side of the crop over the longer side of the hand's box
-    crop_rule: str = _choice(
-        "square", "hamer"
-    )  # "hamer": box, pixels and blur as HaMeR and WiLoR have them; crop_scale is then 2
-    depth_dropout: float = 0.3  # share of training samples whose depth is hidden
-    threads: int = 2  # that read and crop ahead of the training
-    cache: str = ""  # folder of rendered sets; empty: the user's cache folder
-    mocap: str = ""  # .npz of real `hand_pose` and `betas`, as HaMeR's freihand_mocap.npz, for its discriminator
+    train: str | dict[str, float] = "synthetic"  # NAME:PATH or module:function:PATH; or a mix, {SET: weight}
+    test: str = "synthetic"  # NAME:PATH or module:function:PATH
+    # Split that every epoch is tested on. val: held out of the training set, to choose settings without the test set.
+    test_split: str = _choice("test", "val")
+    # Viewing directions of the synthetic set. front: palm or back of the hand, within about 35 degrees.
+    view: str = _choice("front", "all")
+    train_samples: int = 20480  # training hands of the synthetic set; other sets are used in full
+    test_samples: int = 2000  # test hands of the synthetic set; other sets are used in full
+    image_size: int = 64  # side of the square crop that the model gets, px
+    crop_scale: float = 1.4  # side of the crop / longer side of the hand's box; above 0
+    # How a box becomes a crop. hamer: as HaMeR and WiLoR do (box shape, pixel centres, blur); their crop_scale is 2.
+    crop_rule: str = _choice("square", "hamer")
+    depth_dropout: float = 0.3  # fraction of the training samples whose depth image is hidden, 0 to 1
+    threads: int = 2  # threads that read and crop images while the model trains; at least 1
+    cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
+    mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
     augment: AugmentConfig = AugmentConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class HandConfig:
-    """The hand whose mesh the models give."""
+    """The hand model whose mesh the networks predict."""
 
-    mano_path: str = ""  # MANO_RIGHT.pkl, or its folder, from https://mano.is.tue.mpg.de; empty: the built-in hand
-    tips: str = _choice("smplx", "freihand", "ho3d", "manopth")  # whose fingertip vertices of MANO; DexYCB: manopth
+    mano_path: str = ""  # MANO_RIGHT.pkl or its folder, from https://mano.is.tue.mpg.de; empty: the built-in hand
+    # Code base or data set whose choice of MANO vertices are the fingertips. DexYCB follows manopth.
+    tips: str = _choice("smplx", "freihand", "ho3d", "manopth")
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """A vision transformer."""
 
-    size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    mlp_ratio: float = 4.0
+    size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads; empty: as the next three say
+    width: int = 384  # channels of a token
+    depth: int = 12  # blocks
+    heads: int = 6  # attention heads; they divide width
+    mlp_ratio: float = 4.0  # hidden channels of the MLP / width
     patch: int = 16  # px
     drop_path: float = 0.0  # of the last block, growing from 0 at the first
 
@@ -80,9 +85,9 @@ class HamerConfig:
 
     width: int = 1024  # channels of the decoder's query token
     depth: int = 6  # layers
-    heads: int = 8
-    head_width: int = 64
-    mlp: int = 1024  # hidden channels
+    heads: int = 8  # attention heads
+    head_width: int = 64  # channels of an attention head
+    mlp: int = 1024  # hidden channels of the MLP
     discriminator: bool = False  # adversarial training of the pose
     init: str = ""  # mano_mean_params.npz; empty: a flat hand
 
@@ -117,18 +122,16 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weight of every term of the training loss, of those that the model names; 0 leaves a term out."""
+    """Weight of every term of the training loss, of those that the model names; with 0 a term is only logged."""
 
-    reduction: str = _choice(
-        "mean", "sum"
-    )  # over the batch; "sum" as HaMeR: what that changes, configs/hamer.yaml says
-
+    # How the loss is reduced over the batch. sum: as HaMeR; configs/hamer.yaml explains what that changes.
+    reduction: str = _choice("mean", "sum")
     joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
     joints_2d: float = 1.0  # distance in the crop, in half its side
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
-    size: float = 1.0  # error of the hand's distance as judged by its size, relative
-    guesses: float = 0.5  # auxiliary loss: the three joint terms of every intermediate prediction
+    size: float = 1.0  # relative error of the hand's distance that is estimated from its size in the image
+    guesses: float = 0.5  # auxiliary loss: joints_3d, joints_2d and depth of every intermediate prediction
     vertices: float = 1.0  # distance to the true vertex, both relative to the wrist, in 100 mm
 
     # of rgbd_fusion: sums over the joints of a hand, and UTNet's names and weights
@@ -142,48 +145,55 @@ class LossConfig:
     keypoints_2d: float = 0.01  # along x and y in parts of the crop's side
     keypoints_3d: float = 0.05  # along x, y and z relative to the wrist, in m
     global_orient: float = 0.001  # square error of the rotation matrices
-    hand_pose: float = 0.001
-    betas: float = 0.0005
-    adversarial: float = 0.0005  # how unreal the discriminator finds a hand
-    discriminator: float = 0.0005  # how wrong the discriminator is
+    hand_pose: float = 0.001  # the same of the 15 finger rotations
+    betas: float = 0.0005  # square error of the shape parameters
+    adversarial: float = 0.0005  # error of the discriminator's output for the predicted hands to that for real ones
+    discriminator: float = 0.0005  # error of the discriminator's outputs, to 1 for real and 0 for predicted hands
+
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)  # {MODULE:FUNCTION: weight}, terms of your own
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer; `b1`, `b2` are Adam's, Muon's momentum is `momentum`."""
+    """The optimizer. `b1` and `b2` belong to Adam, `momentum` and `adam_rate` to Muon."""
 
-    name: str = _choice("adamw", "muon")  # "muon": Muon for matrices, Adam for the rest
-    learning_rate: float = 3e-3  # at the top of the schedule
-    weight_decay: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.99
-    momentum: float = 0.95
-    adam_rate: float = 0.5  # of muon: learning rate of what is no matrix over that of the matrices
-    clip_norm: float = 1.0  # global gradient norm; 0 does not clip
+    name: str = _choice("adamw", "muon")  # muon: Muon for matrices, Adam for all other parameters
+    learning_rate: float = 3e-3  # highest learning rate, reached after the warm-up; above 0
+    weight_decay: float = 1e-4  # decoupled weight decay of matrices; biases and scales have none
+    b1: float = 0.9  # Adam's decay rate of the mean gradient, 0 to below 1
+    b2: float = 0.99  # Adam's decay rate of the mean squared gradient, 0 to below 1
+    momentum: float = 0.95  # Muon's momentum, 0 to below 1
+    adam_rate: float = 0.5  # with muon: learning rate of Adam / learning rate of Muon
+    clip_norm: float = 1.0  # gradients with a larger global norm are scaled down to it; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerConfig:
-    name: str = _choice("cosine", "constant")  # after the same warm-up
-    warmup_steps: int = 100
+    """The learning rate over the steps of a run: a linear warm-up from 0, then a cosine or a constant."""
+
+    name: str = _choice("cosine", "constant")  # course after the warm-up
+    warmup_steps: int = 100  # steps of the warm-up; 0: none
     eta_min: float = 0.0  # learning rate at the end of the cosine
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    num_epochs: int = 10
-    batch_size: int = 64  # over all devices and hosts
-    epoch_samples: int = 0  # that an epoch draws; 0: as many as the training sets hold
-    save_freq: int = 10  # every so many epochs a checkpoint is kept for good
-    test_freq: int = 1  # accepted for old configs; every epoch is tested
-    init_from: str = ""  # run folder whose best parameters are the start
+    """How long and how a run trains."""
+
+    num_epochs: int = 10  # epochs; each one ends with a test
+    batch_size: int = 64  # hands per step, summed over all devices and hosts
+    epoch_samples: int = 0  # training hands per epoch; 0: as many as the training sets have
+    save_freq: int = 10  # a checkpoint is kept for good every so many epochs; the best and the latest two always are
+    test_freq: int = 1  # ignored (accepted for old configs): every epoch is tested
+    init_from: str = ""  # run folder whose best parameters are the start; empty: random parameters
+    metrics: tuple[str, ...] = ()  # further metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
-    seed: int = 0
+    seed: int = 0  # of all random numbers: initial parameters, order of the samples, augmentation, synthetic hands
     data: DataConfig = DataConfig()
     hand: HandConfig = HandConfig()
     model: ModelConfig = ModelConfig()

@@ -71,7 +71,7 @@ def load(
 
 
 def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = "") -> Source:
-    """Open a data set on disk, as its authors lay it out or packed by `python -m jaxhand.convert data`.
+    """Open a data set on disk, as its authors lay it out or packed by `jaxhand pack`.
 
     Args:
         kind: NAME or NAME-VARIANT, such as "dexycb-s1", or "module:function".

@@ -8,7 +8,7 @@ from jaxhand.config import AugmentConfig
 
 
 def draw(rng: np.random.Generator, config: AugmentConfig, count: int) -> list[dict]:
-    """Draw rotation (radians), scale and shift for `count` samples: keyword arguments of `crop`, one dict per sample."""
+    """Draw rotation (radians), scale and shift for `count` samples: one dict of `crop`'s arguments per sample."""
     unit = rng.uniform(-1, 1, (count, 4))  # drawn for any config, so that two configs change the same sample alike
     rotation = np.deg2rad(config.rotation_deg) * unit[:, 0]
     scale = 1 + config.scale * unit[:, 1]

@@ -22,10 +22,10 @@ class Batch(typing.TypedDict, total=False):
     joint_valid: np.ndarray  # (B, 21) 1 where the joint is labelled in 3D
     joint_valid_2d: np.ndarray  # (B, 21) 1 where the joint is labelled in 2D
     K: np.ndarray  # (B, 3, 3) of the crop
-    K_image: np.ndarray  # (B, 3, 3) of the image that the crop was cut from
+    K_image: np.ndarray  # (B, 3, 3) float64, of the image that the crop was cut from; stays on the host
     is_right: np.ndarray  # (B,) 0 where the hand was mirrored
     valid: np.ndarray  # (B,) 0 for rows that only fill a batch
-    index: np.ndarray  # (B,) int32, which record of its source a row is
+    index: np.ndarray  # (B,) int32, which record of its source a row is; stays on the host
     # With a mesh, labels of the hand model that the network predicts:
     vertices: np.ndarray  # (B, V, 3) mm
     has_vertices: np.ndarray  # (B,)
@@ -53,7 +53,6 @@ def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[
         "joint_valid": (21,),
         "joint_valid_2d": (21,),
         "K": (3, 3),
-        "K_image": (3, 3),
         "is_right": (),
     }
     if hand_model is not None:
@@ -64,4 +63,5 @@ def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[
             "mano_shape": (10,),
             "has_pose": (),
         }
-    return {"image": ((size, size, 3), np.uint8)} | {key: (shape, np.float32) for key, shape in shapes.items()}
+    others = {"image": ((size, size, 3), np.uint8), "K_image": ((3, 3), np.float64)}  # as exact as `uncrop` needs it
+    return others | {key: (shape, np.float32) for key, shape in shapes.items()}

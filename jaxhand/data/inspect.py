@@ -1,7 +1,7 @@
-"""Check a data set before training on it: `python -m jaxhand.data.inspect NAME PATH [--sheet FILE.png]`.
+"""Check a data set before training on it: `jaxhand inspect NAME PATH [--sheet FILE.png]`.
 
-Prints what its splits contain, what is missing or unreadable, and what looks wrong. Exit code: 0 complete and plausible,
-1 not, 2 error.
+Prints what its splits contain, what is missing or unreadable, and what looks wrong. Exit code: 0 complete and
+plausible, 1 not, 2 error.
 """
 
 import argparse

@@ -90,7 +90,12 @@ def sample_joints(source: Source, max_records: int) -> tuple[np.ndarray, np.ndar
         (N, 21, 3) mm and (N, 21) valid, float32.
     """
     indices = np.unique(np.linspace(0, len(source) - 1, min(max_records, len(source))).astype(int))
-    records = [record for record in (read_annotation(source, i) for i in indices) if np.any(record.joint_valid)]
+    return stacked_joints([read_annotation(source, i) for i in indices])
+
+
+def stacked_joints(records: list[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of the records that have a joint in 3D, left hands mirrored: (N, 21, 3) mm and (N, 21) valid, float32."""
+    records = [record for record in records if np.any(record.joint_valid)]
     mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records]).reshape(-1, 1, 3)
     joints = np.float32([record.keypoints_3d for record in records]).reshape(-1, 21, 3)
     return joints * mirror, np.float32([record.joint_valid for record in records]).reshape(-1, 21)

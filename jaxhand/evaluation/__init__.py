@@ -1,6 +1,6 @@
 """From predictions to numbers and pictures."""
 
 from jaxhand.evaluation.evaluator import Evaluator
-from jaxhand.evaluation.streaming import StreamingEvaluator
+from jaxhand.evaluation.streaming_evaluator import StreamingEvaluator
 
 __all__ = ["Evaluator", "StreamingEvaluator"]

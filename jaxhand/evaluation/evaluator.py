@@ -1,4 +1,4 @@
-"""Scores predictions batch by batch, whoever made them."""
+"""Scores predictions batch by batch, whatever program made them."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.metrics.epoch import ERRORS, sample_errors
+from jaxhand.metrics.epoch import COUNTS, ERRORS, formatted, sample_errors
 
 _sample_errors = jax.jit(sample_errors, static_argnames=("root", "keypoints", "metrics"))
 
@@ -47,8 +47,8 @@ class Evaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all samples."""
-        self.counter = 0  # samples seen, with those left out
+        """Drop all samples."""
+        self.counter = 0  # samples added, with those left out
         self._errors = {name: np.zeros(self.dataset_length) for name in self._options["metrics"]}  # mm
         self._labelled = np.zeros(self.dataset_length, bool)
         self._finite = np.zeros(self.dataset_length, bool)
@@ -86,7 +86,7 @@ class Evaluator:
     def get_metrics_dict(self) -> dict[str, float]:
         """Means over the samples counted, mm, infinite if there is none, and what was counted.
 
-        Keys: the metrics; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are asked for; `count` samples in the means,
+        Keys: the metrics; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are measured; `count` samples in the means,
         `nonfinite` predictions among them, `invalid` labels left out.
         """
         labelled, finite = self._labelled[: self.counter], self._finite[: self.counter]
@@ -101,24 +101,24 @@ class Evaluator:
         return means | counts
 
     def get_predictions_dict(self) -> dict[str, np.ndarray]:
-        """`keypoints_3d` (counter, J, 3) mm: all predictions in the order they came.
+        """`keypoints_3d` (counter, J, 3) mm: all predictions in the order in which they were added.
 
         Raises:
-            UserError: they were not kept, or none came yet.
+            UserError: they were not kept, or there are none yet.
         """
         if not self._predictions:
             raise UserError("no predictions kept: use Evaluator(..., save_predictions=True) and call it on a batch")
         return {"keypoints_3d": np.concatenate(self._predictions)}
 
     def log(self) -> None:
-        """Print one line: the metrics, the number of samples, and what was wrong with them."""
+        """Print one line: the metrics, the number of samples, and how many of them had a fault."""
         values = self.get_metrics_dict()
-        parts = [f"{name}: {values[name]:.3f} mm" for name in values if name not in ("count", "nonfinite", "invalid")]
+        parts = [formatted(name, values[name], "mm") for name in values if name not in COUNTS]
         print(f"{', '.join(parts)} over {values['count']} of {self.dataset_length} samples{faults(values)}")
 
 
 def options(keypoint_list: Sequence[int] | None, root_joint_idx: int, metrics: Sequence[str]) -> dict:
-    """Keyword arguments of `sample_errors` from an evaluator's.
+    """The keyword arguments of `sample_errors` from those of an evaluator.
 
     Raises:
         UserError: a metric is unknown.
@@ -131,6 +131,6 @@ def options(keypoint_list: Sequence[int] | None, root_joint_idx: int, metrics: S
 
 
 def faults(values: dict) -> str:
-    """What was wrong with the samples of a metrics dict, to end a sentence with."""
-    said = f", {values['nonfinite']} predictions NOT FINITE" if values["nonfinite"] else ""
-    return said + (f", {values['invalid']} invalid labels left out" if values["invalid"] else "")
+    """How many samples of a metrics dict had a fault, as the end of a sentence; empty if none had."""
+    text = f", {values['nonfinite']} predictions NOT FINITE" if values["nonfinite"] else ""
+    return text + (f", {values['invalid']} invalid labels left out" if values["invalid"] else "")

@@ -20,18 +20,18 @@ from jaxhand.config import UserError
 BLOCK = 2**20  # bytes read at a time
 SUFFIXES = "pred.json, pred.zip, .txt or .csv as DexYCB's results, .npz, .npy"
 _WHITE = b" \t\r\n"
-_LEAD = re.compile(rb"[\s,\[\]]*")  # what stands before a sample's first number
+_LEAD = re.compile(rb"[\s,\[\]]*")  # the text before the first number of a sample
 _DEXYCB_COLUMNS = 64  # id, x1, y1, z1, …, z21
 
 
 def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """Read a file of samples; values are not looked at.
+    """Read a file of samples; the values are not checked.
 
     Args:
-        path: `pred.json` ([xyz, verts], also inside a zip), `*_xyz.json` (with `*_verts.json` where that lies beside
+        path: `pred.json` ([xyz, verts], also inside a zip), `*_xyz.json` (with `*_verts.json` where that is next to
             it), a folder that holds these, `id,x1,y1,z1,…,z21` lines (DexYCB), .npz, or .npy.
-        names: of the arrays wanted: joints first, then vertices, then any other. Files without names fill them in
-            this order; of an .npz they are the keys, and other keys are left alone.
+        names: of the arrays wanted: joints first, then vertices, then any other. Files without names have the arrays in
+            this order; in an .npz the names are the keys, and other keys are ignored.
 
     Returns:
         Arrays by name, (N, points, 3) float64 or as an .npz or .npy has them, and `id` (N,) where the file has ids;
@@ -61,10 +61,10 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
 
 
 def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None:
-    """Write `pred.json`, as FreiHAND and HO-3D take it, or a zip of it if the path ends in .zip; `read` gives it back.
+    """Write `pred.json`, as FreiHAND and HO-3D take it, or a zip of it if the path ends in .zip; `read` reads it again.
 
     Args:
-        path: the file; it appears whole or not at all.
+        path: the file; it is written completely or not at all.
         xyz: (N, 21, 3) m. FreiHAND: OpenCV camera frame, our joint order. HO-3D: OpenGL frame (y and z negated), its
             own order (`hand.skeleton.from_our_order`).
         verts: (N, V, 3) m, the same frame.
@@ -85,10 +85,10 @@ def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None
 
 
 def write_dexycb(path: str | Path, ids: np.ndarray, joints: np.ndarray) -> None:
-    """Write DexYCB's text of results, `id,x1,y1,z1,…,z21` a line; `read` gives it back.
+    """Write DexYCB's text of results, one line `id,x1,y1,z1,…,z21` per image; `read` reads it again.
 
     Args:
-        path: the file; it appears whole or not at all.
+        path: the file; it is written completely or not at all.
         ids: (N,) indices of the images in the order of the toolkit's setup.
         joints: (N, 21, 3) mm, OpenCV camera frame, not relative to the wrist.
 
@@ -106,7 +106,7 @@ def write_dexycb(path: str | Path, ids: np.ndarray, joints: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def draft_of(path: str | Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` when all went well, and is gone if not.
+    """A temporary path to write to, which is renamed to `path` if there was no error, and else removed.
 
     Raises:
         UserError: it cannot be written.
@@ -146,12 +146,12 @@ def _labels_in(folder: Path) -> Path:
 def _read_json_files(path: Path, names) -> tuple[dict, list[Path]]:
     with path.open("rb") as stream:
         arrays = dict(zip(names, _read_json(stream, path, names)))
-    beside = path.with_name(path.name.removesuffix("_xyz.json") + "_verts.json")
-    if len(arrays) > 1 or not path.name.endswith("_xyz.json") or len(names) < 2 or not beside.exists():
+    vertex_file = path.with_name(path.name.removesuffix("_xyz.json") + "_verts.json")
+    if len(arrays) > 1 or not path.name.endswith("_xyz.json") or len(names) < 2 or not vertex_file.exists():
         return arrays, [path]
-    with beside.open("rb") as stream:
-        [arrays[names[1]]] = _read_json(stream, beside, names[1:2])
-    return arrays, [path, beside]
+    with vertex_file.open("rb") as stream:
+        [arrays[names[1]]] = _read_json(stream, vertex_file, names[1:2])
+    return arrays, [path, vertex_file]
 
 
 def _read_zip(path: Path, names) -> list[np.ndarray]:
@@ -177,7 +177,8 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
 def _read_json(stream, where, names) -> list[np.ndarray]:
     """Lists of samples, [sample, …] or [[sample, …], [sample, …]], a sample being [[x, y, z], …]: (N, points, 3) each.
 
-    Sample by sample: a whole file as Python lists would take ten times the room of its arrays. A sample ends at `]]`.
+    They are read sample by sample: all as Python lists would take ten times the memory of the arrays. A sample ends at
+    `]]`.
     """
     lists, rest, opening, closed, spaced = [], b"", b"", False, None
 
@@ -222,7 +223,7 @@ def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
         try:
             values = np.array(orjson.loads(flat), float)
         except orjson.JSONDecodeError:
-            values = np.array(json.loads(flat), float)  # slow, and knows NaN and Infinity; null is NaN as well
+            values = np.array(json.loads(flat), float)  # slow, but reads NaN and Infinity; null becomes NaN as well
     except (ValueError, TypeError):
         raise UserError(f"{here()} is not a list of [x, y, z]") from None
     if values.shape != (3 * points,):
@@ -257,7 +258,7 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _line(line: bytes, where: str) -> list[float]:
-    """The numbers of a line that is not JSON: "nan", "1." and "+1" are numbers to other people's programs."""
+    """The numbers of a line that is not JSON: other programs write "nan", "1." and "+1", too."""
     try:
         return [float(value) for value in line.split(b",")]
     except ValueError as error:

@@ -1,35 +1,36 @@
-"""Predictions of a run on a test set, brought back from the crops to the images, and scored by a benchmark's protocol."""
+"""Predictions of a run on a data set, brought back from the crops to the images, in the form that a protocol scores."""
 
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record, read_annotation
+from jaxhand.data.record import Record
 from jaxhand.evaluation.scoring import Pair
 from jaxhand.hand.camera import FROM_OPENGL, project, uncrop
 from jaxhand.hand.skeleton import from_our_order
 from jaxhand.metrics.protocols import PROTOCOLS
 
 
-class Gathered:
-    """What a run predicts on a source, in its order: `collect` is for `run_test`, the rest after it.
+class PredictionCollector:
+    """Collects what a model predicts on a data set, in the order of its records, batch by batch."""
 
-    Args:
-        source: the test set.
-    """
-
-    def __init__(self, source):
-        self.source, self._batches = source, []
+    def __init__(self):
+        self._batches = []
 
     def collect(self, batch: dict, predictions: dict) -> None:
-        """Add a host batch of the source and its predictions: `keypoints_2d`, `keypoints_3d`, maybe `vertices`."""
+        """Add the predictions of a batch.
+
+        Args:
+            batch: host batch with `valid` (B,), `K` and `K_image` (B,3,3), `is_right` (B,).
+            predictions: `keypoints_2d` (B,21,2) px and `keypoints_3d` (B,21,3) mm of the crops; with a mesh also
+                `vertices` (B,V,3) mm.
+        """
         rows = np.flatnonzero(batch["valid"])
-        K = np.array([read_annotation(self.source, i).K for i in batch["index"][rows]])
         points = [predictions[key][rows] for key in ("keypoints_3d", "vertices") if key in predictions]
         points = np.concatenate(points, axis=1)  # (n, 21 + V, 3)
-        arrays = predictions["keypoints_2d"][rows], points, batch["K"][rows], K, batch["is_right"][rows]
-        self._batches.append(uncrop(*arrays))
+        cameras = batch["K"][rows], batch["K_image"][rows]
+        self._batches.append(uncrop(predictions["keypoints_2d"][rows], points, *cameras, batch["is_right"][rows]))
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Joints (N, 21, 3) and vertices (N, V, 3), V 0 without a mesh: mm in the camera frame of the images."""
@@ -42,7 +43,15 @@ class Gathered:
 
 
 def to_wrist(points: np.ndarray, joints: np.ndarray, records: list[Record]) -> np.ndarray:
-    """Points (N, …, 3) moved by what brings the wrist of `joints` (N, 21, 3) to the records'.
+    """Move points so that the predicted wrist is at the labelled one.
+
+    Args:
+        points: (N, M, 3) mm.
+        joints: (N, 21, 3) mm, the predicted joints.
+        records: N labels.
+
+    Returns:
+        (N, M, 3) mm.
 
     Raises:
         UserError: a record has no wrist.
@@ -59,25 +68,29 @@ def to_ho3d(joints: np.ndarray) -> np.ndarray:
     return from_our_order(joints, "ho3d") * FROM_OPENGL
 
 
-def pair(protocol: str, gathered: Gathered, run: Path, data: str) -> Pair:
-    """The predictions beside the labels of the set, in the unit, frame and joint order of a protocol.
+def to_protocol(protocol: str, collector: PredictionCollector, records: list[Record], run: Path, data: str) -> Pair:
+    """The predictions and the labels of a data set in the unit, frame and joint order of a protocol.
 
-    Hands without a label of every joint are left out: the protocols in 3D know no mask. For "ho3d" predictions are moved
-    to the labelled wrist, as its evaluation gives it.
+    Hands without a label of every joint are left out: the protocols in 3D have no mask. For "ho3d" the predictions are
+    moved to the labelled wrist, which its evaluation set publishes.
 
     Args:
         protocol: a name in `PROTOCOLS`, except "interhand".
-        gathered: of the whole set.
-        run, data: folder and name, for the report.
+        collector: has the predictions of all records.
+        records: the labels of the data set, N.
+        run: folder of the run, for the report.
+        data: name of the data set, for the report.
+
+    Returns:
+        The pair to score.
 
     Raises:
         UserError: the protocol compares pairs of hands, or no hand has the labels that it needs.
     """
     if protocol == "interhand":
         raise UserError("protocol interhand compares both hands of an image: write them to an .npz for --predictions")
-    records = [read_annotation(gathered.source, i) for i in range(len(gathered.source))]
     forms = {"hint": _in_the_image, "ho3d": _ho3d}
-    rows, pred, gt = forms.get(protocol, _in_the_camera)(gathered, records)
+    rows, pred, gt = forms.get(protocol, _in_the_camera)(collector, records)
     if not len(rows):
         raise UserError(f"{data}: no hand has the labels that protocol {protocol} needs")
     chosen = PROTOCOLS[protocol]
@@ -92,42 +105,43 @@ def pair(protocol: str, gathered: Gathered, run: Path, data: str) -> Pair:
     return Pair(chosen, pred, gt, ids, [run], [Path(data)], warnings)
 
 
-def _in_the_camera(gathered: Gathered, records: list[Record]):
+def _in_the_camera(collector: PredictionCollector, records: list[Record]):
     """Rows that count, predictions and labels of these: `joints`, and `verts` where there are meshes on both sides."""
-    joints, vertices = gathered.points()
-    whole = np.flatnonzero([np.all(record.joint_valid) for record in records])
-    labels = np.reshape([records[i].keypoints_3d for i in whole], (-1, *joints.shape[1:]))
-    pred, gt = {"joints": joints[whole]}, {"joints": labels}
-    meshes = [records[i].vertices for i in whole]
+    joints, vertices = collector.points()
+    complete = np.flatnonzero([np.all(record.joint_valid) for record in records])
+    labels = np.reshape([records[i].keypoints_3d for i in complete], (-1, *joints.shape[1:]))
+    pred, gt = {"joints": joints[complete]}, {"joints": labels}
+    meshes = [records[i].vertices for i in complete]
     if vertices.size and all(mesh is not None for mesh in meshes) and len({len(mesh) for mesh in meshes}) == 1:
-        pred["verts"], gt["verts"] = vertices[whole], np.array(meshes)
-    return whole, pred, gt
+        pred["verts"], gt["verts"] = vertices[complete], np.array(meshes)
+    return complete, pred, gt
 
 
-def _ho3d(gathered: Gathered, records: list[Record]):
-    whole, pred, gt = _in_the_camera(gathered, records)
-    pred = {key: to_wrist(points, pred["joints"], [records[i] for i in whole]) for key, points in pred.items()}
+def _ho3d(collector: PredictionCollector, records: list[Record]):
+    complete, pred, gt = _in_the_camera(collector, records)
+    pred = {key: to_wrist(points, pred["joints"], [records[i] for i in complete]) for key, points in pred.items()}
     in_opengl = {"joints": to_ho3d, "verts": lambda points: points * FROM_OPENGL}
-    return whole, *({key: in_opengl[key](points) for key, points in side.items()} for side in (pred, gt))
+    return complete, *({key: in_opengl[key](points) for key, points in side.items()} for side in (pred, gt))
 
 
-def _in_the_image(gathered: Gathered, records: list[Record]):
-    labels = np.array([_pixels(record) for record in records])  # (N, 21, 3) x, y, valid
-    boxes = np.array([_longer_side(record, found[found[:, 2] > 0, :2]) for record, found in zip(records, labels)])
+def _in_the_image(collector: PredictionCollector, records: list[Record]):
+    labels = np.array([_labelled_pixels(record) for record in records])  # (N, 21, 3) x, y, valid
+    boxes = [_box_size(record, pixels[pixels[:, 2] > 0, :2]) for record, pixels in zip(records, labels)]
     rows = np.flatnonzero(labels[..., 2].any(1))
-    return rows, {"joints": gathered.pixels()[rows]}, {"keypoints_2d": labels[rows], "box_size": boxes[rows]}
+    pred = {"joints": collector.pixels()[rows]}
+    return rows, pred, {"keypoints_2d": labels[rows], "box_size": np.array(boxes)[rows]}
 
 
-def _pixels(record: Record) -> np.ndarray:
-    """The 2D labels and which are valid, (21, 3): given, or projected."""
+def _labelled_pixels(record: Record) -> np.ndarray:
+    """The 2D labels and which are valid, (21, 3): those of the record, or else its projected joints."""
     if record.keypoints_2d is not None:
         return np.concatenate([record.keypoints_2d, record.joint_valid_2d[:, None]], axis=1)
     valid = np.asarray(record.joint_valid)[:, None] > 0
     return np.concatenate([project(np.where(valid, record.keypoints_3d, (0, 0, 1)), record.K), valid], axis=1)
 
 
-def _longer_side(record: Record, points: np.ndarray) -> float:
-    """Of the record's box, else of that around its labelled points (n, 2); px."""
+def _box_size(record: Record, points: np.ndarray) -> float:
+    """The longer side of the record's box, or else of the box around its labelled points (n, 2); px."""
     if record.bbox is not None:
         return float(max(record.bbox[2:] - record.bbox[:2]))
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0

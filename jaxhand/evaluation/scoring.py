@@ -1,4 +1,4 @@
-"""Files of predictions against files of ground truth under a benchmark's protocol: read, checked, scored, reported."""
+"""Predictions against ground truth under a benchmark's protocol: files are read, checked, scored, and reported."""
 
 import difflib
 import os
@@ -20,7 +20,7 @@ from jaxhand.metrics.protocols import PROTOCOLS, Protocol, Scores
 from jaxhand.metrics.tables import finger_means
 
 WORST = 5  # samples that are shown
-_UNLABELLED = (-1, -1000)  # of DexYCB, in m and after the change to mm: there is no hand
+_UNLABELLED = (-1, -1000)  # DexYCB's label of an image without a hand, in m and after the change to mm
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Pair:
 
 
 def described() -> list[str]:
-    """A few lines on every protocol: its arrays, unit, joint order and options."""
+    """Text for `--help`, one line per protocol: its arrays, unit and options."""
     lines = []
     for name, protocol in PROTOCOLS.items():
         sides = ((protocol.pred, protocol.pred_optional), (protocol.gt, protocol.gt_optional))
@@ -84,8 +84,47 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
     return options
 
 
+def score_files(
+    predictions: Path, ground_truth: Path, protocol: Protocol, options: dict, output: Path | None = None
+) -> Scores:
+    """Score a file of predictions by a protocol: print the scores and write them.
+
+    Args:
+        predictions, ground_truth: as `prediction_files.read` takes them.
+        protocol: how it is scored.
+        options: of the protocol.
+        output: folder to write to; None: one next to the predictions, `<name>_<protocol>`.
+
+    Raises:
+        UserError: as of `load_pair` and `report`.
+    """
+    print(f"Reading {predictions} and {ground_truth}", flush=True)
+    pair = load_pair(predictions, ground_truth, protocol)
+    return report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
+
+
+def report(pair: Pair, options: dict, folder: Path) -> Scores:
+    """Score a pair, print its warnings and the table, and write the files.
+
+    Args:
+        pair: what is scored.
+        options: of its protocol.
+        folder: where `scores.json` and `samples.csv` are written.
+
+    Raises:
+        UserError: an option is unknown, or the folder cannot be written to.
+    """
+    for warning in pair.warnings:
+        print(f"warning: {warning}", flush=True)
+    make_folder(folder)
+    scores = pair.protocol.score(pair.pred, pair.gt, **options)
+    print(table(pair, scores))
+    print("Written to " + " and ".join(map(str, write(pair, scores, options, folder))))
+    return scores
+
+
 def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Protocol) -> Pair:
-    """Read both sides, put them sample by sample beside each other, and look for what cannot or may not be right.
+    """Read both sides, match them sample by sample, and look for what is wrong or may be wrong.
 
     Args:
         predictions, ground_truth: as `prediction_files.read` takes them.
@@ -114,7 +153,7 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
 
 
 def table(pair: Pair, scores: Scores) -> str:
-    """The scores to read: the official numbers, the fingers, the worst samples."""
+    """The scores as text: the official numbers, the fingers, the worst samples."""
     main, worst, scored = _worst(scores)
     count = f"{len(pair.ids)} samples" if scored == len(pair.ids) else f"{scored} of {len(pair.ids)} samples"
     lines = [f"{pair.protocol.name}, {count}, as {pair.protocol.source}:"]
@@ -146,9 +185,16 @@ def table(pair: Pair, scores: Scores) -> str:
 
 
 def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]:
-    """Write `scores.json` and `samples.csv` into a folder that is made if need be; their paths.
+    """Write `scores.json` and `samples.csv`; a value that is not finite is null in the JSON and empty in the CSV.
 
-    What is not finite is null in the JSON and empty in the CSV.
+    Args:
+        pair: what was scored.
+        scores: the result.
+        options: of the protocol.
+        folder: where to write; it is made if it does not exist.
+
+    Returns:
+        Paths of the two files.
 
     Raises:
         UserError: they cannot be written.
@@ -183,10 +229,10 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that can be written to.
+    """Make a folder and check that it can be written to.
 
     Raises:
-        UserError: that cannot be.
+        UserError: it cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,13 +253,16 @@ def _named(joints: np.ndarray, protocol: Protocol) -> dict[str, float]:
 
 
 def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
-    """The joints of each hand in our order, (21,) each, by its side, which is empty where there is but one."""
+    """The joints of each hand in our order, (21,) each, by its side; "" where there is only one hand."""
     hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[protocol.joint_order])]
     return dict(zip(("right", "left") if len(hands) == 2 else ("",), hands))
 
 
 def _worst(scores: Scores) -> tuple[str, np.ndarray, int]:
-    """The least error over joints, which tells a hand's shape best; the samples where it is highest; how many have it."""
+    """The name of the smallest error over joints; the samples with the highest such error; how many samples have it.
+
+    Of several errors the smallest is the one that is aligned most, which describes a hand's shape best.
+    """
     over_joints = [name for name in scores.samples if name in scores.joints] or list(scores.samples)[:1]
     main = min(over_joints, key=lambda name: np.nanmean(scores.samples[name]))
     errors = scores.samples[main]
@@ -232,7 +281,10 @@ def _check_lengths(arrays: dict, path: Path) -> None:
 
 
 def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict, dict, np.ndarray]:
-    """Both sides' arrays row by row, and the samples' names. Predictions without ids are in the order of the labels."""
+    """The arrays of both sides in the same order of samples, and the samples' names.
+
+    Predictions without ids must be in the order of the labels.
+    """
     pred_ids, (labels, *_) = pred.pop("id", None), [values for name, values in gt.items() if name != "id"]
     gt_ids = gt.pop("id", np.arange(len(labels)))
     if pred_ids is None:
@@ -254,7 +306,7 @@ def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict
 
 
 def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
-    """Every number is finite, or belongs to a point that is not valid."""
+    """Raise UserError where a number of a valid point is not finite."""
     for i, (name, values) in enumerate(arrays.items()):
         if values.dtype.kind != "f":
             continue
@@ -272,7 +324,7 @@ def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
 
 
 def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt_file: Path) -> list[str]:
-    """Warnings on 3D points; a unit that is wrong stops."""
+    """Warnings about 3D points; a wrong unit is an error."""
     name, target = next(iter(protocol.pred)), gt[next(iter(protocol.gt))]
     if protocol.pred[name][-1] != 3:
         return []

@@ -1,30 +1,26 @@
 """Predictions of a run on a test set as the file that its leaderboard takes: FreiHAND, HO-3D, DexYCB.
 
 FreiHAND: metres in the camera frame. HO-3D: metres in OpenGL's frame and its own joint order, moved to the wrist that
-the set gives. DexYCB: millimetres in the camera frame, with the toolkit's ids.
+the set publishes. DexYCB: millimetres in the camera frame, with the toolkit's ids.
 """
 
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.data.record import read_annotation
+from jaxhand.data.record import Record
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
-from jaxhand.evaluation.run_predictions import Gathered, to_ho3d, to_wrist
+from jaxhand.evaluation.run_predictions import PredictionCollector, to_ho3d, to_wrist
 from jaxhand.hand.camera import FROM_OPENGL
 
 SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": (".txt", ".csv")}
 
 
 class Submission:
-    """Gathers the predictions of a test set, then writes the file.
-
-        submission = Submission("ho3d:PATH", source, "pred.zip")
-        run_test(…, collect=submission.gathered.collect)
-        print(submission.write())
+    """The file of a test set's predictions; mistakes in its name are found before anything is predicted.
 
     Args:
         name: the set's, as in `data.test`.
-        source: its test split, whole.
+        source: its test split, complete.
         path: the file.
 
     Raises:
@@ -46,21 +42,26 @@ class Submission:
             raise UserError(f"{where}: not the evaluation set; name the folder FreiHAND_pub_v2")
         if self._kind == "dexycb" and not hasattr(source, "ids"):
             raise UserError(f"{name}: a packed set has not the toolkit's ids; name the folder that it was packed from")
-        self.gathered = Gathered(source)
 
-    def write(self) -> str:
-        """Write the file; what is in it, as a sentence.
+    def write(self, collector: PredictionCollector, records: list[Record]) -> str:
+        """Write the file.
+
+        Args:
+            collector: has the predictions of the source.
+            records: its labels; HO-3D's are moved to their wrists.
+
+        Returns:
+            One sentence about its content.
 
         Raises:
-            UserError: a prediction is not finite, HO-3D's labels do not give a wrist, or the file cannot be written.
+            UserError: a prediction is not finite, HO-3D's labels have no wrist, or the file cannot be written.
         """
-        joints, vertices = self.gathered.points()
+        joints, vertices = collector.points()
         hands = f"{self._path}: {len(joints):,} hands for the leaderboard of {self._kind}"
         if self._kind == "dexycb":
             write_dexycb(self._path, self._source.ids, joints)
             return hands
         if self._kind == "ho3d":
-            records = [read_annotation(self._source, i) for i in range(len(self._source))]
             joints, vertices = (to_wrist(points, joints, records) for points in (joints, vertices))
             joints, vertices = to_ho3d(joints), vertices * FROM_OPENGL
         if not vertices.size:  # servers refuse an empty mesh

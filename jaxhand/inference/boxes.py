@@ -1,20 +1,21 @@
-"""Where the hands of a photograph are: a file of boxes, or a detector that the user names as `module:function`.
+"""Hand boxes of images, and the files that list them.
 
-A file of boxes is JSON Lines, one hand a line, or JSON: a list of hands, or an object whose `hands` is one, such as the
-joints.json of `predict`. A hand has `image` (a path, from the file's folder or the current one), `bbox` (x0, y0, x1, y1
-px), and may have `hand` ("right" or "left"; else right) and `K` (3x3, of the whole image).
+A file of boxes has one entry per hand. It is JSON Lines (one entry per line) or JSON: a list of entries, or an object
+whose `hands` is such a list, for example the joints.json that `predict` writes. The keys of an entry:
 
-A detector is one function, `detect(image)`, that gets an image (H, W, 3) uint8 RGB and returns a list of
-{"bbox": (x0, y0, x1, y1), "hand": "right" or "left", "score": 0 to 1}; `score` may be missing.
+- `image`: path of the image, relative to the file's folder or to the current folder. Required.
+- `bbox`: x0, y0, x1, y1 in px of the image. Required.
+- `hand`: "right" or "left". Default: "right".
+- `K`: (3, 3) camera matrix of the whole image, in px. Optional.
+- `score`: confidence of the detector, a number. Optional.
 """
 
 import dataclasses
-import importlib
 import json
+import math
 import numbers
 import os
-import sys
-import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,86 +25,97 @@ from jaxhand.data.checks import array_of, checked_bbox, checked_K
 
 
 @dataclasses.dataclass(frozen=True)
-class Hands:
-    """The n hands of one image."""
+class HandBoxes:
+    """The n hands of one image.
 
-    boxes: np.ndarray  # (n, 4) x0, y0, x1, y1 px
-    sides: list[str]  # "right" or "left" each
-    scores: list[float | None]  # how sure the detector was
-    K: np.ndarray | None = None  # (3, 3) of the image, where it is known
+    Args:
+        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: one hand, and the whole image is its crop.
+        sides: "right" or "left" for each hand.
+        scores: confidence of the detector for each hand, or None.
+        K: (3, 3) camera matrix of the image in px; None: unknown.
+    """
+
+    boxes: np.ndarray | None
+    sides: list[str]
+    scores: list[float | None]
+    K: np.ndarray | None = None
 
 
-NONE = Hands(np.zeros((0, 4)), [], [])
+NO_HANDS = HandBoxes(np.zeros((0, 4)), [], [])
 
 
-def read(path: str | Path) -> dict[str, Hands]:
-    """The hands in a file of boxes, by the real path of their image, in the file's order.
+def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
+    """Read a file of boxes.
+
+    Args:
+        path: the file, in one of the forms that the module's docstring describes.
+
+    Returns:
+        Real path of an image → its hands, both in the order of the file.
 
     Raises:
-        UserError: naming the file, its line or the number of the hand, and the fault.
+        UserError: the file cannot be read, or an entry is wrong. The message names the file, the line or the entry's
+            number, and the mistake.
     """
-    path, images = Path(path), {}
-    for where, entry in _entries(path):
+    path, entries_of_image = Path(path), {}
+    for location, entry in _read_entries(path):
         try:
-            hand = _hand(entry)
+            hand = parse_hand(entry)
             name = entry.get("image")
             if not isinstance(name, str):
-                raise UserError("missing key 'image', the path of the photograph")
-            beside = path.parent / name
-            image = images.setdefault(os.path.realpath(beside if beside.exists() else name), [])
-            if image and not np.array_equal(image[0].K, hand.K):
-                raise UserError(f"K is not that of an earlier hand of {name}: an image has one camera")
+                raise UserError("missing key 'image', the path of the image")
+            next_to_file = path.parent / name
+            hands = entries_of_image.setdefault(os.path.realpath(next_to_file if next_to_file.exists() else name), [])
+            if hands and not np.array_equal(hands[0].K, hand.K):
+                raise UserError(f"K differs from that of an earlier hand of {name}: one image has one camera")
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        image.append(hand)
-    return {image: _together(hands) for image, hands in images.items()}
+            raise UserError(f"{location}: {error}") from None
+        hands.append(hand)
+    return {image: merge_hands(hands) for image, hands in entries_of_image.items()}
 
 
-def detector(name: str) -> typing.Callable[[np.ndarray], Hands]:
-    """The detector "module:function" as a function of an image (H, W, 3) uint8 RGB, with what it returns checked.
+def parse_hand(entry: object) -> HandBoxes:
+    """Check one hand as a file of boxes or a detector describes it.
 
-    The module is looked for in the current folder, too.
+    Args:
+        entry: a mapping with `bbox`, and optionally `hand`, `score` and `K`, as the module's docstring describes them.
+
+    Returns:
+        That one hand.
 
     Raises:
-        UserError: there is no such function. When called: what it returns is no list of hands.
+        UserError: a key is missing or a value is wrong.
     """
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise UserError(f"--detector must be module:function, such as my_detector:detect, got {name!r}")
-    sys.path.append(os.getcwd())
-    try:
-        detect = getattr(importlib.import_module(module), function)
-    except ImportError as error:
-        raise UserError(f"detector {name}: cannot import {module} ({error})") from None
-    except AttributeError:
-        raise UserError(f"detector {name}: {module} has no {function}") from None
-    finally:
-        sys.path.pop()
-
-    def hands_of(image: np.ndarray) -> Hands:
-        found = detect(image)
-        if not isinstance(found, (list, tuple)):
-            raise UserError(f"detector {name} must return a list of hands, got {type(found).__name__}")
-        hands = []
-        for number, entry in enumerate(found):
-            try:
-                hands.append(_hand(entry))
-            except UserError as error:
-                raise UserError(f"detector {name}, hand {number}: {error}") from None
-        return _together(hands)
-
-    return hands_of
+    if not isinstance(entry, Mapping):
+        raise UserError(f"a hand must be an object with bbox, got {entry!r}")
+    if "bbox" not in entry:
+        raise UserError("missing key 'bbox'")
+    side, score = entry.get("hand", "right"), entry.get("score")
+    if not (isinstance(side, str) and side in ("right", "left")):
+        raise UserError(f'hand must be "right" or "left", got {side!r}')
+    K = None if entry.get("K") is None else checked_K(array_of(entry, "K", (3, 3)))
+    if score is not None and not (isinstance(score, numbers.Real) and math.isfinite(score)):
+        raise UserError(f"score must be a finite number, got {score!r}")
+    score = None if score is None else float(score)
+    return HandBoxes(checked_bbox(array_of(entry, "bbox", (4,)))[None], [side], [score], K)
 
 
-def _entries(path: Path):
-    """Every hand of a file as it is written there, after what errors call it."""
+def merge_hands(hands: list[HandBoxes]) -> HandBoxes:
+    """Merge hands of one image, which have the same K, into one object."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(hand.boxes for hand in hands)])
+    sides, scores = ([value for hand in hands for value in getattr(hand, name)] for name in ("sides", "scores"))
+    return HandBoxes(boxes, sides, scores, hands[0].K if hands else None)
+
+
+def _read_entries(path: Path) -> Iterator[tuple[str, object]]:
+    """Yield (location for error messages, raw JSON entry) for every hand of a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read boxes {path}: {getattr(error, 'strerror', 'it is not text')}") from None
     try:
         content = json.loads(text)
-    except ValueError:  # more than one line of JSON Lines, or broken
+    except ValueError:  # several lines of JSON Lines, or broken JSON
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
@@ -111,32 +123,9 @@ def _entries(path: Path):
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
         return
-    hands = content
+    entries = content
     if isinstance(content, dict):
-        hands = content.get("hands", [content])  # a lone line of JSON Lines is an object, too
-    if not isinstance(hands, list):
+        entries = content.get("hands", [content])  # a single line of JSON Lines is an object, too
+    if not isinstance(entries, list):
         raise UserError(f"{path}: neither a list of hands nor an object with `hands`")
-    yield from ((f"{path}: hand {number}", hand) for number, hand in enumerate(hands))
-
-
-def _hand(entry) -> Hands:
-    """A hand as it is written, checked."""
-    if not isinstance(entry, dict):
-        raise UserError(f"a hand must be an object with bbox, got {entry!r}")
-    if "bbox" not in entry:
-        raise UserError("missing key 'bbox'")
-    side, score = entry.get("hand", "right"), entry.get("score")
-    if side not in ("right", "left"):
-        raise UserError(f'hand must be "right" or "left", got {side!r}')
-    K = None if entry.get("K") is None else checked_K(array_of(entry, "K", (3, 3)))
-    if not isinstance(score, numbers.Real | None):
-        raise UserError(f"score must be a number, got {score!r}")
-    score = None if score is None else float(score)
-    return Hands(checked_bbox(array_of(entry, "bbox", (4,)))[None], [side], [score], K)
-
-
-def _together(hands: list[Hands]) -> Hands:
-    """Hands of one image."""
-    boxes = np.concatenate([np.zeros((0, 4)), *(hand.boxes for hand in hands)])
-    sides, scores = ([value for hand in hands for value in getattr(hand, name)] for name in ("sides", "scores"))
-    return Hands(boxes, sides, scores, hands[0].K if hands else None)
+    yield from ((f"{path}: hand {number}", entry) for number, entry in enumerate(entries))

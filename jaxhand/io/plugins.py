@@ -29,7 +29,8 @@ def load_object(spec: str, what: str) -> typing.Any:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a user's module does while it is imported
-        raise UserError(f"{what} {spec}: cannot import {module_name} ({type(error).__name__}: {error})") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{what} {spec}: cannot import {module_name} ({type(error).__name__}: {reason})") from error
     if not hasattr(module, name):
         raise UserError(f"{what} {spec}: {module_name} has no {name}")
     return getattr(module, name)

@@ -2,7 +2,7 @@
 
 from jaxhand.metrics.align import align_by_joints, scale_align, scale_translation_align
 from jaxhand.metrics.curves import eval_util, keypoint_3d_auc, keypoint_3d_pck, pck, pck_auc
-from jaxhand.metrics.epoch import MESH_METRICS, epoch_means, epoch_sums, mesh_sums
+from jaxhand.metrics.epoch import EpochMetric, epoch_sums, mesh_sums
 from jaxhand.metrics.mesh import f_score, mpvpe, pa_mpvpe
 from jaxhand.metrics.pixels import box_pck, box_squared_error
 from jaxhand.metrics.pose import mpjpe, pa_mpjpe
@@ -13,13 +13,12 @@ from jaxhand.metrics.tables import finger_means, joint_means
 from jaxhand.metrics.two_hands import handedness_correct, mrrpe, two_hand_distances, two_hand_valid
 
 __all__ = [
-    "MESH_METRICS",
+    "EpochMetric",
     "PROTOCOLS",
     "acceleration_error",
     "align_by_joints",
     "box_pck",
     "box_squared_error",
-    "epoch_means",
     "epoch_sums",
     "eval_util",
     "f_score",

@@ -16,7 +16,7 @@ def scale_translation_align(pred, gt, *, root: int = 0, scale_joint: int = 9):
         pred: (..., N, 3) joints.
         gt: (..., N, 3) joints.
         root: joint that is moved onto its target, the wrist.
-        scale_joint: the bone's other end. HO-3D takes the base of the middle finger: 9 in jaxhand's order, 4 in its own.
+        scale_joint: the bone's other end. HO-3D takes the base of the middle finger: joint 9 here, 4 in its order.
 
     Returns:
         (..., N, 3) in the unit of `gt`. A bone of length 0 in `pred` leaves its scale alone. (The official code then

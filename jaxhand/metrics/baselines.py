@@ -1,11 +1,47 @@
-"""What a predictor that never looks at the image scores: the numbers to read a network's errors against."""
+"""Errors of predictors that do not use the image: the numbers to compare a network's errors with."""
 
 import numpy as np
 
 from jaxhand.metrics.procrustes import procrustes_align
 
 
-def mean_pose(train, test, train_valid=None, test_valid=None) -> float:
+def lines(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> list[str]:
+    """Both baselines as the console shows them before training.
+
+    Args:
+        train: joints (N, J, 3) mm of the training set and their mask (N, J).
+        test: joints (M, J, 3) mm of the test set and their mask (M, J).
+    """
+    if not (len(train[0]) and len(test[0])):
+        return ["Baseline: none, a set without 3D labels has none"]
+    mean_text, rigid_text = _texts(train, test, "{} = {:.3f} mm")
+    return [
+        f"Baseline (mean pose of the training set): {mean_text}",
+        f"Baseline (one rigid hand, aligned): {rigid_text}",
+    ]
+
+
+def own_line(labels: tuple[np.ndarray, np.ndarray]) -> str:
+    """Both baselines of a set from its own labels, on one line.
+
+    Args:
+        labels: joints (N, J, 3) mm and their mask (N, J), N > 0.
+    """
+    mean_text, rigid_text = _texts(labels, labels, "{}: {:.3f} mm")
+    return f"mean pose: {mean_text}; one rigid hand, aligned: {rigid_text}"
+
+
+def _texts(train, test, form: str) -> tuple[str, str]:
+    (joints, valid), (test_joints, test_valid) = train, test
+    return (
+        form.format("MPJPE", mean_pose(joints, test_joints, valid, test_valid)),
+        form.format("PA-MPJPE", rigid_hand(joints, test_joints, valid, test_valid)),
+    )
+
+
+def mean_pose(
+    train: np.ndarray, test: np.ndarray, train_valid: np.ndarray | None = None, test_valid: np.ndarray | None = None
+) -> float:
     """MPJPE in mm of predicting the mean wrist-relative pose of the training set for every test hand.
 
     Args:
@@ -17,20 +53,26 @@ def mean_pose(train, test, train_valid=None, test_valid=None) -> float:
     return _error(mean - mean[0], test - test[:, :1], test_valid)
 
 
-def rigid_hand(train, test, train_valid=None, test_valid=None, rounds: int = 3) -> float:
+def rigid_hand(
+    train: np.ndarray,
+    test: np.ndarray,
+    train_valid: np.ndarray | None = None,
+    test_valid: np.ndarray | None = None,
+    rounds: int = 3,
+) -> float:
     """PA-MPJPE in mm of one rigid hand, aligned to every test hand.
 
     The hand is the mean of the training hands after aligning each to it (generalised Procrustes, Gower 1975). The mean
-    pose itself would be a straw man: averaged over views, a skeleton collapses.
+    pose itself would be too weak a baseline: averaged over views, a skeleton collapses.
 
     Args:
         train: (N, J, 3) mm.
         test: (M, J, 3) mm.
         train_valid, test_valid: (N, J) and (M, J) masks, or None for all.
-        rounds: of aligning and averaging.
+        rounds: how often the hands are aligned and averaged.
     """
-    whole = np.ones(len(train), bool) if train_valid is None else np.asarray(train_valid).all(1)
-    hands = train[whole] if whole.any() else train
+    complete = np.ones(len(train), bool) if train_valid is None else np.asarray(train_valid).all(1)
+    hands = train[complete] if complete.any() else train
     hand = hands[0]
     for _ in range(rounds):
         hand = _aligned(hands, np.broadcast_to(hand, hands.shape), None).mean(0)
@@ -38,7 +80,7 @@ def rigid_hand(train, test, train_valid=None, test_valid=None, rounds: int = 3) 
 
 
 def _aligned(points, targets, valid) -> np.ndarray:
-    """`procrustes_align` of (N, J, 3), called in one way only, so that a run compiles it once."""
+    """`procrustes_align` of (N, J, 3), always with the same kinds of arguments, so that a run compiles it once."""
     valid = np.ones(targets.shape[:2]) if valid is None else valid
     dtype = np.result_type(targets, np.float32)
     return np.asarray(procrustes_align(points.astype(dtype), targets.astype(dtype), valid=valid.astype(dtype)))

@@ -1,4 +1,4 @@
-"""What a set of distances amounts to under the field's definitions: means, curves of correct keypoints, areas."""
+"""Means, curves of correct keypoints (PCK) and areas under them (AUC) of distances, by the field's definitions."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`,
 
 
 class Measures(NamedTuple):
-    """What `eval_util` finds; all of it counts every joint alike, however often it is valid."""
+    """What `eval_util` returns; every joint has the same weight, however often it is valid."""
 
     mean: float  # mm
     median: float  # mm, mean over the joints of each joint's median
-    auc: float  # area under `pck` over that of the whole range, 0 to 1
+    auc: float  # area under `pck` divided by the range of the thresholds, 0 to 1
     pck: np.ndarray  # (T,) share of distances <= each threshold
     thresholds: np.ndarray  # (T,) mm
     joints: np.ndarray  # (J,) mm, mean of each joint; NaN if it is never valid
@@ -37,21 +37,21 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     """
     distances, thresholds = np.asarray(distances), np.asarray(thresholds, np.float64)
     keep = np.ones(distances.shape, bool) if valid is None else np.asarray(valid) > 0
-    seen = keep.any(0)  # (J,)
-    joints, medians = np.full((2, len(seen)), np.nan)
-    curves = np.full((len(seen), len(thresholds)), np.nan)
-    for joint in np.flatnonzero(seen):
+    measured = keep.any(0)  # (J,)
+    joints, medians = np.full((2, len(measured)), np.nan)
+    curves = np.full((len(measured), len(thresholds)), np.nan)
+    for joint in np.flatnonzero(measured):
         values = np.sort(distances[keep[:, joint], joint])  # NaN last
         curves[joint] = np.searchsorted(values, thresholds, "right") / len(values)
         joints[joint], medians[joint] = values.mean(dtype=np.float64), np.median(values)
-    mean, median = (float(mean_where(by_joint, seen)) for by_joint in (joints, medians))
-    pck = mean_where(curves, np.broadcast_to(seen[:, None], curves.shape), 0)
+    mean, median = (float(mean_where(by_joint, measured)) for by_joint in (joints, medians))
+    pck = mean_where(curves, np.broadcast_to(measured[:, None], curves.shape), 0)
     auc = float(np.trapezoid(pck, thresholds) / (thresholds[-1] - thresholds[0]))
     return Measures(mean, median, auc, pck, thresholds, joints)
 
 
 def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
-    """Percentage of correct keypoints of a whole set, as `eval_util` counts it.
+    """Share of correct keypoints of a complete set, as `eval_util` counts it.
 
     Args:
         pred: (B, N, 3) joints, mm, compared as they are.
@@ -71,7 +71,7 @@ def pck_auc(pred, gt, *, valid=None):
 
     The curve is the share of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
     its trapezoid over 50 mm. A distance that is not finite is a miss. The mean over samples is FreiHAND's AUC where all
-    joints are valid; with joints missing that one averages per joint first: take `eval_util` over the whole set.
+    joints are valid; with joints missing FreiHAND averages per joint first: use `eval_util` over the complete set.
 
     Args:
         pred: (..., N, 3) joints, mm, compared as they are; pass aligned points for the aligned figure.
@@ -79,7 +79,7 @@ def pck_auc(pred, gt, *, valid=None):
         valid: (..., N) mask of the joints to measure; the values of the others are never read.
 
     Returns:
-        (...,) between 0 and 1, one number a sample. NaN where no joint is valid.
+        (...,) between 0 and 1, one number per sample. NaN where no joint is valid.
     """
     distance = pose.distances(pred, gt)[..., None, :]  # (..., 1, N)
     hits = (distance <= THRESHOLDS_MM[:, None]).astype(distance.dtype)  # (..., 100, N)

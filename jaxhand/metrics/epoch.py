@@ -1,10 +1,17 @@
-"""What a test set scores: every sample counts once, and nothing that is not finite is hidden."""
+"""What an epoch measures: every hand counts once, and no value that is not finite is hidden.
 
-import math
+An `EpochMetric` is one number of an epoch. The eval step, the loop, the console, TensorBoard, `metrics.jsonl` and
+`jaxhand.evaluate` walk one list of them (`jaxhand.metrics.epoch_metrics`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 
+from jaxhand.config import UserError
 from jaxhand.metrics.mesh import f_score, mpvpe
 from jaxhand.metrics.pose import mpjpe, pa_mpjpe
 from jaxhand.metrics.procrustes import as_points, procrustes_align
@@ -14,19 +21,102 @@ ERRORS = {
     "pa_mpjpe": pa_mpjpe,
     "pa_mpjpe_reflection": partial(pa_mpjpe, reflection=True),
 }  # by name, each (pred, gt, valid=) -> (B,) mm
+COUNTS = ("count", "nonfinite", "invalid")  # of the hands, see `epoch_sums`
 F_THRESHOLDS_MM = (5, 15)
-MESH_METRICS = ("mpvpe", "pa_mpvpe", "f_5", "f_15")
-LEAST_VARIANCE = 1e-8  # mm^2; a hand whose joints coincide is a placeholder, not a label
+MIN_VARIANCE = 1e-8  # mm^2; a hand whose joints coincide is a placeholder, not a label
 
 
-def sample_errors(pred, gt, joint_valid=None, *, root: int = 0, keypoints=None, metrics=("mpjpe", "pa_mpjpe")):
-    """Root-relative errors of every sample, and which samples can be measured.
+@dataclasses.dataclass(frozen=True)
+class EpochMetric:
+    """One number that an epoch measures, and how it is printed.
+
+    Attributes:
+        name: its key in `metrics.jsonl`, `evaluation.json` and TensorBoard (`metric/<name>`).
+        unit: "mm", or "" for a share of 1.
+        sums: (predictions, batch) → {key: scalar}: sums over the hands of a batch. `jax.jit` traces it. The sums of all
+            batches, devices and hosts are added. Rows where `batch["valid"]` is 0 only fill the batch: they must not
+            count. Metrics with the same function share its sums, and one line of the console.
+        mean: the added sums → the number; None where nothing was measured.
+        label: name on the console; empty: `name`.
+        needs: predictions without which the metric is left out, such as "vertices" of models with a mesh.
+    """
+
+    name: str
+    unit: str
+    sums: Callable[[dict, dict], dict[str, jax.Array]]
+    mean: Callable[[dict[str, float]], float | None]
+    label: str = ""
+    needs: tuple[str, ...] = ()
+
+
+def batch_sums(metrics: Sequence[EpochMetric], predictions: dict, batch: dict) -> list[dict[str, jax.Array]]:
+    """Sums of a batch, one dict per different `sums` function, in the order of the list; empty where a need is not met.
+
+    Args:
+        metrics: what is measured.
+        predictions: what a model returns, leading axis B.
+        batch: its labels, leading axis B.
+
+    Raises:
+        UserError: a metric reads a prediction or a label that is not there; both are named.
+    """
+    found = []
+    for sums, [metric, *_] in _by_sums(metrics).items():
+        try:
+            found.append(sums(predictions, batch) if all(key in predictions for key in metric.needs) else {})
+        except KeyError as error:
+            missing = f"neither the predictions of the model nor the batch have {error}"
+            raise UserError(f"epoch metric {metric.name!r} cannot be computed: {missing}") from error
+    return found
+
+
+def means(metrics: Sequence[EpochMetric], sums: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The numbers by name, of the metrics that measured anything.
+
+    Args:
+        metrics: what is measured.
+        sums: what `batch_sums` returned, added over all batches.
+    """
+    values = {}
+    for shared, arrays in zip(_by_sums(metrics).values(), sums):
+        numbers = {key: float(value) for key, value in arrays.items()}
+        values |= {metric: metric.mean(numbers) for metric in shared if numbers}
+    return {metric.name: values[metric] for metric in metrics if values.get(metric) is not None}
+
+
+def console_lines(metrics: Sequence[EpochMetric], results: dict[str, float]) -> list[str]:
+    """The metrics in `results`, one line per different `sums` function: `MPJPE: 12.345 mm, PA-MPJPE: 8.901 mm`."""
+    lines = []
+    for shared in _by_sums(metrics).values():
+        shown = [metric for metric in shared if metric.name in results]
+        if shown:
+            parts = [formatted(metric.label or metric.name, results[metric.name], metric.unit) for metric in shown]
+            lines.append(", ".join(parts))
+    return lines
+
+
+def formatted(label: str, value: float, unit: str) -> str:
+    """One number as the console shows it: `MPJPE: 12.345 mm`."""
+    return f"{label}: {value:.3f} {unit}".rstrip()
+
+
+def _by_sums(metrics: Sequence[EpochMetric]) -> dict[Callable, list[EpochMetric]]:
+    groups = {}
+    for metric in metrics:
+        groups.setdefault(metric.sums, []).append(metric)
+    return groups
+
+
+def sample_errors(
+    pred, gt, joint_valid=None, *, root: int | None = 0, keypoints=None, metrics: Sequence[str] = ("mpjpe", "pa_mpjpe")
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """Errors of every sample, and which samples can be measured.
 
     Args:
         pred: (B, J, 3) joints, mm.
         gt: (B, J, 3) joints, mm.
         joint_valid: (B, J) mask of labelled joints; None takes all.
-        root: joint subtracted from both, the wrist.
+        root: joint subtracted from both, 0 is the wrist; None compares the joints as they are.
         keypoints: indices of the joints to score after that; None scores all.
         metrics: names in `ERRORS`.
 
@@ -37,12 +127,13 @@ def sample_errors(pred, gt, joint_valid=None, *, root: int = 0, keypoints=None, 
     """
     pred, gt = as_points(pred, gt)
     valid = jnp.ones(gt.shape[:-1], bool) if joint_valid is None else joint_valid > 0
-    root_valid = valid[:, root]
-    pred, gt = (points - points[:, root : root + 1] for points in (pred, gt))
+    root_valid = True if root is None else valid[:, root]
+    if root is not None:
+        pred, gt = (points - points[:, root : root + 1] for points in (pred, gt))
     if keypoints is not None:
         pred, gt, valid = (values[:, jnp.asarray(keypoints)] for values in (pred, gt, valid))
     gt = jnp.where(valid[..., None], gt, 0)
-    labelled = root_valid & (gt.var(-2, where=valid[..., None]).sum(-1) > 3 * LEAST_VARIANCE)  # False for NaN
+    labelled = root_valid & (gt.var(-2, where=valid[..., None]).sum(-1) > 3 * MIN_VARIANCE)  # False for NaN
     errors = {name: ERRORS[name](pred, gt, valid=valid) for name in metrics}
     finite = jnp.isfinite(pred).all((1, 2))
     for error in errors.values():
@@ -51,8 +142,8 @@ def sample_errors(pred, gt, joint_valid=None, *, root: int = 0, keypoints=None, 
     return errors, labelled, finite
 
 
-def epoch_sums(pred, gt, joint_valid, valid) -> dict:
-    """Sums of a batch that add up over batches, devices and hosts; a jitted test step returns them.
+def epoch_sums(pred, gt, joint_valid, valid) -> dict[str, jax.Array]:
+    """Sums of wrist-relative errors over a batch, and counts of its hands.
 
     Args:
         pred: (B, 21, 3) joints, mm.
@@ -61,9 +152,9 @@ def epoch_sums(pred, gt, joint_valid, valid) -> dict:
         valid: (B,) 0 for rows that only fill the batch.
 
     Returns:
-        Scalars: `mpjpe` and `pa_mpjpe` (mm, wrist-relative, summed over the samples that count, infinite with a
-        prediction that is not finite), `count` of these samples, how many of them are `nonfinite`, and how many were
-        left out for an `invalid` label (see `sample_errors`).
+        Scalars: `mpjpe` and `pa_mpjpe` (mm, summed over the samples that count, infinite with a prediction that is not
+        finite), `count` of these samples, how many of them are `nonfinite`, and how many were left out for an `invalid`
+        label (see `sample_errors`).
     """
     errors, labelled, finite = sample_errors(pred, gt, joint_valid)
     real = valid > 0
@@ -76,17 +167,17 @@ def epoch_sums(pred, gt, joint_valid, valid) -> dict:
     }
 
 
-def mesh_sums(pred, gt, valid) -> dict:
-    """Sums of a batch over the hands whose mesh is labelled, as those of `epoch_sums`.
+def mesh_sums(pred, gt, valid) -> dict[str, jax.Array]:
+    """Sums of a batch over the hands whose mesh is labelled.
 
     Args:
         pred: (B, V, 3) vertices relative to the wrist, mm.
-        gt: the same of the labels.
+        gt: (B, V, 3) the same of the labels.
         valid: (B,) 0 for rows that do not count.
 
     Returns:
-        Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed, infinite
-        or 0 with a prediction that is not finite; `meshes`, how many were counted.
+        Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed.
+        With a prediction that is not finite errors are infinite and its scores 0. `meshes`, how many were counted.
     """
     counted = valid > 0
     finite = jnp.isfinite(pred).all((1, 2))
@@ -98,14 +189,3 @@ def mesh_sums(pred, gt, valid) -> dict:
     scores = {name: jnp.nan_to_num(scores[:, k]) for k, name in enumerate(("f_5", "f_15"))}
     sums = {name: jnp.where(counted, value, 0).sum() for name, value in (errors | scores).items()}
     return sums | {"meshes": counted.sum()}
-
-
-def epoch_means(sums: dict) -> dict[str, float]:
-    """Means of `epoch_sums`, mm: `mpjpe`, `pa_mpjpe` and their mean `avg_metric`; infinite if nothing counted.
-
-    With `mesh_sums` also theirs, if a mesh counted.
-    """
-    count, meshes = int(sums["count"]), int(sums.get("meshes", 0))
-    means = {name: float(sums[name]) / count if count else math.inf for name in ("mpjpe", "pa_mpjpe")}
-    means["avg_metric"] = (means["mpjpe"] + means["pa_mpjpe"]) / 2
-    return means | {name: float(sums[name]) / meshes for name in MESH_METRICS if meshes}

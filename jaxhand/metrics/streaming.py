@@ -41,8 +41,8 @@ def update(state, errors, valid=None):
 
     Args:
         state: what `start`, `update` or `merge` returned.
-        errors: `{name: (B, ...) mm}`, >= 0, with the names of the state: one number a sample, or one a joint. Those that
-            are NaN, negative or >= 2^24 mm count as not finite.
+        errors: `{name: (B, ...) mm}`, >= 0, with the names of the state: one number per sample, or one per joint.
+            Those that are NaN, negative or >= 2^24 mm count as not finite.
         valid: (B, ...) mask of the values that count, of the shape of the errors; None counts all.
 
     Returns:

@@ -68,6 +68,8 @@ class RgbdFusion(nnx.Module):
         if fusion.refine:
             self.upsampler = Upsampler(width, fusion.upsampler, fusion.scales, rngs, dtype=dtype)
             self.looks = nnx.List([RefinementStage(fusion, hand_model, dtype, rngs) for _ in range(fusion.looks)])
+        else:
+            self.loss_terms = tuple(name for name in self.loss_terms if name != "guesses")
 
     def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
         """Predict a hand.

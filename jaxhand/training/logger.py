@@ -1,7 +1,7 @@
-"""What a run writes down: TensorBoard curves, a line of JSON an epoch, the console and its progress bar.
+"""What a run writes: TensorBoard curves, one line of JSON per epoch, the console and its progress bar.
 
-Events are written by the calling thread: tensorboardX's SummaryWriter hands them to another one, and its flush
-returns before they are on disk.
+The calling thread writes the events: tensorboardX's SummaryWriter passes them to another thread, and its flush returns
+before they are on disk.
 """
 
 import contextlib
@@ -26,11 +26,16 @@ from jaxhand.config import UserError
 
 
 class Logger:
-    """Writes `tensorboard/` and `metrics.jsonl` of a run folder and prints; does nothing where not `is_main`.
+    """Writes `tensorboard/` and `metrics.jsonl` of a run folder and prints.
 
-    Curves and lines of an earlier start that lie beyond `resume_step` are removed from the files (all of them where
-    it is None: that start left no checkpoint), so the run goes on without doubles, whatever reads them.
-    The methods are not for signal handlers; a handler sets a flag, and the loop then calls `close`.
+    Curves and lines of an earlier start that are later than `resume_step` are removed from the files, so that no
+    program that reads them finds a step twice. The methods are not for signal handlers; a handler sets a flag, and the
+    loop then calls `close`.
+
+    Args:
+        workdir: run folder.
+        is_main: False on all processes but the first: the logger then does nothing.
+        resume_step: step of the checkpoint that the run goes on from; None removes all earlier curves and lines.
 
     Raises:
         UserError: the folder cannot be written to, here and in every method that writes.
@@ -49,26 +54,27 @@ class Logger:
             _trim_lines(lines, last_step)
             self._lines = lines.open("a")
             self._events = EventsWriter(str(events / "events"), filename_suffix=f".{time.time_ns()}")
-            # A TensorBoard that is already open has read what was removed: this makes it forget that too.
+            # A TensorBoard that is already open has read the removed points: this event makes it drop them too.
             self._events.write_event(Event(step=last_step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._events.flush()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add a point to the curve of every tag, such as `loss/train`."""
+        """Add one point to the curve of every tag, such as `loss/train`."""
         if self._is_main:
             self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
-        """Add an RGB picture, (H, W, 3) uint8."""
+        """Add an RGB image, (H, W, 3) uint8."""
         if self._is_main:
             (height, width, _), png = image.shape, cv2.imencode(".png", image[..., ::-1])[1].tobytes()
             picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
             self._add(step, [Summary.Value(tag=tag, image=picture)])
 
     def epoch(self, line: dict) -> None:
-        """Append a line to `metrics.jsonl` and bring everything to disk.
+        """Append one line to `metrics.jsonl` and bring everything to disk.
 
-        The line must have `step`. NaN and infinity, which JSON has no word for, become null.
+        Args:
+            line: JSON with the key `step`. NaN and infinity, which JSON does not have, become null.
         """
         if self._is_main:
             text = json.dumps({"step": line["step"]} | line, default=lambda value: value.tolist())
@@ -78,13 +84,19 @@ class Logger:
             self.flush()
 
     def print(self, line: str) -> None:
-        """Print to stdout, above a progress bar that is being shown."""
+        """Print one line to stdout, above the progress bar if there is one."""
         if self._is_main:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
     def progress(self, total: int, *, initial: int = 0, desc: str = "") -> "Progress":
-        """A progress bar that counts images, on stderr where that is a terminal; a context manager."""
+        """A progress bar that counts images, on stderr where that is a terminal; a context manager.
+
+        Args:
+            total: images of the epoch.
+            initial: how many of them are done.
+            desc: text in front of the bar.
+        """
         hidden = None if self._is_main else True  # None: hidden where stderr is no terminal
         return Progress(
             total=total, initial=initial, desc=desc, unit="img", mininterval=0.5, leave=False, disable=hidden
@@ -122,13 +134,13 @@ class Progress(tqdm):
     """tqdm with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
 
     def step(self, images: int, loss) -> None:
-        """Count `images` more; a `loss` on the device is fetched, and waited for, only when it is shown."""
+        """Count `images` more; the `loss` is fetched from the device, and waited for, only when it is shown."""
         if self.update(images):
             self.set_postfix_str(f"loss={float(loss):.4f}", refresh=False)
 
 
 def _trim_events(path: Path, last_step: int) -> None:
-    """Keep the records of an event file up to a step; what follows a damaged record is lost to every reader."""
+    """Keep the records of an event file up to a step; no reader can read what follows a damaged record."""
     kept = path.with_name("trimmed.tmp")  # TensorBoard reads names with `tfevents` in them
     with path.open("rb") as source, kept.open("wb") as target:
         while record := _read_record(source):
@@ -143,17 +155,17 @@ def _trim_events(path: Path, last_step: int) -> None:
 
 
 def _read_record(file) -> bytes:
-    """The next whole TFRecord: length (8 bytes), its CRC (4), data, CRC of the data (4); empty at the end."""
+    """The next complete TFRecord: length (8 bytes), its CRC (4), data, CRC of the data (4); empty at the end."""
     header = file.read(12)
     if len(header) < 12 or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
         return b""
     length = struct.unpack("<Q", header[:8])[0] + 4
-    rest = file.read(length)
-    return header + rest if len(rest) == length else b""
+    content = file.read(length)
+    return header + content if len(content) == length else b""
 
 
 def _trim_lines(path: Path, last_step: int) -> None:
-    """Keep the lines of a JSON-lines file up to a step; a line that was cut off by a crash goes."""
+    """Keep the lines of a JSON-lines file up to a step; a line that a crash cut off is removed."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = path.with_name("metrics.jsonl.tmp")
     kept.write_text("".join(line + "\n" for line in lines if _step(line) <= last_step))

@@ -1,8 +1,9 @@
-"""A run from its first step to its last: train an epoch, test it, log it, save it."""
+"""A run from its first step to its last: train an epoch, evaluate it, log it, save it."""
 
 import collections
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,46 +12,68 @@ from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
 from jaxhand.data import pipeline, record
 from jaxhand.hand.draw import comparison_sheet, write_png
-from jaxhand.metrics import MESH_METRICS, baselines
-from jaxhand.training import folder, trees
+from jaxhand.metrics import baselines, epoch
+from jaxhand.training import pytree_checks, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
+from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.logger import Logger
 from jaxhand.training.runtime import TERMINATED, Interruption
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
-from jaxhand.training.testing import batches_of, mesh_line, run_test
 
 LOG_EVERY = 20  # steps between two points of the training curve
 BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
 SAMPLES = 8  # test images in the picture of an epoch
-METRICS = ("mpjpe", "pa_mpjpe", "avg_metric", *MESH_METRICS)
 NAMES = 8  # at most, of records in an error
+MODEL_ITEMS = {"params": "params", "rest": "batch_stats"}  # item of a checkpoint → key of the state
+ITEMS = MODEL_ITEMS | {"optimizer": "optimizer"}
 
 
 def train(config: Config, workdir: str | Path) -> int:
     """Train in a run folder, from its latest checkpoint where it has one.
 
+    Args:
+        config: the experiment.
+        workdir: run folder.
+
     Returns:
         The exit code: 0, or 143 after a signal to stop, when all is saved.
 
     Raises:
-        UserError: the folder belongs to another config or cannot be written to, the data hold a mistake, or the
-            loss is no longer finite.
+        UserError: the folder belongs to another config or cannot be written to, the data have a mistake, a loss term
+            or a metric cannot be computed, or the loss is no longer finite.
     """
     run = Run(config, Path(workdir))
     try:
+        start = run.restore()
         with Interruption() as interruption:
-            return run.train(interruption)
+            return run.train(start, interruption)
     finally:
         run.close()
 
 
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    state: dict
+    step: int | None = None  # of the checkpoint that it goes on from; None: the run is new
+    note: str = ""  # what was taken over from another run
+
+
 class Run:
-    """Everything a run holds on to: data, compiled steps, state, checkpoints and logs."""
+    """What a run holds: data, compiled steps, state, checkpoints and logs.
+
+    Args:
+        config: the experiment.
+        workdir: run folder.
+
+    Raises:
+        UserError: as of `train`.
+    """
 
     def __init__(self, config: Config, workdir: Path):
         check_batch_size(config.training.batch_size)
-        folder.prepare(workdir, config)
+        run_dir.prepare(workdir, config)
         self.config, self.workdir = config, workdir
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
@@ -63,65 +86,72 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.mesh = make_mesh()
-        self.trainer = Trainer(config, self.mesh, self.steps * config.training.num_epochs)
-        self.test_batches = batches_of(self.test_set, self.trainer)
-        self.checkpoints = Checkpoints(workdir, keep_every_steps=self.steps * config.training.save_freq)
-        self.start_line = ""  # what a new run begins with
-        self.state, resumed_step = self._start()
-        self.logger = Logger(workdir, is_main=jax.process_index() == 0, resume_step=resumed_step)
-        self.best_line = ""  # to be printed as soon as the best checkpoint is on disk
+        self.device_mesh = make_mesh()
+        self.trainer = Trainer(config, self.device_mesh, self.steps * config.training.num_epochs)
+        self.trainer.check()
+        self.eval_batches = batches_of(self.test_set, self.trainer)
+        self.checkpoints = Checkpoints(
+            workdir, keep_every_steps=self.steps * config.training.save_freq, on_best=self._print_best
+        )
+        self.logger = None  # opened by `restore`
 
-    def _start(self) -> tuple[dict, int | None]:
-        """The state to go on from and its step; None where the run is new."""
+    def restore(self) -> Start:
+        """Restore the latest checkpoint, or draw new parameters, and open the logs at that step."""
+        start = self._start()
+        self.logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
+        return start
+
+    def _start(self) -> Start:
         abstract = self.trainer.abstract_state()
-        saved = self.checkpoints.restore_latest({name: abstract[name] for name in ("params", "rest", "optimizer")})
+        saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             self.batches.set_state(saved.data)
-            sums = {name: np.float32(saved.meta["sums"][name]) for name in abstract["sums"]}
-            counted = jax.device_put({"step": np.int32(saved.step), "sums": sums}, replicated(self.mesh))
-            return counted | {"params": saved.params, "rest": saved.rest, "optimizer": saved.optimizer}, saved.step
+            state = {key: getattr(saved, item) for item, key in ITEMS.items()}
+            state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
+            return Start(self.trainer.with_sums(state, saved.meta["sums"]), saved.step)
         state, source = self.trainer.init(), self.config.training.init_from
-        if source:
-            best = restore_best(source, sharding=replicated(self.mesh), partial=True)
-            difference = trees.mismatch("params", best.params, abstract["params"], partial=best.partial)
-            if difference:
-                raise UserError(f"training.init_from {source} does not fit: {difference}")
-            if best.partial:
-                self.start_line = f"training.init_from {source}: {trees.parts(best.params, abstract['params'])}"
-            state |= {name: trees.overlaid(state[name], getattr(best, name)) for name in ("params", "rest")}
-        return state, None
+        if not source:
+            return Start(state)
+        best = restore_best(source, sharding=replicated(self.device_mesh), partial=True)
+        difference = pytree_checks.mismatch("params", best.params, abstract["params"], partial=best.partial)
+        if difference:
+            raise UserError(f"training.init_from {source} does not fit: {difference}")
+        state |= {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
+        taken = pytree_checks.parts(best.params, abstract["params"]) if best.partial else ""
+        return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
 
     def close(self) -> None:
         """Close the logs, and the checkpoints where that cannot mean to wait for a process that is gone."""
         try:
-            self.logger.close()
+            if self.logger is not None:
+                self.logger.close()
         finally:
             if jax.process_count() == 1:
                 self.checkpoints.close()
 
-    def train(self, interruption: Interruption) -> int:
-        """All epochs that are left; see `train`."""
-        step = int(self.state["step"])
+    def train(self, start: Start, interruption: Interruption) -> int:
+        """Train all epochs that are left; see `train`."""
+        self.state = start.state
+        step, last = start.step or 0, self.steps * self.config.training.num_epochs
         self._print_baselines()
-        if self.start_line:
-            self.logger.print(self.start_line)
+        if start.note:
+            self.logger.print(start.note)
         if step:
-            self.logger.print(f"Going on from step {step} of {self.steps * self.config.training.num_epochs}")
-        for epoch in range(step // self.steps, self.config.training.num_epochs):
-            end = (epoch + 1) * self.steps
-            step, seconds = self._train_to(end, epoch, interruption)
+            self.logger.print(f"Going on from step {step} of {last}")
+        for number in range(step // self.steps, self.config.training.num_epochs):
+            end = (number + 1) * self.steps
+            step, seconds = self._train_to(end, number, interruption)
             if step < end:
-                self._save(step, {"epoch": epoch}, avg_metric=None)
+                self._save(step, {"epoch": number}, avg_metric=None)
             else:
-                self._finish_epoch(epoch, seconds)
+                self._finish_epoch(number, seconds)
             if step < end or interruption.reached(step):
-                self._announce_best()
+                self.checkpoints.wait()
                 self.logger.print(
                     f"Stopped by a signal at step {step}, all is saved; the same command goes on from there"
                 )
                 return TERMINATED
-        self._announce_best()
+        self.checkpoints.wait()
         best = self.checkpoints.best()
         if best is None:
             self.logger.print("Best model: none, no epoch had finite metrics")
@@ -129,23 +159,21 @@ class Run:
             self.logger.print(f"Best model: Epoch {best[2]['epoch']}, Avg Metric = {best[1]:.3f} mm")
         return 0
 
-    def _train_to(self, end: int, epoch: int, interruption: Interruption) -> tuple[int, float]:
-        """Train to step `end`, or until a signal comes: the step reached, and seconds a step."""
+    def _train_to(self, end: int, number: int, interruption: Interruption) -> tuple[int, float]:
+        """Train epoch `number` to step `end`, or until a signal comes: the step reached, and seconds per step."""
         batch_size, begin = self.config.training.batch_size, time.monotonic()
         first = int(self.state["step"])
-        pending = collections.deque()  # (step, record indices, loss): looked at a step late, when it has been computed
+        pending = collections.deque()  # (step, record indices, loss): read one step later, when it has been computed
         done = (first % self.steps) * batch_size
-        with self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {epoch}") as progress:
+        with self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}") as progress:
             for step in range(first + 1, end + 1):
                 batch = next(self.batches)
-                indices = batch.pop("index")
-                self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.mesh))
-                pending.append((step, indices, loss))
+                self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.device_mesh))
+                pending.append((step, batch["index"], loss))
                 if len(pending) > 1:
                     self._check_loss(*pending.popleft())
                 progress.step(batch_size, pending[0][2])
-                if self.best_line and not self.checkpoints.saving():
-                    self._announce_best()
+                self.checkpoints.poll()
                 if interruption.reached(step):
                     break
             for entry in pending:
@@ -165,78 +193,60 @@ class Run:
             rate = float(self.trainer.learning_rate(step - 1))
             self.logger.scalars(step, {"loss/step": value, "learning_rate": rate})
 
-    def _finish_epoch(self, epoch: int, seconds: float) -> None:
-        """Test, log and save what an epoch has learned."""
-        step, batch_size = (epoch + 1) * self.steps, self.config.training.batch_size
+    def _finish_epoch(self, number: int, seconds: float) -> None:
+        """Evaluate, log and save the state at the end of an epoch."""
+        step, batch_size = (number + 1) * self.steps, self.config.training.batch_size
         begin = time.monotonic()
-        results, samples = run_test(
-            self.trainer, self.state["params"], self.state["rest"], self.test_batches, samples=SAMPLES
+        results, samples = evaluate_dataset(
+            self.trainer, self.state["params"], self.state["batch_stats"], self.eval_batches, samples=SAMPLES
         )
-        tested = time.monotonic() - begin
-        means = {name: float(value) / self.steps for name, value in self.state["sums"].items()}
-        rate = float(self.trainer.learning_rate(step - 1))
-        metrics = {name: results[name] for name in ("test_loss", *METRICS) if name in results}
-        summary = {"epoch": epoch, "train_loss": means["loss"], **metrics, "learning_rate": rate}
+        speed = {
+            "images_per_second": batch_size / seconds,
+            "test_images_per_second": len(self.test_set) / (time.monotonic() - begin),
+        }
+        means = {name: value / self.steps for name, value in self.trainer.host_sums(self.state).items()}
+        metrics = {metric.name: results[metric.name] for metric in self.trainer.metrics if metric.name in results}
+        summary = {"epoch": number, "train_loss": means["loss"], "test_loss": results["test_loss"], **metrics}
+        summary["learning_rate"] = float(self.trainer.learning_rate(step - 1))
+        self.checkpoints.wait()  # prints the best of the epoch before; the next save waits for it anyway
+        curves = {f"loss_train/{name}": value for name, value in means.items()}
+        curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}
+        curves |= {f"metric/{name}": value for name, value in metrics.items()}
+        self.logger.scalars(step, curves | {f"speed/{name}": value for name, value in speed.items()})
+        self.logger.epoch({"step": step} | summary | {name: results[name] for name in epoch.COUNTS} | speed)
+        self._draw(number, step, samples)
+        self._print_epoch(summary, results)
+        self.state = self.trainer.with_sums(self.state)
+        self._save(step, summary, avg_metric=results["avg_metric"])
 
-        self._announce_best()  # of the epoch before; the next save waits for it anyway
-        self._log_epoch(
-            step,
-            summary,
-            means,
-            results,
-            {
-                "images_per_second": batch_size / seconds,
-                "test_images_per_second": len(self.test_set) / tested,
-            },
-        )
-        self._draw(epoch, step, samples)
+    def _print_epoch(self, summary: dict, results: dict) -> None:
         self.logger.print(
-            f"Epoch {epoch}: Train Loss = {means['loss']:.4f}, Test Loss = {results['test_loss']:.4f}, "
-            f"LR = {rate:.2e}\n"
-            f"  MPJPE: {results['mpjpe']:.3f} mm, PA-MPJPE: {results['pa_mpjpe']:.3f} mm, "
-            f"Avg Metric: {results['avg_metric']:.3f} mm"
+            f"Epoch {summary['epoch']}: Train Loss = {summary['train_loss']:.4f}, "
+            f"Test Loss = {summary['test_loss']:.4f}, LR = {summary['learning_rate']:.2e}"
         )
-        if mesh_line(results):
-            self.logger.print(f"  {mesh_line(results)}")
+        for line in epoch.console_lines(self.trainer.metrics, results):
+            self.logger.print(f"  {line}")
         if results["nonfinite"]:
             self.logger.print(f"  {results['nonfinite']} predictions are not finite, which makes the metrics infinite")
         if results["invalid"]:
             self.logger.print(f"  {results['invalid']} test hands have no usable 3D ground truth and are left out")
 
-        self.state["sums"] = jax.device_put(self.trainer.zero_sums(), replicated(self.mesh))
-        if self._save(step, summary, avg_metric=results["avg_metric"]):
-            place = self.workdir / "checkpoints" / str(step)
-            self.best_line = f"  ✓ Saved best model (avg_metric={results['avg_metric']:.3f} mm) to {place}"
+    def _print_best(self, step: int, avg_metric: float) -> None:
+        place = self.workdir / "checkpoints" / str(step)
+        self.logger.print(f"  ✓ Saved best model (avg_metric={avg_metric:.3f} mm) to {place}")
 
-    def _announce_best(self) -> None:
-        """Say that the best checkpoint is on disk, once it is. Raises CheckpointError where it could not be written."""
-        self.checkpoints.wait()
-        if self.best_line:
-            self.logger.print(self.best_line)
-            self.best_line = ""
-
-    def _save(self, step: int, meta: dict, avg_metric: float | None) -> bool:
+    def _save(self, step: int, meta: dict, avg_metric: float | None) -> None:
         self.logger.flush()  # before the save: a run that dies between the two does this part again, and logs it again
         meta = meta | {
-            "sums": {name: float(value) for name, value in self.state["sums"].items()},
+            "sums": self.trainer.host_sums(self.state),
             "schedule_step": step,
             "config": to_dict(self.config),
         }
-        trees_of_state = {name: self.state[name] for name in ("params", "rest", "optimizer")}
-        return self.checkpoints.save(
-            step, **trees_of_state, data=self.batches.get_state(), meta=meta, avg_metric=avg_metric
-        )
+        trees = {item: self.state[key] for item, key in ITEMS.items()}
+        self.checkpoints.save(step, **trees, data=self.batches.get_state(), meta=meta, avg_metric=avg_metric)
 
-    def _log_epoch(self, step: int, summary: dict, means: dict, results: dict, speed: dict) -> None:
-        curves = {f"loss_train/{name}": value for name, value in means.items()}
-        curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}
-        curves |= {f"metric/{name}": results[name] for name in METRICS if name in results}
-        curves |= {f"speed/{name}": value for name, value in speed.items()}
-        self.logger.scalars(step, curves)
-        counts = {name: results[name] for name in ("count", "nonfinite", "invalid")}
-        self.logger.epoch({"step": step} | summary | counts | speed)
-
-    def _draw(self, epoch: int, step: int, samples: dict) -> None:
+    def _draw(self, number: int, step: int, samples: dict) -> None:
+        """Draw the predicted and the true joints of the sample images of an epoch."""
         if jax.process_index() == 0:
             sheet = comparison_sheet(
                 samples["image"],
@@ -247,22 +257,16 @@ class Run:
                 valid=samples["joint_valid_2d"],
             )
             self.logger.image(step, "samples", sheet)
-            write_png(self.workdir / "samples" / f"epoch_{epoch:03d}.png", sheet)
+            write_png(self.workdir / "samples" / f"epoch_{number:03d}.png", sheet)
 
     def _print_baselines(self) -> None:
-        train, train_valid = record.sample_joints(self.train_set, BASELINE_HANDS)
-        test, test_valid = record.sample_joints(self.test_set, BASELINE_HANDS)
-        if not (len(train) and len(test)):
-            self.logger.print("Baseline: none, a set without 3D labels has none")
-            return
-        mean_pose = baselines.mean_pose(train, test, train_valid, test_valid)
-        rigid_hand = baselines.rigid_hand(train, test, train_valid, test_valid)
-        self.logger.print(f"Baseline (mean pose of the training set): MPJPE = {mean_pose:.3f} mm")
-        self.logger.print(f"Baseline (one rigid hand, aligned): PA-MPJPE = {rigid_hand:.3f} mm")
+        train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
+        for line in baselines.lines(train, test):
+            self.logger.print(line)
 
 
 def _suspects(records: list[record.Record]) -> str:
-    """Names of the records with a number that is not finite, or else of all."""
+    """Names of the records that have a number that is not finite; of all, if there is none."""
 
     def is_finite(entry):
         values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)

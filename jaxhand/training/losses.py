@@ -1,103 +1,137 @@
-"""The training loss: terms that are pure functions of predictions and batch, one number a sample each."""
+"""The training loss: named terms, each a pure function of predictions and batch that returns one number per sample."""
 
-from collections.abc import Sequence
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
+import jax
 
-from jaxhand.config import LossConfig
-from jaxhand.training import mesh_losses
-from jaxhand.training.mesh_losses import from_wrist
+from jaxhand.config import LossConfig, UserError
+from jaxhand.io.plugins import load_object
+from jaxhand.training import joint_losses, mesh_losses
 
+
+@dataclasses.dataclass(frozen=True)
+class LossTerm:
+    """A term of the loss.
+
+    Attributes:
+        function: (predictions, batch) → (B,), not weighted; 0 for a hand that lacks the labels of the term.
+        train_only: what it compares is predicted in training only; the test loss leaves it out.
+        always_mean: the mean over the batch is taken even where `loss.reduction` is "sum".
+    """
+
+    function: Callable[[dict, dict], jax.Array]
+    train_only: bool = False
+    always_mean: bool = False
+
+
+_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these where it sums all others
+TERMS = {
+    "joints_3d": LossTerm(joint_losses.joints_3d),
+    "joints_2d": LossTerm(joint_losses.joints_2d),
+    "depth": LossTerm(joint_losses.depth),
+    "distance": LossTerm(joint_losses.distance),
+    "size": LossTerm(joint_losses.size),
+    "guesses": LossTerm(joint_losses.guesses),
+    "vertices": LossTerm(joint_losses.vertices),
+    "w_2d": LossTerm(mesh_losses.keypoints_2d),
+    "w_3d_joint": LossTerm(mesh_losses.keypoints_3d),
+    "w_3d_vert": LossTerm(mesh_losses.vertices),
+    "w_prior": LossTerm(mesh_losses.shape_prior),
+    "w_aux": LossTerm(mesh_losses.coarse_parameters),
+    "keypoints_2d": LossTerm(mesh_losses.keypoints_2d),
+    "keypoints_3d": LossTerm(mesh_losses.keypoints_3d_in_m),
+    "global_orient": LossTerm(mesh_losses.global_orient),
+    "hand_pose": LossTerm(mesh_losses.hand_pose),
+    "betas": LossTerm(mesh_losses.betas),
+    "adversarial": LossTerm(mesh_losses.adversarial, **_ADVERSARIAL),
+    "discriminator": LossTerm(mesh_losses.discriminator, **_ADVERSARIAL),
+}
 JOINT_TERMS = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
 
 
-def terms(predictions: dict, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False) -> dict:
-    """Terms of the loss, unweighted; 0 for a hand that lacks the labels of a term, or what the term compares.
+def resolved(name: str) -> LossTerm:
+    """The term of a name.
 
     Args:
-        predictions: what a model returns; `guesses_3d` (B,G,21,3), `guesses_2d` (before the final joints) and
-            `root_depth` are optional.
-        batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` and `joint_valid_2d` (B,21),
-            `has_depth` (B,), `image`; for the terms of meshes their labels.
-        names: which terms, a model's `loss_terms`.
+        name: key of `TERMS`, or `module:name` of a function (or `LossTerm`) from outside the package.
+
+    Raises:
+        UserError: there is no such term.
+    """
+    if name in TERMS:
+        return TERMS[name]
+    if ":" not in name:
+        near = difflib.get_close_matches(name, TERMS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown loss term {name!r}; {hint}known: {', '.join(TERMS)}, or module:function")
+    term = load_object(name, "loss term")
+    return term if isinstance(term, LossTerm) else LossTerm(term)
+
+
+def names_of(model_terms: Sequence[str], weights: LossConfig) -> tuple[str, ...]:
+    """The terms that a model is trained with: those it names, and those of `loss.extra`.
+
+    Raises:
+        UserError: a term is unknown or has no weight.
+    """
+    names = tuple(dict.fromkeys((*model_terms, *weights.extra)))
+    for name in names:
+        resolved(name)
+        weight(name, weights)
+    return names
+
+
+def weight(name: str, weights: LossConfig) -> float:
+    """The weight of a term.
+
+    Raises:
+        UserError: the config has none.
+    """
+    if name in weights.extra:
+        return weights.extra[name]
+    if name not in TERMS:
+        raise UserError(f"loss term {name!r} has no weight: add loss.extra: {{{name}: 1.0}}")
+    return getattr(weights, name)
+
+
+def terms(
+    predictions: dict, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
+) -> dict[str, jax.Array]:
+    """Terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
+
+    Args:
+        predictions: what a model returns, leading axis B.
+        batch: its labels, leading axis B.
+        names: which terms, as `resolved` takes them.
         balanced: enlarge the terms of joints and `vertices` so that the mean over the batch is the mean over the hands
             that have such labels: hands labelled in 2D only do not water down what is learned in 3D.
 
     Returns:
-        name → (B,), the names of `LossConfig`'s fields.
+        name → (B,).
+
+    Raises:
+        UserError: a term reads a prediction or a label that is not there; both are named.
     """
-    found = {}
-    if set(names) & set(JOINT_TERMS):
-        found |= _joint_family(predictions, batch, balanced)
-    if "vertices" in names:
-        apart = length(from_wrist(predictions, "vertices") - from_wrist(batch, "vertices")).mean(-1) / 100
-        share = _share(batch["has_vertices"][:, None]) if balanced else 1.0
-        found["vertices"] = apart * batch["has_vertices"] * batch["joint_valid"][:, 0] * share
-    if "w_2d" in names:
-        found |= mesh_losses.fusion_terms(predictions, batch)
-    if "betas" in names:
-        found |= mesh_losses.hamer_terms(predictions, batch)
-    nothing = jnp.zeros(len(batch["image"]))
-    return {name: found.get(name, nothing) for name in names}
+    batch, found = batch | {"balanced": balanced}, {}
+    for name in names:
+        try:
+            found[name] = resolved(name).function(predictions, batch)
+        except KeyError as error:
+            missing = f"neither the predictions of the model nor the batch have {error}"
+            raise UserError(f"loss term {name!r} cannot be computed: {missing}") from error
+    return found
 
 
-def reduced(losses: dict, weights: LossConfig) -> dict:
-    """Every term of a batch as one number, by `weights.reduction`, and the `loss`, their weighted sum."""
+def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.Array]:
+    """Every term (B,) of a batch as one number, by `weights.reduction`, and the `loss`, their weighted sum."""
     if weights.reduction == "mean":
         return {name: value.mean() for name, value in (losses | {"loss": total(losses, weights)}).items()}
-    sums = {name: value.mean() if name in mesh_losses.MEANS else value.sum() for name, value in losses.items()}
+    sums = {name: value.mean() if resolved(name).always_mean else value.sum() for name, value in losses.items()}
     return sums | {"loss": total(sums, weights)}
 
 
-def total(losses: dict, weights: LossConfig) -> jnp.ndarray:
-    """The weighted sum of the terms."""
-    return sum(getattr(weights, name) * value for name, value in losses.items())
-
-
-def masked_mean(values, mask):
-    """Mean over the last axis of what the mask lets through; 0 where it lets nothing."""
-    return (values * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
-
-
-def _share(valid):
-    """1 / (share of the hands with a label) of every hand (B,): 1 where all have one."""
-    return len(valid) / jnp.maximum((valid > 0).any(-1).sum(), 1)
-
-
-def _joint_family(predictions: dict, batch: dict, balanced: bool) -> dict:
-    true_3d, valid = batch["keypoints_3d"], batch["joint_valid"]
-    share_3d, share_2d = (_share(batch[key]) if balanced else 1.0 for key in ("joint_valid", "joint_valid_2d"))
-
-    def joint_terms(joints, pixels):
-        found = _joint_terms(joints, pixels, batch)
-        return {name: value * (share_2d if name == "joints_2d" else share_3d) for name, value in found.items()}
-
-    losses = joint_terms(predictions["keypoints_3d"], predictions["keypoints_2d"])
-    true_depth = masked_mean(true_3d[..., 2], valid)  # (B,)
-    depth = masked_mean(predictions["keypoints_3d"][..., 2], valid)
-    losses["distance"] = jnp.abs(depth - true_depth) / 100 * batch["has_depth"] * share_3d
-    if "root_depth" in predictions:
-        known = jnp.where(valid.any(-1), true_depth, predictions["root_depth"])  # without labels there is no error
-        losses["size"] = jnp.abs(jnp.log(predictions["root_depth"] / jnp.maximum(known, 1.0))) * share_3d
-    if "guesses_3d" in predictions:
-        guesses = zip(*(jnp.moveaxis(predictions[name], 1, 0) for name in ("guesses_3d", "guesses_2d")))
-        of_guesses = (sum(joint_terms(*guess).values()) for guess in guesses)
-        losses["guesses"] = sum(of_guesses, jnp.zeros_like(true_depth))
-    return losses
-
-
-def _joint_terms(joints, pixels, batch) -> dict:
-    true_3d, valid, half_side = batch["keypoints_3d"], batch["joint_valid"], batch["image"].shape[1] / 2
-    from_wrist = (joints - joints[:, :1]) - (true_3d - true_3d[:, :1])  # (B, 21, 3)
-    depth, true_depth = joints[..., 2], true_3d[..., 2]
-    depth_error = (depth - masked_mean(depth, valid)[:, None]) - (true_depth - masked_mean(true_depth, valid)[:, None])
-    return {
-        "joints_3d": masked_mean(length(from_wrist), valid * valid[:, :1]) / 100,
-        "joints_2d": masked_mean(jnp.abs(pixels - batch["keypoints_2d"]).mean(-1), batch["joint_valid_2d"]) / half_side,
-        "depth": masked_mean(jnp.abs(depth_error), valid) / 100,
-    }
-
-
-def length(vectors):
-    """Euclidean length over the last axis, with a gradient at 0."""
-    return jnp.sqrt((vectors**2).sum(-1) + 1e-12)
+def total(losses: dict[str, jax.Array], weights: LossConfig) -> jax.Array:
+    """The weighted sum of the terms, of the shape of each."""
+    return sum(weight(name, weights) * value for name, value in losses.items())

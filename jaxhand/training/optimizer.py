@@ -8,7 +8,13 @@ from jaxhand.config import OptimizerConfig, SchedulerConfig
 
 
 def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps: int) -> optax.Schedule:
-    """Step → learning rate: a linear warm-up, then the named course down to `eta_min` at `total_steps`."""
+    """The learning rate as a function of the step: a linear warm-up, then constant, or a cosine down to `eta_min`.
+
+    Args:
+        optimizer: `learning_rate`, the highest.
+        scheduler: name, warm-up and end.
+        total_steps: at which the cosine ends.
+    """
     warmup = min(scheduler.warmup_steps, total_steps - 1)
     if scheduler.name == "constant":
         start = 0.0 if warmup else optimizer.learning_rate
@@ -21,8 +27,12 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
 def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW, or Muon for the matrices and Adam for everything else.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every step of a matrix orthogonal; the
-    others, vectors and matrices a joint, take `adam_rate` times its learning rate. Vectors are never decayed.
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every update of a matrix orthogonal. All
+    other parameters are updated by Adam with `adam_rate` times the learning rate. Vectors have no weight decay.
+
+    Args:
+        config: the optimizer.
+        learning_rate: the schedule.
     """
     if config.name == "muon":
         update = by_shape(
@@ -50,17 +60,17 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
 
 
 def _decays(path, leaf) -> bool:
-    """Matrices do; scales and biases do not, those of a stack of blocks, which look like matrices, neither."""
+    """Whether a parameter has weight decay: only matrices. Stacked (depth, width) scales and biases are excluded."""
     return leaf.ndim > 1 and path[-1].key not in ("scale", "bias")
 
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan's quintic
 
 
 def by_shape(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Run a transformation on all leaves of a shape at once, stacked along a new first axis.
+    """Run a transformation on all leaves of the same shape at once, stacked along a new first axis.
 
-    The compiled program then grows with the number of shapes and not of parameters.
+    The size of the compiled program then depends on the number of shapes, not on the number of parameters.
     """
 
     def update(updates, state, params=None):
@@ -79,19 +89,19 @@ def _stack(tree) -> dict:
 
 
 def _unstack(groups: dict, tree):
-    """The tree whose leaves `_stack` has put together."""
+    """The tree whose leaves `_stack` stacked: the inverse."""
     rows = {kind: iter(list(group)) for kind, group in groups.items()}
     return jax.tree.map_with_path(lambda path, leaf: next(rows[_kind(path, leaf)]), tree)
 
 
 def _kind(path, leaf) -> str:
-    """The shape of a leaf, marked where it is several vectors and not a matrix."""
+    """The shape of a leaf as text, marked where the leaf is several vectors and not a matrix."""
     shape = "x".join(map(str, leaf.shape))
     return shape if _decays(path, leaf) or leaf.ndim < 2 else f"vectors {shape}"
 
 
 def _matrices(stacked: dict) -> dict:
-    """What is for Muon among stacked leaves: the matrices, (n, …, rows, columns), each for itself."""
+    """The stacked leaves that Muon updates: matrices (n, …, rows, columns), each by itself."""
 
     def axes(kind: str):
         last = kind.count("x")  # the first axis is the stack's

@@ -11,12 +11,12 @@ import traceback
 
 from jaxhand.config import UserError, cache_folder
 
-TERMINATED = 143  # exit code after SIGTERM, which schedulers take as "run me again"
-_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # of this very launch, not of the whole job
+TERMINATED = 143  # exit code after SIGTERM, after which schedulers start the command again
+_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # processes of this launch, not of the complete job
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, the smallest included, unless JAX_COMPILATION_CACHE_DIR says where."""
+    """Keep compiled programs between runs, also the smallest, in the cache folder or JAX_COMPILATION_CACHE_DIR."""
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
@@ -26,10 +26,15 @@ def use_compilation_cache() -> None:
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other processes of a run: by the flags, or as the scheduler (SLURM, Open MPI, …) says, or stay alone.
+    """Connect to the other processes of a run: by the flags or by the scheduler (SLURM, Open MPI, …), if there are any.
+
+    Args:
+        coordinator: address host:port of the first process.
+        num_processes: of the run.
+        process_id: of this process, from 0.
 
     Raises:
-        UserError: only some of the three flags are given, or the id is none of theirs.
+        UserError: only some of the three flags are set, or the id is not below the number of processes.
     """
     import jax
 
@@ -44,18 +49,18 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 class Interruption:
-    """Whether the run was asked to stop (SIGTERM, SIGUSR1), while in the context.
+    """A context in which the signals SIGTERM and SIGUSR1 stop the run after a step.
 
-    All processes of a run learn of it at the same step, whichever was asked.
+    All processes of a run stop at the same step, whichever of them got the signal.
     """
 
     def __enter__(self) -> "Interruption":
         import jax
 
-        self._asked, self._before = False, {}
+        self._signalled, self._before = False, {}
         self._alone = jax.process_count() == 1
-        # JAX itself waits for SIGTERM in a run over many processes.
-        handlers = {signal.SIGTERM: self._ask} if self._alone else {}
+        # In a run over many processes JAX itself handles SIGTERM.
+        handlers = {signal.SIGTERM: self._stop} if self._alone else {}
         if threading.current_thread() is threading.main_thread():
             for number, handler in (handlers | {signal.SIGUSR1: self._terminate}).items():
                 self._before[number] = signal.signal(number, handler)
@@ -65,26 +70,31 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number, frame) -> None:
-        self._asked = True
+    def _stop(self, number, frame) -> None:
+        self._signalled = True
 
     def _terminate(self, number, frame) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
-        """To be called after every step by every process."""
+        """Whether to stop after this step; every process calls it after every step."""
         from jax.experimental import multihost_utils
 
-        return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
+        return self._signalled if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
 
 def _process_count() -> int:
-    """How many processes train together; 1 where nothing has imported JAX."""
+    """How many processes train together; 1 if nothing has imported JAX."""
     return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
 
 
 def run(main, *arguments) -> None:
-    """Call a command and leave with its exit code; a user's error becomes one line on stderr and exit code 2."""
+    """Call a command and exit with its code; a user's error becomes one line on stderr and exit code 2.
+
+    Args:
+        main: the command, which returns its exit code or None.
+        arguments: of the command.
+    """
     try:
         code = main(*arguments) or 0
     except UserError as error:
@@ -93,7 +103,7 @@ def run(main, *arguments) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
@@ -112,5 +122,5 @@ def run(main, *arguments) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code and _process_count() > 1:
-        os._exit(code)  # an ordinary exit would wait minutes for processes that wait for this one
+        os._exit(code)  # an ordinary exit would wait minutes for the other processes, which wait for this one
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""One named mesh over all devices of all processes: batches are split over it, the state is on every device."""
+"""One named device mesh over all devices of all processes: batches are split over it, the state is on every device."""
 
 import jax
 import numpy as np
@@ -6,29 +6,38 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.config import ConfigError
 
+HOST_ONLY = ("index", "K_image")  # of a batch: what no model reads stays in the host's memory
+
 
 def make_mesh() -> Mesh:
     """All devices of all processes along one axis, `data`."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(device_mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(device_mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
+def split(device_mesh: Mesh) -> NamedSharding:
     """The leading axis over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(device_mesh, PartitionSpec("data"))
 
 
-def to_global(batch: dict, mesh: Mesh) -> dict:
-    """This process's rows of a batch → global arrays whose leading axis is split over all devices."""
-    return {key: jax.make_array_from_process_local_data(split(mesh), value) for key, value in batch.items()}
+def to_global(batch: dict, device_mesh: Mesh) -> dict:
+    """This process's rows of a host batch → global arrays whose leading axis is split over all devices.
+
+    Args:
+        batch: arrays with a leading axis B / number of processes. Those of `HOST_ONLY` are left out.
+        device_mesh: the devices.
+    """
+    rows = split(device_mesh)
+    arrays = {key: value for key, value in batch.items() if key not in HOST_ONLY}
+    return {key: jax.make_array_from_process_local_data(rows, value) for key, value in arrays.items()}
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a split array that live on this process, in order: the inverse of `to_global`."""
+    """The rows of a split array that are on this process, in order: the inverse of `to_global`."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 

@@ -1,120 +1,180 @@
-"""The training state, the train step and the test step: plain nested dicts of arrays through `jax.jit`."""
+"""The training state, the train step and the eval step: plain nested dicts of arrays through `jax.jit`."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from jaxhand import models
 from jaxhand.config import Config, ConfigError
-from jaxhand.data import augment
-from jaxhand.metrics import epoch_sums, mesh_sums
-from jaxhand.training import losses, mesh_losses, optimizer
-from jaxhand.training.sharding import replicated, split
+from jaxhand.data import augment, mesh_labels
+from jaxhand.data.batch import layout
+from jaxhand.metrics import epoch, epoch_metrics
+from jaxhand.training import losses, optimizer
+from jaxhand.training.sharding import HOST_ONLY, replicated, split
 
 
-class Tester:
-    """A model's compiled test step over a mesh; needs no optimizer.
+class EvalModel:
+    """A model's compiled eval step over a device mesh; needs no optimizer.
 
-    `test_step(params, rest, batch)` returns sums over the valid rows of a batch (`loss`, every term of it, `mpjpe`,
-    `pa_mpjpe`, `count`, …), and the predictions, split over the devices as the batch is.
+    `eval_step(params, batch_stats, batch)` returns sums over the valid rows of a batch, and the predictions, which are
+    split over the devices as the batch is. The sums: `rows`, how many there are; `losses`, `loss` and its terms by
+    name; `metrics`, what `epoch.batch_sums` returns for `metrics`.
+
+    Args:
+        config: the experiment.
+        device_mesh: the devices, along one axis "data".
+
+    Raises:
+        UserError: the model cannot be built.
     """
 
-    def __init__(self, config: Config, mesh: Mesh):
-        self.config, self.mesh = config, mesh
+    def __init__(self, config: Config, device_mesh: Mesh):
+        self.config, self.device_mesh = config, device_mesh
         model = nnx.eval_shape(functools.partial(models.build, config))
-        self.loss_terms = model.loss_terms
+        self._model_terms = model.loss_terms
         self.hand_model = models.hand_model(config)
-        self.graphdef, self._model = nnx.split(model)
-        self.test_step = jax.jit(self._test_step, out_shardings=(replicated(mesh), split(mesh)))
+        self.graphdef, _ = nnx.split(model)
+        self.eval_step = jax.jit(self._eval_step, out_shardings=(replicated(device_mesh), split(device_mesh)))
+
+    # These three are read when they are needed: a prediction needs no metric or loss term from outside the package.
+
+    @functools.cached_property
+    def metrics(self) -> tuple[epoch.EpochMetric, ...]:
+        """What an epoch measures. Raises UserError where the config names an unknown metric."""
+        return epoch_metrics.chosen(self.config.training.metrics)
+
+    @functools.cached_property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the terms that the model is trained with. Raises UserError where one is unknown or has no weight."""
+        return losses.names_of(self._model_terms, self.config.loss)
+
+    @functools.cached_property
+    def eval_terms(self) -> tuple[str, ...]:
+        """Those of them that are computed outside of training, too."""
+        return tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
 
     def abstract_model(self) -> dict:
-        """Shapes, types and shardings of `params` and `rest`, as a target to restore into."""
+        """Shapes, types and shardings of `params` and `batch_stats`, as a target to restore into."""
         return self._abstract(lambda: self._split(models.build(self.config)))
 
+    def abstract_batch(self) -> dict:
+        """Shapes and types of a batch on the devices."""
+        rows = self.config.training.batch_size
+        shapes = layout(self.config.data.image_size, self.hand_model) | {"valid": ((), np.float32)}
+        return {
+            key: jax.ShapeDtypeStruct((rows, *shape), dtype)
+            for key, (shape, dtype) in shapes.items()
+            if key not in HOST_ONLY
+        }
+
     def _abstract(self, build) -> dict:
-        everywhere = replicated(self.mesh)
+        everywhere = replicated(self.device_mesh)
         shapes = jax.eval_shape(build)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
 
     @staticmethod
     def _split(model: nnx.Module) -> dict:
-        _, params, rest = nnx.split(model, nnx.Param, ...)
-        return {"params": nnx.to_pure_dict(params), "rest": nnx.to_pure_dict(rest)}
+        _, params, batch_stats = nnx.split(model, nnx.Param, ...)
+        return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(batch_stats)}
 
-    def _labelled(self, batch: dict) -> dict:
-        return batch if self.hand_model is None else mesh_losses.complete(self.hand_model, batch)
+    def _with_mesh_labels(self, batch: dict) -> dict:
+        return batch if self.hand_model is None else mesh_labels.completed(self.hand_model, batch)
 
-    def _test_step(self, params: dict, rest: dict, batch: dict):
-        batch = self._labelled(batch)
-        predictions = nnx.merge(self.graphdef, params, rest)(batch | {"image": as_float(batch["image"])})
-        terms = losses.terms(predictions, batch, self.loss_terms)
+    def _eval_step(self, params: dict, batch_stats: dict, batch: dict):
+        batch = self._with_mesh_labels(batch)
+        predictions = nnx.merge(self.graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
+        terms = losses.terms(predictions, batch, self.eval_terms)
         terms["loss"] = losses.total(terms, self.config.loss)
-        sums = {name: jnp.where(batch["valid"] > 0, value, 0).sum() for name, value in terms.items()}
-        joints, true_joints = predictions["keypoints_3d"], batch["keypoints_3d"]
-        metrics = epoch_sums(joints, true_joints, batch["joint_valid"], batch["valid"])
-        if "vertices" in predictions:
-            labelled = batch["valid"] * batch["has_vertices"] * batch["joint_valid"][:, 0]
-            meshes = (values["vertices"] - values["keypoints_3d"][:, :1] for values in (predictions, batch))
-            metrics |= mesh_sums(*meshes, labelled)
-        sums["rows"] = batch["valid"].sum()
-        return sums | metrics, predictions
+        sums = {
+            "rows": batch["valid"].sum(),
+            "losses": {name: jnp.where(batch["valid"] > 0, value, 0).sum() for name, value in terms.items()},
+            "metrics": epoch.batch_sums(self.metrics, predictions, batch),
+        }
+        return sums, predictions
 
 
-class Trainer(Tester):
-    """A model's compiled train step over a mesh.
+class Trainer(EvalModel):
+    """A model's compiled train step over a device mesh.
 
-    State: `step`, `params`, `rest` (batch statistics), `optimizer`, and `sums` of the losses since the epoch began.
-    `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the loss, which is
-    NaN where the loss is finite but its gradient is not.
+    State: `step`, `params`, `batch_stats` (all that is not trained), `optimizer`, and `sums` of the losses since the
+    epoch began. `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the
+    loss, which is NaN where the loss is finite but its gradient is not.
+
+    Args:
+        config: the experiment.
+        device_mesh: the devices, along one axis "data".
+        total_steps: length of the learning-rate schedule.
+
+    Raises:
+        UserError: the model cannot be built, a loss term is unknown, or all weights of the loss are 0.
     """
 
-    def __init__(self, config: Config, mesh: Mesh, total_steps: int):
-        super().__init__(config, mesh)
-        if not any(getattr(config.loss, name) for name in self.loss_terms):
+    def __init__(self, config: Config, device_mesh: Mesh, total_steps: int):
+        super().__init__(config, device_mesh)
+        if not any(losses.weight(name, config.loss) for name in self.loss_terms):
             names = ", ".join(self.loss_terms)
             raise ConfigError(f"loss: all of {names} are 0, and model {config.model.name!r} learns from no other")
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
         self.tx = optimizer.build(config.optimizer, self.learning_rate)
-        self.init = jax.jit(self._init, out_shardings=replicated(mesh))
-        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=replicated(mesh))
+        self.init = jax.jit(self._init, out_shardings=replicated(device_mesh))
+        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=replicated(device_mesh))
+
+    def check(self) -> None:
+        """Trace both steps, so that a loss term or a metric that cannot be computed is an error before the first step.
+
+        The traces are kept: the first calls of the steps need no further ones.
+
+        Raises:
+            UserError: a term or a metric lacks what it reads; it is named.
+        """
+        state, batch = self.abstract_state(), self.abstract_batch()
+        self.train_step.trace(state, batch)
+        self.eval_step.trace(state["params"], state["batch_stats"], batch)
 
     def abstract_state(self) -> dict:
         """Shapes, types and shardings of the state, as a target to restore into."""
         return self._abstract(self._init)
 
-    def zero_sums(self) -> dict:
-        """The sums before an epoch's first step."""
-        return {name: jnp.float32(0) for name in ("loss", *self.loss_terms)}
+    def with_sums(self, state: dict, sums: dict[str, float] | None = None) -> dict:
+        """The state with these sums of the losses on the devices; by default 0, as before an epoch's first step."""
+        sums = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
+        return state | {"sums": jax.device_put(sums, replicated(self.device_mesh))}
+
+    @staticmethod
+    def host_sums(state: dict) -> dict[str, float]:
+        """The sums of the losses since the epoch began, as numbers; waits for the step that is being computed."""
+        return {name: float(value) for name, value in state["sums"].items()}
 
     def _init(self) -> dict:
         model = self._split(models.build(self.config))
-        optimizer_state = self.tx.init(model["params"])
-        return {"step": jnp.int32(0), **model, "optimizer": optimizer_state, "sums": self.zero_sums()}
+        sums = {name: jnp.float32(0) for name in ("loss", *self.loss_terms)}
+        return {"step": jnp.int32(0), **model, "optimizer": self.tx.init(model["params"]), "sums": sums}
 
     def _train_step(self, state: dict, batch: dict):
-        batch = self._labelled(batch)
+        batch = self._with_mesh_labels(batch)
         key = jax.random.fold_in(jax.random.key(self.config.seed), state["step"])
         image = augment.color(key, as_float(batch["image"]), self.config.data.augment)
 
         def mean_loss(params):
-            model = nnx.merge(self.graphdef, params, state["rest"])
+            model = nnx.merge(self.graphdef, params, state["batch_stats"])
             predictions = model(batch | {"image": image}, key=jax.random.fold_in(key, 1))
             terms = losses.terms(predictions, batch, self.loss_terms, balanced=True)
             means = losses.reduced(terms, self.config.loss)
-            return means["loss"], (means, self._split(model)["rest"])
+            return means["loss"], (means, self._split(model)["batch_stats"])
 
-        gradient, (means, rest) = jax.grad(mean_loss, has_aux=True)(state["params"])
+        gradient, (means, batch_stats) = jax.grad(mean_loss, has_aux=True)(state["params"])
         updates, optimizer_state = self.tx.update(gradient, state["optimizer"], state["params"])
         state = {
             "step": state["step"] + 1,
             "params": optax.apply_updates(state["params"], updates),
-            "rest": rest,
+            "batch_stats": batch_stats,
             "optimizer": optimizer_state,
-            "sums": state["sums"] | {name: state["sums"][name] + value for name, value in means.items()},
+            "sums": {name: state["sums"][name] + value for name, value in means.items()},
         }
         return state, jnp.where(jnp.isfinite(optax.global_norm(gradient)), means["loss"], jnp.nan)
 

@@ -74,7 +74,7 @@ def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) 
     """
     folder = Path(path).expanduser()
     manifest = Manifest.read(folder)
-    again = f"run `python -m jaxhand.convert data {manifest.name} SOURCE {folder}` again"
+    again = f"run `jaxhand pack {manifest.name} SOURCE {folder}` again"
     if not manifest.complete:
         raise UserError(f"{folder}: packing was not finished: {again}")
     if manifest.name != kind:

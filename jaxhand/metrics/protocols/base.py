@@ -1,4 +1,4 @@
-"""What every benchmark's protocol takes and gives, and how a set is scored piece by piece."""
+"""What every benchmark's protocol takes and returns, and how a set is scored piece by piece."""
 
 import inspect
 from collections.abc import Callable
@@ -45,12 +45,15 @@ class Protocol:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def score(self, pred: dict, gt: dict, **options) -> Scores:
-        """Score a whole set.
+        """Score a complete set.
 
         Args:
             pred: arrays (N, …) by the names of `self.pred`, in the official code's units, frame and joint order.
             gt: the same, by the names of `self.gt`.
             options: out of `self.options`.
+
+        Returns:
+            The official numbers, and the error of every sample.
 
         Raises:
             UserError: an array is missing or has the wrong shape, or an option is unknown.
@@ -68,16 +71,28 @@ class Protocol:
             raise UserError(f"{self.name}: there are no samples")
         return self.measure(pred, gt, **options)
 
-    def checked(self, side, given, needed, optional) -> dict[str, np.ndarray]:
-        """The arrays of one side that the protocol reads, of the right shapes; errors begin with `side`."""
+    def checked(
+        self, side: str, found: dict, needed: dict[str, tuple], optional: dict[str, tuple]
+    ) -> dict[str, np.ndarray]:
+        """The arrays of one side that the protocol reads, with their shapes checked.
+
+        Args:
+            side: "predictions" or "ground truth", for errors.
+            found: arrays by name.
+            needed: shapes of the arrays that must be there.
+            optional: shapes of those that may be there.
+
+        Raises:
+            UserError: an array is missing or has the wrong shape.
+        """
         arrays = {}
         for name, shape in (needed | optional).items():
-            if given.get(name) is None:
+            if found.get(name) is None:
                 if name in needed:
                     raise UserError(f"{self.name}: the {side} lack {name!r}, {_text(shape)}")
                 continue
             try:
-                arrays[name] = array = np.asarray(given[name])
+                arrays[name] = array = np.asarray(found[name])
             except ValueError:  # nested lists of several lengths
                 raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, its samples differ") from None
             pairs = zip(array.shape[1:], shape)
@@ -93,9 +108,15 @@ def _text(shape) -> str:
 
 
 def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
-    """`function` of (B, …) arrays → dict of (B, …), over (N, …) arrays in pieces of one shape: (N, …) numpy arrays.
+    """Apply a function to long arrays in pieces of one shape, so that a set compiles only one program.
 
-    The last piece is filled up with the last sample, so that a set compiles one program.
+    Args:
+        function: (B, …) arrays → dict of (B, …) arrays.
+        size: B, samples in a piece. The last piece is filled up with the last sample.
+        arrays: (N, …) each.
+
+    Returns:
+        What the function returns, as NumPy arrays (N, …).
     """
     count, found = len(arrays[0]), {}
     size = min(size, count)
@@ -110,5 +131,11 @@ def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
 
 
 def in_mm(unit_mm: float, origin, *points) -> list[np.ndarray]:
-    """Points (B, N, 3) about `origin` (B, 1, 3), in mm; in float64, so that a hand metres away loses no digits."""
+    """Points relative to an origin in mm; in float64, so that a hand metres away loses no digits.
+
+    Args:
+        unit_mm: unit of the points, in mm.
+        origin: (B, 1, 3).
+        points: (B, N, 3) each.
+    """
     return [(np.asarray(p, np.float64) - origin) * unit_mm for p in points]

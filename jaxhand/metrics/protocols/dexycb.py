@@ -19,10 +19,17 @@ def _distances(pred, gt):
     return distances(pred, gt), distances(pred, gt, root=0), aligned_distances(pred, gt, reflection=True)
 
 
-def dexycb(pred, gt) -> Scores:
+def dexycb(pred: dict, gt: dict) -> Scores:
     """Absolute, wrist-relative and Procrustes-aligned errors, mm, over the samples that show a hand.
 
-    A label of -1 throughout, or -1000 after the change from metres to mm, says that there is none.
+    A label that is -1 everywhere, or -1000 after the change from metres to mm, means that there is no hand.
+
+    Args:
+        pred: `joints` (N, 21, 3) mm, in DexYCB's joint order.
+        gt: the same of the labels.
+
+    Raises:
+        UserError: no sample shows a hand.
     """
     target = np.asarray(gt["joints"], np.float64)
     shown = ~((target == -1) | (target == -1000)).all((1, 2))

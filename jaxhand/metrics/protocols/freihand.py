@@ -29,7 +29,7 @@ def _joint_distances(pred, gt):
 
 @partial(jax.jit, static_argnames="imitate_missing_scale")
 def _mesh_errors(pred, gt, pred_xyz, gt_xyz, imitate_missing_scale):
-    """(B, V) mm of raw and aligned vertices, none if the topologies differ, and (B, 2) F-scores of both."""
+    """(B, V) mm of raw and aligned vertices, none if their numbers differ, and (B, 2) F-scores of both."""
     if pred.shape == gt.shape:
         aligned = procrustes_align(pred, gt, reflection=True)
         errors = {"mesh": distances(pred, gt), "mesh_al": distances(aligned, gt)}
@@ -67,16 +67,19 @@ def _score(pred, gt, alignments, imitate_missing_scale: bool) -> Scores:
     return Scores(values, samples, units, joints, curves)
 
 
-def freihand(pred, gt, *, imitate_missing_scale: bool = False) -> Scores:
+def freihand(pred: dict, gt: dict, *, imitate_missing_scale: bool = False) -> Scores:
     """Absolute and Procrustes-aligned errors of joints and vertices; `scores.txt` in cm.
 
-    Vertices are aligned by themselves where both meshes have as many, else by the joints, and then only F-scores are
-    measured. `imitate_missing_scale` does that as the official code, see `align_by_joints`.
+    Args:
+        pred: `xyz` (N, 21, 3) m, and optional `verts` (N, V, 3) m.
+        gt: the same of the labels. Where V differs, the vertices are aligned by the joints, not by themselves, and only
+            their F-scores are measured.
+        imitate_missing_scale: then align by the joints exactly as the official code does, see `align_by_joints`.
     """
     return _score(pred, gt, ("xyz", "xyz_al"), imitate_missing_scale)
 
 
-def ho3d(pred, gt, *, imitate_missing_scale: bool = False) -> Scores:
+def ho3d(pred: dict, gt: dict, *, imitate_missing_scale: bool = False) -> Scores:
     """As `freihand`, and joints aligned by scale and translation; in HO-3D's joint order and OpenGL frame."""
     return _score(pred, gt, ("xyz", "xyz_procrustes_al", "xyz_scale_trans_al"), imitate_missing_scale)
 

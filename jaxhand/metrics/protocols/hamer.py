@@ -17,15 +17,23 @@ PIECE = 8192  # samples at a time
 
 @partial(jax.jit, static_argnames="keypoints")
 def _distances(pred, gt, keypoints):
-    """(B, J) mm about the wrist, and after alignment, of the joints in the list."""
+    """(B, J) mm relative to the wrist, and after alignment, of the joints in the list."""
     pred, gt = ((points - points[:, :1])[:, np.array(keypoints)] for points in (pred, gt))
     return distances(pred, gt), aligned_distances(pred, gt)
 
 
-def hamer(pred, gt, *, keypoint_list: tuple[int, ...] | None = None) -> Scores:
+def hamer(pred: dict, gt: dict, *, keypoint_list: tuple[int, ...] | None = None) -> Scores:
     """Wrist-relative errors and Procrustes-aligned ones without mirroring (`mode_re`), mm, of the joints in a list.
 
-    Every sample counts, as there: leave out those without a 3D label before.
+    Every sample counts, as in the official code: leave out those without a 3D label before.
+
+    Args:
+        pred: `keypoints_3d` (N, 21, 3) m.
+        gt: `keypoints_3d` (N, 21, 3) m, or (N, 21, 4) with a confidence, which is not used.
+        keypoint_list: joints to score; None scores all.
+
+    Raises:
+        UserError: the list is empty, or names other joints than 0 to 20.
     """
     keypoints = tuple(range(21) if keypoint_list is None else keypoint_list)
     if not keypoints or not set(keypoints) <= set(range(21)):
@@ -43,20 +51,21 @@ def hamer(pred, gt, *, keypoint_list: tuple[int, ...] | None = None) -> Scores:
     return Scores(values, samples, dict.fromkeys(found, "mm"), joints)
 
 
-def hint(pred, gt) -> Scores:
+def hint(pred: dict, gt: dict) -> Scores:
     """PCK of the joints in the image whose confidence is > 0.5, by the longer side of the annotated box.
 
-    Points are in pixels of the whole image, left hands not mirrored; `box_size` in pixels, without the margin of the
-    crop: the maximum of `scale` in HaMeR's files. The mean over joints leaves out one that is never valid (NaN there).
+    Points are in pixels of the uncropped image, left hands not mirrored; `box_size` in pixels, without the margin of
+    the crop: the maximum of `scale` in HaMeR's files. The mean over joints leaves out one that is never valid (NaN
+    there).
     """
     points, target, confidence = pred["keypoints_2d"], gt["keypoints_2d"][..., :2], gt["keypoints_2d"][..., 2]
     valid = confidence > 0.5
     squared = np.asarray(box_squared_error(points, target, gt["box_size"], confidence))
     values, samples = {"mode_kpl2": float(squared.mean(dtype=np.float64))}, {"mode_kpl2": squared}
     for part, pck in zip(BOX_THRESHOLDS, box_pck(points, target, gt["box_size"], valid=valid)):
-        known = ~np.isnan(pck)
-        values |= {f"kp{joint}_pck_{part}": float(pck[joint]) for joint in np.flatnonzero(known)}
-        values[f"kpAvg_pck_{part}"] = float(mean_where(pck, known))
+        measured = ~np.isnan(pck)
+        values |= {f"kp{joint}_pck_{part}": float(pck[joint]) for joint in np.flatnonzero(measured)}
+        values[f"kpAvg_pck_{part}"] = float(mean_where(pck, measured))
     samples["distance"] = mean_where(np.linalg.norm(points - target, axis=-1), valid, 1)
     return Scores(values, samples, {"mode_kpl2": "box^2", "distance": "px"})
 

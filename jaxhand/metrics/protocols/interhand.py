@@ -11,7 +11,7 @@ from jaxhand.metrics.two_hands import ROOTS, handedness_correct, mrrpe, two_hand
 PIECE = 8192  # samples at a time
 HANDS = {"right": (1, 0), "left": (0, 1), "interacting": (1, 1)}
 AVERAGINGS = ("interhand", "mmpose")
-CELLS, CROP, VOLUME_MM = 64, 256, 400  # of InterNet's heat map volume: cells a side, px of the crop, mm
+CELLS, CROP, VOLUME_MM = 64, 256, 400  # of InterNet's heat map volume: cells per side, px of the crop, mm
 
 
 @jax.jit
@@ -23,12 +23,19 @@ def _errors(pred, gt, valid, relative_root):
     }
 
 
-def interhand(pred, gt, *, averaging: str = "interhand") -> Scores:
-    """MPJPE about each hand's own wrist, over all, single and interacting hands; MRRPE; accuracy of handedness.
+def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
+    """MPJPE relative to each hand's own wrist, over all, single and interacting hands; MRRPE; accuracy of handedness.
 
-    `averaging`: "interhand" takes the mean of every joint over its valid samples, then over the 42 joints, wrists of
-    error 0 among them; "mmpose" the mean over all valid entries. A joint that is never valid is left out (the official
-    code stops). Without `rel_root`, the vector between the wrists is that of the predicted joints.
+    Args:
+        pred: `joints` (N, 42, 3) mm; optional `hand_type` (N, 2) and `rel_root` (N, 3) mm, the vector between the
+            wrists, by default that of the predicted joints.
+        gt: `joints` (N, 42, 3) mm, `joint_valid` (N, 42), `hand_type` (N,) text; optional `hand_type_valid` (N,).
+        averaging: "interhand" takes the mean of every joint over its valid samples, then over the 42 joints, also the
+            wrists, whose error is 0; "mmpose" takes the mean over all valid entries. A joint that is never valid is
+            left out (the official code stops).
+
+    Raises:
+        UserError: `averaging` or a `hand_type` is unknown.
     """
     if averaging not in AVERAGINGS:
         raise UserError(f"interhand: averaging must be {' or '.join(AVERAGINGS)}, not {averaging!r}")
@@ -54,9 +61,9 @@ def interhand(pred, gt, *, averaging: str = "interhand") -> Scores:
         values["MRRPE"] = mean_where(samples["MRRPE"], both)
     if "hand_type" in pred:
         correct = handedness_correct(pred["hand_type"], np.array([HANDS[kind] for kind in kinds]))
-        known = gt.get("hand_type_valid", np.ones(len(kinds))) > 0
-        samples["HandednessAcc"] = np.where(known, correct, np.nan)
-        values["HandednessAcc"] = mean_where(correct, known)
+        labelled = gt.get("hand_type_valid", np.ones(len(kinds))) > 0
+        samples["HandednessAcc"] = np.where(labelled, correct, np.nan)
+        values["HandednessAcc"] = mean_where(correct, labelled)
     units = {name: "mm" for name in (*values, *samples) if name != "HandednessAcc"}
     return Scores({name: float(value) for name, value in values.items()}, samples, units, joints)
 
@@ -91,7 +98,7 @@ def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_dep
 
 
 def _depth(cells):
-    """Cells of the volume → mm about its centre."""
+    """Cells of the volume → mm from its centre."""
     return (cells / CELLS * 2 - 1) * (VOLUME_MM / 2)
 
 

@@ -1,13 +1,15 @@
-"""Saved trees of arrays against the trees a model wants: how leaves are stored, and where the two differ."""
+"""Saved trees of arrays compared with the trees that a model needs: how leaves are stored, and where the two differ."""
 
 import jax
 import numpy as np
 
 
 def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtypeStruct:
-    """What a leaf with `shape` and `dtype` is on disk: itself, but a random key is its numbers.
+    """Shape, type and sharding of a leaf on disk. A random key is stored as its numbers.
 
-    It gets `sharding`, else its own, else this process's first device.
+    Args:
+        leaf: an array, or another object with `shape` and `dtype`.
+        sharding: of the result; None takes that of the leaf, else this process's first device.
     """
     places = (sharding, getattr(leaf, "sharding", None), jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     place = next(place for place in places if isinstance(place, jax.sharding.Sharding))
@@ -18,9 +20,13 @@ def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtyp
 
 
 def mismatch(name: str, saved, wanted, *, partial: bool = False) -> str | None:
-    """The first leaf of the tree `name` that differs in name, shape or dtype, in words; None where all fit.
+    """Describe the first leaf that differs in name, shape or dtype; None where all fit.
 
-    With `partial`, the saved tree may lack leaves.
+    Args:
+        name: of the tree, for the text.
+        saved: tree of arrays, or of their shapes and types.
+        wanted: the tree that the model needs.
+        partial: the saved tree may lack leaves.
     """
     saved, wanted = _by_path(saved), _by_path(wanted)
     faults = []
@@ -39,13 +45,13 @@ def mismatch(name: str, saved, wanted, *, partial: bool = False) -> str | None:
 
 
 def overlaid(tree: dict, saved: dict) -> dict:
-    """Nested dicts with the leaves that are saved in place of their own."""
+    """The nested dicts `tree`, with the leaves of `saved` in place of its own."""
     both = {key: overlaid(tree[key], saved[key]) for key in tree.keys() & saved.keys() if isinstance(tree[key], dict)}
     return tree | saved | both
 
 
 def parts(saved: dict, wanted: dict) -> str:
-    """Which leaves that are wanted are saved, and which are new, by the first two names on their paths."""
+    """Which of the wanted leaves are saved and which are new, as text, by the first two names on their paths."""
     saved, wanted = _by_path(saved), _by_path(wanted)
     taken, new = (
         sorted({"/".join(path.split("/")[:2]) for path in wanted if (path in saved) == is_saved})
@@ -55,7 +61,7 @@ def parts(saved: dict, wanted: dict) -> str:
 
 
 def int_keys(tree):
-    """The nested dicts with keys that are numbers as int, as `nnx.List` has them; on disk they are text."""
+    """The nested dicts with numbers as int keys, as in `nnx.List`; on disk they are text."""
     if not isinstance(tree, dict):
         return tree
     return {int(key) if key.isdecimal() else key: int_keys(value) for key, value in tree.items()}

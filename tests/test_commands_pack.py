@@ -1,4 +1,4 @@
-"""`convert data` on a folder of photographs: what it prints, what it leaves, what it refuses."""
+"""`jaxhand pack` on a folder of photographs: what it prints, what it leaves, what it refuses."""
 
 import json
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxhand import convert, data
+from jaxhand import convert, data, pack
 
 COUNT = 22
 
@@ -27,9 +27,9 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def test_convert_data(photographs, call, tmp_path):
+def test_pack(photographs, call, tmp_path):
     out = tmp_path / "packed"
-    code, output, errors = call(convert.main, "data", "folder", photographs, out, "--shard-size", 8)
+    code, output, errors = call(pack.main, "folder", photographs, out, "--shard-size", 8)
     assert (code, errors) == (0, "")
     lines = output.splitlines()
     assert lines[0].startswith("train 1/3: 8 records, ") and lines[2].startswith("train 3/3: 6 records, ")
@@ -40,6 +40,7 @@ def test_convert_data(photographs, call, tmp_path):
         for i in range(count):
             for key, value in vars(source[i]).items():
                 np.testing.assert_array_equal(vars(packed[i])[key], value, err_msg=key)
+    # the same command by its older name, which finds the packed set finished
     code, output, _ = call(convert.main, "data", "folder", photographs, out, "--shard-size", 8)
     assert code == 0 and output.count("kept") == 6
 
@@ -50,6 +51,6 @@ def test_mistakes_are_one_line(photographs, call, tmp_path):
         (("folder", tmp_path / "none", tmp_path / "a"), f"{tmp_path / 'none'}: no such data folder"),
         (("folder", photographs, photographs), f"{photographs} is not empty and contains no packed set"),
     ]:
-        code, _, errors = call(convert.main, "data", *arguments)
+        code, _, errors = call(pack.main, *arguments)
         assert code == 2 and errors.startswith(f"error: {message}") and errors.count("\n") == 1
     assert not (tmp_path / "a").exists()

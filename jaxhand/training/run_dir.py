@@ -8,11 +8,15 @@ import jax
 from jaxhand import config as configs
 from jaxhand.config import Config, UserError
 
-FREE = ("data.threads", "data.cache", "training.test_freq")  # keys that change no result
+FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys that change no result
 
 
 def prepare(workdir: Path, config: Config) -> None:
-    """Make the folder and write `config.yaml`, or see that the run in it has this config.
+    """Make the folder and write `config.yaml`; where there is a run in it, check that it has this config.
+
+    Args:
+        workdir: run folder.
+        config: the experiment.
 
     Raises:
         UserError: it holds checkpoints of another config (the keys that differ are named), or cannot be written to.

@@ -15,9 +15,9 @@ from jaxhand.metrics.streaming import QUANTILES, merge, start, summary, update
 class StreamingEvaluator:
     """Accumulates root-relative errors of millions of hands; every sample counts once, by the rules of `Evaluator`.
 
-    It keeps sums and histograms (`jaxhand.metrics.streaming`), not samples: 80 kB a metric. Adding a batch does not wait
-    for the device. Batches may be split over devices; the means do not depend on how. Errors of 16 km and more count as
-    not finite. For 2^32 hands at most, 2^20 in a batch.
+    It keeps sums and histograms (`jaxhand.metrics.streaming`), not samples: 80 kB per metric. Adding a batch does not
+    wait for the device. Batches may be split over devices; the means do not depend on how. Errors of 16 km and more
+    count as not finite. For 2^32 hands at most, 2^20 in a batch.
 
         evaluator = StreamingEvaluator()
         for batch in batches:
@@ -43,7 +43,7 @@ class StreamingEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all samples."""
+        """Drop all samples."""
         self.state = {"errors": start(self._options["metrics"]), "invalid": np.uint32(0)}
 
     def __call__(self, pred, gt, valid=None, joint_valid=None) -> None:
@@ -65,10 +65,10 @@ class StreamingEvaluator:
         self.state = _sum(self.state, state)
 
     def get_metrics_dict(self) -> dict[str, float]:
-        """What `Evaluator.get_metrics_dict` returns, and how the errors are spread. Waits for the batches.
+        """What `Evaluator.get_metrics_dict` returns, and quantiles of the errors. Waits for the batches.
 
         Keys: the metrics, means in mm; for each `{name}_median`, `_p90`, `_p95`, `_p99` (within 0.051 mm, infinite from
-        1000 mm on) and `_max`; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are asked for; `count` samples in the
+        1000 mm on) and `_max`; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are measured; `count` samples in the
         means, `nonfinite` predictions among them, which make means and maxima infinite, `invalid` labels left out.
         """
         summaries = summary(self.state["errors"])
@@ -80,7 +80,7 @@ class StreamingEvaluator:
         return values | spread | counts | {"invalid": int(self.state["invalid"])}
 
     def log(self) -> None:
-        """Print a line for each metric and one of the number of samples and what was wrong with them."""
+        """Print one line per metric, and one with the number of samples and how many of them had a fault."""
         values = self.get_metrics_dict()
         for name in self._options["metrics"]:
             spread = ", ".join(f"{key} {values[f'{name}_{key}']:.2f}" for key in (*QUANTILES, "max"))

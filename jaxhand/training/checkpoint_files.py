@@ -1,19 +1,45 @@
 """The files of a checkpoint folder without Orbax: its steps, their JSON, the best of them, and checksums.
 
-Orbax has no checksum of its own: most flipped bytes restore as other weights, without a word.
+Orbax has no checksum of its own: with most flipped bytes it restores other weights without an error.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from jaxhand.config import Config, from_dict
 
 MANIFEST = "sha256.json"
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds; `optimizer` and `data` only where training goes on from it."""
+
+    step: int
+    params: Any
+    rest: Any
+    meta: dict  # JSON: epoch, losses, metrics in mm, versions
+    optimizer: Any = None
+    data: dict | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is a part of a model, such as a backbone, for `training.init_from` alone."""
+        return self.meta.get("converted", {}).get("partial", False)
+
+    @property
+    def config(self) -> Config:
+        """The experiment that wrote the checkpoint."""
+        return from_dict(self.meta["config"], source=f"config of checkpoint {self.step}")
+
+
 def steps(folder: Path) -> list[int]:
-    """The steps in a checkpoint folder; those that are being written do not count."""
+    """The steps in a checkpoint folder, without those that are being written."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
@@ -29,33 +55,37 @@ def metas(folder: Path) -> dict[int, dict]:
         try:
             found[step] = read_json(folder / str(step), "meta")
         except (OSError, ValueError):
-            continue  # damaged, which is said when it is restored
+            continue  # damaged: the error comes when it is restored
     return found
 
 
 def best(metas: dict[int, dict]) -> int | None:
-    """The step of the lowest finite avg_metric, of equals the earliest; weights from elsewhere are the only step."""
+    """The step with the lowest finite avg_metric, of equals the earliest; of converted weights their only step."""
     ranked = [(meta["avg_metric"], step) for step, meta in metas.items() if is_finite(meta)]
     ranked = ranked or [(0, step) for step, meta in metas.items() if "converted" in meta]
     return min(ranked)[1] if ranked else None
 
 
 def is_finite(meta: dict) -> bool:
-    """Whether a step was tested, with a finite result."""
+    """Whether a step was evaluated, with a finite result."""
     return meta.get("avg_metric") is not None and math.isfinite(meta["avg_metric"])
 
 
 def write_manifest(step_folder: Path) -> None:
-    """Write `sha256.json`, {path: sum}, of the files of all items."""
+    """Write `sha256.json`: {path: checksum} of the files of all items."""
     files = sorted(path for path in step_folder.glob("*/**/*") if path.is_file())
     sums = {str(path.relative_to(step_folder)): _sha256(path) for path in files}
     (step_folder / MANIFEST).write_text(json.dumps(sums))
 
 
 def damage(step_folder: Path, items: Iterable[str]) -> str | None:
-    """What is wrong with the files of these items, in words; None where all are what was written.
+    """Describe what is wrong with the files of these items; None where all are as they were written.
 
-    A step without a manifest, written by plain Orbax, is taken as it is.
+    A step without a manifest, which plain Orbax wrote, is accepted.
+
+    Args:
+        step_folder: `checkpoints/<step>`.
+        items: names such as "params".
     """
     try:
         if not (step_folder / "_CHECKPOINT_METADATA").is_file():
@@ -73,6 +103,11 @@ def damage(step_folder: Path, items: Iterable[str]) -> str | None:
     except ValueError:
         return f"{MANIFEST} is cut off"
     return None
+
+
+def plain(tree: dict) -> dict:
+    """The tree in JSON's types: numbers of NumPy and JAX become Python's, tuples become lists."""
+    return json.loads(json.dumps(tree, default=lambda value: value.tolist()))
 
 
 def _sha256(path: Path) -> str:

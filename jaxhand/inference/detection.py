@@ -1,0 +1,60 @@
+"""Hand detectors: any function that a user names as `module:function`.
+
+A detector is one function, `detect(image)`. It takes an image (H, W, 3) uint8 RGB and returns a list with one entry per
+hand: {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` may be missing (then it is
+"right"), and so may `score`. An image without hands has an empty list.
+"""
+
+import os
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.inference.boxes import HandBoxes, merge_hands, parse_hand
+from jaxhand.io.plugins import load_object
+
+
+def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
+    """Import a detector and wrap it, so that what it returns is checked.
+
+    Args:
+        spec: "module:function". The module may be a file in the current folder.
+
+    Returns:
+        A function of an image (H, W, 3) uint8 RGB that returns the image's hands. It raises a UserError where the
+        detector fails or returns anything but a list of hands.
+
+    Raises:
+        UserError: the module cannot be imported, or it has no such function; see `load_object`.
+    """
+    detect = load_object(spec, "detector")
+    if not callable(detect):
+        raise UserError(f"detector {spec} must be a function, got {type(detect).__name__}")
+
+    def checked_detect(image: np.ndarray) -> HandBoxes:
+        try:
+            found = detect(image)
+        except UserError:
+            raise
+        except Exception as error:  # a mistake in the user's own function
+            raise UserError(f"detector {spec} failed: {_describe(error)}") from error
+        if not isinstance(found, (list, tuple)):
+            raise UserError(f"detector {spec} must return a list of hands, got {type(found).__name__}")
+        hands = []
+        for number, entry in enumerate(found):
+            try:
+                hands.append(parse_hand(entry))
+            except UserError as error:
+                raise UserError(f"detector {spec}, hand {number}: {error}") from None
+        return merge_hands(hands)
+
+    return checked_detect
+
+
+def _describe(error: Exception) -> str:
+    """An error in one line, with the line of the user's code where it was raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

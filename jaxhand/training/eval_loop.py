@@ -1,0 +1,93 @@
+"""A whole data set through the eval step on all devices, every sample exactly once: in training and after it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import jax
+
+from jaxhand.config import UserError
+from jaxhand.data import pipeline
+from jaxhand.metrics import epoch
+from jaxhand.training import pytree_checks
+from jaxhand.training.checkpoint import Restored, restore_best
+from jaxhand.training.sharding import local_rows, make_mesh, replicated, to_global
+from jaxhand.training.step import EvalModel
+
+SAMPLE_KEYS = ("image", "keypoints_2d", "joint_valid_2d")  # of a batch, for the picture of an epoch
+
+
+def load_best(workdir: str | Path, *, metrics: Sequence[str] | None = None) -> tuple[EvalModel, Restored]:
+    """The compiled eval step of a run's model, and its best parameters on all devices; no optimizer is built.
+
+    Args:
+        workdir: run folder.
+        metrics: names of further metrics, as in `training.metrics`; None measures those of the run.
+
+    Raises:
+        UserError: the folder holds no run, its parameters do not fit the model of its config, or a metric is unknown.
+    """
+    device_mesh = make_mesh()
+    restored = restore_best(workdir, sharding=replicated(device_mesh))
+    config = restored.config
+    if metrics is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, metrics=tuple(metrics)))
+    eval_model = EvalModel(config, device_mesh)
+    difference = pytree_checks.mismatch("params", restored.params, eval_model.abstract_model()["params"])
+    if difference:
+        raise UserError(f"the best checkpoint of {workdir} does not fit its model: {difference}")
+    return eval_model, restored
+
+
+def batches_of(source, eval_model: EvalModel) -> Iterable[dict]:
+    """A source as this process's host batches, of a size that all devices can share."""
+    config, devices = eval_model.config, jax.device_count()
+    size = -(-config.training.batch_size // devices) * devices
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return pipeline.eval_batches(source, config, size, hand_model=eval_model.hand_model, **processes)
+
+
+def evaluate_dataset(
+    eval_model: EvalModel,
+    params: dict,
+    batch_stats: dict,
+    batches: Iterable[dict],
+    *,
+    samples: int = 0,
+    collect: Callable[[dict, dict], None] | None = None,
+) -> tuple[dict, dict]:
+    """Evaluate parameters on host batches (`batches_of`).
+
+    Args:
+        eval_model: the model.
+        params: its parameters, on the devices.
+        batch_stats: all else that it holds, on the devices.
+        batches: of the whole data set.
+        samples: how many images of the first batch to return with their joints.
+        collect: called with every host batch and its predictions (of this process's rows), where given.
+
+    Returns:
+        `test_loss`, `losses` (every term), the metrics of `eval_model.metrics` that were measured, by name, and
+        `count`, `nonfinite`, `invalid` hands; and `image`, `keypoints_2d`, `joint_valid_2d`, `predicted_2d` of the
+        samples.
+
+    Raises:
+        UserError: a loss term or a metric cannot be computed.
+    """
+    sums, shown = [], {}
+    for batch in batches:
+        on_device = to_global(batch, eval_model.device_mesh)
+        of_batch, predictions = eval_model.eval_step(params, batch_stats, on_device)
+        sums.append(of_batch)
+        if samples and not shown:
+            few = slice(min(samples, int(batch["valid"].sum())))
+            shown = {key: batch[key][few] for key in SAMPLE_KEYS}
+            shown["predicted_2d"] = local_rows(predictions["keypoints_2d"])[few]
+        if collect is not None:
+            collect(batch, {key: local_rows(value) for key, value in predictions.items()})
+    sums = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
+    losses = {name: value / max(sums["rows"], 1) for name, value in sums["losses"].items()}
+    counts = {name: int(sums["metrics"][0][name]) for name in epoch.COUNTS}  # the first are the joints'
+    metrics = epoch.means(eval_model.metrics, sums["metrics"])
+    return {"test_loss": losses["loss"], "losses": losses, **metrics, **counts}, shown
