@@ -38,7 +38,8 @@ class Pipeline:
         hand: the landmark network.
         palm: the palm detector.
         batch_size: how many images or crops go through a network together, at most; a power of two.
-        looks: how often each hand is looked at: 1 takes the crop of its palm, 2 that of the joints found in it.
+        looks: how often each hand is looked at: in the crop of its palm, then in that of the joints found before. The
+            joints are the mean of all looks: their errors differ.
     """
 
     def __init__(self, hand: nnx.Module, palm: nnx.Module, *, batch_size: int = 32, looks: int = 2):
@@ -75,18 +76,17 @@ class Pipeline:
         palms = self.palms(images)
         owners = [number for number, of_image in enumerate(palms) for _ in of_image]
         rois = [roi.of_palm(palm) for of_image in palms for palm in of_image]
-        readings = []
-        for look in range(self.looks):
-            if look:
-                kept = [i for i, reading in enumerate(readings) if reading["score"] >= LEAST_PRESENCE]
-                owners = [owners[i] for i in kept]
-                rois = [roi.of_joints(readings[i]["keypoints_2d"]) for i in kept]
-            readings = self.read([images[owner] for owner in owners], rois)
+        readings = [[] for _ in owners]  # of every hand, one for each look
+        for _ in range(self.looks):
+            for history, reading in zip(readings, self.read([images[owner] for owner in owners], rois)):
+                history.append(reading)
+            kept = [i for i, history in enumerate(readings) if history[-1]["score"] >= LEAST_PRESENCE]
+            owners, readings = ([rows[i] for i in kept] for rows in (owners, readings))
+            rois = [roi.of_joints(history[-1]["keypoints_2d"]) for history in readings]
         found = [[] for _ in images]
-        for owner, reading in zip(owners, readings):
-            if reading["score"] >= LEAST_PRESENCE:
-                found[owner].append(reading)
-        return [_together(_apart(readings), camera) for readings, camera in zip(found, cameras)]
+        for owner, history in zip(owners, readings):
+            found[owner].append(_mean(history))
+        return [_together(_apart(hands), camera) for hands, camera in zip(found, cameras)]
 
     def palms(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The palms of every image, (n, 9, 2) px of the image: two corners of the box and seven points each."""
@@ -165,6 +165,13 @@ def _restored(workdir: str | Path, build) -> nnx.Module:
 
 def _palm_detector(config: Config) -> PalmDetector:
     return PalmDetector(config.model.options["size"], rngs=nnx.Rngs(0))
+
+
+def _mean(readings: list[dict]) -> dict:
+    """A hand from all looks at it: the mean of its joints, presence and side of the last look."""
+    joints, world = (np.mean([reading[key] for reading in readings], axis=0) for key in ("keypoints_2d", "world"))
+    box = np.concatenate([joints.min(0), joints.max(0)])
+    return readings[-1] | {"keypoints_2d": joints, "world": world, "boxes": box}
 
 
 def _apart(readings: list[dict]) -> list[dict]:
