@@ -36,14 +36,21 @@ class Photograph:
 
 
 class ImagePredictor:
-    """Images in, hands out: the arguments and results of every predictor. A subclass implements `_predict`."""
+    """Images in, hands out: the arguments and results of every predictor. A subclass implements `_predict`.
+
+    Attributes:
+        model: the name of its model.
+    """
+
+    model: str
 
     def __call__(self, images, boxes=None, hands=None, K=None, depth=None, *, names=None) -> dict[str, np.ndarray]:
         """Predict the hands of one image or of several.
 
         Args:
             images: one image (H, W, 3) uint8 RGB or the path of its file, or a list of them, of any sizes. With a list,
-                each of the other arguments is a list with one entry per image, in the form described here for one image.
+                each of the other arguments is a list with one entry per image, in the form described here for one
+                image.
             boxes: (n, 4) x0, y0, x1, y1 in px, or (4,) for a single hand. None: a run of MediaPipe's networks detects
                 the hands; for other models the image has one hand, and the whole image is its crop.
             hands: "right" or "left" for all boxes, or a list with one of them per box. None: as the network classifies

@@ -14,7 +14,7 @@ from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
-from jaxhand.inference.arguments import ImagePredictor, Photograph, checked
+from jaxhand.inference.arguments import ImagePredictor, Photograph
 from jaxhand.training.eval_loop import load_best
 from jaxhand.training.sharding import replicated, split
 from jaxhand.training.step import as_float
@@ -43,6 +43,7 @@ class Predictor(ImagePredictor):
             raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
         eval_model, best = load_best(workdir)
         self.config, self.batch_size = best.config, batch_size
+        self.model = self.config.model.name
         self.crop_rule = RULES[self.config.data.crop_rule]
         self._device_mesh, self._graphdef = eval_model.device_mesh, eval_model.graphdef
         self._parameters = best.params, best.rest
@@ -53,25 +54,8 @@ class Predictor(ImagePredictor):
         image = np.repeat(np.arange(len(records)), [len(of_image) for of_image in records])
         return self.predict_records([record for of_image in records for record in of_image]) | {"image": image}
 
-    def records(self, image, boxes=None, hands=None, K=None, depth=None) -> list[Record]:
-        """Check the arguments of one image, and make one record without labels for each hand.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            boxes: as in `__call__`, for one image.
-            hands: as in `__call__`, for one image.
-            K: as in `__call__`, for one image.
-            depth: as in `__call__`, for one image.
-
-        Returns:
-            One record per box, with `bbox` and `K` set.
-
-        Raises:
-            UserError: an argument has another form than `__call__` describes, or a box lies outside the image.
-        """
-        return self._records(checked(image, boxes, hands, K, depth))
-
     def _records(self, photograph: Photograph) -> list[Record]:
+        """One record without labels for each box; without boxes, of the hand whose crop is the whole image."""
         boxes, no_labels = photograph.boxes, (np.zeros((21, 3)), np.zeros(21))
         if boxes is None:
             boxes = [whole_image_box(*photograph.image.shape[1::-1], self.config.data.crop_scale)]
@@ -82,7 +66,7 @@ class Predictor(ImagePredictor):
         ]
 
     def predict_records(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Predict the hands of records, such as `records` returns; their labels are not used.
+        """Predict the hands of records; their labels are not used.
 
         Args:
             records: N records, each with a `bbox`.
