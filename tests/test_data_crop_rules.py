@@ -1,4 +1,4 @@
-"""Crops as HaMeR makes them: the box, its pixels and the blur, against its steps written out; and unknown cameras."""
+"""Crops as HaMeR makes them: the box, its pixels and the blur, compared with a plain version; and unknown cameras."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def hamer_crop(image, bbox, scale, size):
 
 
 @pytest.mark.parametrize("bbox", [(100, 60, 170, 130), (20, 30, 280, 130), (90.5, 10, 150, 230.25), (-30, 90, 60, 240)])
-@pytest.mark.parametrize("size", [64, 24])  # hardly smaller, and blurred much
+@pytest.mark.parametrize("size", [64, 24])  # hardly smaller, and strongly blurred
 def test_a_crop_is_hamers(bbox, size):
     image = texture(240, 300)
     ours = crop(record_of(image, bbox, hand="right"), size, 2.0, rule=HAMER)["image"]

@@ -112,7 +112,7 @@ def test_the_pose_turns_with_its_hand(folder):
         stored = layout.pose(*frame_of(record))
         turned = cv2.Rodrigues(record.mano_pose[:3].astype(float))[0]
         np.testing.assert_allclose(turned, np.diag([1, -1, -1]) @ cv2.Rodrigues(stored[:3])[0], atol=1e-6)
-        np.testing.assert_allclose(record.mano_pose[3:], stored[3:], rtol=1e-6)  # the fingers turn against the palm
+        np.testing.assert_allclose(record.mano_pose[3:], stored[3:], rtol=1e-6)  # relative to the palm
         np.testing.assert_array_equal(record.mano_shape, np.arange(10))
 
 

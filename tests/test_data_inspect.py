@@ -1,4 +1,4 @@
-"""The inspector: whole sets and half-downloaded ones, units, orders, sides, the contact sheet; real samples."""
+"""The inspector: complete and half-downloaded sets, units, orders, sides, the contact sheet; real samples."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.support import layouts, layouts_freihand, layouts_hamer, layouts_hint
 
 @pytest.fixture
 def looked(monkeypatch):
-    """Inspect as if no count was published: the faults, and the account as one text."""
+    """Inspect as if no count was published: returns the faults, and the report as one text."""
 
     def looked(kind, path, **options) -> tuple[list[str], str]:
         monkeypatch.setattr(inspect, "PUBLISHED", {})
@@ -98,7 +98,7 @@ def test_sets_that_need_their_images_for_labels(tmp_path, looked):
     (folder / "TEST_newdays_img/clip_1_l.jpg").unlink()
     faults, account = looked("hint", folder, splits=["test"])
     assert len(faults) == 1 and "1 of 12 images are missing" in faults[0] and "clip_1_l.jpg" in faults[0]
-    assert "0% with joints in 3D" in account and "focal" not in account  # a nominal camera is none
+    assert "0% with joints in 3D" in account and "focal" not in account  # a nominal camera is not reported
 
 
 def test_tars(tmp_path, looked):

@@ -1,4 +1,4 @@
-"""Real hands of motion capture, next to the crops of a batch."""
+"""Real hands from motion capture, in the same batch as crops."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A model from outside the package: one file and one config line; and what its author is told about a mistake."""
+"""A model from outside the package: one file and one config line; and the error messages for its author."""
 
 import json
 

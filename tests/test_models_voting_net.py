@@ -1,4 +1,4 @@
-"""The default network: inputs, outputs, and what must not change the outputs."""
+"""The default network: inputs, outputs, and changes that must not affect the outputs."""
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ def test_predictions(predict):
     assert (np.asarray(got["keypoints_3d"])[..., 2] > 0).all() and (np.asarray(got["root_depth"]) > 0).all()
     assert got["guesses_3d"].shape[1:] == (2, 21, 3)
     for name, K in (("keypoints", batch["K"]), ("guesses", batch["K"][:, None])):
-        pixels = project(np.asarray(got[f"{name}_3d"]), K)  # pixels are where the camera sees the joints
+        pixels = project(np.asarray(got[f"{name}_3d"]), K)  # pixels are the projections of the joints
         np.testing.assert_allclose(got[f"{name}_2d"], pixels, atol=0.05)
 
 

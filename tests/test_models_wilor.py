@@ -1,4 +1,4 @@
-"""WiLoR against its own code's numbers: its tokens, its refinement with zeros around the maps, and how it trains."""
+"""WiLoR compared with its official code: its tokens, its refinement with zero padding, and training."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ SMALL = ("data.image_size=64", "model.vit.width=16")
 
 @pytest.fixture(scope="module")
 def released(shared):
-    """The golden network, the golden inputs and outputs, and what the network says."""
+    """The golden network, the golden inputs and outputs, and the network's predictions."""
     weights, data = golden(shared, "wilor_tiny.npz")
     data |= golden(shared, "hamer_tiny.npz")[1] | data  # the images are HaMeR's
     model = build(Wilor, config("wilor"), toy_hand())
@@ -68,7 +68,7 @@ def test_the_refinement_is_wilors(released):
     close(rotations_of(pose)[:, 1:], data["out/refined_hand_pose"])
     close(shape, data["out/refined_betas"])
     close(camera, data["out/refined_cam"])
-    assert np.abs(got["corrections"][0]).max() > 0.1  # the golden refinement does something
+    assert np.abs(got["corrections"][0]).max() > 0.1  # the golden refinement changes the hand
 
 
 def test_the_whole_network_is_its_parts(released):
@@ -78,7 +78,7 @@ def test_the_whole_network_is_its_parts(released):
 
 
 def test_vertices_look_at_the_corner_of_a_map_with_zeros_around(released):
-    """By WiLoR's formula in plain loops: a projection in parts of the side is taken for pixels."""
+    """WiLoR's formula in plain loops: a projection in parts of the side is used as if it were pixels."""
     model, data, got = released
     camera, found = np.asarray(data["in/cam_for_refine"], np.float64), []
     for image in (np.asarray(image, np.float64) for image in got["maps"]):
