@@ -193,7 +193,7 @@ def test_the_boxes_of_data_have_no_circle():
 
 
 @each_file
-def test_only_checkpoint_knows_orbax(path):
+def test_only_checkpoint_imports_orbax(path):
     names = imports(ast.parse(path.read_text()), module_name(path))
     knows = any(name.split(".")[0] == "orbax" for name in names)
     assert not knows or path.relative_to(PACKAGE) == Path("training/checkpoint.py")

@@ -71,7 +71,7 @@ def test_a_warning_is_printed_and_kept(folder, call):
     assert json.loads((folder / "pred_freihand" / "scores.json").read_text())["warnings"] == warnings
 
 
-def test_it_refuses(folder, call, tmp_path):
+def test_user_errors_are_named(folder, call, tmp_path):
     files = arguments(folder)
     assert "give a run folder, or --predictions" in refused(call)
     assert "one way to score" in refused(call, tmp_path, *files)

@@ -53,7 +53,7 @@ def test_labels_follow_the_pixels(hand, change, size, sigma):
 
 @pytest.mark.parametrize("hand", ["right", "left"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_new_camera_sees_new_joints_at_new_pixels(hand, change):
+def test_new_camera_projects_new_joints_to_new_pixels(hand, change):
     record = make_record(hand)
     sample = crop(record, 64, 1.4, **change)
     np.testing.assert_allclose(project(sample["keypoints_3d"], sample["K"]), sample["keypoints_2d"], atol=2e-3)
@@ -82,7 +82,7 @@ def test_left_hand_equals_the_right_hand_of_the_mirrored_image():
 
 
 @pytest.mark.parametrize("hand", ["right", "left"])
-def test_whole_image_is_taken_over_untouched(hand):
+def test_a_crop_of_the_whole_image_copies_it(hand):
     rng = np.random.default_rng(0)
     image, depth = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8), rng.uniform(400, 600, (64, 64)).astype(np.float32)
     half = 64 / 1.4 / 2

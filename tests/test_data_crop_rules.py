@@ -86,6 +86,6 @@ def test_a_photo_is_cropped_as_its_pixels_are(tmp_path):
     np.testing.assert_array_equal(one["image"], two["image"])
 
 
-def test_a_camera_that_nobody_knows():
+def test_an_unknown_camera():
     np.testing.assert_array_equal(RULES["square"].camera(640, 480), [[768, 0, 319.5], [0, 768, 239.5], [0, 0, 1]])
     np.testing.assert_array_equal(HAMER.camera(512, 256), [[10000, 0, 256], [0, 10000, 128], [0, 0, 1]])

@@ -190,7 +190,7 @@ print(len(source), time.time() - start, int(peak[1]) / 1024)
 
 
 @pytest.mark.slow
-def test_the_whole_set_starts_quickly(tmp_path):
+def test_the_complete_set_starts_quickly(tmp_path):
     """130,240 records, first parsed and then from the cache: seconds and peak MB of the process."""
     rng = np.random.default_rng(0)
     for name, entry in {"K": layout.camera(0), "xyz": layout.joints("training", 0)}.items():

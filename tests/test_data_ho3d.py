@@ -116,7 +116,7 @@ def test_the_pose_turns_with_its_hand(folder):
         np.testing.assert_array_equal(record.mano_shape, np.arange(10))
 
 
-def test_the_evaluation_knows_the_wrist_and_a_box(folder):
+def test_the_evaluation_has_only_a_wrist_and_a_box(folder):
     source = ho3d.load(folder, "test")
     assert names(source) == [f"evaluation/{s}/rgb/{f:04d}.jpg" for f in (2, 1, 0) for s in ("SM1", "AP10")]
     for i in range(len(source)):

@@ -26,7 +26,7 @@ def looked(monkeypatch):
     return looked
 
 
-def test_a_whole_set(tmp_path, looked):
+def test_a_complete_set(tmp_path, looked):
     folder = layouts_freihand.write(tmp_path, released=True)
     faults, account = looked("freihand", folder)
     assert faults == []

@@ -56,7 +56,7 @@ def test_two_hands_of_an_image_are_two_records(root):
     assert source.encoded(0)[0] == (root / source.read_annotation(0).name.split("#")[0]).read_bytes()
 
 
-def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
+def test_a_joint_counts_if_valid_in_image_and_frame_and_if_its_wrist_counts(tmp_path):
     """Image 4 is capture 0, frame 2, first camera, with both hands; frame 1 is a left hand in images 2 and 3."""
     hidden = [(4, 0), (4, 21 + 20), (0, 3)]  # thumb tip of the right hand, wrist of the left one; thumb 1 of image 0
     root = tree.write(tmp_path, images=False, hidden=hidden, unknown=[(0, 2, 16), (12, 1, 21 + 20)])

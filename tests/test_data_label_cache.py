@@ -41,7 +41,7 @@ def test_a_file_is_parsed_once_and_again_when_it_changes(home):
     assert parsed == ["a.json", "a.json", "b.json"]
 
 
-def test_a_damaged_cache_is_made_anew(home):
+def test_a_damaged_cache_is_built_again(home):
     folder, parsed = home
     file = write(folder / "a.json", VALUES)
     label_cache.numbers(file, (21, 3))
@@ -146,7 +146,7 @@ def test_pieces_of_any_size_and_any_spacing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("length", range(0, 400, 7))
-def test_no_part_of_a_file_passes_for_the_whole(tmp_path, length):
+def test_a_truncated_file_is_never_accepted(tmp_path, length):
     text = json.dumps(VALUES[:3, :2, :2].tolist())
     (tmp_path / "cut.json").write_text(text[: min(length, len(text) - 1)])
     with pytest.raises(UserError, match="cut.json: (cut off after|does not end as a list does)"):

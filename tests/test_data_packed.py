@@ -193,7 +193,7 @@ def test_damage_is_named_and_mended(sets, tmp_path):
     assert_same(data.read("folder", out, "train"), folder.load("source", "train"))
 
 
-def test_what_cannot_be_packed_or_read_is_refused(sets, tmp_path):
+def test_sets_that_cannot_be_packed_or_read_are_refused(sets, tmp_path):
     out, _ = packed(tmp_path, splits=["train"])
     with pytest.raises(UserError, match=r"its test was not packed \(only train\)"):
         data.read("folder", out, "test")

@@ -124,7 +124,7 @@ def test_augmentation_does_not_depend_on_threads_and_changes_with_the_epoch():
     assert np.abs(first - second).max() > 0.5
 
 
-def test_hidden_depth_leaves_no_trace():
+def test_hidden_depth_is_removed_from_the_batch():
     batches = take(train_iterator(Source(60), make_config("data.depth_dropout=0.4", batch_size=60)), 5)
     has_depth = np.concatenate([batch["has_depth"] for batch in batches])
     assert 0.5 < has_depth.mean() < 0.7
@@ -160,7 +160,7 @@ def test_test_batches_can_be_walked_again():
         assert_same(one, two)
 
 
-def test_batches_that_cannot_be_are_refused():
+def test_impossible_batch_sizes_are_refused():
     with pytest.raises(UserError, match="batch_size is 6, but the training set holds 5 samples"):
         train_iterator(Source(5), make_config())
     with pytest.raises(UserError, match="a batch of 6 cannot be shared evenly by 4 processes"):

@@ -286,7 +286,7 @@ def test_labels_of_the_mesh_lie_on_what_is_drawn(rendered, meshes):
     assert np.concatenate(near).mean() > 0.3 and np.concatenate(front).mean() < 0.05  # steep edges
 
 
-def test_the_pose_of_a_hand_gives_its_mesh(rendered, meshes):
+def test_the_mesh_follows_from_the_pose(rendered, meshes):
     hands = [meshes[i] for i in range(64)]
     pose = np.float32([hand.mano_pose for hand in hands]).reshape(-1, 16, 3)
     posed = skinned.forward(surface.builtin(), axis_angle_to_matrix(pose), np.float32([h.mano_shape for h in hands]))

@@ -73,7 +73,7 @@ def test_a_sample_a_line(tmp_path, hands):
     same(read(tmp_path / "pred.json", NAMES)[0], hands)
 
 
-def test_labels_lie_beside_each_other(tmp_path, hands):
+def test_labels_in_neighbouring_files_are_read(tmp_path, hands):
     for set_name, count in (("training", 7), ("evaluation", 5)):
         for name, points in zip(NAMES, hands):
             (tmp_path / f"{set_name}_{name}.json").write_text(json.dumps(points[:count].tolist()))

@@ -134,7 +134,7 @@ def test_dexycb(tmp_path, tiny):
     assert official["absolute/mpjpe"] == pytest.approx(absolute, abs=1e-3)
 
 
-def test_it_refuses(tmp_path, tiny):
+def test_user_errors_are_named(tmp_path, tiny):
     source = freihand.load(layouts_freihand.write(tmp_path), "test")
     for name, file, fault in (
         ("rhd:PATH", "pred.json", "rhd:PATH has no leaderboard's file, only freihand, ho3d, dexycb have"),

@@ -252,7 +252,7 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
     ({"images": [IMAGE, IMAGE], "boxes": [[1, 2, 3, 4]]}, "boxes must have an entry for each of the 2 images, got 1"),
     ({"images": [IMAGE, IMAGE], "boxes": [None, [9, 9, 3, 3]]}, "^image 1: bbox must be"),
 ])  # fmt: skip
-def test_what_is_refused(stub, arguments, line):
+def test_user_errors_are_named(stub, arguments, line):
     read, _ = stub(None)
     with pytest.raises(UserError, match=line):
         read(**{"images": IMAGE} | arguments)

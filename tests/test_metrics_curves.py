@@ -59,7 +59,7 @@ def test_distances_that_are_not_finite_are_misses_and_seen():
     assert eval_util(distance, np.isfinite(distance)).mean == 0
 
 
-def test_nothing_valid_is_no_number():
+def test_without_valid_joints_the_error_is_nan():
     measures = eval_util(np.zeros((3, 2)), np.zeros((3, 2)))
     assert np.isnan([measures.mean, measures.median, measures.auc]).all() and np.isnan(measures.pck).all()
     assert np.isnan(keypoint_3d_pck(np.zeros((3, 2)), np.zeros((3, 2))))

@@ -193,7 +193,7 @@ def test_nothing_that_is_not_finite_is_hidden():
         assert np.flatnonzero(~np.isfinite(errors)).tolist() == [3 if name.startswith("xyz") else 4], name
 
 
-def test_protocols_say_what_they_take():
+def test_protocols_describe_their_arrays():
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name and protocol.joint_order in JOINT_ORDERS and "/" in protocol.source
         assert not set(protocol.pred) & set(protocol.pred_optional)

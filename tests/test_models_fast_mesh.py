@@ -127,7 +127,7 @@ def test_any_number_of_vertices(vertices):
     assert got.shape == (2, vertices, 3)
 
 
-def test_hidden_depth_cannot_matter(network, hand):
+def test_hidden_depth_does_not_change_predictions(network, hand):
     batch = make_batch(hand)
     hidden = batch | {name: np.zeros_like(batch[name]) for name in ("depth", "has_depth", "depth_center")}
     got = network[2](hidden)["vertices"]
@@ -143,7 +143,7 @@ def test_the_mesh_starts_as_the_skinned_hand(mesh_of_joints, hand):
     np.testing.assert_allclose(mesh_of_joints(posed.joints), posed.vertices, atol=0.05)
 
 
-def test_the_mesh_rides_on_the_joints(network, hand):
+def test_the_mesh_moves_with_the_joints(network, hand):
     """Rotated, translated or scaled joints rotate, translate and scale the mesh, for any tokens."""
     graphdef, state, _ = network
     joints = make_labels(hand).joints

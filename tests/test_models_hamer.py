@@ -72,7 +72,7 @@ def test_it_is_hamer(released):
     close(got["camera"], data["out/cam"])
 
 
-def test_joints_are_seen_by_the_camera_that_hamer_imagines(released):
+def test_2d_joints_are_projected_by_hamers_assumed_camera(released):
     """`keypoints_2d` by HaMeR's formula: f = 5000 / 256, in parts of the crop's side from its centre."""
     got = {name: np.asarray(released[2][name], np.float64) for name in ("camera", "keypoints_3d", "keypoints_2d")}
     s, tx, ty = got["camera"].T
@@ -117,7 +117,7 @@ def test_bfloat16_leaves_the_pose_in_float32(released, hand):
     assert np.abs(tips(jnp.bfloat16(mean) + jnp.bfloat16(said)) - exact).max() > 0.1
 
 
-def test_the_mean_turn_of_hamers_wrist_is_kept():
+def test_the_mean_rotation_of_hamers_wrist_is_kept():
     """Its second column comes from a number of 1.5e-7 alone, whose square is 0 in half precision."""
     turn = lambda numbers: np.asarray(rotation_6d_to_matrix(numbers), np.float64)
     quarter = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # about x
@@ -218,7 +218,7 @@ def test_hamers_losses_by_hand():
     np.testing.assert_allclose(reduced["loss"], total, rtol=1e-4)
 
 
-def test_adamw_does_not_see_whether_a_loss_is_summed():
+def test_adamw_does_not_depend_on_the_reduction_of_a_loss():
     """HaMeR's sums and a mean lead to the same steps; only clipping, and weights relative to a mean, differ."""
     config = OptimizerConfig(learning_rate=1e-5, b2=0.999, clip_norm=0)
     tx = optimizer.build(config, optimizer.schedule(config, SchedulerConfig(name="constant", warmup_steps=0), 10))

@@ -128,7 +128,7 @@ def test_only_training_is_random_and_keeps_statistics(tiny):
     assert len(jax.tree.leaves(moved)) == 2 and min(jax.tree.leaves(moved)) > 0  # mean and variance
 
 
-def test_hidden_depth_cannot_matter(tiny):
+def test_hidden_depth_does_not_change_predictions(tiny):
     """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     batch = make_batch()
     got = tiny.test(without_depth(batch))
@@ -140,7 +140,7 @@ def test_hidden_depth_cannot_matter(tiny):
     assert np.abs(tiny.test(batch)["vertices"] - got["vertices"])[1:].min(axis=(1, 2)).max() > 1e-3  # depth is used
 
 
-def test_a_network_without_depth_never_sees_any():
+def test_a_network_without_depth_ignores_depth():
     blind, batch = Tiny("model.fusion.depth=false"), make_batch()
     got, other = blind.test(batch), blind.test(without_depth(batch))
     for name, value in got.items():
@@ -203,7 +203,7 @@ def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
     assert np.abs(near["mano_shape"] - far["mano_shape"]).max() > 1e-5  # the same picture of a larger hand
 
 
-def test_a_turn_is_about_the_joints_own_axes():
+def test_a_rotation_update_is_about_the_joints_own_axes():
     start = axis_angle_to_matrix(jax.random.normal(KEY, (16, 3)))
     np.testing.assert_allclose(apply_rotation_updates(start, jnp.zeros((16, 6))), start, atol=1e-6)
     quarter = jnp.float32([-1, 1, 0, -1, -1, 0])  # about z, starting from no rotation
@@ -222,7 +222,7 @@ def test_gradients_reach_every_parameter(tiny):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
-def test_four_devices_give_what_one_gives(tiny):
+def test_four_devices_return_the_same_as_one(tiny):
     batch = make_batch()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     everywhere = jax.device_put(batch, split(mesh))

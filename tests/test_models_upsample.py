@@ -52,7 +52,7 @@ def test_statistics_are_of_the_batch_in_training_and_kept_for_tests():
     assert np.abs(before - first).max() > 0.1
 
 
-def test_a_ramp_says_where_it_is_looked_at():
+def test_a_ramp_is_sampled_at_its_position():
     ramp = jnp.stack(jnp.meshgrid(jnp.arange(7.0), jnp.arange(5.0)), axis=-1)[None]  # (1, 5, 7, 2) x, y
     places = jnp.array([[[0, 0], [6, 4], [2.25, 3.5], [5.9, 0.1], [3, 2]]], jnp.float32)
     np.testing.assert_allclose(sample_bilinear(ramp, places), places, atol=1e-6)
@@ -94,7 +94,7 @@ def pyramid() -> SkinnedHand:
     )
 
 
-def test_neighbours_are_heard_by_the_normalised_adjacency_with_loops():
+def test_propagation_uses_the_normalised_adjacency_with_loops():
     hand = pyramid()
     A = np.float32([[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]])
     degree = A.sum(1)

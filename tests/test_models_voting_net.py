@@ -65,14 +65,14 @@ def test_rows_do_not_see_each_other(predict):
     )
 
 
-def test_it_does_not_know_left_from_right(predict):
+def test_is_right_does_not_change_predictions(predict):
     batch = make_batch()
     got, other = predict(batch), predict(batch | {"is_right": np.zeros(ROWS, np.float32)})
     for key in got:
         np.testing.assert_array_equal(got[key], other[key])
 
 
-def test_hidden_depth_cannot_matter(predict):
+def test_hidden_depth_does_not_change_predictions(predict):
     """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     first, second = make_batch(), make_batch()
     second["depth"], second["depth_center"] = -first["depth"], first["depth_center"] * 2

@@ -71,13 +71,13 @@ def test_the_refinement_is_wilors(released):
     assert np.abs(got["corrections"][0]).max() > 0.1  # the golden refinement changes the hand
 
 
-def test_the_whole_network_is_its_parts(released):
+def test_the_network_is_the_composition_of_its_parts(released):
     _, _, got = released
     for number, start, correction in zip(got["numbers"], got["coarse"], got["own_corrections"]):
         close(number, start + correction, 1e-5)
 
 
-def test_vertices_look_at_the_corner_of_a_map_with_zeros_around(released):
+def test_vertices_sample_the_corner_of_a_zero_padded_map(released):
     """WiLoR's formula in plain loops: a projection in parts of the side is used as if it were pixels."""
     model, data, got = released
     camera, found = np.asarray(data["in/cam_for_refine"], np.float64), []
@@ -141,7 +141,7 @@ def test_bfloat16_is_near(released):
         assert 1e-6 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
 
 
-def test_what_it_gives():
+def test_outputs():
     settings = config("wilor", *SMALL, "model.hamer.discriminator=true")
     model = nnx.eval_shape(lambda: Wilor(settings, toy_hand(), nnx.Rngs(0)))
     graphdef, state = nnx.split(model)

@@ -71,7 +71,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_latest_step_gives_way_to_the_one_before(tmp_path, damage, capfd):
+def test_a_damaged_latest_step_is_replaced_by_the_one_before(tmp_path, damage, capfd):
     folder = saved_run(tmp_path, {10: 1.0, 20: 2.0, 30: 3.0})
     damage(folder / "30")
     warnings = []
@@ -123,7 +123,7 @@ def fail_with_full_disk(path):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_failed_save_is_told_once_and_leaves_the_last_good_one(tmp_path, monkeypatch, capfd):
+def test_a_failed_save_is_reported_once_and_keeps_the_last_good_one(tmp_path, monkeypatch, capfd):
     folder = tmp_path / "checkpoints"
     with contextlib.closing(Checkpoints(tmp_path, keep_every_steps=0)) as checkpoints:
         for step in (10, 20, 30):

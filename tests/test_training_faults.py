@@ -93,7 +93,7 @@ def test_parameters_of_another_shape(refused, trained):
     assert f"training.init_from {trained.workdir} does not fit: params/" in line and "model wants (" in line
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, command):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trained, copy_of, command):
     workdir = copy_of(trained)
     victim = max((workdir / "checkpoints" / "36" / "params").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())

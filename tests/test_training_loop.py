@@ -82,7 +82,7 @@ def test_pictures(trained):
     assert min(cv2.imread(str(paths[-1])).shape[:2]) > 500
 
 
-def test_the_folder_says_which_run_it_is(trained, tiny):
+def test_the_folder_describes_its_run(trained, tiny):
     """Best and latest two checkpoints; the whole config in the folder and in every checkpoint."""
     assert configs.load(trained.workdir / "config.yaml") == tiny
     metas, lines = metrics_on_disk(trained.workdir), {line["step"]: line for line in lines_of(trained.workdir)}

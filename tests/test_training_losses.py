@@ -103,7 +103,7 @@ def test_one_joint_too_deep():
     np.testing.assert_allclose(terms["distance"], [0, 1 / 100], atol=1e-5)
 
 
-def test_the_whole_hand_moved_costs_distance_alone():
+def test_a_translated_hand_has_only_a_distance_error():
     batch, off = make_batch(), right(make_batch())
     off["keypoints_3d"] = batch["keypoints_3d"] + np.float32([0, 0, 25])
     terms = losses.terms(off, batch)
