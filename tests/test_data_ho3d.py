@@ -93,7 +93,7 @@ def test_frames_without_labels_are_left_out(folder):
 
 def test_a_frame_with_a_camera_but_no_hand_is_left_out_too(copy):
     change(copy / "train/MC1/meta/0002.pkl", handJoints3D=None)
-    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
     source = ho3d.load(copy, "train")
     assert len(source) == 10 and "train/MC1/rgb/0002.jpg" not in names(source)
 
@@ -207,7 +207,7 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
     with pytest.raises(UserError, match="a single sequence, nothing can be held out"):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
-    (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
     with pytest.raises(UserError, match="ABF10/meta/0000.pkl: damaged or incomplete pickle"):
         ho3d.load(copy, "train")
 

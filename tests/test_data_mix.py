@@ -79,7 +79,7 @@ def test_an_order_is_a_function_of_seed_and_epoch():
     np.testing.assert_array_equal(order(SIZES, WEIGHTS, 5, 2, 100), order(SIZES, WEIGHTS, 5, 2, 100))
     assert not np.array_equal(order(SIZES, WEIGHTS, 5, 2, 100), order(SIZES, WEIGHTS, 6, 2, 100))
     assert (order([3], [1.0], 0, 4, 1) < 3).all()  # an epoch is less than one pass
-    assert len(order([1000, 1000], [1e-9, 1 - 1e-9], 0, 0, 10)) == 10  # nothing drawn of a set
+    assert len(order([1000, 1000], [1e-9, 1 - 1e-9], 0, 0, 10)) == 10  # nothing is drawn from a set
 
 
 def test_a_mix_is_its_sets_one_after_the_other():

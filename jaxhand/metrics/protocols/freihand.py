@@ -22,7 +22,7 @@ MESHES = {"verts": (None, 3)}
 
 @jax.jit
 def _joint_distances(pred, gt):
-    """(B, 21) mm as they are, aligned by Procrustes, and by scale and translation."""
+    """Errors (B, 21) mm: not aligned, aligned by Procrustes, and aligned by scale and translation."""
     moved = scale_translation_align(pred, gt, scale_joint=MIDDLE_BASE)
     return distances(pred, gt), aligned_distances(pred, gt, reflection=True), distances(moved, gt)
 
