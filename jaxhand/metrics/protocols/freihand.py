@@ -29,7 +29,7 @@ def _joint_distances(pred, gt):
 
 @partial(jax.jit, static_argnames="imitate_missing_scale")
 def _mesh_errors(pred, gt, pred_xyz, gt_xyz, imitate_missing_scale):
-    """(B, V) mm of raw and aligned vertices, none if their numbers differ, and (B, 2) F-scores of both."""
+    """Errors (B, V) mm of raw and aligned vertices, none if V differs, and F-scores (B, 2) of both."""
     if pred.shape == gt.shape:
         aligned = procrustes_align(pred, gt, reflection=True)
         errors = {"mesh": distances(pred, gt), "mesh_al": distances(aligned, gt)}
