@@ -16,7 +16,7 @@ COMMANDS = {  # name → (module with `main`, description)
     "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
     "inspect": ("jaxhand.data.inspect", "check a data set before training on it"),
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
-    "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR or ViTPose into a run"),
+    "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),
     "summary": ("jaxhand.models.summary", "count the parameters, FLOPs and activations of a network"),
 }
 

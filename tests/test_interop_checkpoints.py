@@ -209,13 +209,14 @@ def test_a_run_takes_the_part_and_draws_the_rest(tiny, tmp_path):
     checkpoints.close()
     start = dataclasses.replace(tiny.training, init_from=str(tmp_path / "part"))
     run = loop.Run(dataclasses.replace(tiny, training=start), tmp_path / "run")
+    begin = run.restore()
     run.close()
-    assert run.start_line.startswith(f"training.init_from {tmp_path / 'part'}: 2 of ")
-    assert "are taken (stem/bias, stem/kernel); new are " in run.start_line
-    jax.tree.map(np.testing.assert_array_equal, run.state["params"], fresh | {"stem": stem})
+    assert begin.step is None and begin.note.startswith(f"training.init_from {tmp_path / 'part'}: 2 of ")
+    assert "are taken (stem/bias, stem/kernel); new are " in begin.note
+    jax.tree.map(np.testing.assert_array_equal, begin.state["params"], fresh | {"stem": stem})
     wider = dataclasses.replace(tiny, training=start, model=dataclasses.replace(tiny.model, width=48))
     with pytest.raises(UserError, match="does not fit: params/stem/.*: saved .*, model wants"):
-        loop.Run(wider, tmp_path / "other")
+        loop.Run(wider, tmp_path / "other").restore()
 
 
 def test_the_golden_hamer(shared, tmp_path, call):

@@ -117,17 +117,49 @@ def _describe_other_format(file: typing.BinaryIO) -> str:
     return f"not a file of torch.save, it begins with {begin[:40]!a}"
 
 
-class _Unpickler(pickles.Unpickler):
-    def __init__(self, members: _Members):
+class TensorUnpickler(pickles.Unpickler):
+    """Resolves tensors and ignores objects of other libraries; `persistent_load` of a subclass returns the storages.
+
+    Args:
+        stream: the pickle.
+        most: no tensor has more elements, whatever its strides.
+    """
+
+    def __init__(self, stream: typing.BinaryIO, most: int):
         tensors = {"_rebuild_tensor_v2": self._tensor, "_rebuild_parameter": self._parameter}
         tensors |= {"_rebuild_parameter_with_state": self._parameter}
         allowed = {f"torch._utils.{name}": method for name, method in tensors.items()}
         allowed |= {f"torch.{name}": name for name in STORAGES}
-        super().__init__(io.BytesIO(members.content("data.pkl")), allowed)
-        self._members = members
+        super().__init__(stream, allowed)
+        self._most = most
 
     def find_class(self, module, name):
+        """Resolve an allowed global, as `pickles.Unpickler`."""
         return _Ignored if _IGNORED.fullmatch(f"{module}.{name}") else super().find_class(module, name)
+
+    def _tensor(self, storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
+        numbers = (offset, *shape, *strides)
+        if not isinstance(storage, Tensor) or any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("a tensor with invalid offset, shape or strides")
+        tensor = storage._replace(
+            start=storage.start + offset * storage.dtype.itemsize, shape=tuple(shape), strides=tuple(strides)
+        )
+        [elements] = storage.shape
+        if len(shape) != len(strides) or offset + tensor.span > elements:
+            raise ValueError(f"a tensor {shape} with strides {strides} from {offset} on, in {elements} elements")
+        if math.prod(shape) > self._most:  # stride 0 can describe more than fits in memory
+            raise ValueError(f"a tensor {shape} in a file of {self._most} bytes")
+        covers_storage = not offset and tensor.span == elements
+        return _TensorPlaceholder(tensor if covers_storage else tensor._replace(crc=0))
+
+    def _parameter(self, data, *_):
+        return data
+
+
+class _Unpickler(TensorUnpickler):
+    def __init__(self, members: _Members):
+        super().__init__(io.BytesIO(members.content("data.pkl")), members.end)
+        self._members = members
 
     def persistent_load(self, pid):
         kind, name, number, _, elements = pid
@@ -140,24 +172,6 @@ class _Unpickler(pickles.Unpickler):
             raise ValueError(f"{member} has {self._members.sizes[member]} bytes, not {elements} of {dtype}")
         start, crc = self._members.location(member)
         return Tensor(self._members.path, start, dtype, (elements,), (1,), crc)
-
-    def _tensor(self, storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
-        numbers = (offset, *shape, *strides)
-        if not isinstance(storage, Tensor) or any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a tensor with invalid offset, shape or strides")
-        tensor = storage._replace(
-            start=storage.start + offset * storage.dtype.itemsize, shape=tuple(shape), strides=tuple(strides)
-        )
-        [elements] = storage.shape
-        if len(shape) != len(strides) or offset + tensor.span > elements:
-            raise ValueError(f"a tensor {shape} with strides {strides} from {offset} on, in {elements} elements")
-        if math.prod(shape) > self._members.end:  # stride 0 can describe more than fits in memory
-            raise ValueError(f"a tensor {shape} in a file of {self._members.end} bytes")
-        covers_storage = not offset and tensor.span == elements
-        return _TensorPlaceholder(tensor if covers_storage else tensor._replace(crc=0))
-
-    def _parameter(self, data, *_):
-        return data
 
 
 class _TensorPlaceholder(pickles.Placeholder):

@@ -45,6 +45,7 @@ MODELS = {  # model.name → module:Class
     "dense": "jaxhand.models.voting_net:VotingNet",
     "fast_mesh": "jaxhand.models.fast_mesh:FastMesh",
     "hamer": "jaxhand.models.hamer:Hamer",
+    "mediapipe": "jaxhand.models.mediapipe:Mediapipe",
     "rgbd_fusion": "jaxhand.models.rgbd_fusion:RgbdFusion",
     "wilor": "jaxhand.models.wilor:Wilor",
 }

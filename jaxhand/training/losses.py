@@ -35,11 +35,11 @@ TERMS = {
     "size": LossTerm(joint_losses.size),
     "guesses": LossTerm(joint_losses.guesses),
     "vertices": LossTerm(joint_losses.vertices),
+    "w_aux": LossTerm(mesh_losses.coarse_parameters),
     "w_2d": LossTerm(mesh_losses.keypoints_2d),
     "w_3d_joint": LossTerm(mesh_losses.keypoints_3d),
     "w_3d_vert": LossTerm(mesh_losses.vertices),
     "w_prior": LossTerm(mesh_losses.shape_prior),
-    "w_aux": LossTerm(mesh_losses.coarse_parameters),
     "keypoints_2d": LossTerm(mesh_losses.keypoints_2d),
     "keypoints_3d": LossTerm(mesh_losses.keypoints_3d_in_m),
     "global_orient": LossTerm(mesh_losses.global_orient),
@@ -115,13 +115,14 @@ def terms(
         UserError: a term reads a prediction or a label that does not exist; the error names both.
     """
     batch, found = batch | {"balanced": balanced}, {}
-    for name in names:
+    # In the order of TERMS: the order of the terms decides how the sum of their gradients is rounded.
+    for name in (*(name for name in TERMS if name in names), *(name for name in names if name not in TERMS)):
         try:
             found[name] = resolved(name).function(predictions, batch)
         except KeyError as error:
             missing = f"neither the predictions of the model nor the batch have {error}"
             raise UserError(f"loss term {name!r} cannot be computed: {missing}") from error
-    return found
+    return {name: found[name] for name in names}
 
 
 def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.Array]:

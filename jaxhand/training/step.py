@@ -63,11 +63,11 @@ class EvalModel:
         return self._abstract(lambda: self._split(models.build(self.config)))
 
     def abstract_batch(self) -> dict:
-        """Shapes and types of a batch on the devices."""
-        rows = self.config.training.batch_size
+        """Shapes, types and shardings of a batch on the devices."""
+        rows, over_devices = self.config.training.batch_size, split(self.device_mesh)
         shapes = layout(self.config.data.image_size, self.hand_model) | {"valid": ((), np.float32)}
         return {
-            key: jax.ShapeDtypeStruct((rows, *shape), dtype)
+            key: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=over_devices)
             for key, (shape, dtype) in shapes.items()
             if key not in HOST_ONLY
         }
@@ -127,7 +127,7 @@ class Trainer(EvalModel):
     def check(self) -> None:
         """Trace both steps, so that a loss term or a metric that cannot be computed is an error before the first step.
 
-        The traces are kept: the first calls of the steps do not trace again.
+        JAX keeps the traces: the first calls of the steps do not trace again (with `data.mocap` the train step does).
 
         Raises:
             UserError: a term or a metric lacks an input; the error names it.

@@ -46,9 +46,9 @@ class Storage:
 
 
 class _Pickler(pickle._Pickler):  # the Python version: its `save_global` can name classes that do not exist
-    def __init__(self, file):
+    def __init__(self, file, more: tuple = ()):
         super().__init__(file, protocol=2)
-        self.storages = []
+        self.storages, self.more = [], more
 
     def persistent_id(self, value):
         if not isinstance(value, Storage):
@@ -57,7 +57,7 @@ class _Pickler(pickle._Pickler):  # the Python version: its `save_global` can na
         if number == len(self.storages):
             self.storages.append(value.array)
         kind = named("torch", f"{STORAGES[value.array.dtype.name]}Storage")
-        return "storage", kind, str(number), "cpu", value.array.size
+        return "storage", kind, str(number), "cpu", value.array.size, *self.more
 
     def reducer_override(self, value):
         if isinstance(value, np.ndarray):
@@ -85,3 +85,18 @@ def save(path: Path, tree) -> None:
         for number, array in enumerate(pickler.storages):
             archive.writestr(f"{path.stem}/data/{number}", array.tobytes())
         archive.writestr(f"{path.stem}/version", "3\n")
+
+
+def save_legacy(path: Path, tree) -> None:
+    """Write a tree of plain values and arrays as torch.save did before PyTorch 1.6."""
+    file = io.BytesIO()
+    sizes = {"short": 2, "int": 4, "long": 4}
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+    for head in (0x1950A86A20F9469CFC6C, 1001, machine):
+        pickle.dump(head, file, protocol=2)
+    pickler = _Pickler(file, more=(None,))
+    pickler.dump(tree)
+    pickle.dump([str(number) for number in range(len(pickler.storages))], file, protocol=2)
+    for array in pickler.storages:
+        file.write(np.int64(array.size).tobytes() + array.tobytes())
+    path.write_bytes(file.getvalue())

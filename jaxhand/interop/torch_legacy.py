@@ -1,0 +1,71 @@
+"""Files of `torch.save` before PyTorch 1.6, read without PyTorch: pickles, then the bytes of the tensors.
+
+Such a file is a row of pickles (a magic number, a version, the machine's types, what was saved, the keys of the
+storages) and then, for every storage in the order of the keys, its number of elements and its elements.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from jaxhand.config import UserError
+from jaxhand.interop import torch_file
+from jaxhand.interop.tensor import Tensor
+from jaxhand.io import pickles
+
+MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # how such a file begins
+MOST_PICKLED = 16 << 20  # bytes of the pickles
+
+
+def read(path: str | Path):
+    """What was saved, as `torch_file.read` returns it; files of today's format are read by that function.
+
+    Raises:
+        UserError: there is no such file, it is damaged or of another format, or it wants to run anything.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            begin = file.read(MOST_PICKLED)
+            end = file.seek(0, io.SEEK_END)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not begin.startswith(MAGIC):
+        return torch_file.read(path)
+    stream, where = io.BytesIO(begin), f"{path}: a pickle"
+    sizes: dict[str, int] = {}  # bytes of every storage, by its key
+    heads = [pickles.read(pickles.Unpickler(stream), where) for _ in range(3)]
+    if not isinstance(heads[2], dict) or heads[2].get("little_endian") is not True:
+        raise UserError(f"{path}: was written on a big-endian machine; save it again on another")
+    start = stream.tell()
+    pickles.read(_Unpickler(stream, path, end, sizes, {}), where)  # to learn the sizes
+    keys = pickles.read(pickles.Unpickler(stream), where)
+    if not isinstance(keys, list) or set(keys) != set(sizes) or len(keys) != len(sizes):
+        raise UserError(f"{path}: its list of storages is not that of its tensors; download it again")
+    places, at = {}, stream.tell()
+    for key in keys:
+        places[key] = at + 8
+        at += 8 + sizes[key]
+    if at > end:
+        raise UserError(f"{path}: ends at byte {end}, {at} are needed; download it again")
+    stream.seek(start)
+    return pickles.read(_Unpickler(stream, path, end, sizes, places), where)
+
+
+class _Unpickler(torch_file.TensorUnpickler):
+    """Notes the size of every storage, and returns it as a `Tensor` once its place in the file is known."""
+
+    def __init__(self, stream, path: Path, end: int, sizes: dict[str, int], places: dict[str, int]):
+        super().__init__(stream, end)
+        self._path, self._sizes, self._places = path, sizes, places
+
+    def persistent_load(self, pid):
+        kind, name, key, _, elements, view = pid
+        if kind != "storage" or name not in torch_file.STORAGES or view is not None:
+            raise pickles.ForbiddenGlobal(f"persistent_load({kind!r}, {name!r})")
+        if type(elements) is not int or elements < 0 or not isinstance(key, str):
+            raise ValueError(f"a storage of {elements!r} elements")
+        dtype = np.dtype(torch_file.STORAGES[name])
+        self._sizes[key] = elements * dtype.itemsize
+        return Tensor(self._path, self._places.get(key, 0), dtype, (elements,), (1,))

@@ -1,0 +1,156 @@
+"""EfficientNet-Lite (Tan and Le 2019, without squeeze and excitation, with ReLU6): the backbone of MediaPipe's hands.
+
+Batch normalisation is folded into the convolutions, as in MediaPipe's files: a convolution has a kernel and a bias.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxhand.models.depthwise import convolve, depthwise, each_image
+
+STRIDE = 32  # px of the image in one cell of the coarsest map
+STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))  # blocks, kernel, first stride
+FINE_STAGE = 4  # the last stage whose cells are 16 px wide
+EXPANSION = 6  # hidden channels of a block over its input's
+_DRAW = jax.nn.initializers.he_normal()
+_DRAW_DEPTHWISE = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1), out_axis=3)
+
+
+class Widths(NamedTuple):
+    """What distinguishes the sizes of the backbone."""
+
+    stem: int
+    stages: tuple[int, ...]  # channels after each of `STAGES`; 0: its block has no projection
+    second: int  # expansion of the second stage's first block
+    top: int = 0  # channels of a last 1x1 convolution; 0: there is none
+    middle: float = 0.0  # an image in 0..1 is normalised to (image - middle) / half_range
+    half_range: float = 1.0
+
+
+SIZES = {
+    "full": Widths(24, (16, 24, 40, 80, 112, 192, 0), second=4),  # hand_landmark_full
+    "lite": Widths(24, (16, 16, 24, 48, 64, 112, 0), second=4),  # hand_landmark_lite
+    "lite0": Widths(32, (16, 24, 40, 80, 112, 192, 320), second=6, top=1280, middle=0.5, half_range=0.5),  # ImageNet
+}
+
+
+class Features(NamedTuple):
+    """What the backbone makes of B images of S px."""
+
+    fine: jax.Array  # (B, S/16, S/16, C)
+    coarse: jax.Array  # (B, S/32, S/32, C)
+    pooled: jax.Array  # (B, C), the mean over the image
+
+
+class EfficientNetLite(nnx.Module):
+    """Image → `Features`.
+
+    Args:
+        widths: one of `SIZES`.
+        dtype: of the computation; parameters and the pooled features are float32.
+        rngs: draws the parameters.
+    """
+
+    def __init__(self, widths: Widths, *, dtype="float32", rngs: nnx.Rngs):
+        self.normalisation, self.dtype = (widths.middle, widths.half_range), jnp.dtype(dtype)
+        self.stem = Conv(3, 3, widths.stem, stride=2, rngs=rngs)
+        stages, inputs = [], widths.stem
+        for number, ((blocks, kernel, stride), width) in enumerate(zip(STAGES, widths.stages)):
+            stage = []
+            for block in range(blocks):
+                first = block == 0
+                expansion = 1 if number == 0 else widths.second if number == 1 and first else EXPANSION
+                stage.append(Inverted(inputs, inputs * expansion, width, kernel, stride if first else 1, rngs=rngs))
+                inputs = width or inputs * expansion
+            stages.append(nnx.List(stage))
+        self.stages = nnx.List(stages)
+        self.top = Pointwise(inputs, widths.top, rngs=rngs) if widths.top else None
+        self.width = widths.top or inputs  # of the pooled features
+
+    def __call__(self, image: jax.Array) -> Features:
+        """(B, S, S, 3) in 0..1 → features; S is a multiple of 32."""
+        return each_image(self._features, image)
+
+    def _features(self, image) -> Features:
+        middle, half_range = self.normalisation
+        x = relu6(self.stem(((image - middle) / half_range).astype(self.dtype)))
+        maps = []
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+            maps.append(x)
+        x = relu6(self.top(x)) if self.top is not None else x
+        return Features(maps[FINE_STAGE], maps[-2], x.astype(jnp.float32).mean((1, 2)))
+
+
+class Inverted(nnx.Module):
+    """The inverted residual block (Sandler et al. 2018): expansion, depthwise convolution, linear projection.
+
+    A block whose output is as wide as its input adds it, through max pooling where it is strided.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, kernel: int, stride: int, *, rngs: nnx.Rngs):
+        self.expand = Pointwise(inputs, hidden, rngs=rngs) if hidden != inputs else None
+        self.depthwise = Depthwise(kernel, hidden, stride, rngs=rngs)
+        self.project = Pointwise(hidden, outputs, rngs=rngs) if outputs else None
+        self.stride, self.residual = stride, inputs == outputs
+
+    def __call__(self, x):
+        """(B, H, W, inputs) → (B, H / stride, W / stride, outputs)."""
+        y = x if self.expand is None else relu6(self.expand(x))
+        y = relu6(self.depthwise(y))
+        if self.project is not None:
+            y = self.project(y)
+        return y + (x if self.stride == 1 else max_pool(x)) if self.residual else y
+
+
+class Conv(nnx.Module):
+    """A convolution of few channels with padding "SAME"."""
+
+    def __init__(self, size: int, inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_DRAW(rngs.params(), (size, size, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.stride = stride
+
+    def __call__(self, x):
+        """(B, H, W, inputs) → (B, ceil(H / stride), ceil(W / stride), outputs)."""
+        return convolve(x, self.kernel[...].astype(x.dtype), self.stride) + self.bias[...].astype(x.dtype)
+
+
+class Depthwise(nnx.Module):
+    """A convolution of every channel by itself."""
+
+    def __init__(self, size: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_DRAW_DEPTHWISE(rngs.params(), (size, size, 1, channels)))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.stride = stride
+
+    def __call__(self, x):
+        """(B, H, W, C) → (B, ceil(H / stride), ceil(W / stride), C)."""
+        return depthwise(x, self.kernel[...].astype(x.dtype), self.stride) + self.bias[...].astype(x.dtype)
+
+
+class Pointwise(nnx.Module):
+    """A 1x1 convolution, as a product: on a CPU 1.3 to 4 times faster than a convolution."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_DRAW(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x):
+        """(..., inputs) → (..., outputs)."""
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+def relu6(x):
+    """ReLU that ends at 6."""
+    return jnp.clip(x, 0, 6)
+
+
+def max_pool(x):
+    """(B, H, W, C) → (B, H/2, W/2, C): the largest of every 2x2 cells."""
+    B, H, W, C = x.shape
+    return x.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4))

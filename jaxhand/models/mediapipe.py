@@ -1,0 +1,90 @@
+"""MediaPipe's hand landmark network (Zhang et al., "MediaPipe Hands", 2020), with its hands put before the camera.
+
+A crop of 224 px, turned so that the hand points up, becomes 21 joints in px of the crop and in metres around the hand's
+middle, and how likely there is a hand at all and it is a right one. Weights: `python -m jaxhand.convert mediapipe`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from jaxhand.config import Config, ConfigError
+from jaxhand.hand.placement import place_on_rays
+from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Pointwise
+
+CROP = 224  # px
+JOINTS = 21
+
+
+class HandReading(NamedTuple):
+    """What the network reads from B crops."""
+
+    pixels: jax.Array  # (B, 21, 2) px of the crop, integers are pixel centres
+    depth: jax.Array  # (B, 21) px, behind the wrist; much poorer than that of `world`
+    world: jax.Array  # (B, 21, 3) mm around the hand's middle, axes of the crop: x right, y down, z away
+    presence: jax.Array  # (B,) how likely there is a hand
+    right: jax.Array  # (B,) how likely it is a right hand, of a photograph that is not mirrored
+
+
+class Mediapipe(nnx.Module):
+    """Colour crop → joints in px and in millimetres.
+
+    Args:
+        config: `model.options.size`, `model.dtype`. `data.image_size` must be 224.
+        hand_model: is not used.
+        rngs: draws the parameters.
+
+    Raises:
+        ConfigError: the size is unknown, or `data.image_size` is not 224.
+    """
+
+    has_mesh = False
+    loss_terms = ("joints_3d", "joints_2d")
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """Settings of this model."""
+
+        size: str = "full"  # or "lite", or "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
+
+    def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
+        size = config.model.options.size
+        if size not in SIZES:
+            raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)}, got {size!r}")
+        if config.data.image_size != CROP:
+            raise ConfigError(f"data.image_size must be {CROP} for model 'mediapipe', got {config.data.image_size}")
+        self.backbone = EfficientNetLite(SIZES[size], dtype=config.model.dtype, rngs=rngs)
+        width = self.backbone.width
+        self.landmarks = Pointwise(width, 3 * JOINTS, rngs=rngs)
+        self.world = Pointwise(width, 3 * JOINTS, rngs=rngs)
+        self.presence = Pointwise(width, 1, rngs=rngs)
+        self.handedness = Pointwise(width, 1, rngs=rngs)
+
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+        """Predict joints.
+
+        Args:
+            batch: `image` (B,224,224,3) in 0..1, `K` (B,3,3) of the crop.
+            key: nothing here is random.
+
+        Returns:
+            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `presence` (B,) ·
+            `right` (B,).
+        """
+        reading = self.read(batch["image"])
+        return {
+            "keypoints_3d": place_on_rays(reading.world, reading.pixels, batch["K"]),
+            "keypoints_2d": reading.pixels,
+            "presence": reading.presence,
+            "right": reading.right,
+        }
+
+    def read(self, image: jax.Array) -> HandReading:
+        """Crops (B, 224, 224, 3) in 0..1 → what MediaPipe's network says of them."""
+        pooled = self.backbone(image).pooled
+        landmarks, world = (head(pooled).reshape(-1, JOINTS, 3) for head in (self.landmarks, self.world))
+        presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
+        pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
+        return HandReading(pixels, landmarks[..., 2], world * 1000, presence, right)
