@@ -71,7 +71,7 @@ def test_a_warning_is_printed_and_kept(folder, call):
     assert json.loads((folder / "pred_freihand" / "scores.json").read_text())["warnings"] == warnings
 
 
-def test_it_refuses(folder, call, tmp_path):
+def test_user_errors_are_named(folder, call, tmp_path):
     files = arguments(folder)
     assert "give a run folder, or --predictions" in refused(call)
     assert "one way to score" in refused(call, tmp_path, *files)
@@ -92,7 +92,7 @@ def test_it_refuses(folder, call, tmp_path):
 
 
 def test_no_library_of_models_is_loaded(folder, command):
-    """The start of a process is most of the time of a small set."""
+    """For a small set, most of the time is the start of the process."""
     loaded = "print([name for name in ('orbax', 'flax', 'grain', 'cv2') if name in sys.modules])"
     patch = f"import atexit, sys; atexit.register(lambda: {loaded})"
     code, output, errors = command("evaluate", *arguments(folder, "hamer"), patch=patch)

@@ -1,4 +1,4 @@
-"""A data set from outside the package: named as module:function:PATH, looked at, trained on, packed, scored."""
+"""A data set from outside the package: named as module:function:PATH, inspected, trained on, packed, scored."""
 
 import json
 

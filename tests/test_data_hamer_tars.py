@@ -1,4 +1,4 @@
-"""HaMeR's tars and evaluation files: units, filters, any record of a tar, hands with 2D labels only, evil pickles."""
+"""HaMeR's tars and evaluation files: units, filters, random access, hands with 2D labels only, hostile pickles."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def one(folder, *hands, content=None, name="000000.tar"):
 
 
 def check(record, seed, name):
-    """A hand of the layout, put where K sees it at its pixels."""
+    """A hand of the layout, moved so that K projects it to its pixels."""
     np.testing.assert_allclose(record.keypoints_2d, tree.pixels(seed), atol=1e-3)
     np.testing.assert_allclose(record.K, tree.K())
     np.testing.assert_allclose(record.keypoints_3d, tree.joints(seed), atol=0.5)
@@ -85,7 +85,7 @@ def confidences(*values):
 
 
 def test_filters_are_hamers_own(tmp_path):
-    """Each hand by whether it is left, and which labels count; each filter can be set."""
+    """For each hand: whether it is left out, and which labels count; each filter can be set."""
     loss = lambda value: {"fitting_loss": np.array({"reprojection_loss": np.float32(value)})}  # noqa: E731
     big = np.full(10, 0.5, np.float32)
     big[3] = -3.5
@@ -143,7 +143,7 @@ def test_hostile_pickles_are_refused_by_name(tmp_path):
 
 
 def test_cut_off_tars_are_named(tmp_path):
-    """At every place: within a member, within a header, between members, at the zeros of the end."""
+    """Cut at every kind of position: in a member, in a header, between members, in the zeros at the end."""
     whole = tree.write_tars(tmp_path, 1, 3).joinpath("000000.tar").read_bytes()
     size = len(whole.rstrip(b"\0"))
     size += -size % 512  # of the members alone
@@ -206,7 +206,7 @@ def test_npz_has_scale_in_pixels(tmp_path, names):
 
 
 def test_npz_with_less(tmp_path):
-    """No `right`, one number for both sides, no 3D and no MANO: as HInt's files; and 3D where no pixel is known."""
+    """No `right`, one number for both sides, no 3D and no MANO, as in HInt's files; and 3D without known pixels."""
     gone = dict.fromkeys(("right", "hand_keypoints_3d", "hand_pose", "has_hand_pose", "betas", "has_betas"))
     file = tree.write_npz(tmp_path / "TEST_newdays_img_vis.npz", scale=np.full(4, 120.0), extra_info=None, **gone)
     record = hamer_tars.load(file, "test", variant="npz").read_annotation(2)
@@ -218,7 +218,7 @@ def test_npz_with_less(tmp_path):
     record = hamer_tars.load(file, "test", variant="npz").read_annotation(1)
     assert record.joint_valid.all() and not record.joint_valid_2d.any()
     points = project(record.keypoints_3d, record.K)
-    assert abs(points - tree.pixels(1)).max() < 3  # the box tells it nearly as well
+    assert abs(points - tree.pixels(1)).max() < 3  # the box determines it nearly as well
     extent, side = (np.ptp(x[:, :2], axis=0).max() for x in (tree.joints(1), tree.pixels(1)))
     np.testing.assert_allclose(record.keypoints_3d[0, 2], 4375 * extent / side, rtol=1e-5)
     from_wrist = tree.joints(1) - tree.joints(1)[0]

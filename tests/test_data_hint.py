@@ -1,4 +1,4 @@
-"""HInt: hands labelled in 2D only, hidden joints, boxes whose kind is found out, and Ego4D's missing frames."""
+"""HInt: hands labelled in 2D only, hidden joints, boxes whose form is detected, and Ego4D's missing frames."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_records_have_2d_labels_only(tmp_path, corners):
 
 
 def test_crops_keep_the_2d_labels(tmp_path):
-    """A left hand comes out as a right one, with its keypoints where the dots are."""
+    """A left hand becomes a right one, with its keypoints at the dots."""
     source = hint.load(tree.write(tmp_path), "test")
     for i in range(2):
         cut = crop(source[i], 256, 1.4)

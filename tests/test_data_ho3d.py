@@ -93,7 +93,7 @@ def test_frames_without_labels_are_left_out(folder):
 
 def test_a_frame_with_a_camera_but_no_hand_is_left_out_too(copy):
     change(copy / "train/MC1/meta/0002.pkl", handJoints3D=None)
-    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
     source = ho3d.load(copy, "train")
     assert len(source) == 10 and "train/MC1/rgb/0002.jpg" not in names(source)
 
@@ -112,11 +112,11 @@ def test_the_pose_turns_with_its_hand(folder):
         stored = layout.pose(*frame_of(record))
         turned = cv2.Rodrigues(record.mano_pose[:3].astype(float))[0]
         np.testing.assert_allclose(turned, np.diag([1, -1, -1]) @ cv2.Rodrigues(stored[:3])[0], atol=1e-6)
-        np.testing.assert_allclose(record.mano_pose[3:], stored[3:], rtol=1e-6)  # the fingers turn against the palm
+        np.testing.assert_allclose(record.mano_pose[3:], stored[3:], rtol=1e-6)  # relative to the palm
         np.testing.assert_array_equal(record.mano_shape, np.arange(10))
 
 
-def test_the_evaluation_knows_the_wrist_and_a_box(folder):
+def test_the_evaluation_has_only_a_wrist_and_a_box(folder):
     source = ho3d.load(folder, "test")
     assert names(source) == [f"evaluation/{s}/rgb/{f:04d}.jpg" for f in (2, 1, 0) for s in ("SM1", "AP10")]
     for i in range(len(source)):
@@ -207,7 +207,7 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
     with pytest.raises(UserError, match="a single sequence, nothing can be held out"):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
-    (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
     with pytest.raises(UserError, match="ABF10/meta/0000.pkl: damaged or incomplete pickle"):
         ho3d.load(copy, "train")
 

@@ -1,4 +1,4 @@
-"""Packed sets: every record equal to its source, packing that goes on, and damage that is named."""
+"""Packed sets: every record equals its source's, interrupted packing continues, and damage is named."""
 
 import json
 
@@ -55,7 +55,7 @@ class Source:
 
 
 class WithFiles(Source):
-    """Records that come from image files; those of odd index are not what the file alone shows."""
+    """Records from image files; at odd indices the record differs from its file."""
 
     def record(self, i):
         record = super().record(i)
@@ -83,7 +83,7 @@ def assert_same(one, two):
 
 @pytest.fixture
 def sets(monkeypatch):
-    """What the folder reader gives: ten to train on, two held out of them, and a test set."""
+    """Folder sets: ten training records, of which two are held out, and a test set."""
     kind = {"of": Source, "count": 10}
 
     def load(path, split, *, variant="", without_val=False, mano=None):
@@ -187,13 +187,13 @@ def test_damage_is_named_and_mended(sets, tmp_path):
     file.unlink()
     with pytest.raises(UserError, match=f"{file}: 0 of"):
         data.read("folder", out, "train")
-    file.write_bytes(content)  # of the right size: the checksum tells
+    file.write_bytes(content)  # of the right size: only the checksum differs
     _, lines = packed(tmp_path)
     assert [line.endswith("kept") for line in lines[:4]] == [True, False, True, True]
     assert_same(data.read("folder", out, "train"), folder.load("source", "train"))
 
 
-def test_what_cannot_be_packed_or_read_is_refused(sets, tmp_path):
+def test_sets_that_cannot_be_packed_or_read_are_refused(sets, tmp_path):
     out, _ = packed(tmp_path, splits=["train"])
     with pytest.raises(UserError, match=r"its test was not packed \(only train\)"):
         data.read("folder", out, "test")

@@ -1,6 +1,6 @@
-"""What a stranger adds from outside the package: one file, and one line of config or command line for each.
+"""Extensions from outside the package: each needs one file, and one line of config or command line.
 
-Each door has its toy in `TOYS` and a test: epoch metric, loss term.
+Each extension point has an example in `TOYS` and a test: epoch metric, loss term.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The evaluator agrees with the metrics, whatever the batches, and hides nothing."""
+"""The evaluator agrees with the metrics for any batches, and hides no fault."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def hands():
 
 
 def feed(evaluator, pred, gt, **masks):
-    """In three batches of 8 rows."""
+    """Add the samples in three batches of 8 rows."""
     for start in range(0, 24, 8):
         rows = slice(start, start + 8)
         evaluator(pred[rows], gt[rows], **{name: mask[rows] for name, mask in masks.items()})

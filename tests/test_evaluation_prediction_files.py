@@ -1,4 +1,4 @@
-"""Files of predictions: what is written comes back, other people's habits are read, a damaged file is named."""
+"""Files of predictions: written files are read back, other programs' formats are read, a damaged file is named."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ NAMES = ("xyz", "verts")
 
 @pytest.fixture
 def hands():
-    """xyz (7, 21, 3) and verts (7, 50, 3) with every kind of number: 17 digits, exponents, whole ones, negative."""
+    """xyz (7, 21, 3) and verts (7, 50, 3) with every kind of number: 17 digits, exponents, integers, negative ones."""
     rng = np.random.default_rng(0)
     xyz, verts = rng.normal(size=(7, 21, 3)), rng.normal(size=(7, 50, 3)) * 10.0 ** rng.integers(-9, 3, (7, 50, 3))
     xyz[2, 3], verts[0, 0] = (1, 0, -2), (1e-300, -0.0, 5e20)
@@ -67,13 +67,13 @@ def test_any_layout_of_json_in_blocks_of_any_size(tmp_path, hands, monkeypatch, 
 
 
 def test_a_sample_a_line(tmp_path, hands):
-    """As people write who join lines themselves."""
+    """Some users join such lines themselves."""
     lists = ("[\n" + ",\n".join(json.dumps(sample) for sample in points.tolist()) + "\n]" for points in hands)
     (tmp_path / "pred.json").write_text("[" + ",\n".join(lists) + "]\n")
     same(read(tmp_path / "pred.json", NAMES)[0], hands)
 
 
-def test_labels_lie_beside_each_other(tmp_path, hands):
+def test_labels_in_neighbouring_files_are_read(tmp_path, hands):
     for set_name, count in (("training", 7), ("evaluation", 5)):
         for name, points in zip(NAMES, hands):
             (tmp_path / f"{set_name}_{name}.json").write_text(json.dumps(points[:count].tolist()))
@@ -99,7 +99,7 @@ def test_dexycb(tmp_path, hands):
     np.testing.assert_array_equal(arrays["joints"], hands[0])
     first = path.read_text().splitlines()[0].split(",")
     assert first[0] == "40" and len(first) == 64 and float(first[4]) == hands[0][0, 1, 0]
-    # other people's numbers, line ends and empty lines
+    # numbers, line ends and empty lines of other programs
     rows = [",".join(["+3", *(f"{value:.3f}" for value in hands[0][1].ravel())]), ",".join(["4", *["nan"] * 63])]
     path.write_text("\r\n".join(rows) + "\r\n\r\n")
     arrays, _ = read(path, ["joints"])
@@ -129,7 +129,7 @@ def test_numpy(tmp_path, hands):
 
 
 def test_nan_and_null_are_read(tmp_path, hands):
-    """Whoever reads decides on them; the file is well formed enough."""
+    """The caller decides what to do with them; the file is well formed."""
     text = json.dumps([points.tolist() for points in hands])
     first, second = (repr(float(hands[0][i, 0, 0])) for i in (1, 4))
     (tmp_path / "pred.json").write_text(text.replace(first, "NaN").replace(second, "null"))

@@ -1,4 +1,4 @@
-"""A run by a benchmark's protocol: the numbers of the run itself, of its leaderboard file, and of the image."""
+"""A run scored by a protocol: equal to the run's own numbers, to its leaderboard file's, and in the image."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.test_evaluation_submission import Blank, score
 
 
 def predicted(source, tiny, vertices=0):
-    """Noisy predictions of a source in batches whose last one is filled up; a mesh of `vertices` random ones."""
+    """Noisy predictions of a source in batches, the last one filled up; with a mesh of `vertices` random points."""
     collector, rng = PredictionCollector(), np.random.default_rng(0)
     for batch in pipeline.eval_batches(source, tiny, 4):
         joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)
@@ -49,7 +49,7 @@ def test_as_its_leaderboard_file_scores(tmp_path, tiny):
     submission.write(collector, annotations(source))
     official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
     ours = scores("freihand", collector, source)
-    assert ours.keys() < official.keys()  # which has the joints that stand in for a mesh
+    assert ours.keys() < official.keys()  # which has the joints in place of a mesh
     assert ours == pytest.approx({name: official[name] for name in ours}, abs=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_hands_without_all_labels_are_left_out(tmp_path, tiny):
 
 
 def test_crops_score_in_the_image(tmp_path, tiny):
-    """PCK by the box does not depend on the crop: it is that of the pixels of the crop."""
+    """PCK relative to the box does not depend on the crop: it equals the PCK of the crop's pixels."""
     source = data.read("hint-newdays", layouts_hint.write(tmp_path), "test")
     collector, rng, hits = PredictionCollector(), np.random.default_rng(0), []
     for batch in pipeline.eval_batches(source, tiny, 4):

@@ -1,4 +1,4 @@
-"""Pairs of files: scored as computed by hand, and every mistake that people make is named."""
+"""Pairs of files: scores equal to hand-computed ones, and common mistakes are named."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def pair_of(folder, pred, gt, protocol=FREIHAND, verts=None, gt_verts=None):
 
 
 def test_numbers_table_and_files(tmp_path, gt, pred):
-    """From pred.json to every place where a number is shown, against numbers worked out here."""
+    """From pred.json to every place where a number is shown, compared with numbers computed here."""
     write_freihand(tmp_path / "pred.json", pred / 1000, meshes(pred) / 1000)
     for name, points in (("xyz", gt), ("verts", meshes(gt))):
         (tmp_path / f"evaluation_{name}.json").write_text(json.dumps((points / 1000).tolist()))
@@ -75,7 +75,7 @@ def test_numbers_table_and_files(tmp_path, gt, pred):
 
 
 def test_dexycb_by_id(tmp_path, gt, pred):
-    """Lines in any order, more of them than labels; a label without a hand needs no line."""
+    """Lines may be in any order, and more than the labels; a label without a hand needs no line."""
     ids, rng = np.arange(COUNT) * 5, np.random.default_rng(0)
     order = rng.permutation(COUNT)[:-1]
     write_dexycb(tmp_path / "pred.txt", [*ids[order], 999], np.concatenate([pred[order], pred[:1]]))
@@ -142,7 +142,7 @@ def test_units(tmp_path, gt, pred):
     mixed = pred.copy()
     mixed[11:13] *= 1000
     refused(r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 samples are like this", mixed, gt)
-    flat = np.repeat(pred[:, :1], 21, axis=1)  # all joints in one place: a bad prediction and no mistake of a unit
+    flat = np.repeat(pred[:, :1], 21, axis=1)  # all joints at one point: a bad prediction, not a wrong unit
     assert "millimetres" not in "".join(pair_of(tmp_path, flat, gt).warnings)
 
 
@@ -161,7 +161,7 @@ def test_the_order_of_another_data_set(tmp_path, gt, pred, protocol):
 
 
 def test_files_of_another_data_set(tmp_path, gt, pred):
-    """Both sides agree with each other and not with the protocol."""
+    """Both files agree with each other, but not with the protocol."""
     order, frame = pair_of(tmp_path, pred, gt, HO3D).warnings
     assert order.startswith("the ground truth's joints seem to be in the order of freihand and dexycb and hint")
     assert frame == "the ground truth is in OpenCV's camera frame (z > 0), which is not that of ho3d"
@@ -187,7 +187,7 @@ def test_camera_frames_and_mirrors(tmp_path, gt, pred):
     both = warned(from_our_order(pred, "rhd") * (-1, 1, 1))
     assert "the order of rhd" in both[0] and both[1].startswith("x is negated")
     some = pred.copy()
-    some[6::4] *= (-1, 1, 1)  # the left hands of a set with both, not turned back
+    some[6::4] *= (-1, 1, 1)  # the left hands of a set with both, not mirrored back
     [warning] = warned(some, DEXYCB)
     assert warning.startswith("5 of the 24 hands checked are mirrored, first in sample 6: left and right swapped?")
 
@@ -198,20 +198,20 @@ def test_other_samples_and_positions(tmp_path, gt, pred):
     centred = pred - pred[:, :1]
     [warning] = pair_of(tmp_path, centred, gt).warnings
     assert warning.startswith("all wrists are at the origin")
-    assert pair_of(tmp_path, centred, gt, HAMER).warnings == []  # it looks at nothing but wrist-relative hands
+    assert pair_of(tmp_path, centred, gt, HAMER).warnings == []  # it compares only wrist-relative hands
     [_, warning] = pair_of(tmp_path, centred, gt, verts=meshes(pred), gt_verts=meshes(gt)).warnings
     assert "pred.npz: joints and vertices lie" in warning and "same camera frame" in warning
 
 
 def test_a_good_prediction_raises_no_suspicion(tmp_path):
-    """Also one that is as wrong as beginners' networks are."""
+    """Nor does a prediction with the errors of a weak network."""
     gt = hands(60, seed=5)
     for error in (0.1, 3, 12):
         assert pair_of(tmp_path, predicted(gt, error_mm=error), gt).warnings == [], error
 
 
 def test_two_hands(tmp_path, gt, pred):
-    """Only whole hands are compared; joints without a label may hold anything."""
+    """Only complete hands are compared; joints without a label may have any value."""
     interhand = scoring.protocol_of("interhand")
     both = [from_our_order(p, "interhand").reshape(COUNT // 2, 42, 3) for p in (pred, gt)]
     valid = np.ones((COUNT // 2, 42))
@@ -253,7 +253,7 @@ def test_protocols_and_options_by_name():
 
 
 def test_labels_that_a_protocol_leaves_out(tmp_path, gt, pred):
-    """Said on the console, empty in the CSV, and never among the worst."""
+    """They are reported on the console, empty in the CSV, and never among the worst samples."""
     labels = gt.copy()
     labels[[2, 9]] = -1
     pair = pair_of(tmp_path, pred, labels, DEXYCB)

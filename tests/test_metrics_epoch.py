@@ -1,4 +1,4 @@
-"""The list of what an epoch measures, and its optional metrics against plain NumPy."""
+"""The metrics of an epoch, and the optional ones compared with plain NumPy."""
 
 import jax
 import numpy as np

@@ -132,7 +132,7 @@ print("done")
 
 
 def run_sizes(counts, points, timeout):
-    """In a process of its own: XLA:CPU has been seen to run such kernels for minutes, and only a kill ends that."""
+    """In a process of its own: XLA:CPU sometimes ran such kernels for minutes, and only a kill ended that."""
     command = [sys.executable, "-c", EVERY_SIZE, counts, *map(str, points)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=timeout)
     assert done.stdout.strip() == "done", done.stderr

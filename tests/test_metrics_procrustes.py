@@ -198,7 +198,7 @@ print("done")
 
 
 def test_runs_at_once_inside_a_bigger_jit():
-    """XLA:CPU has been seen to compile, or run, fused 3x3 solvers for minutes; a limit of time is the only test."""
+    """XLA:CPU sometimes compiled or ran fused 3x3 solvers for minutes; only a time limit tests for that."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120
     )
@@ -235,7 +235,7 @@ FEELS_EPSILON = ("pred_scale_1e-6", "both_scale_1e-6", "pred_scale_1e-12", "both
 
 @pytest.mark.parametrize(("x64", "tolerance"), [(False, 2e-4), (True, 5e-6)])
 def test_degenerate_cases_of_the_fields_codes(shared, x64, tolerance):
-    """Where mmpose gives a number, the rotation-only error is that; where FreiHAND does, the mirroring one is that.
+    """Where mmpose returns a number, the rotation-only error equals it; FreiHAND's equals the mirroring error.
 
     On purpose different: a prediction of zeros is NaN in mmpose and HaMeR, and here the distance to the
     centroid, as in FreiHAND; NaN and inf raise there, and stay NaN here; UTNet makes finite numbers of them.

@@ -58,7 +58,7 @@ def test_scores_txt_of_meshes(meshes, name):
 
 
 def test_every_file_of_meshes_is_covered(meshes):
-    """Root-relative meshes are no protocol's, but the functions give them; by joints is tested with the alignments."""
+    """No protocol has root-relative meshes, but the functions compute them; alignment by joints is tested elsewhere."""
     kinds = {"abs", "pa", "pa_by_joints", "rootrel"}
     assert {key.split("/")[1] for key in meshes.files if "/" in key} == kinds
     pred, gt = (
@@ -193,7 +193,7 @@ def test_nothing_that_is_not_finite_is_hidden():
         assert np.flatnonzero(~np.isfinite(errors)).tolist() == [3 if name.startswith("xyz") else 4], name
 
 
-def test_protocols_say_what_they_take():
+def test_protocols_describe_their_arrays():
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name and protocol.joint_order in JOINT_ORDERS and "/" in protocol.source
         assert not set(protocol.pred) & set(protocol.pred_optional)
@@ -214,7 +214,7 @@ def test_ho3d_reads_its_own_joint_order():
     np.testing.assert_allclose(PROTOCOLS["ho3d"].score(*ordered).samples["xyz_scale_trans_al"], error, rtol=1e-5)
 
 
-MISTAKES = [  # (protocol, changes of pred, changes of gt, options, what is said)
+MISTAKES = [  # (protocol, changes of pred, changes of gt, options, error message)
     ("freihand", {"xyz": None}, {}, {}, r"freihand: the predictions lack 'xyz', \(N, 21, 3\)"),
     ("freihand", {}, {"xyz": None}, {}, r"freihand: the ground truth lack"),
     ("freihand", {"xyz": np.zeros((9, 20, 3))}, {}, {}, r"'xyz' must be \(N, 21, 3\), it is \(9, 20, 3\)"),

@@ -1,4 +1,4 @@
-"""A model from outside the package: one file and one config line; and what its author is told about a mistake."""
+"""A model from outside the package: one file and one config line; and the error messages for its author."""
 
 import json
 
@@ -187,7 +187,7 @@ def test_the_models_of_the_package_keep_the_contract(name):
         ("hand.tips", mano.FINGERTIP_VERTICES),
     ],
 )
-def test_the_words_of_the_schema_are_those_of_the_code(key, known):
+def test_choices_of_the_schema_are_those_of_the_code(key, known):
     assert sorted(configs.choices()[key]) == sorted(known)
     with pytest.raises(ConfigError, match=f"{key} must be one of .*, got 'other'"):
         configs.load(None, [f"{key}=other"])

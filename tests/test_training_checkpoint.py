@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, and what restores where."""
+"""Checkpoints: which are kept, and on which devices they can be restored."""
 
 import contextlib
 import math
@@ -35,7 +35,7 @@ def test_best_latest_two_and_every_stay(tmp_path):
         assert checkpoints.best()[:2] == (20, 3.0) and checkpoints.latest_step() == 90
     assert [step for step, best in seen.items() if best] == [10, 20]  # the tie at 40 does not win
     assert steps_on_disk(tmp_path / "checkpoints") == [20, 50, 80, 90]
-    with reopen(tmp_path, keep_every_steps=50) as checkpoints:  # what a resumed run knows, it reads from the disk
+    with reopen(tmp_path, keep_every_steps=50) as checkpoints:  # a resumed run reads everything from the disk
         step, avg_metric, meta = checkpoints.best()
         assert (step, avg_metric, meta["epoch"]) == (20, 3.0, 2)
         assert save(checkpoints, 100, 2.5)

@@ -1,4 +1,4 @@
-"""Two real processes on this machine train one run: the same numbers, one console, one end."""
+"""Two real processes on this machine train one run: the same numbers, one console, a common end."""
 
 import re
 import socket
@@ -26,7 +26,7 @@ loop.to_global = to_global
 
 @pytest.fixture
 def pair(start, tiny_yaml, tmp_path):
-    """Run both processes to their ends; of each the exit code, stdout without Gloo's greeting, stderr, and when."""
+    """Run both processes to their end; returns their exit codes, stdouts without Gloo's line, stderrs and times."""
 
     def pair(patches=("", "")):
         with socket.socket() as free:
@@ -65,7 +65,7 @@ def numbers(lines):
 
 
 def assert_same_run(output, workdir, trained):
-    """Epoch by epoch the lines that one process printed, and its numbers."""
+    """Assert, epoch by epoch, the printed lines and the numbers of a run with one process."""
     ours, theirs = (
         [line for line in text.splitlines() if line.startswith((" ", "Epoch", "Best"))]
         for text in (output, trained.output)
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one(trained, pair, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_stop_as_one(trained, pair, tmp_path):
-    """SIGTERM to one of them stops both at the same step with all saved; the same command ends the run."""
+    """SIGTERM to one of them stops both at the same step, and all is saved; the same command finishes the run."""
     patch = AT_STEP.format(count=5, action="os.kill(os.getpid(), signal.SIGTERM)")
     (code, output, errors, _), (other_code, other_output, *_) = pair(("", patch))
     assert (code, other_code) == (143, 143), errors

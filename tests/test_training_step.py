@@ -1,4 +1,4 @@
-"""Steps: the same numbers on one device and on four, and a test in which every sample counts once."""
+"""Steps: the same numbers on one device and on four, and an evaluation in which every sample counts once."""
 
 import dataclasses
 

@@ -171,7 +171,7 @@ class OptimizerConfig:
 class SchedulerConfig:
     """The learning rate over the steps of a run: a linear warm-up from 0, then a cosine or a constant."""
 
-    name: str = _choice("cosine", "constant")  # course after the warm-up
+    name: str = _choice("cosine", "constant")  # learning rate after the warm-up
     warmup_steps: int = 100  # steps of the warm-up; 0: none
     eta_min: float = 0.0  # learning rate at the end of the cosine
 

@@ -15,7 +15,7 @@ class Evaluator:
     """Accumulates root-relative errors over a test set; every sample counts once.
 
     A prediction that is not finite makes the metrics infinite and is counted as `nonfinite`. A sample whose label is
-    not finite or has all its joints in one place is left out and counted as `invalid`.
+    not finite or has all its joints at one point is left out and counted as `invalid`.
 
         evaluator = Evaluator(len(test_set))
         for batch in batches:
@@ -118,7 +118,7 @@ class Evaluator:
 
 
 def options(keypoint_list: Sequence[int] | None, root_joint_idx: int, metrics: Sequence[str]) -> dict:
-    """The keyword arguments of `sample_errors` from those of an evaluator.
+    """Convert arguments of an evaluator to keyword arguments of `sample_errors`.
 
     Raises:
         UserError: a metric is unknown.

@@ -151,7 +151,7 @@ def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[lis
     best = min(errors, key=errors.get)
     as_is = errors[1, 1, 1]
     if errors[best] < CLEARLY_BETTER * as_is:
-        numbers = f"wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"
+        numbers = f"wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm corrected"
         return [f"{AXIS_FLIPS[best]}: {numbers}"], pred * best
     plain, mirrored = _aligned_errors(pred, gt)
     wrong = mirrored < CLEARLY_BETTER * plain

@@ -216,7 +216,7 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
 
 
 def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
-    """Parse the points (J, 3) of `x, y, z], [x, …, z`; J must be that of the sample before."""
+    """Parse the points (J, 3) of `x, y, z], [x, …, z`; J must be the same as in the sample before."""
     points = text.count(b"[") + 1
     flat = b"[%b]" % text.translate(None, b"[]")
     try:

@@ -130,7 +130,7 @@ class Checkpoints:
         return None if step is None else (step, self._metas[step]["avg_metric"], self._metas[step])
 
     def restore_latest(self, abstract: dict) -> Restored | None:
-        """Restore the latest sound step, for training to go on from it.
+        """Restore the latest undamaged step, to continue training from it.
 
         Damaged steps are skipped with a warning and, once a sound one is found, moved to
         `checkpoints/damaged-<step>`, so that their step numbers can be used again.

@@ -60,7 +60,7 @@ def metas(folder: Path) -> dict[int, dict]:
 
 
 def best(metas: dict[int, dict]) -> int | None:
-    """The step with the lowest finite avg_metric, the earliest of equal ones; the only step of converted weights."""
+    """The step with the lowest finite avg_metric, the earliest of equal ones. Converted weights have only one step."""
     ranked = [(meta["avg_metric"], step) for step, meta in metas.items() if is_finite(meta)]
     ranked = ranked or [(0, step) for step, meta in metas.items() if "converted" in meta]
     return min(ranked)[1] if ranked else None

@@ -63,7 +63,7 @@ def evaluate_dataset(
         eval_model: the model.
         params: its parameters, on the devices.
         batch_stats: everything else in the model, on the devices.
-        batches: of the whole data set.
+        batches: all batches of the data set.
         samples: how many images of the first batch to return with their joints.
         collect: called with every host batch and its predictions (of this process's rows), where given.
 

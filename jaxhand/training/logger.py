@@ -35,7 +35,7 @@ class Logger:
     Args:
         workdir: run folder.
         is_main: False on all processes but the first: the logger then does nothing.
-        resume_step: step of the checkpoint that the run goes on from; None removes all earlier curves and lines.
+        resume_step: step of the checkpoint that the run continues from; None removes all earlier curves and lines.
 
     Raises:
         UserError: the folder cannot be written to, here and in every method that writes.

@@ -1,4 +1,4 @@
-"""Shared by the readers of data sets: MANO's arrays for labels, images that stay encoded until they are needed."""
+"""Classes that several readers use: MANO's arrays for labels, and sources whose images stay encoded."""
 
 import abc
 import dataclasses
@@ -28,7 +28,7 @@ class ManoLabels:
     vertices: bool = False
 
     def mean_of(self, side: str) -> np.ndarray | None:
-        """The mean pose (45,) of a "right" or "left" hand; None where it is not given."""
+        """The mean pose (45,) of a "right" or "left" hand; None if it is not given."""
         return select_side(self.hands_mean, (45,), side)
 
     def components_of(self, side: str) -> np.ndarray | None:

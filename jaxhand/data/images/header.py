@@ -54,7 +54,7 @@ def orientation(content: bytes) -> int:
 
 
 def _segments(content: bytes) -> typing.Iterator[tuple[int, int]]:
-    """Yield the markers of a JPEG's header, each with the offset of the length after it."""
+    """Yield each marker of a JPEG's header with the offset of the length field after it."""
     offset = 2 if content.startswith(b"\xff\xd8") else len(content)
     while offset + 4 <= len(content) and content[offset] == 0xFF:
         marker = content[offset + 1]

@@ -268,7 +268,7 @@ def distance(point: tuple, cone: Cone) -> tuple[jax.Array, jax.Array, tuple, jax
     """Return the distance of points from a cone, mm, negative inside.
 
     Returns:
-        The distance; the place along the axis, 0 to 1; the offset from the axis, a vector; and its length.
+        The distance; the position along the axis, 0 to 1; the offset from the axis, a vector; and its length.
     """
     from_start = tuple(p - a for p, a in zip(point, cone.a))
     along = jnp.clip(dot(from_start, cone.e) / cone.ee, 0, 1)

@@ -157,7 +157,7 @@ def _held_object(scene: Scene, ray):
 
 
 def _intersect_box(ray: tuple, center: jax.Array, axes: jax.Array, half_size: jax.Array):
-    """Intersect rays from the origin with an oriented box: distance, normal, and place along its first axis, mm."""
+    """Intersect rays from the origin with an oriented box: distance, normal, and position along its first axis, mm."""
     enter, leave, normal = jnp.zeros_like(ray[0]), jnp.full_like(ray[0], FAR_MM), tuple(jnp.zeros_like(r) for r in ray)
     for axis in range(3):
         speed = dot(ray, tuple(axes[axis]))

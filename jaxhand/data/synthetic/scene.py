@@ -49,7 +49,7 @@ class Scene(typing.NamedTuple):
     blur: jax.Array  # () strength of the lens blur
     grain: jax.Array  # () strength of the image noise
     sensor: jax.Array  # (5,) noise mm at 0.5 m, share of holes at edges, shadow px, share of flying pixels, bias mm
-    holes: jax.Array  # (NUM_HOLES, 3) of the depth image: place and radius
+    holes: jax.Array  # (NUM_HOLES, 3) of the depth image: position and radius
     salt: jax.Array  # () uint32, for the noise of every pixel
 
 
@@ -177,7 +177,7 @@ def _pattern(draws: body.Draws) -> jax.Array:
 def _clutter(draws: body.Draws):
     """Flat objects on the wall (NUM_CLUTTER, 13) and their colours (NUM_CLUTTER, 3); a third of the scenes has none.
 
-    Columns: place (2), half sizes (2), direction (2), shown 0 or 1, round 0 or 1, sharpness of the edge, height as a
+    Columns: position (2), half sizes (2), direction (2), shown 0 or 1, round 0 or 1, sharpness of the edge, height as a
     fraction of the way from the wall to the hand, strength and frequency of stripes, strength of the shadow around it.
     """
     density = jnp.maximum(draws.uniform(low=-0.5, high=0.9), 0.0)

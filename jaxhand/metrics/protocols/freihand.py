@@ -22,14 +22,14 @@ MESHES = {"verts": (None, 3)}
 
 @jax.jit
 def _joint_distances(pred, gt):
-    """(B, 21) mm as they are, aligned by Procrustes, and by scale and translation."""
+    """Errors (B, 21) mm: not aligned, aligned by Procrustes, and aligned by scale and translation."""
     moved = scale_translation_align(pred, gt, scale_joint=MIDDLE_BASE)
     return distances(pred, gt), aligned_distances(pred, gt, reflection=True), distances(moved, gt)
 
 
 @partial(jax.jit, static_argnames="imitate_missing_scale")
 def _mesh_errors(pred, gt, pred_xyz, gt_xyz, imitate_missing_scale):
-    """(B, V) mm of raw and aligned vertices, none if their numbers differ, and (B, 2) F-scores of both."""
+    """Errors (B, V) mm of raw and aligned vertices, none if V differs, and F-scores (B, 2) of both."""
     if pred.shape == gt.shape:
         aligned = procrustes_align(pred, gt, reflection=True)
         errors = {"mesh": distances(pred, gt), "mesh_al": distances(aligned, gt)}
