@@ -24,6 +24,7 @@ def main() -> int:
     options = scoring.options_of(protocol, arguments.option) if protocol else {}
     runtime.use_compilation_cache()
     if arguments.predictions:
+        assert protocol is not None, "`_check` requires it"
         scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)
     else:
         _score_run(arguments, protocol, options)
@@ -31,7 +32,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, *usage = __doc__.strip().split("\n\n")
+    description, *usage = (__doc__ or "").strip().split("\n\n")
     usage = "\n".join([*usage, "\nArrays of a protocol, by their names in an .npz:", *scoring.described()])
     parser = argparse.ArgumentParser(
         prog="jaxhand evaluate",

@@ -205,7 +205,7 @@ def _coerce(value, kind, here: str, source: str):
             return value
         if kind is str and not isinstance(value, (dict, list)):
             return "" if value is None else str(value)
-        if typing.get_origin(kind) is tuple and value and min(value) >= 1:
+        if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and value and min(value) >= 1:
             return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
         pass
@@ -262,7 +262,7 @@ def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
     found = {}
     for field in dataclasses.fields(cls):
         key = prefix + field.name
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             found |= choices(field.type, f"{key}.")
         elif "choices" in field.metadata:
             found[key] = field.metadata["choices"]

@@ -1,13 +1,14 @@
 """The contract of a batch: its arrays, their shapes and units."""
 
 import typing
+from typing import NotRequired
 
 import numpy as np
 
 from jaxhand.hand.skinned import SkinnedHand
 
 
-class Batch(typing.TypedDict, total=False):
+class Batch(typing.TypedDict):
     """Crops of B hands and their labels, left hands mirrored to right ones. Joints that are not valid are 0.
 
     Millimetres are in the OpenCV camera frame of the crop; an integer pixel coordinate is the centre of a pixel.
@@ -27,14 +28,14 @@ class Batch(typing.TypedDict, total=False):
     valid: np.ndarray  # (B,) 0 for rows that only fill a batch
     index: np.ndarray  # (B,) int32, which record of its source a row is; stays on the host
     # With a mesh, labels of the hand model that the network predicts:
-    vertices: np.ndarray  # (B, V, 3) mm
-    has_vertices: np.ndarray  # (B,)
-    mano_pose: np.ndarray  # (B, 48) axis-angle
-    mano_shape: np.ndarray  # (B, 10)
-    has_pose: np.ndarray  # (B,)
+    vertices: NotRequired[np.ndarray]  # (B, V, 3) mm
+    has_vertices: NotRequired[np.ndarray]  # (B,)
+    mano_pose: NotRequired[np.ndarray]  # (B, 48) axis-angle
+    mano_shape: NotRequired[np.ndarray]  # (B, 10)
+    has_pose: NotRequired[np.ndarray]  # (B,)
     # With `data.mocap`, real hands without an image, two per row:
-    mocap_pose: np.ndarray  # (B, 2, 48) axis-angle
-    mocap_shape: np.ndarray  # (B, 2, 10)
+    mocap_pose: NotRequired[np.ndarray]  # (B, 2, 48) axis-angle
+    mocap_shape: NotRequired[np.ndarray]  # (B, 2, 10)
 
 
 def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[tuple[int, ...], type]]:

@@ -1,11 +1,13 @@
 """Fields of a label as arrays, checked: each error names the fault and the expected form."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from jaxhand.config import UserError
 
 
-def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
+def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
     """A field of a JSON object as a float64 array; null becomes NaN.
 
     Raises:

@@ -142,13 +142,12 @@ def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, 
     if depth is not None and transform.mirrored:
         depth = depth[:, ::-1]
     if transform.whole_image:
-        out["image"][...] = record.image[:, ::-1] if transform.mirrored else record.image
+        out["image"][...] = record.pixels[:, ::-1] if transform.mirrored else record.pixels
     else:
-        pixels, T = record.image, np.eye(3)
-        if isinstance(pixels, EncodedImage) and antialias_blur:  # the blur needs all pixels at full size
-            pixels = pixels.pixels
-        elif isinstance(pixels, EncodedImage):
-            pixels, T = pixels.decode_region(_corners(transform.A, size), 1 / transform.zoom)
+        if isinstance(record.image, EncodedImage) and not antialias_blur:
+            pixels, T = record.image.decode_region(_corners(transform.A, size), 1 / transform.zoom)
+        else:  # the blur needs all pixels at full size
+            pixels, T = record.pixels, np.eye(3)
         to_crop = transform.A @ T
         if transform.mirrored:
             flip = np.array([[-1, 0, pixels.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
@@ -217,7 +216,7 @@ def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out:
 
 def image_size(record: Record) -> tuple[int, int]:
     """Width and height of a record's image, px."""
-    return record.image.size if isinstance(record.image, EncodedImage) else record.image.shape[1::-1]
+    return record.image.size if isinstance(record.image, EncodedImage) else record.pixels.shape[1::-1]
 
 
 def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.crop import crop
 from jaxhand.data.datasets.packed import Manifest
-from jaxhand.data.record import Record, read_annotation
+from jaxhand.data.record import Record, Source, read_annotation
 from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
@@ -101,7 +101,7 @@ def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
     return OWN_SPLITS.get(kind) or OWN_SPLITS.get(kind.partition("-")[0], SPLITS)
 
 
-def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
+def _split(kind: str, path: Path, split: str, source: Source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
     """Report on one split. Returns what is wrong, and the indices of the records that could be decoded."""
     names = _images(source)
     there = _present(names) if hasattr(source, "file") else np.ones(len(names), bool)
@@ -128,10 +128,11 @@ def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> 
     return faults, rows[np.array([isinstance(found, _Decoded) for found in decoded], bool)]
 
 
-def _images(source) -> list[str]:
+def _images(source: Source) -> list[str]:
     """The image file of every record, or its name if images are inside tars or shards."""
-    if hasattr(source, "file"):
-        return [str(source.file(i)) for i in range(len(source))]
+    file = getattr(source, "file", None)
+    if file is not None:
+        return [str(file(i)) for i in range(len(source))]
     return [read_annotation(source, i).name.partition("#")[0] for i in range(len(source))]
 
 
@@ -212,21 +213,21 @@ class _Decoded(typing.NamedTuple):
     depth: float  # depth image at the joints over the depth of their labels; NaN if unknown
 
 
-def _decode(source, rows: np.ndarray) -> list[_Decoded | UserError]:
+def _decode(source: Source, rows: np.ndarray) -> list[_Decoded | UserError]:
     """Decode records in parallel. Returns the measurement or the error of each, in order."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pieces = [rows[k : k + _CHUNK] for k in range(0, len(rows), _CHUNK)]
         return [found for piece in pieces for found in pool.map(lambda i: _decode_one(source, int(i)), piece)]
 
 
-def _decode_one(source, i: int) -> _Decoded | UserError:
+def _decode_one(source: Source, i: int) -> _Decoded | UserError:
     try:
         record = source[i]
     except UserError as error:
         return error
-    height, width = record.image.shape[:2]
+    height, width = record.pixels.shape[:2]
     points, valid = _pixels(record)
-    inside = ((points > -0.5) & (points < (width - 0.5, height - 0.5))).all(-1)[valid]  # (n,)
+    inside = np.all((points > -0.5) & (points < (width - 0.5, height - 0.5)), axis=-1)[valid]  # (n,)
     depth = np.nan
     if record.depth is not None and np.any(record.joint_valid):
         x, y = np.clip(np.round(points), 0, (width - 1, height - 1)).astype(int).T

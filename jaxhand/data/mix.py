@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record, read_annotation, read_encoded
+from jaxhand.data.record import Record, Source, read_annotation, read_encoded
 
 
 class Mix:
@@ -17,7 +17,7 @@ class Mix:
         UserError: a source is empty.
     """
 
-    def __init__(self, sources: dict, weights: dict[str, float]):
+    def __init__(self, sources: dict[str, Source], weights: dict[str, float]):
         self.names = sorted(sources)
         self.sources = [sources[name] for name in self.names]
         self.sizes = np.array([len(source) for source in self.sources])
@@ -41,13 +41,13 @@ class Mix:
         """Record i without its image."""
         return read_annotation(*self._find(i))
 
-    def _find(self, i: int):
+    def _find(self, i: int) -> tuple[Source, int]:
         i = range(len(self))[i]
         k = int(np.searchsorted(self._ends, i, side="right"))
         return self.sources[k], int(i - self._ends[k] + self.sizes[k])
 
 
-def order(sizes, weights, seed: int, epoch: int, count: int) -> np.ndarray:
+def order(sizes: np.ndarray, weights: np.ndarray, seed: int, epoch: int, count: int) -> np.ndarray:
     """Draw the records of an epoch. The weights decide the set; within a set no record repeats before all were drawn.
 
     A set that is used up is shuffled again. The next epoch continues in each set where the last one stopped. The result

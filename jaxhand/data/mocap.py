@@ -28,7 +28,7 @@ class MocapBatches:
     def __init__(self, path: str | Path, seed: int, batch_size: int, rows: slice):
         arrays = pickles.load_npz(Path(path).expanduser())
         for name, size in _FIELDS.values():
-            found = np.shape(arrays.get(name))
+            found = np.shape(arrays[name]) if name in arrays else ()
             if len(found) != 2 or found[1] != size or not found[0]:
                 raise UserError(f"data.mocap {path}: {name} must be (N, {size}), but is {found or 'missing'}")
         self._arrays = {key: np.asarray(arrays[name], np.float32) for key, (name, _) in _FIELDS.items()}

@@ -15,7 +15,7 @@ import jaxhand
 from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.datasets.packed import Manifest, PackedSet, encode
-from jaxhand.data.record import read_annotation
+from jaxhand.data.record import Source, read_annotation
 
 SPLITS = ("train", "val", "test")
 OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and images are compressed already
@@ -102,7 +102,7 @@ def _held_out(kind: str, path, train) -> list[int]:
     return indices
 
 
-def _key(source, i: int) -> tuple:
+def _key(source: Source, i: int) -> tuple:
     record = read_annotation(source, i)
     return record.name, record.hand, np.asarray(record.keypoints_3d).tobytes()
 
@@ -125,7 +125,7 @@ def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
     return manifest
 
 
-def _shards(split: str, source, out: Path, manifest: Manifest, say) -> dict:
+def _shards(split: str, source: Source, out: Path, manifest: Manifest, say) -> dict:
     """Write the missing shards of a split. Returns its entry in the manifest."""
     entry = manifest.splits.setdefault(split, {"count": len(source), "shards": []})
     if entry["count"] != len(source):
@@ -151,7 +151,7 @@ def _is_whole(out: Path, shard: dict) -> bool:
     return file.is_file() and file.stat().st_size == shard["bytes"] and _sha256(file) == shard["sha256"]
 
 
-def _write(source, indices: range, file: Path) -> dict:
+def _write(source: Source, indices: range, file: Path) -> dict:
     """Write a shard and read it back. Returns its entry in the manifest."""
     part, sums = file.with_suffix(".part"), []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, _writing(file.parent):
@@ -169,7 +169,7 @@ def _write(source, indices: range, file: Path) -> dict:
     return {"file": file.name, "count": len(indices), "bytes": file.stat().st_size, "sha256": _sha256(file)}
 
 
-def _compare(source, packed: PackedSet, where: str) -> None:
+def _compare(source: Source, packed: PackedSet, where: str) -> None:
     """Compare random records with the source.
 
     Raises:

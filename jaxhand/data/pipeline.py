@@ -7,7 +7,9 @@ global batch is the same for any number of processes.
 
 import functools
 import math
+import typing
 import weakref
+from collections.abc import Iterable, Sequence
 
 import cv2
 import grain
@@ -16,17 +18,17 @@ import numpy as np
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
-from jaxhand.data.batch import layout
+from jaxhand.data.batch import Batch, layout
 from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.mocap import MocapBatches
-from jaxhand.data.record import read_encoded
+from jaxhand.data.record import Source, read_encoded
 from jaxhand.hand.skinned import SkinnedHand
 
 ENDLESS = 2**40  # steps
 
 
-def steps_per_epoch(source, config: Config) -> int:
+def steps_per_epoch(source: Source, config: Config) -> int:
     """The number of full batches in an epoch.
 
     Raises:
@@ -41,8 +43,13 @@ def steps_per_epoch(source, config: Config) -> int:
 
 
 def train_iterator(
-    source, config: Config, *, hand_model: SkinnedHand | None = None, process_index: int = 0, process_count: int = 1
-):
+    source: Source,
+    config: Config,
+    *,
+    hand_model: SkinnedHand | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
     """Endless batches on the host, shuffled again every epoch; each sample comes at most once per epoch.
 
     `mix.order` draws the records of a `Mix`, and of any source if `training.epoch_samples` is set.
@@ -65,14 +72,14 @@ def train_iterator(
 
 
 def eval_batches(
-    source,
+    source: Source,
     config: Config,
     batch_size: int,
     *,
     hand_model: SkinnedHand | None = None,
     process_index: int = 0,
     process_count: int = 1,
-):
+) -> Iterable[Batch]:
     """Batches on the host in the source's order, as an iterable that can be iterated again.
 
     Every sample comes once over all processes, and all processes get the same number of batches: the last one is filled
@@ -91,7 +98,9 @@ def _read_options(config: Config) -> grain.ReadOptions:
 class _TrainBatches:
     """Step → the rows of the global batch that this process reads."""
 
-    def __init__(self, source, config: Config, hand_model, process_index: int, process_count: int):
+    def __init__(
+        self, source: Source, config: Config, hand_model: SkinnedHand | None, process_index: int, process_count: int
+    ):
         if config.training.epoch_samples and not isinstance(source, mix.Mix):
             source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
@@ -110,17 +119,17 @@ class _TrainBatches:
             return mix.order(self.source.sizes, self.source.weights, self.seed, epoch, count)
         return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
 
-    def __getitem__(self, step: int) -> dict:
+    def __getitem__(self, index: int) -> Batch:
         data, batch_size = self.config.data, self.config.training.batch_size
-        epoch, position = divmod(int(step), self.steps)
-        index = self.order(epoch)[position * batch_size :][self.rows]
-        rng = np.random.default_rng((self.seed, 1, step))
+        epoch, position = divmod(int(index), self.steps)
+        chosen = self.order(epoch)[position * batch_size :][self.rows]
+        rng = np.random.default_rng((self.seed, 1, index))
         changes = draw(rng, data.augment, batch_size)[self.rows]
         hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
-        batch = self.crops(index, changes) | _bookkeeping(index, np.ones(len(index)))
+        batch = self.crops(chosen, changes) | _bookkeeping(chosen, np.ones(len(chosen)))
         for key in ("depth", "has_depth", "depth_center"):
             batch[key][hidden] = 0
-        return batch
+        return typing.cast(Batch, batch)
 
 
 class _Joined:
@@ -132,14 +141,23 @@ class _Joined:
     def __len__(self) -> int:
         return len(self.sources[0])
 
-    def __getitem__(self, step: int) -> dict:
-        return {key: array for source in self.sources for key, array in source[step].items()}
+    def __getitem__(self, index: int) -> Batch:
+        arrays = {key: array for source in self.sources for key, array in source[index].items()}
+        return typing.cast(Batch, arrays)
 
 
 class _EvalBatches:
     """Batch number → the rows of the global batch that this process reads."""
 
-    def __init__(self, source, config: Config, batch_size: int, hand_model, process_index: int, process_count: int):
+    def __init__(
+        self,
+        source: Source,
+        config: Config,
+        batch_size: int,
+        hand_model: SkinnedHand | None,
+        process_index: int,
+        process_count: int,
+    ):
         self.source, self.config, self.batch_size = source, config, batch_size
         self.rows = _rows(batch_size, process_index, process_count)
         self.crops = _Crops(source, config, hand_model)
@@ -147,11 +165,11 @@ class _EvalBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
 
-    def __getitem__(self, number: int) -> dict:
+    def __getitem__(self, index: int) -> Batch:
         last = len(self.source) - 1
-        index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
-        held = np.minimum(index, last)
-        return self.crops(held, [{}] * len(held)) | _bookkeeping(held, index <= last)
+        numbers = (index * self.batch_size + np.arange(self.batch_size))[self.rows]
+        held = np.minimum(numbers, last)
+        return typing.cast(Batch, self.crops(held, [{}] * len(held)) | _bookkeeping(held, numbers <= last))
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -167,13 +185,13 @@ class _Crops:
     New memory would cost as much time as decoding, because the system clears it page by page.
     """
 
-    def __init__(self, source, config: Config, hand_model: SkinnedHand | None):
+    def __init__(self, source: Source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
         self.hand_model = hand_model
         self.rule = RULES[config.data.crop_rule]
         self.free = {}  # bytes → blocks of memory
 
-    def __call__(self, index, changes: list[dict]) -> dict:
+    def __call__(self, index: np.ndarray, changes: Sequence[dict]) -> dict[str, np.ndarray]:
         """The crops of records `index`; `changes` are keyword arguments of `crop` for each."""
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
@@ -182,7 +200,7 @@ class _Crops:
             crop(record, self.size, self.crop_scale, rule=self.rule, **change, hand_model=self.hand_model, out=out)
         return batch
 
-    def _arrays(self, count: int) -> dict:
+    def _arrays(self, count: int) -> dict[str, np.ndarray]:
         places, end = {}, 0
         for key, (shape, dtype) in layout(self.size, self.hand_model).items():
             places[key] = end, (count, *shape), dtype
@@ -191,11 +209,11 @@ class _Crops:
         try:
             memory = free.pop()
         except IndexError:
-            memory = memoryview(np.empty(end, np.uint8))
+            memory = np.empty(end, np.uint8).data
         block = np.frombuffer(memory, np.uint8)  # every array that is a view of the memory keeps it alive
         weakref.finalize(block, free.append, memory).atexit = False
         return {key: np.ndarray(shape, dtype, block, begin) for key, (begin, shape, dtype) in places.items()}
 
 
-def _bookkeeping(index, valid) -> dict:
+def _bookkeeping(index: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
     return {"index": np.asarray(index, np.int32), "valid": np.asarray(valid, np.float32)}

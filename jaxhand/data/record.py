@@ -36,6 +36,18 @@ class Record:
     keypoints_2d: np.ndarray | None = None  # (21, 2) px of the image
     joint_valid_2d: np.ndarray | None = None  # (21,) required with keypoints_2d
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """The image as an array (H, W, 3) uint8; an `EncodedImage` is decoded.
+
+        Raises:
+            ValueError: the record has no image, as those of `read_annotation`.
+            UserError: the image cannot be decoded.
+        """
+        if self.image is None:
+            raise ValueError(f"record {self.name!r} was read without its image")
+        return self.image.pixels if isinstance(self.image, EncodedImage) else self.image
+
 
 @typing.runtime_checkable
 class Source(typing.Protocol):
@@ -43,7 +55,7 @@ class Source(typing.Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int, /) -> Record: ...
 
 
 class WithoutDepth:
@@ -94,6 +106,6 @@ def sample_joints(source: Source, max_records: int) -> tuple[np.ndarray, np.ndar
 def stacked_joints(records: list[Record]) -> tuple[np.ndarray, np.ndarray]:
     """Joints of the records that have a joint in 3D, left hands mirrored: (N, 21, 3) mm and (N, 21) valid, float32."""
     records = [record for record in records if np.any(record.joint_valid)]
-    mirror = np.float32([[1 if record.hand == "right" else -1, 1, 1] for record in records]).reshape(-1, 1, 3)
-    joints = np.float32([record.keypoints_3d for record in records]).reshape(-1, 21, 3)
-    return joints * mirror, np.float32([record.joint_valid for record in records]).reshape(-1, 21)
+    mirror = np.array([[1 if record.hand == "right" else -1, 1, 1] for record in records], np.float32).reshape(-1, 1, 3)
+    joints = np.array([record.keypoints_3d for record in records], np.float32).reshape(-1, 21, 3)
+    return joints * mirror, np.array([record.joint_valid for record in records], np.float32).reshape(-1, 21)

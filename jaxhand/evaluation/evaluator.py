@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.metrics.epoch import COUNTS, ERRORS, formatted, sample_errors
@@ -54,7 +55,9 @@ class Evaluator:
         self._finite = np.zeros(self.dataset_length, bool)
         self._predictions = []
 
-    def __call__(self, pred, gt, valid=None, joint_valid=None) -> None:
+    def __call__(
+        self, pred: ArrayLike, gt: ArrayLike, valid: ArrayLike | None = None, joint_valid: ArrayLike | None = None
+    ) -> None:
         """Add a batch.
 
         Args:

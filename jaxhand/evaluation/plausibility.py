@@ -117,7 +117,7 @@ def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
     """Warn if the ground truth is of another data set; also return the name of its joint order."""
     order, sentences = protocol.joint_order, []
     lengths = {name: np.median(bone_lengths(gt[:, other]).sum(1)) for name, other in JOINT_ORDERS.items()}
-    best = min(lengths, key=lengths.get)
+    best = min(lengths, key=lengths.__getitem__)
     if lengths[best] < CLEARLY_SHORTER * lengths[order]:
         sentence = (
             f"the ground truth's joints seem to be in the order of {_same_order(best)}, not of {order}: its bones "
@@ -134,7 +134,7 @@ def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
 def _check_order(pred: np.ndarray, gt: np.ndarray, expected: str) -> tuple[list[str], np.ndarray]:
     """Warn if predictions are in another data set's joint order; also return them in our order."""
     errors = {name: np.median(_aligned_errors(pred[:, order], gt)[1]) for name, order in JOINT_ORDERS.items()}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     if errors[best] >= CLEARLY_BETTER * errors[expected]:
         return [], pred[:, JOINT_ORDERS[expected]]
     sentence = (
@@ -148,7 +148,7 @@ def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[lis
     """Warn if axes are negated or hands mirrored; also return the corrected predictions."""
     pose, target = pred - pred[:, :1], gt - gt[:, :1]
     errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *AXIS_FLIPS]}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     as_is = errors[1, 1, 1]
     if errors[best] < CLEARLY_BETTER * as_is:
         numbers = f"wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm corrected"

@@ -20,7 +20,7 @@ from jaxhand.config import UserError
 BLOCK = 2**20  # bytes read at a time
 SUFFIXES = "pred.json, pred.zip, .txt or .csv as DexYCB's results, .npz, .npy"
 _WHITE = b" \t\r\n"
-_LEAD = re.compile(rb"[\s,\[\]]*")  # text before the first number of a sample
+_LEAD = b" \t\n\r\f\v,[]"  # what may come before the first number of a sample
 _DEXYCB_COLUMNS = 64  # id, x1, y1, z1, …, z21
 
 
@@ -190,8 +190,9 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
             spaced = re.search(rb"\]\s+\]", block) is not None  # indented: needs its white space removed
         *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
         for piece in pieces:
-            lead = _LEAD.match(piece)[0]
-            numbers, brackets = piece[len(lead) :], lead.translate(None, b"," + _WHITE)
+            numbers = piece.lstrip(_LEAD)
+            lead = piece[: len(piece) - len(numbers)]
+            brackets = lead.translate(None, b"," + _WHITE)
             if not lists:
                 opening, lists = brackets, [[]]
                 if opening not in (b"[[[", b"[[[["):

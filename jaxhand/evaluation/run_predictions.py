@@ -112,7 +112,8 @@ def _in_the_camera(collector: PredictionCollector, records: list[Record]):
     labels = np.reshape([records[i].keypoints_3d for i in complete], (-1, *joints.shape[1:]))
     pred, gt = {"joints": joints[complete]}, {"joints": labels}
     meshes = [records[i].vertices for i in complete]
-    if vertices.size and all(mesh is not None for mesh in meshes) and len({len(mesh) for mesh in meshes}) == 1:
+    sizes = {None if mesh is None else len(mesh) for mesh in meshes}
+    if vertices.size and len(sizes) == 1 and None not in sizes:
         pred["verts"], gt["verts"] = vertices[complete], np.array(meshes)
     return complete, pred, gt
 
@@ -134,7 +135,7 @@ def _in_the_image(collector: PredictionCollector, records: list[Record]):
 
 def _labelled_pixels(record: Record) -> np.ndarray:
     """2D labels x, y, valid (21, 3) of a record; if it has none, its projected joints."""
-    if record.keypoints_2d is not None:
+    if record.keypoints_2d is not None and record.joint_valid_2d is not None:
         return np.concatenate([record.keypoints_2d, record.joint_valid_2d[:, None]], axis=1)
     valid = np.asarray(record.joint_valid)[:, None] > 0
     return np.concatenate([project(np.where(valid, record.keypoints_3d, (0, 0, 1)), record.K), valid], axis=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxhand import data, models
 from jaxhand.config import Config, UserError
-from jaxhand.data.record import Record, WithoutDepth, read_annotation, stacked_joints
+from jaxhand.data.record import Record, Source, WithoutDepth, read_annotation, stacked_joints
 from jaxhand.evaluation import scoring
 from jaxhand.evaluation.run_predictions import PredictionCollector, to_protocol
 from jaxhand.evaluation.submission import Submission
@@ -105,7 +105,7 @@ def write(workdir: Path, report: dict) -> Path:
     return path
 
 
-def _annotations(source) -> list[Record]:
+def _annotations(source: Source) -> list[Record]:
     """All labels of a source, without images and depth."""
     records = (read_annotation(source, i) for i in range(len(source)))
     return [dataclasses.replace(record, image=None, depth=None) for record in records]

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.evaluation.evaluator import faults, options
 from jaxhand.metrics.epoch import sample_errors
@@ -46,7 +47,9 @@ class StreamingEvaluator:
         """Drop all samples."""
         self.state = {"errors": start(self._options["metrics"]), "invalid": np.uint32(0)}
 
-    def __call__(self, pred, gt, valid=None, joint_valid=None) -> None:
+    def __call__(
+        self, pred: ArrayLike, gt: ArrayLike, valid: ArrayLike | None = None, joint_valid: ArrayLike | None = None
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -72,7 +75,7 @@ class StreamingEvaluator:
         means, `nonfinite` predictions among them, which make means and maxima infinite, `invalid` labels left out.
         """
         summaries = summary(self.state["errors"])
-        values = {name: found["mean"] for name, found in summaries.items()}
+        values: dict[str, float] = {name: found["mean"] for name, found in summaries.items()}
         if {"mpjpe", "pa_mpjpe"} <= values.keys():
             values["avg_metric"] = (values["mpjpe"] + values["pa_mpjpe"]) / 2
         spread = {f"{name}_{key}": found[key] for name, found in summaries.items() for key in (*QUANTILES, "max")}

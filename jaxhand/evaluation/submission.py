@@ -7,7 +7,7 @@ the set publishes. DexYCB: millimetres in the camera frame, with the toolkit's i
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record
+from jaxhand.data.record import Record, Source
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
 from jaxhand.evaluation.run_predictions import PredictionCollector, to_ho3d, to_wrist
 from jaxhand.hand.camera import FROM_OPENGL
@@ -28,9 +28,9 @@ class Submission:
             although the file needs ids.
     """
 
-    def __init__(self, name: str, source, path: str | Path):
+    def __init__(self, name: str, source: Source, path: str | Path):
         kind, _, where = name.partition(":")
-        self._kind, self._source, self._path = kind.partition("-")[0], source, Path(path).expanduser()
+        self._kind, self._path = kind.partition("-")[0], Path(path).expanduser()
         if self._kind not in SUFFIXES:
             raise UserError(f"{name} has no leaderboard's file, only {', '.join(SUFFIXES)} have: leave out --submit")
         suffixes = SUFFIXES[self._kind]
@@ -40,7 +40,8 @@ class Submission:
             raise UserError(f"{self._path.parent}: no such folder to write {self._path.name} to; make it first")
         if self._kind == "freihand" and where.endswith(".json"):
             raise UserError(f"{where}: not the evaluation set; name the folder FreiHAND_pub_v2")
-        if self._kind == "dexycb" and not hasattr(source, "ids"):
+        self._ids = getattr(source, "ids", None)  # of DexYCB
+        if self._kind == "dexycb" and self._ids is None:
             raise UserError(f"{name}: a packed set lacks the toolkit's ids; name the folder that it was packed from")
 
     def write(self, collector: PredictionCollector, records: list[Record]) -> str:
@@ -58,8 +59,8 @@ class Submission:
         """
         joints, vertices = collector.points()
         hands = f"{self._path}: {len(joints):,} hands for the leaderboard of {self._kind}"
-        if self._kind == "dexycb":
-            write_dexycb(self._path, self._source.ids, joints)
+        if self._ids is not None:
+            write_dexycb(self._path, self._ids, joints)
             return hands
         if self._kind == "ho3d":
             joints, vertices = (to_wrist(points, joints, records) for points in (joints, vertices))

@@ -73,7 +73,7 @@ def label_warnings(joints: np.ndarray) -> list[str]:
     orders = {f"as they stand in {name}": np.array(order) for name, order in JOINT_ORDERS.items()}
     orders |= {f"as if {name}'s order was undone by mistake": np.argsort(o) for name, o in JOINT_ORDERS.items()}
     deviation = {name: bone_deviation(joints[:, order]) for name, order in orders.items()}
-    as_is, best = bone_deviation(joints), min(deviation, key=deviation.get)
+    as_is, best = bone_deviation(joints), min(deviation, key=deviation.__getitem__)
     if as_is > MAX_BONE_DEVIATION and deviation[best] > CLEARLY_BETTER * as_is:
         numbers = f"off by {as_is:.2f}, real hands by up to 0.16"
         return [*found, f"bones fit no hand in any known joint order: {numbers}"]

@@ -3,21 +3,26 @@
 Every function takes NumPy or JAX arrays and returns the same kind.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+Array = jax.Array | np.ndarray
 
 DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance in front of and behind the hand
-FROM_OPENGL = np.float32([1, -1, -1])  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
+FROM_OPENGL = np.array([1, -1, -1], np.float32)  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
 
 
-def project(points, K):
+def project(points: Array, K: Array) -> Any:
     """Points (..., N, 3) mm in the frame of a camera K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
     uvw = points @ _module(points, K).swapaxes(K, -1, -2)  # (..., N, 3)
     return uvw[..., :2] / uvw[..., 2:]
 
 
-def unproject(uv, z, K):
+def unproject(uv: Array, z: Array, K: Array) -> Any:
     """Pixels (..., N, 2) at depths z (..., N) mm → points (..., N, 3); exact for any K whose last row is 0 0 1."""
     xp = _module(uv, z, K)
     offset = uv - K[..., None, :2, 2]  # (..., N, 2)
@@ -27,7 +32,9 @@ def unproject(uv, z, K):
     return xp.stack([x * z, y * z, z + xp.zeros_like(x)], axis=-1)
 
 
-def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right) -> tuple[np.ndarray, np.ndarray]:
+def uncrop(
+    keypoints_2d: Array, keypoints_3d: Array, K_crop: ArrayLike, K_image: ArrayLike, is_right: ArrayLike
+) -> tuple[np.ndarray, Array]:
     """Bring predictions in a crop that was not rotated back to its image: the inverse of `data.crop.crop`.
 
     Args:
@@ -52,7 +59,7 @@ def _module(*arrays):
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
-def weak_perspective_translation(camera, K, size: int):
+def weak_perspective_translation(camera: Array, K: Array, size: int) -> Any:
     """The translation of a hand in front of the camera K that matches its weak-perspective projection.
 
     The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of

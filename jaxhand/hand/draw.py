@@ -33,7 +33,7 @@ def draw_skeleton(
     """
     canvas = upscale(image, scale)
     keypoints = np.asarray(keypoints_2d, np.float64)
-    shown = np.isfinite(keypoints).all(-1) & (np.abs(keypoints) < 1e5).all(-1)
+    shown = np.all(np.isfinite(keypoints) & (np.abs(keypoints) < 1e5), axis=-1)
     if valid is not None:
         shown &= np.asarray(valid) > 0
     pixels = (np.where(shown[:, None], keypoints, 0) + 0.5) * scale - 0.5  # pixel centres stay pixel centres
@@ -73,9 +73,10 @@ def draw_mesh(
     faces = faces[(vertices[faces][..., 2] > 1).all(-1)]
     corners, normals = _subdivide(vertices[faces]), _subdivide(_vertex_normals(vertices, faces)[faces])  # (4 F, 3, 3)
     order = np.argsort(-corners[..., 2].mean(-1))
-    pixels = (project(corners[order], K) + 0.5) * scale * _SUPERSAMPLING  # (4 F, 3, 2) from the canvas's corner
+    projected = project(corners[order], np.asarray(K))
+    pixels = (projected + 0.5) * scale * _SUPERSAMPLING  # (4 F, 3, 2) from the canvas's corner
     low, high = pixels.min((0, 1), initial=np.inf) / _SUPERSAMPLING, pixels.max((0, 1), initial=0) / _SUPERSAMPLING
-    (x0, y0), (x1, y1) = np.clip([np.floor(low), np.ceil(high)], 0, np.multiply(image.shape[1::-1], scale)).astype(int)
+    (x0, y0), (x1, y1) = np.clip([np.floor(low), np.ceil(high)], 0, canvas.shape[1::-1]).astype(int)
     if x0 >= x1 or y0 >= y1:
         return canvas
     painted = np.zeros(((y1 - y0) * _SUPERSAMPLING, (x1 - x0) * _SUPERSAMPLING, 4), np.float32)
@@ -120,13 +121,13 @@ def upscale(image: ArrayLike, scale: int) -> np.ndarray:
 
 
 def comparison_sheet(
-    images: ArrayLike,
-    predicted_2d: ArrayLike,
-    true_2d: ArrayLike | None = None,
+    images: Sequence[ArrayLike] | np.ndarray,
+    predicted_2d: Sequence[ArrayLike] | np.ndarray,
+    true_2d: Sequence[ArrayLike] | np.ndarray | None = None,
     *,
     columns: int = 4,
     scale: int = 3,
-    valid: ArrayLike | None = None,
+    valid: Sequence[ArrayLike] | np.ndarray | None = None,
 ) -> np.ndarray:
     """One image of a batch: each sample next to its predicted skeleton and, if given, its true skeleton.
 

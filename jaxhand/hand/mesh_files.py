@@ -4,6 +4,7 @@ OBJ defines no unit and no axes: ours are mm in the OpenCV camera frame (x right
 jaxhand writes. glTF requires metres and y up, so a GLB is rotated by 180° about x; viewers then show the camera's view.
 """
 
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     for name, (vertices, faces) in meshes.items():
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         scene.add_geometry(mesh.apply_transform(TO_GLTF) if path.suffix == ".glb" else mesh, name, name)
-    content = scene.export(file_type=path.suffix[1:], include_normals=True)  # for smooth shading
+    content: typing.Any = scene.export(file_type=path.suffix[1:], include_normals=True)  # for smooth shading
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:

@@ -4,7 +4,10 @@ import typing
 
 import numpy as np
 
-Array = typing.TypeVar("Array")  # NumPy or JAX
+if typing.TYPE_CHECKING:
+    import jax
+
+Array = typing.TypeVar("Array", np.ndarray, "jax.Array")
 
 SIDES = ("right", "left")
 FINGERS = ("thumb", "index", "middle", "ring", "little")

@@ -53,7 +53,7 @@ class Posed(typing.NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(
-    hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array, translation: jax.Array | None = None
+    hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array, translation: jax.Array | np.ndarray | None = None
 ) -> Posed:
     """Pose hands.
 
@@ -74,11 +74,10 @@ def forward(
     global_rotations, positions = _forward_kinematics(rotations, rest_points[..., -NUM_JOINTS:])
     surface = _skin(hand_model.weights, rest_points, global_rotations, positions)
     joints = jnp.concatenate([surface[..., hand_model.num_vertices :], positions], -1)[..., _OUR_ORDER]
-    if translation is None:
-        translation = np.zeros(3, np.float32)
+    shift = np.zeros(3, np.float32) if translation is None else translation
 
     def points(coordinates):
-        return coordinates.swapaxes(1, 2).reshape(*lead, coordinates.shape[-1], 3) + translation[..., None, :]
+        return coordinates.swapaxes(1, 2).reshape(*lead, coordinates.shape[-1], 3) + shift[..., None, :]
 
     return Posed(points(surface[..., : hand_model.num_vertices]), points(joints))
 
@@ -91,7 +90,7 @@ def _rest_points(hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array
     pose_features = (rotations[:, 1:] - jnp.eye(3, dtype=rotations.dtype)).reshape(-1, 135)
     directions = np.concatenate([hand_model.shape_dirs, hand_model.pose_dirs], -1).swapaxes(0, 1).reshape(-1, 145)
     offsets = jnp.matmul(jnp.concatenate([shape, pose_features], -1), directions.T, precision="highest")
-    points = (hand_model.template.T.reshape(-1) + offsets).reshape(-1, 3, len(hand_model.template))  # (N, 3, P)
+    points = (offsets + hand_model.template.T.reshape(-1)).reshape(-1, 3, len(hand_model.template))  # (N, 3, P)
     scale = hand_model.global_scale_per_beta
     return points if scale == 0 else points * (1 + scale * shape[:, :1, None])
 

@@ -15,6 +15,7 @@ import json
 import math
 import numbers
 import os
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -66,12 +67,16 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
                 raise UserError("missing key 'image', the path of the image")
             next_to_file = path.parent / name
             hands = entries_of_image.setdefault(os.path.realpath(next_to_file if next_to_file.exists() else name), [])
-            if hands and not np.array_equal(hands[0].K, hand.K):
+            if hands and not _equal(hands[0].K, hand.K):
                 raise UserError(f"K differs from the K of an earlier hand of {name}: one image has one camera")
         except UserError as error:
             raise UserError(f"{location}: {error}") from None
         hands.append(hand)
     return {image: merge_hands(hands) for image, hands in entries_of_image.items()}
+
+
+def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    return first is second if first is None or second is None else np.array_equal(first, second)
 
 
 def parse_hand(entry: object) -> HandBoxes:
@@ -102,12 +107,12 @@ def parse_hand(entry: object) -> HandBoxes:
 
 def merge_hands(hands: list[HandBoxes]) -> HandBoxes:
     """Merge hands of one image, which have the same K, into one object."""
-    boxes = np.concatenate([np.zeros((0, 4)), *(hand.boxes for hand in hands)])
+    boxes = np.concatenate([np.zeros((0, 4)), *(hand.boxes for hand in hands if hand.boxes is not None)])
     sides, scores = ([value for hand in hands for value in getattr(hand, name)] for name in ("sides", "scores"))
     return HandBoxes(boxes, sides, scores, hands[0].K if hands else None)
 
 
-def _read_entries(path: Path) -> Iterator[tuple[str, object]]:
+def _read_entries(path: Path) -> Iterator[tuple[str, typing.Any]]:
     """Yield (location for error messages, raw JSON entry) for every hand of a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -76,12 +76,12 @@ class Pipeline:
         palms = self.palms(images)
         owners = [number for number, of_image in enumerate(palms) for _ in of_image]
         rois = [roi.of_palm(palm) for of_image in palms for palm in of_image]
-        readings = [[] for _ in owners]  # of every hand, one for each look
+        readings: list[list[dict]] = [[] for _ in owners]  # of every hand, one for each look
         for _ in range(self.looks):
             for history, reading in zip(readings, self.read([images[owner] for owner in owners], rois)):
                 history.append(reading)
             kept = [i for i, history in enumerate(readings) if history[-1]["score"] >= LEAST_PRESENCE]
-            owners, readings = ([rows[i] for i in kept] for rows in (owners, readings))
+            owners, readings = [owners[i] for i in kept], [readings[i] for i in kept]
             rois = [roi.of_joints(history[-1]["keypoints_2d"]) for history in readings]
         found = [[] for _ in images]
         for owner, history in zip(owners, readings):
@@ -114,16 +114,16 @@ class Pipeline:
         """The hand in the crop of each image: as `__call__`, of one hand, whether or not it is likely one."""
         if not rois:
             return []
-        readings = HandReading(*self._through(self._hand, images, rois, CROP))
+        readings = dict(zip(HandReading._fields, self._through(self._hand, images, rois, CROP)))
         found = []
         for i, square in enumerate(rois):
-            joints = roi.to_image(readings.pixels[i], square.matrix(CROP))
+            joints = roi.to_image(readings["pixels"][i], square.matrix(CROP))
             found.append(
                 {
                     "keypoints_2d": joints,
-                    "world": readings.world[i] @ square.rotation(),  # R^T of every joint
-                    "score": readings.presence[i],
-                    "right": readings.right[i],
+                    "world": readings["world"][i] @ square.rotation(),  # R^T of every joint
+                    "score": readings["presence"][i],
+                    "right": readings["right"][i],
                     "boxes": np.concatenate([joints.min(0), joints.max(0)]),
                 }
             )

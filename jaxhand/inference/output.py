@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ class PredictionWriter:
 def _json_entry(path: Path, hands: dict, row: int, files: dict[str, str]) -> dict:
     """One hand of joints.json. A file of boxes accepts the same entry."""
     score = hands["score"][row]
-    entry = {"image": str(path), "hand": _side(hands["is_right"][row])}
+    entry: dict[str, typing.Any] = {"image": str(path), "hand": _side(hands["is_right"][row])}
     entry |= ({} if score is None else {"score": score}) | files
     for name, (key, decimals) in _JSON_ARRAYS.items():
         if key in hands:

@@ -163,7 +163,7 @@ class Predictor:
         predictions = {key: _concatenate([output[key] for output in outputs], len(records)) for key in outputs[0]}
         inputs = {
             "K": np.reshape([record.K for record in records], (-1, 3, 3)),
-            "boxes": np.reshape([record.bbox for record in records], (-1, 4)),
+            "boxes": np.array([record.bbox for record in records], np.float64).reshape(-1, 4),
             "is_right": np.array([record.hand == "right" for record in records], bool),
         }
         K_crop = _concatenate(K_crop, len(records))
@@ -171,7 +171,8 @@ class Predictor:
 
     def _apply_model(self, params, batch_stats, batch: dict) -> dict:
         """A batch of crops → the model's predictions, all as right hands in their crops."""
-        predictions = nnx.merge(self._graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
+        model = nnx.merge(self._graphdef, params, batch_stats)
+        predictions: dict = dict(model(batch | {"image": as_float(batch["image"])}))
         if "camera" in predictions:
             image_size = self.config.data.image_size
             translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
@@ -198,8 +199,8 @@ class Predictor:
             The same arrays in the images' cameras, and `faces` where there are `vertices`.
         """
         pixels, joints = uncrop(predictions["keypoints_2d"], predictions["keypoints_3d"], K_crop, K, is_right)
-        predictions |= {"keypoints_2d": np.float32(pixels), "keypoints_3d": np.float32(joints)}
-        mirror = np.where(is_right[:, None, None], 1, np.float32([-1, 1, 1]))  # (N, 1, 3)
+        predictions |= {"keypoints_2d": np.asarray(pixels, np.float32), "keypoints_3d": np.asarray(joints, np.float32)}
+        mirror = np.where(is_right[:, None, None], 1, np.array([-1, 1, 1], np.float32))  # (N, 1, 3)
         if "vertices" in predictions:
             predictions["vertices"] = predictions["vertices"] * mirror
             faces = hand.load(self.config.hand).faces
@@ -221,7 +222,7 @@ def _concatenate(arrays: list, length: int) -> np.ndarray:
 def _checked_depth(depth, height: int, width: int) -> np.ndarray:
     """A depth image (H, W) as float32 mm, 0 where unknown."""
     is_numeric = isinstance(depth, np.ndarray) and depth.dtype.kind in "fiu"
-    depth = np.float32(_checked_array("depth", np.nan_to_num(depth) if is_numeric else depth, (height, width)))
+    depth = _checked_array("depth", np.nan_to_num(depth) if is_numeric else depth, (height, width)).astype(np.float32)
     measured = depth[depth > 0]
     if measured.size and np.median(measured) < 10:
         raise UserError("depth seems to be in metres, but must be in mm: multiply it by 1000")

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def convert(
 
 def _tensors(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights of a checkpoint by name, and its other contents with the reason why they are not used."""
-    saved = safetensors.read(path) if path.suffix == ".safetensors" else torch_file.read(path)
+    saved: typing.Any = safetensors.read(path) if path.suffix == ".safetensors" else torch_file.read(path)
     unused = {}
     if isinstance(saved, dict):
         inner = next((name for name in ("state_dict", "model") if isinstance(saved.get(name), dict)), None)

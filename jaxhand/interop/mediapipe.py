@@ -78,7 +78,7 @@ def _networks() -> tuple:
 def _run(network, image: np.ndarray) -> list[np.ndarray]:
     """The outputs of a network for an image (h, w, 3) uint8, in the order of their names."""
     with _running:
-        network.set_tensor(network.get_input_details()[0]["index"], np.float32(image)[None] / 255)
+        network.set_tensor(network.get_input_details()[0]["index"], np.asarray(image, np.float32)[None] / 255)
         network.invoke()
         outputs = sorted(network.get_output_details(), key=lambda output: output["name"])
         return [network.get_tensor(output["index"])[0] for output in outputs]

@@ -6,6 +6,7 @@ which they run, so parameters are matched by order, and every shape is checked.
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from jaxhand.interop import tflite, torch_legacy
 from jaxhand.interop.checkpoints import Converted
 from jaxhand.interop.tensor import Tensor
 from jaxhand.models import efficientnet_lite
+from jaxhand.models.mediapipe import Mediapipe
 from jaxhand.models.palm_detector import PalmDetector
 
 HAND, PALM = "mediapipe", "palm_detector"  # values of `model.name`
@@ -229,7 +231,8 @@ def convert_imagenet(path: str | Path, overrides: Sequence[str] = ()) -> Convert
         raise UserError(f"{path}: holds no weights by name")
     config = configs.load(None, [f"model.name={HAND}", *_CROPS, *overrides, "model.options.size=lite0"])
     model, _ = abstract(config)
-    names = [*_imagenet_names(model.backbone), ("backbone/top", model.backbone.top, "_conv_head", "_bn1")]
+    backbone = typing.cast(Mediapipe, model).backbone
+    names = [*_imagenet_names(backbone), ("backbone/top", backbone.top, "_conv_head", "_bn1")]
     params, used = {}, {}
     for place, layer, convolution, norm in names:
         kernel, bias = _folded(path, tensors, convolution, norm)
@@ -272,7 +275,7 @@ def _folded(path, tensors: dict[str, Tensor], convolution: str, norm: str) -> tu
         raise UserError(f"{path}: {norm} does not fit {convolution} {kernel.shape}")
     gain = scale / np.sqrt(var + EPSILON)
     kernel = (kernel * gain[:, None, None, None]).transpose(2, 3, 1, 0)
-    return np.ascontiguousarray(kernel, np.float32), np.float32(bias - mean * gain)
+    return np.ascontiguousarray(kernel, np.float32), np.asarray(bias - mean * gain, np.float32)
 
 
 def _put(tree: dict, path: str, array: np.ndarray) -> None:

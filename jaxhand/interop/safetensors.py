@@ -56,14 +56,13 @@ def read(path: str | Path) -> dict[str, Tensor]:
 def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
     """The tensor of a header's entry; the data section of the file goes from byte `begin` to `end`."""
     origin = f"{path}: {ascii(name)[:100]}"
+    incomplete = UserError(f"{origin}: has no type, shape and offsets; download the file again")
     try:
-        shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
-        numbers_ok = all(type(number) is int and number >= 0 for number in (*shape, first, last))
-        kind = entry["dtype"]
+        shape, (first, last), kind = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
     except (TypeError, KeyError, ValueError):
-        numbers_ok = False
-    if not numbers_ok:
-        raise UserError(f"{origin}: has no type, shape and offsets; download the file again")
+        raise incomplete from None
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise incomplete
     if kind not in DTYPES:
         raise UserError(f"{origin}: its type {ascii(kind)[:20]} is not known, only {', '.join(DTYPES)}")
     dtype = np.dtype(DTYPES[kind])

@@ -42,7 +42,7 @@ class Tensor(NamedTuple):
         raw = np.fromfile(self.file, np.uint8, self.span * self.dtype.itemsize, offset=self.start)
         if raw.nbytes != self.span * self.dtype.itemsize:
             raise UserError(f"{self.file}: ends at byte {self.start + raw.nbytes}, inside a tensor; download it again")
-        if self.crc and zlib.crc32(raw) != self.crc:
+        if self.crc and zlib.crc32(raw.data) != self.crc:
             raise UserError(
                 f"{self.file}: the tensor at byte {self.start} is damaged (its checksum differs); download it again"
             )

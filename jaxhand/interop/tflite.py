@@ -245,8 +245,8 @@ def _network(model: _Table) -> Network:
             widened[outputs[0]] = constants[0]
         else:
             operations.append(Operation(name, constants, _options(name, table.table(4)), inputs, outputs))
-    ends = ([TensorInfo(i, *_info(tensor(i))) for i in _ints(graph.array(field, "<i4"))] for field in (1, 2))
-    return Network(*ends, operations)
+    inputs, outputs = ([TensorInfo(i, *_info(tensor(i))) for i in _ints(graph.array(field, "<i4"))] for field in (1, 2))
+    return Network(inputs, outputs, operations)
 
 
 def _ints(array: np.ndarray) -> tuple[int, ...]:
@@ -264,7 +264,8 @@ def _code(table: _Table) -> str:
 def _options(name: str, table: _Table | None) -> dict:
     fields = OPTIONS.get(name, {})
     options = {
-        key: default if table is None else table.number(*field, default) for key, (*field, default) in fields.items()
+        key: default if table is None else table.number(*field, default=default)
+        for key, (*field, default) in fields.items()
     }
     for key, names in (("padding", _PADDING), ("activation", _ACTIVATION)):
         if key in options:

@@ -133,7 +133,7 @@ class TensorUnpickler(pickles.Unpickler):
         super().__init__(stream, allowed)
         self._most = most
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> typing.Any:
         """Resolve an allowed global, as `pickles.Unpickler`."""
         return _Ignored if _IGNORED.fullmatch(f"{module}.{name}") else super().find_class(module, name)
 

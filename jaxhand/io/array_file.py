@@ -45,7 +45,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
             file.write(_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header)
             for array in arrays.values():
                 file.write(bytes(-file.tell() % _ALIGN))
-                file.write(array)
+                file.write(array.data)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):

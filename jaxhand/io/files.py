@@ -21,7 +21,8 @@ def read_bytes(file: Path) -> bytes:
 
 def unreadable(file: Path, error: OSError) -> UserError:
     """A UserError for a file of a data set that the operating system could not read."""
-    return UserError(f"{file}: {error.strerror.lower()}; check the path, or download this part of the set again")
+    reason = (error.strerror or "cannot be read").lower()
+    return UserError(f"{file}: {reason}; check the path, or download this part of the set again")
 
 
 def code_fingerprint(*sources: str | Path) -> str:

@@ -5,11 +5,13 @@ An `EpochMetric` is one number of an epoch. The eval step, the loop, the console
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.metrics.mesh import f_score, mpvpe
@@ -43,13 +45,13 @@ class EpochMetric:
 
     name: str
     unit: str
-    sums: Callable[[dict, dict], dict[str, jax.Array]]
+    sums: Callable[[Any, Any], dict[str, jax.Array]]
     mean: Callable[[dict[str, float]], float | None]
     label: str = ""
     needs: tuple[str, ...] = ()
 
 
-def batch_sums(metrics: Sequence[EpochMetric], predictions: dict, batch: dict) -> list[dict[str, jax.Array]]:
+def batch_sums(metrics: Sequence[EpochMetric], predictions: Mapping, batch: dict) -> list[dict[str, jax.Array]]:
     """Sums of a batch, one dict per different `sums` function, in the order of the list; empty where a need is not met.
 
     Args:
@@ -108,7 +110,13 @@ def _by_sums(metrics: Sequence[EpochMetric]) -> dict[Callable, list[EpochMetric]
 
 
 def sample_errors(
-    pred, gt, joint_valid=None, *, root: int | None = 0, keypoints=None, metrics: Sequence[str] = ("mpjpe", "pa_mpjpe")
+    pred: jax.Array,
+    gt: jax.Array,
+    joint_valid: jax.Array | None = None,
+    *,
+    root: int | None = 0,
+    keypoints: ArrayLike | None = None,
+    metrics: Sequence[str] = ("mpjpe", "pa_mpjpe"),
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
     """Errors of every sample, and which samples can be measured.
 
@@ -142,7 +150,7 @@ def sample_errors(
     return errors, labelled, finite
 
 
-def epoch_sums(pred, gt, joint_valid, valid) -> dict[str, jax.Array]:
+def epoch_sums(pred: jax.Array, gt: jax.Array, joint_valid: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
     """Sums of wrist-relative errors over a batch, and counts of its hands.
 
     Args:
@@ -167,7 +175,7 @@ def epoch_sums(pred, gt, joint_valid, valid) -> dict[str, jax.Array]:
     }
 
 
-def mesh_sums(pred, gt, valid) -> dict[str, jax.Array]:
+def mesh_sums(pred: jax.Array, gt: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
     """Sums of a batch over the hands whose mesh is labelled.
 
     Args:

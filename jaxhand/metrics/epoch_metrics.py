@@ -55,8 +55,8 @@ def _avg_metric(sums: dict[str, float]) -> float:
 
 def _mesh_sums(predictions: dict, batch: dict) -> dict[str, jax.Array]:
     labelled = batch["valid"] * batch["has_vertices"] * batch["joint_valid"][:, 0]
-    meshes = (points["vertices"] - points["keypoints_3d"][:, :1] for points in (predictions, batch))
-    return mesh_sums(*meshes, labelled)
+    pred, gt = (points["vertices"] - points["keypoints_3d"][:, :1] for points in (predictions, batch))
+    return mesh_sums(pred, gt, labelled)
 
 
 def _mesh_mean(key: str) -> Callable[[dict[str, float]], float | None]:

@@ -17,7 +17,8 @@ selects any other class; nothing else is needed. `voting_net.py` is an example.
   it: an unknown key or a value of another type is an error. Without it, `config.model.options` is the mapping as
   written.
 
-**Call**: `model(batch, key=None)` returns a dict. `key` is a JAX random key while training, and None in tests.
+**Call**: `model(batch, key=None)` returns a dict, see `contract.Predictions`. `key` is a JAX random key while training,
+and None in tests.
 - Keys of `batch`: `image` (B,S,S,3) float32 RGB in 0..1 · `depth` (B,S,S) in [-1,1] over ± `DEPTH_RANGE_MM` around the
   hand · `has_depth` (B,), 0 where depth is missing: depth must then not change the predictions · `depth_center` (B,)
   mm, the depth of the hand · `K` (B,3,3) of the crop. While training and testing, the batch also has the labels.
@@ -40,6 +41,7 @@ from jaxhand import hand
 from jaxhand.config import Config, ConfigError, HandConfig, build_section
 from jaxhand.hand.skinned import SkinnedHand
 from jaxhand.io.plugins import load_object
+from jaxhand.models.contract import Model
 
 MODELS = {  # model.name → module:Class
     "dense": "jaxhand.models.voting_net:VotingNet",
@@ -51,7 +53,7 @@ MODELS = {  # model.name → module:Class
 }
 
 
-def find(name: str) -> type[nnx.Module]:
+def find(name: str) -> type[Model]:
     """The class of a model.
 
     Args:
@@ -70,7 +72,7 @@ def find(name: str) -> type[nnx.Module]:
     return model_class
 
 
-def build(config: Config) -> nnx.Module:
+def build(config: Config) -> Model:
     """Construct the network that `config.model` names, with parameters drawn from `config.seed`.
 
     Raises:
@@ -78,8 +80,9 @@ def build(config: Config) -> nnx.Module:
         UserError: the model or the file of the hand cannot be read.
     """
     model_class, settings = find(config.model.name), config.model
-    if hasattr(model_class, "Options"):
-        options = build_section(model_class.Options, settings.options, "model.options")
+    options_class = getattr(model_class, "Options", None)
+    if options_class is not None:
+        options = build_section(options_class, settings.options, "model.options")
         config = dataclasses.replace(config, model=dataclasses.replace(settings, options=options))
     model = model_class(config, hand_model(config), nnx.Rngs(config.seed))
     _require(model, "loss_terms", settings.name)

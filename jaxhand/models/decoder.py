@@ -6,6 +6,7 @@ Attribute names are the parameter paths of saved checkpoints: do not change them
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.config import HamerConfig
 from jaxhand.models.layers import layer_norm, normal_param
@@ -40,7 +41,7 @@ class Decoder(nnx.Module):
 class Layer(nnx.Module):
     """Pre-norm decoder layer: self-attention, cross-attention and an MLP, each with a residual connection."""
 
-    def __init__(self, config: HamerConfig, context: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, context: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = SelfAttention(config, dtype, rngs)
         self.cross_attention = CrossAttention(config, context, dtype, rngs)
         self.feed_forward = FeedForward(config, dtype, rngs)
@@ -55,7 +56,7 @@ class Layer(nnx.Module):
 class SelfAttention(nnx.Module):
     """Self-attention of a single token. Its attention weight is always 1, so only the value is computed."""
 
-    def __init__(self, config: HamerConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, dtype: DTypeLike, rngs: nnx.Rngs):
         inner = config.heads * config.head_width
         self.norm = layer_norm(config.width, NORM_EPSILON, rngs)
         self.to_qkv = _linear(config.width, 3 * inner, dtype, rngs, bias=False)
@@ -73,7 +74,7 @@ class CrossAttention(nnx.Module):
     output than to all image tokens.
     """
 
-    def __init__(self, config: HamerConfig, context: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, context: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads, self.head_width, self.dtype = config.heads, config.head_width, dtype
         inner = config.heads * config.head_width
         self.norm = layer_norm(config.width, NORM_EPSILON, rngs)
@@ -96,7 +97,7 @@ class CrossAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """MLP of two layers with the exact GELU, after a layer norm."""
 
-    def __init__(self, config: HamerConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = layer_norm(config.width, NORM_EPSILON, rngs)
         self.fc1 = _linear(config.width, config.mlp, dtype, rngs)
         self.fc2 = _linear(config.mlp, config.width, dtype, rngs)

@@ -8,6 +8,7 @@ made when a function is compiled for a device, so the same function runs on both
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_patches, stride), default=native)
 
 
-def each_image(function: Callable[[jax.Array], jax.Array], images: jax.Array):
+def each_image(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:
     """Apply a function to a batch: on a CPU image by image, elsewhere to the whole batch.
 
     Args:
@@ -98,7 +99,7 @@ def _backward(stride: int, saved, gradient):
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     gradient = jax.lax.optimization_barrier(gradient)
     (rows, columns) = (_same(extent, size, stride) for extent in (height, width))
-    taps = _taps(_padded(x, rows, columns), size, *gradient.shape[1:3], stride)
+    taps = _taps(_padded(x, rows, columns), size, *gradient.shape[1:3], stride=stride)
     of_kernel = jnp.stack([jnp.einsum("bhwc,bhwc->c", part, gradient) for _, _, part in taps])
 
     def spread(extent: int, before: int, out: int) -> tuple[int, int, int]:

@@ -59,7 +59,7 @@ def discriminator_outputs(
     real_rotations: jax.Array,
     real_shape: jax.Array,
     real: jax.Array,
-) -> dict:
+) -> dict[str, jax.Array]:
     """The scores for the adversarial loss terms; gradients are stopped as the arguments below describe.
 
     Args:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.models.depthwise import convolve, depthwise, each_image
 
@@ -54,7 +55,7 @@ class EfficientNetLite(nnx.Module):
         rngs: draws the parameters.
     """
 
-    def __init__(self, widths: Widths, *, dtype="float32", rngs: nnx.Rngs):
+    def __init__(self, widths: Widths, *, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
         self.normalisation, self.dtype = (widths.middle, widths.half_range), jnp.dtype(dtype)
         self.stem = Conv(3, 3, widths.stem, stride=2, rngs=rngs)
         stages, inputs = [], widths.stem
@@ -98,7 +99,7 @@ class Inverted(nnx.Module):
         self.project = Pointwise(hidden, outputs, rngs=rngs) if outputs else None
         self.stride, self.residual = stride, inputs == outputs
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, inputs) → (B, H / stride, W / stride, outputs)."""
         y = x if self.expand is None else relu6(self.expand(x))
         y = relu6(self.depthwise(y))
@@ -115,7 +116,7 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.stride = stride
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, inputs) → (B, ceil(H / stride), ceil(W / stride), outputs)."""
         return convolve(x, self.kernel[...].astype(x.dtype), self.stride) + self.bias[...].astype(x.dtype)
 
@@ -128,7 +129,7 @@ class Depthwise(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
         self.stride = stride
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) → (B, ceil(H / stride), ceil(W / stride), C)."""
         return depthwise(x, self.kernel[...].astype(x.dtype), self.stride) + self.bias[...].astype(x.dtype)
 
@@ -140,17 +141,17 @@ class Pointwise(nnx.Module):
         self.kernel = nnx.Param(_DRAW(rngs.params(), (inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(..., inputs) → (..., outputs)."""
         return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
 
 
-def relu6(x):
+def relu6(x: jax.Array) -> jax.Array:
     """ReLU that ends at 6."""
     return jnp.clip(x, 0, 6)
 
 
-def max_pool(x):
+def max_pool(x: jax.Array) -> jax.Array:
     """(B, H, W, C) → (B, H/2, W/2, C): the largest of every 2x2 cells."""
     B, H, W, C = x.shape
     return x.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4))

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxhand.config import Config
 from jaxhand.hand.skeleton import JOINT_ORDERS, to_our_order
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
+from jaxhand.models.contract import Predictions
 from jaxhand.models.layers import NUM_KEYPOINTS, Linear, MlpBlock, TokenMlp, normal_param
 from jaxhand.models.voting_net import VotingNet
 
@@ -47,10 +48,11 @@ class FastMesh(nnx.Module):
         self.dense = VotingNet(config, None, rngs)
         self.mesh = MeshHead(config, hand_model, rngs)
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """The predictions of `VotingNet`, and `vertices` (B,V,3) mm in the camera frame. Nothing is random."""
         predictions, features = self.dense.predict_with_features(batch)
-        return predictions | {"vertices": self.mesh(features, predictions["keypoints_3d"])}
+        predictions["vertices"] = self.mesh(features, predictions["keypoints_3d"])
+        return predictions
 
 
 class MeshHead(nnx.Module):
@@ -168,7 +170,7 @@ def bone_frames(joints: jax.Array, rest: np.ndarray) -> jax.Array:
     return jnp.concatenate([palm, digits.reshape(*palm.shape[:-3], 15, 3, 3)], axis=-3)
 
 
-def palm_frame(joints: jax.Array) -> jax.Array:
+def palm_frame(joints: jax.Array | np.ndarray) -> jax.Array:
     """Frame of the palm of joints (..., 21, 3).
 
     Returns:
@@ -186,11 +188,11 @@ def half_turn(axis: jax.Array) -> jax.Array:
     return 2 * axis[..., :, None] * axis[..., None, :] - jnp.eye(3)
 
 
-def soft_normalize(vectors: jax.Array, soft: float = SOFT_MM) -> jax.Array:
+def soft_normalize(vectors: jax.Array | np.ndarray, soft: float = SOFT_MM) -> jax.Array:
     """Normalise vectors (..., 3). Those as short as `soft` become shorter than 1, which bounds the gradient."""
-    return vectors / jnp.sqrt((vectors**2).sum(-1, keepdims=True) + soft**2)
+    return jnp.divide(vectors, jnp.sqrt((vectors**2).sum(-1, keepdims=True) + soft**2))
 
 
-def palm_length(joints: jax.Array) -> jax.Array:
+def palm_length(joints: jax.Array | np.ndarray) -> jax.Array:
     """Mean distance between the knuckles and the wrist of joints (..., 21, 3): (...), mm."""
     return jnp.sqrt(((joints[..., KNUCKLES, :] - joints[..., :1, :]) ** 2).sum(-1) + SOFT_MM**2).mean(-1)

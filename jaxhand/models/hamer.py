@@ -3,6 +3,8 @@
 Pavlakos et al., "Reconstructing Hands in 3D with Transformers" (2024). Attributes are named as in its checkpoint.
 """
 
+import typing
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +13,7 @@ from jaxhand.config import Config
 from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
 from jaxhand.models import vit
+from jaxhand.models.contract import Predictions
 from jaxhand.models.decoder import Decoder
 from jaxhand.models.discriminator import Discriminator, discriminator_outputs
 from jaxhand.models.layers import output_layer
@@ -49,7 +52,7 @@ class Hamer(nnx.Module):
         self.backbone = vit.ViT(**vit.center_crop_arguments(config), rngs=rngs)
         self.mano_head = ManoHead(config, self.hand_model, rngs)
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict a hand.
 
         Args:
@@ -65,7 +68,7 @@ class Hamer(nnx.Module):
         predictions = mano_predictions(self.hand_model, rotations, shape, camera, batch, focal=FOCAL)
         if self.discriminator is not None and key is not None:
             predictions |= discriminator_outputs(self.discriminator, rotations, shape, *real_hands(batch))
-        return predictions
+        return typing.cast(Predictions, predictions)
 
     def predict_params(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Preprocessed image (B, S, 3S/4, 3) → 6D rotations (B, 96), shape (B, 10), camera (B, 3) s, tx, ty."""

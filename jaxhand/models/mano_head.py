@@ -27,7 +27,7 @@ def mano_predictions(
     batch: dict,
     *,
     focal: float | None = None,
-) -> dict:
+) -> dict[str, jax.Array]:
     """Pose a hand, translate it by its weak-perspective camera, and return a model's predictions.
 
     Args:
@@ -94,11 +94,12 @@ def mean_mano_params(path: str, hand_model: SkinnedHand) -> tuple[Constant, Cons
     for name, size in (("pose", 96), ("shape", 10), ("cam", 3)):
         if arrays[name].size != size or not np.isfinite(arrays[name]).all():
             raise UserError(f"model.hamer.init {path}: {name} should be {size} finite numbers")
-    return tuple(Constant(jnp.asarray(arrays[name])) for name in ("pose", "shape", "cam"))
+    pose, shape, camera = (Constant(jnp.asarray(arrays[name])) for name in ("pose", "shape", "cam"))
+    return pose, shape, camera
 
 
 def _flat_hand(hand_model: SkinnedHand) -> dict:
-    rotations = np.tile(np.float32([1, 0, 0, 0, 1, 0]), (NUM_JOINTS, 1))
+    rotations = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), (NUM_JOINTS, 1))
     rotations[0] = 1, 0, 0, 0, 0, 1  # the back of the hand turns away from the camera
     vertices = hand_model.template[: hand_model.num_vertices] / 1000  # m, fingers along x
     center = (vertices.min(0) + vertices.max(0)) / 2

@@ -5,6 +5,7 @@ middle, and how likely there is a hand at all and it is a right one. Weights: `p
 """
 
 import dataclasses
+import typing
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 
 from jaxhand.config import Config, ConfigError
 from jaxhand.hand.placement import place_on_rays
+from jaxhand.models.contract import Predictions
 from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Pointwise
 
 CROP = 224  # px
@@ -50,7 +52,7 @@ class Mediapipe(nnx.Module):
         size: str = "full"  # or "lite", or "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
-        size = config.model.options.size
+        size = typing.cast(Mediapipe.Options, config.model.options).size
         if size not in SIZES:
             raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)}, got {size!r}")
         if config.data.image_size != CROP:
@@ -62,7 +64,7 @@ class Mediapipe(nnx.Module):
         self.presence = Pointwise(width, 1, rngs=rngs)
         self.handedness = Pointwise(width, 1, rngs=rngs)
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict joints.
 
         Args:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.hand.skinned import SkinnedHand
 
@@ -26,7 +27,13 @@ class MeshGraph(nnx.Module):
     """
 
     def __init__(
-        self, hand_model: SkinnedHand, channels_in: int, channels: Sequence[int], *, dtype="float32", rngs: nnx.Rngs
+        self,
+        hand_model: SkinnedHand,
+        channels_in: int,
+        channels: Sequence[int],
+        *,
+        dtype: DTypeLike = "float32",
+        rngs: nnx.Rngs,
     ):
         self.hand_model = hand_model
         he = jax.nn.initializers.he_normal()
@@ -52,9 +59,8 @@ def propagate(x: jax.Array, hand_model: SkinnedHand) -> jax.Array:
     The matrix is symmetric, so the gradient is propagated in the same way: it too only gathers, and never scatters.
     """
     neighbours, weights = neighbourhoods(hand_model)
-    return sum(
-        jnp.take(x, n, axis=1, mode="clip") * w[:, None].astype(x.dtype) for n, w in zip(neighbours.T, weights.T)
-    )
+    shares = (jnp.take(x, n, axis=1, mode="clip") * w[:, None].astype(x.dtype) for n, w in zip(neighbours.T, weights.T))
+    return jnp.asarray(sum(shares))
 
 
 propagate.defvjp(

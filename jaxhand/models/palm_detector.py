@@ -95,7 +95,7 @@ class Residual(nnx.Module):
         self.slope = Slope(outputs)
         self.stride, self.wider = stride, outputs - inputs
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, inputs) → (B, H / stride, W / stride, outputs)."""
         shortcut = x if self.stride == 1 else max_pool(x)
         if self.wider:
@@ -111,7 +111,7 @@ class Up(nnx.Module):
         self.slope = Slope(outputs)
         self.blocks = nnx.List([Residual(outputs, outputs, rngs=rngs) for _ in range(BLOCKS_UP)])
 
-    def __call__(self, x, fine):
+    def __call__(self, x: jax.Array, fine: jax.Array) -> jax.Array:
         """(B, H, W, inputs) and (B, 2H, 2W, outputs) → (B, 2H, 2W, outputs)."""
         x = jax.image.resize(x, (*fine.shape[:3], x.shape[-1]), "bilinear")
         x = fine + self.slope(self.project(x))
@@ -126,12 +126,12 @@ class Slope(nnx.Module):
     def __init__(self, channels: int):
         self.slope = nnx.Param(jnp.full(channels, 0.25))
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(..., C) → (..., C)."""
         return jnp.maximum(x, 0) + self.slope[...] * jnp.minimum(x, 0)
 
 
-def decode(numbers, logits) -> Palms:
+def decode(numbers: jax.Array, logits: jax.Array) -> Palms:
     """The network's numbers (B, 2016, 18) px and logits (B, 2016) → candidates.
 
     The numbers of an anchor are the box's centre from the anchor, its extent, and seven points from the anchor.

@@ -5,6 +5,8 @@ it has none. A refinement stage samples image features at the projected vertices
 corrections. Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from jaxhand.config import Config, ConfigError, FusionConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
+from jaxhand.models.contract import Predictions
 from jaxhand.models.layers import normal_param, output_layer
 from jaxhand.models.mano_head import clamp_depth, mano_predictions
 from jaxhand.models.mesh_graph import MeshGraph
@@ -26,8 +29,8 @@ VERTEX_CHANNELS = 7  # of a vertex without its image features: relative depth, p
 HIDDEN = 256  # channels of the layer before the corrections
 # Root rotation of an untrained network: the fingers point up in the image and the thumb at the camera. This is equally
 # far from a palm that faces the camera and from a back that does.
-MEAN_ROOT = np.float32([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
-IDENTITY_6D = np.float32([1, 0, 0, 0, 1, 0])
+MEAN_ROOT = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]], np.float32)
+IDENTITY_6D = np.array([1, 0, 0, 0, 1, 0], np.float32)
 
 
 class RgbdFusion(nnx.Module):
@@ -71,7 +74,7 @@ class RgbdFusion(nnx.Module):
         else:
             self.loss_terms = tuple(name for name in self.loss_terms if name != "guesses")
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict a hand.
 
         Args:
@@ -94,7 +97,7 @@ class RgbdFusion(nnx.Module):
         hands = [mano_predictions(self.hand_model, rotations, shape, camera, batch)]
         coarse = {"coarse_rotations": rotations, "coarse_shape": shape}
         if not self.looks:
-            return hands[0] | coarse
+            return typing.cast(Predictions, hands[0] | coarse)
         features = tokens[:, 18:].reshape(len(tokens), *self.backbone.grid, -1)  # (B, rows, columns, E)
         feature_maps = self.upsampler(features, train=key is not None)
         for stage in self.looks:
@@ -104,7 +107,7 @@ class RgbdFusion(nnx.Module):
             camera = self._camera(placement, batch, depth_mask)
             hands.append(mano_predictions(self.hand_model, rotations, shape, camera, batch))
         intermediate = {f"guesses_{n}d": jnp.stack([h[f"keypoints_{n}d"] for h in hands[:-1]], axis=1) for n in (2, 3)}
-        return hands[-1] | coarse | intermediate
+        return typing.cast(Predictions, hands[-1] | coarse | intermediate)
 
     def _fuse(self, batch, depth_mask):
         """The tokens that enter the transformer: 18 queries and the fused patches, (B, 18 + T, E)."""
@@ -151,7 +154,7 @@ class RefinementStage(nnx.Module):
         self.correction = output_layer(HIDDEN, sum(PARAM_SIZES), rngs)
 
     def __call__(
-        self, feature_maps: list[jax.Array], predictions: dict, batch: dict, depth_mask: jax.Array
+        self, feature_maps: list[jax.Array], predictions: dict[str, jax.Array], batch: dict, depth_mask: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Predict corrections.
 
@@ -193,7 +196,7 @@ def apply_rotation_updates(rotations: jax.Array, updates: jax.Array) -> jax.Arra
     Returns:
         (..., 16, 3, 3).
     """
-    updates = rotation_6d_to_matrix(IDENTITY_6D + updates.astype(jnp.float32))
+    updates = rotation_6d_to_matrix(updates.astype(jnp.float32) + IDENTITY_6D)
     return jnp.matmul(rotations, updates, precision="highest")
 
 

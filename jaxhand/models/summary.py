@@ -98,14 +98,15 @@ def measure(config: Config, sizes: typing.Iterable[int]) -> typing.Iterator[dict
             begin = time.perf_counter()
             jax.block_until_ready(forward(state, batch))
             seconds.append(time.perf_counter() - begin)
-        memory = forward.memory_analysis().temp_size_in_bytes
+        analysis = forward.memory_analysis()
+        memory = analysis.temp_size_in_bytes if analysis else None
         yield {"batch": size, "milliseconds": 1e3 * statistics.median(seconds), "memory": memory}
 
 
 def _batch(config: Config, rows: int) -> dict:
     """A batch of noise with all inputs of a model."""
     side, rng = config.data.image_size, np.random.default_rng(0)
-    K = np.float32([[1.5 * side, 0, side / 2], [0, 1.5 * side, side / 2], [0, 0, 1]])
+    K = np.array([[1.5 * side, 0, side / 2], [0, 1.5 * side, side / 2], [0, 0, 1]], np.float32)
     return {
         "image": rng.random((rows, side, side, 3), np.float32),
         "depth": rng.uniform(-1, 1, (rows, side, side)).astype(np.float32),
@@ -127,7 +128,7 @@ def _name_calls(model: nnx.Module) -> None:
         names = {name for base in ours for name, value in vars(base).items() if inspect.isfunction(value)}
         calls = {name: _named(getattr(kind, name), scope) for name in names if name == "__call__" or name[0] != "_"}
         if path and calls:
-            object.__setattr__(module, "__class__", type(kind)(kind.__name__, (kind,), calls))
+            object.__setattr__(module, "__class__", typing.cast(type, type(kind))(kind.__name__, (kind,), calls))
 
 
 def _named(function: typing.Callable, scope: str) -> typing.Callable:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class Upsampler(nnx.Module):
@@ -23,7 +24,14 @@ class Upsampler(nnx.Module):
     """
 
     def __init__(
-        self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False, dtype="float32"
+        self,
+        channels_in: int,
+        channels: int,
+        scales: int,
+        rngs: nnx.Rngs,
+        *,
+        branched: bool = False,
+        dtype: DTypeLike = "float32",
     ):
         self.branched, dtype = branched, jnp.dtype(dtype)
         self.first = nnx.Linear(channels_in, channels, dtype=dtype, rngs=rngs)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.config import Config, ConfigError, ViTConfig
 from jaxhand.models.layers import Linear, layer_norm, patchify
@@ -78,7 +79,7 @@ class ViT(nnx.Module):
         channels: int = 3,
         padding: int = 0,
         eps: float = 1e-6,
-        dtype="float32",
+        dtype: DTypeLike = "float32",
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
@@ -104,7 +105,9 @@ class PatchEmbed(nnx.Module):
     `proj.kernel` is (patch * patch * channels, width).
     """
 
-    def __init__(self, channels: int, width: int, patch: int, padding: int = 0, *, rngs: nnx.Rngs, dtype="float32"):
+    def __init__(
+        self, channels: int, width: int, patch: int, padding: int = 0, *, rngs: nnx.Rngs, dtype: DTypeLike = "float32"
+    ):
         self.patch, self.padding = patch, padding
         self.proj = _linear(patch * patch * channels, width, rngs, dtype)
 
@@ -137,7 +140,9 @@ class Encoder(nnx.Module):
     Args: as for `ViT`.
     """
 
-    def __init__(self, config: ViTConfig, *, eps: float = 1e-6, dtype="float32", remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ViTConfig, *, eps: float = 1e-6, dtype: DTypeLike = "float32", remat: bool = False, rngs: nnx.Rngs
+    ):
         config = resolve_size(config)
         self.depth, self.drop_path, self.remat = config.depth, config.drop_path, remat
         build = nnx.vmap(lambda key: Block(config, eps, dtype, nnx.Rngs(key)))
@@ -170,7 +175,7 @@ class Encoder(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block: self-attention, then an MLP, each with a residual connection."""
 
-    def __init__(self, config: ViTConfig, eps: float, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm1, self.norm2 = (layer_norm(config.width, eps, rngs) for _ in range(2))
         self.attn = Attention(config.width, config.heads, rngs, dtype)
         self.mlp = Mlp(config.width, int(config.mlp_ratio * config.width), rngs, dtype)
@@ -185,7 +190,7 @@ class Block(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention; `qkv` returns queries, keys and values of all heads, in this order."""
 
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs, dtype):
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs, dtype: DTypeLike):
         self.heads = heads
         self.qkv, self.proj = _linear(width, 3 * width, rngs, dtype), _linear(width, width, rngs, dtype)
 
@@ -204,7 +209,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """MLP of two layers with the exact GELU."""
 
-    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype):
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype: DTypeLike):
         self.fc1, self.fc2 = _linear(width, hidden, rngs, dtype), _linear(hidden, width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:

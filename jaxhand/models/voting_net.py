@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxhand.config import Config, ConfigError, ModelConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM, unproject
+from jaxhand.models.contract import Predictions
 from jaxhand.models.layers import (
     NUM_KEYPOINTS,
     Linear,
@@ -48,25 +49,26 @@ class VotingNet(nnx.Module):
     loss_terms = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
-        config, image_size = config.model, config.data.image_size
+        settings, image_size = config.model, config.data.image_size
         if image_size % (2 * PATCH) or image_size < 4 * PATCH:
             raise ConfigError(f"data.image_size must be a multiple of {2 * PATCH} for model 'dense', got {image_size}")
-        self.image_size, width, fine = image_size, config.width, config.width // 2
+        self.image_size, width, fine = image_size, settings.width, settings.width // 2
         cells = (image_size // (2 * PATCH)) ** 2
         self.stem = Linear(4 * PATCH**2, fine, rngs)
-        self.fine = nnx.List([ShiftMlpBlock(fine, config.expansion * fine, rngs) for _ in range(config.fine_blocks)])
+        expansion = settings.expansion
+        self.fine = nnx.List([ShiftMlpBlock(fine, expansion * fine, rngs) for _ in range(settings.fine_blocks)])
         self.down = Linear(4 * fine, width, rngs)
-        self.mixers = nnx.List([TokenMixer(cells, width, rngs) for _ in range(config.blocks)])
-        self.coarse = nnx.List([ShiftMlpBlock(width, config.expansion * width, rngs) for _ in range(config.blocks)])
+        self.mixers = nnx.List([TokenMixer(cells, width, rngs) for _ in range(settings.blocks)])
+        self.coarse = nnx.List([ShiftMlpBlock(width, expansion * width, rngs) for _ in range(settings.blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.votes = Linear(width, NUM_KEYPOINTS * 4, rngs, scale=0.1)
-        self.seen = Linear(width, config.joint_width, rngs)  # grid features → joint features
-        self.names = normal_param(rngs, (NUM_KEYPOINTS, config.joint_width), 0.5)  # joint embedding
-        self.looks = nnx.List([RefinementStage(config, rngs) for _ in range(config.looks)])
-        self.size_norm = nnx.RMSNorm(config.joint_width, rngs=rngs)
-        self.size = Linear(config.joint_width, 1, rngs, scale=0.1)  # log of the crop's width at the hand
+        self.seen = Linear(width, settings.joint_width, rngs)  # grid features → joint features
+        self.names = normal_param(rngs, (NUM_KEYPOINTS, settings.joint_width), 0.5)  # joint embedding
+        self.looks = nnx.List([RefinementStage(settings, rngs) for _ in range(settings.looks)])
+        self.size_norm = nnx.RMSNorm(settings.joint_width, rngs=rngs)
+        self.size = Linear(settings.joint_width, 1, rngs, scale=0.1)  # log of the crop's width at the hand
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict joints.
 
         Args:
@@ -81,7 +83,7 @@ class VotingNet(nnx.Module):
         """
         return self.predict_with_features(batch)[0]
 
-    def predict_with_features(self, batch: dict) -> tuple[dict, jax.Array]:
+    def predict_with_features(self, batch: dict) -> tuple[Predictions, jax.Array]:
         """The predictions of a call, and the final features of the joints (B, 21, c)."""
         B, has_depth = batch["image"].shape[0], batch["has_depth"]
         image = jnp.concatenate([batch["image"] * 2 - 1, batch["depth"][..., None]], axis=-1)  # (B, h, w, 4)
@@ -104,7 +106,7 @@ class VotingNet(nnx.Module):
         estimated = batch["K"][:, 0, 0] * crop_mm / self.image_size  # (B,) mm
         distance = jnp.where(has_depth > 0, batch["depth_center"], estimated)
         points, pixels = self._unproject(jnp.stack(stages, axis=1), distance, batch["K"])  # (B, G+1, 21, 3), (…, 2)
-        predictions = {
+        predictions: Predictions = {
             "keypoints_3d": points[:, -1],
             "keypoints_2d": pixels[:, -1],
             "guesses_3d": points[:, :-1],

@@ -47,7 +47,8 @@ class Wilor(Hamer):
         rotations = rotation_6d_to_matrix(pose.reshape(-1, NUM_JOINTS, 6))  # (B, 96) → (B, 16, 3, 3)
         vertices = skinned.forward(self.hand_model, rotations, shape).vertices  # (B, V, 3) mm
         corrections = self.refine_net(features, vertices / 1000, camera, train=key is not None)
-        return tuple(params + correction for params, correction in zip(coarse, corrections))
+        pose, shape, camera = (params + correction for params, correction in zip(coarse, corrections))
+        return pose, shape, camera
 
 
 class Backbone(vit.ViT):

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -76,7 +77,9 @@ class Checkpoints:
             raise CheckpointError(f"cannot write checkpoints to {self._folder}: {error.strerror}") from error
         self._open()
 
-    def save(self, step: int, *, params, rest, optimizer, data: dict, meta: dict, avg_metric: float | None) -> bool:
+    def save(
+        self, step: int, *, params: dict, rest: dict, optimizer: Any, data: dict, meta: dict, avg_metric: float | None
+    ) -> bool:
         """Copy the arrays off the devices and write them in the background; they may be donated right after.
 
         Args:

@@ -9,6 +9,8 @@ import jax
 
 from jaxhand.config import UserError
 from jaxhand.data import pipeline
+from jaxhand.data.batch import Batch
+from jaxhand.data.record import Source
 from jaxhand.metrics import epoch
 from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import Restored, restore_best
@@ -40,7 +42,7 @@ def load_best(workdir: str | Path, *, metrics: Sequence[str] | None = None) -> t
     return eval_model, restored
 
 
-def batches_of(source, eval_model: EvalModel) -> Iterable[dict]:
+def batches_of(source: Source, eval_model: EvalModel) -> Iterable[Batch]:
     """Split a source into this process's host batches, with a size that all devices can share."""
     config, devices = eval_model.config, jax.device_count()
     size = -(-config.training.batch_size // devices) * devices
@@ -52,10 +54,10 @@ def evaluate_dataset(
     eval_model: EvalModel,
     params: dict,
     batch_stats: dict,
-    batches: Iterable[dict],
+    batches: Iterable[Batch],
     *,
     samples: int = 0,
-    collect: Callable[[dict, dict], None] | None = None,
+    collect: Callable[[Batch, dict], None] | None = None,
 ) -> tuple[dict, dict]:
     """Evaluate parameters on host batches (`batches_of`).
 

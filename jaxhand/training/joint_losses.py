@@ -51,7 +51,7 @@ def guesses(predictions: dict, batch: dict) -> jax.Array:
     stages = zip(*(jnp.moveaxis(predictions[name], 1, 0) for name in ("guesses_3d", "guesses_2d")))
     stages = [{"keypoints_3d": joints, "keypoints_2d": pixels} for joints, pixels in stages]
     losses = (sum(term(stage, batch) for term in (joints_3d, joints_2d, depth)) for stage in stages)
-    return sum(losses, jnp.zeros(len(batch["image"])))
+    return jnp.asarray(sum(losses, jnp.zeros(len(batch["image"]))))
 
 
 def vertices(predictions: dict, batch: dict) -> jax.Array:
@@ -73,12 +73,12 @@ def label_scale(batch: dict, mask: str) -> jax.Array | float:
     return len(valid) / jnp.maximum((valid > 0).any(-1).sum(), 1)
 
 
-def masked_mean(values, mask) -> jax.Array:
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over the last axis of the values where the mask is not 0; 0 where it is 0 everywhere."""
     return (values * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
 
 
-def length(vectors) -> jax.Array:
+def length(vectors: jax.Array) -> jax.Array:
     """Euclidean length over the last axis, with a gradient at 0."""
     return jnp.sqrt((vectors**2).sum(-1) + 1e-12)
 

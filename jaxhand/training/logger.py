@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] (protobuf makes them)
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
@@ -133,7 +133,7 @@ class Logger:
 class Progress(tqdm):
     """tqdm with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
 
-    def step(self, images: int, loss) -> None:
+    def step(self, images: int, loss: float) -> None:
         """Count `images` more. The `loss` is fetched from the device, which waits for it, only when it is shown."""
         if self.update(images):
             self.set_postfix_str(f"loss={float(loss):.4f}", refresh=False)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxhand.config import LossConfig, UserError
 from jaxhand.io.plugins import load_object
@@ -21,7 +23,7 @@ class LossTerm:
         always_mean: the mean over the batch is taken even where `loss.reduction` is "sum".
     """
 
-    function: Callable[[dict, dict], jax.Array]
+    function: Callable[[Any, Any], jax.Array]
     train_only: bool = False
     always_mean: bool = False
 
@@ -97,7 +99,7 @@ def weight(name: str, weights: LossConfig) -> float:
 
 
 def terms(
-    predictions: dict, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
+    predictions: Mapping, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
 ) -> dict[str, jax.Array]:
     """Terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
 
@@ -135,4 +137,4 @@ def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.
 
 def total(losses: dict[str, jax.Array], weights: LossConfig) -> jax.Array:
     """The weighted sum of the terms, with the shape of one term."""
-    return sum(weight(name, weights) * value for name, value in losses.items())
+    return jnp.asarray(sum(weight(name, weights) * value for name, value in losses.items()))

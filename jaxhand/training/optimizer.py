@@ -88,7 +88,7 @@ def _stack(tree) -> dict:
     return {kind: jnp.stack(leaves) for kind, leaves in groups.items()}
 
 
-def _unstack(groups: dict, tree):
+def _unstack(groups, tree):
     """Undo `_stack`: returns the tree of the original leaves."""
     rows = {kind: iter(list(group)) for kind, group in groups.items()}
     return jax.tree.map_with_path(lambda path, leaf: next(rows[_kind(path, leaf)]), tree)
@@ -100,7 +100,7 @@ def _kind(path, leaf) -> str:
     return shape if _decays(path, leaf) or leaf.ndim < 2 else f"vectors {shape}"
 
 
-def _matrices(stacked: dict) -> dict:
+def _matrices(stacked) -> dict:
     """The stacked leaves that Muon updates: matrices (n, …, rows, columns), each by itself."""
 
     def axes(kind: str):

@@ -1,10 +1,13 @@
 """Compare saved trees of arrays with the trees that a model needs, and describe the differences."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
-def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtypeStruct:
+def stored(leaf: Any, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtypeStruct:
     """Shape, type and sharding of a leaf on disk. A random key is stored as its data.
 
     Args:
@@ -14,12 +17,12 @@ def stored(leaf, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtyp
     places = (sharding, getattr(leaf, "sharding", None), jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     place = next(place for place in places if isinstance(place, jax.sharding.Sharding))
     leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def mismatch(name: str, saved, wanted, *, partial: bool = False) -> str | None:
+def mismatch(name: str, saved: Any, wanted: Any, *, partial: bool = False) -> str | None:
     """Describe the first leaf that differs in name, shape or dtype; None where all fit.
 
     Args:
@@ -60,7 +63,7 @@ def parts(saved: dict, wanted: dict) -> str:
     return f"{len(saved)} of {len(wanted)} parameters are taken ({', '.join(taken)}); new are {', '.join(new)}"
 
 
-def int_keys(tree):
+def int_keys(tree: Any) -> Any:
     """The nested dicts with numbers as int keys, as in `nnx.List`; on disk they are text."""
     if not isinstance(tree, dict):
         return tree

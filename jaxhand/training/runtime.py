@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 
 from jaxhand.config import UserError, cache_folder
 
@@ -19,7 +20,7 @@ def use_compilation_cache() -> None:
     """Keep compiled programs between runs, also the smallest, in the cache folder or JAX_COMPILATION_CACHE_DIR."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -88,7 +89,7 @@ def _process_count() -> int:
     return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
 
 
-def run(main, *arguments) -> None:
+def run(main: Callable[[], int], *arguments) -> None:
     """Call a command and exit with its code; a user's error becomes one line on stderr and exit code 2.
 
     Args:

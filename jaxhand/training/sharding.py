@@ -1,5 +1,7 @@
 """One named device mesh over all devices of all processes: batches are split over it, the state is on every device."""
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -24,7 +26,7 @@ def split(device_mesh: Mesh) -> NamedSharding:
     return NamedSharding(device_mesh, PartitionSpec("data"))
 
 
-def to_global(batch: dict, device_mesh: Mesh) -> dict:
+def to_global(batch: Mapping, device_mesh: Mesh) -> dict:
     """This process's rows of a host batch → global arrays whose leading axis is split over all devices.
 
     Args:

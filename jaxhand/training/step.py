@@ -142,8 +142,8 @@ class Trainer(EvalModel):
 
     def with_sums(self, state: dict, sums: dict[str, float] | None = None) -> dict:
         """The state with these sums of the losses on the devices; by default 0, as before an epoch's first step."""
-        sums = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
-        return state | {"sums": jax.device_put(sums, replicated(self.device_mesh))}
+        start = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
+        return state | {"sums": jax.device_put(start, replicated(self.device_mesh))}
 
     @staticmethod
     def host_sums(state: dict) -> dict[str, float]:

@@ -48,7 +48,7 @@ class EncodedImageSource(abc.ABC):
 
     def __getitem__(self, i: int) -> Record:
         record = self.read_encoded(i)
-        return dataclasses.replace(record, image=record.image.pixels)
+        return dataclasses.replace(record, image=record.pixels)
 
 
 class ImageDataset(EncodedImageSource):

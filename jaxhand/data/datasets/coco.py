@@ -49,12 +49,12 @@ class CocoSet(ImageDataset):
 
     def file(self, i: int) -> Path:
         """Return the path of the image of record i."""
-        return self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")
+        return self._folder / self._arrays["file_name"][self._kept[i]].item().decode()
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without its image."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
-        file_name, hand = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8")
+        file_name, hand = a["file_name"].item().decode(), a["hand_type"].item().decode()
         only_2d = np.isnan(a["joints"]).any()
         keypoints = to_our_order(a["keypoints"], self._order)  # (21, 3) x, y, visible
         visible = (keypoints[:, 2] > 0).astype(np.float32)

@@ -200,7 +200,7 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
 def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file) as content:
-            joints, pose = np.float32(content["joint_3d"]), np.float32(content["pose_m"])
+            joints, pose = (np.asarray(content[key], np.float32) for key in ("joint_3d", "pose_m"))
     except Exception as error:  # a damaged zip file raises nearly anything
         raise UserError(f"{file}: damaged labels of DexYCB ({error}); download it again") from None
     if joints.shape != (1, 21, 3) or pose.shape != (1, 51) or not np.isfinite(joints).all():

@@ -74,7 +74,7 @@ class DexYCBJson(ImageDataset):
         """Record i without its image and depth."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         fx, fy, cx, cy = a["camera"].astype(np.float64)
-        hand = str(a["side"], "ascii")
+        hand = a["side"].item().decode()
         mean = self._mano.mean_of(hand)
         posed = mean is not None and np.isfinite(a["pose"]).all()
         return Record(
@@ -94,7 +94,7 @@ class DexYCBJson(ImageDataset):
         return files.read_bytes(self.file(i)), None if depth is None else files.read_bytes(depth)
 
     def _name(self, i: int) -> str:
-        return str(self._arrays["name"][self._kept[i]], "utf-8")
+        return self._arrays["name"][self._kept[i]].item().decode()
 
     def _depth_file(self, i: int) -> Path | None:
         file = depth_of(self.file(i))
@@ -118,7 +118,7 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
                 "name": names[annotation["image_id"]],
                 "side": {"right": b"right", "left": b"left"}[annotation["hand_type"]],
                 "joints": np.reshape(np.float32(annotation["joints_coord_cam"]), (21, 3)),
-                "camera": np.reshape(np.float32([*camera["focal"], *camera["princpt"]]), 4),
+                "camera": np.reshape(np.array([*camera["focal"], *camera["princpt"]], np.float32), 4),
                 "pose": np.reshape(np.float32(mano.get("pose", [np.nan] * 48)), 48),
                 "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
             }

@@ -66,7 +66,7 @@ def load(
     for name, array in arrays.items():
         if len(array) != count:
             lengths = f"{len(array)} entries, but {part}_K.json has {count}; download both again"
-            raise UserError(f"{labels / f'{part}_{name}.json'}: {lengths}")
+            raise UserError(f"{labels or folder}/{part}_{name}.json: {lengths}")
     kept = splits.keep(split, splits.blocks(np.arange(count), count), folder, without_val)
     versions = (0,) if split == "test" else (VERSIONS.index(variant),) if variant else tuple(range(4))
     return FreiHAND(folder, part, arrays, kept, versions, mano.mean_of("right"))

@@ -148,9 +148,9 @@ def _read(folder: Path, frames: list[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{missing[0]}: {len(missing)} of {len(files)} files are missing; download the set again")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
         rows = list(pool.map(_labels, files))
-    arrays = {key: np.float32([row[key] for row in rows]) for key in _SHAPES}
+    arrays = {key: np.array([row[key] for row in rows], np.float32) for key in _SHAPES}
     joints = to_our_order(arrays.pop("handJoints3D"), "ho3d") * 1000 * FROM_OPENGL
-    valid = np.isfinite(joints).all(-1)  # (N, 21)
+    valid = np.all(np.isfinite(joints), axis=-1)  # (N, 21)
     return arrays | {"joints": np.where(valid[..., None], joints, 0), "joint_valid": valid.astype(np.float32)}
 
 

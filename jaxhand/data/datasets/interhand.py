@@ -79,7 +79,7 @@ class InterHand(ImageDataset):
 
     def _file(self, i: int) -> str:
         name = self._arrays["file_name"][self._arrays["image"][i]]
-        return f"images/{self._split}/{str(name, 'utf-8')}"
+        return f"images/{self._split}/{name.item().decode()}"
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without its image."""

@@ -6,6 +6,7 @@ import typing
 from pathlib import Path
 
 from jaxhand.config import UserError
+from jaxhand.io import files
 
 _PIECE = 2**22  # characters read at once
 
@@ -20,8 +21,7 @@ def entries(file: Path, key: str) -> typing.Iterator[dict]:
         with file.open(encoding="utf-8") as content:
             yield from _entries(content, re.compile(rf'"{key}"\s*:\s*\['), file, key)
     except OSError as error:
-        reason = f"{error.strerror.lower()}; check the path, or download this part of the set again"
-        raise UserError(f"{file}: {reason}") from None
+        raise files.unreadable(file, error) from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: not text; download it again") from None
 
@@ -36,7 +36,9 @@ def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) ->
     position, count, decode = found.end(), 0, json.JSONDecoder().raw_decode
     separators = re.compile(r"[\s,]*")
     while True:
-        position = separators.match(text, position).end()
+        skipped = separators.match(text, position)
+        assert skipped is not None, "the pattern also matches nothing"
+        position = skipped.end()
         if text.startswith("]", position):
             return
         try:

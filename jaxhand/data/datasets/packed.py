@@ -7,6 +7,7 @@ depth.
 import dataclasses
 import json
 import os
+import typing
 from pathlib import Path
 
 import cv2
@@ -106,7 +107,7 @@ class PackedSet(EncodedImageSource):
         self._files = [folder / shard["file"] for shard in shards]
         counts = [shard["count"] for shard in shards]
         self._starts, self._indices = np.cumsum(counts) - counts, indices
-        self._readers = [None] * len(shards)  # each is opened when it is needed
+        self._readers: list[ArrayRecordReader | None] = [None] * len(shards)  # each is opened when it is needed
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -120,15 +121,19 @@ class PackedSet(EncodedImageSource):
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without image and depth."""
-        return Record(**self._fields(i) | {"image": None, "depth": None})
+        fields = self._fields(i)
+        fields.update(image=None, depth=None)
+        return Record(**fields)
 
-    def _fields(self, i: int) -> dict:
+    def _fields(self, i: int) -> dict[str, typing.Any]:
         i = int(self._indices[i])
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        if self._readers[shard] is None:  # two threads may both open it, which does no harm
-            self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
+        reader = self._readers[shard]
+        if reader is None:  # two threads may both open it, which does no harm
+            reader = self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
         try:
-            return serialization.msgpack_restore(self._readers[shard].read([i - int(self._starts[shard])])[0])
+            content = reader.read([i - int(self._starts[shard])])[0]
+            return typing.cast(dict, serialization.msgpack_restore(content))
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).split(";")[0]
             raise UserError(
@@ -145,10 +150,11 @@ def encode(source: Source, i: int) -> bytes:
     """
     record = source[i]
     fields = {key: value for key, value in vars(record).items() if value is not None}
-    image = source.encoded(i)[0] if hasattr(source, "encoded") else b""
+    encoded = getattr(source, "encoded", None)
+    image = encoded(i)[0] if encoded else b""
     found = decode(image)
-    if found is None or not np.array_equal(found, record.image):
-        image = _png(record.image[..., ::-1])
+    if found is None or not np.array_equal(found, record.pixels):
+        image = _png(record.pixels[..., ::-1])
     fields["image"] = image
     if record.depth is not None:
         depth = np.ascontiguousarray(record.depth, np.float32)
@@ -165,4 +171,6 @@ def _png(pixels: np.ndarray) -> bytes:
 def _depth(content: bytes) -> np.ndarray:
     """Decode a depth image: (H, W) float32 mm."""
     pixels = decode(content, cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise UserError("a depth image of a packed set is damaged: pack the set again")
     return pixels.astype(np.float32) if pixels.ndim == 2 else pixels.view(np.float32)[..., 0]

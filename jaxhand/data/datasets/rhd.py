@@ -109,7 +109,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content):
         raise UserError(f"{file}: not a dict of annotations by image number; download it again")
     ids = sorted(content)
-    arrays = {"id": np.array(ids, np.int64)}
+    arrays: dict[str, np.ndarray] = {"id": np.array(ids, np.int64)}
     for key, shape in _SHAPES.items():
         try:
             arrays[key] = np.array([content[i][key] for i in ids], np.float32)

@@ -12,7 +12,7 @@ SHARE = 0.05  # least share of the records that is held out
 PARTS = 200  # groups that a set without sequences is cut into
 
 
-def held_out(groups: typing.Sequence, location: str | Path, *, seed: int = 0) -> np.ndarray:
+def held_out(groups: typing.Sequence | np.ndarray, location: str | Path, *, seed: int = 0) -> np.ndarray:
     """Choose the records that are held out: complete groups, in the order of a seeded hash, until `SHARE` is reached.
 
     Args:
@@ -49,7 +49,7 @@ def blocks(numbers: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(numbers, np.int64) * PARTS // count
 
 
-def keep(split: str, groups: typing.Sequence, location: str | Path, without_val: bool) -> np.ndarray:
+def keep(split: str, groups: typing.Sequence | np.ndarray, location: str | Path, without_val: bool) -> np.ndarray:
     """Choose the records of a split, where "val" is held out of the records that are read for "train".
 
     Args:

@@ -30,7 +30,7 @@ MAX_COUNT = 1 << 30
 MESH_BATCH = 512
 _ALL_VALID = np.ones(21, np.float32)
 # Changes with the code that renders the images, so a cache from other code is never read. Computed at import.
-_CODE_VERSION = files.code_fingerprint(__file__, *(module.__file__ for module in (body, scene, raytrace, render)))[:8]
+_CODE_VERSION = files.code_fingerprint(__file__, body.__file__, scene.__file__, raytrace.__file__, render.__file__)[:8]
 
 
 class SyntheticSet:
@@ -50,7 +50,7 @@ class SyntheticSet:
         self.mesh_labels = _meshes(arrays) if mesh else {}
         image_size = self._image.shape[1]
         center, half = (image_size - 1) / 2, image_size / crop_scale / 2
-        self._bbox = np.float32([center - half, center - half, center + half, center + half])
+        self._bbox = np.array([center - half, center - half, center + half, center + half], np.float32)
 
     def __len__(self) -> int:
         return len(self._image)
@@ -240,7 +240,7 @@ def _preview(args: argparse.Namespace) -> None:
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--preview", required=True, metavar="PNG", help="the sheet: image, skeleton, depth")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")

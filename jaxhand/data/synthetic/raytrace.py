@@ -8,10 +8,12 @@ empty tile costs nothing.
 import functools
 import math
 import typing
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.data.synthetic.scene import Scene
 from jaxhand.hand.builtin import body
@@ -38,9 +40,9 @@ class Cone(typing.NamedTuple):
     ea: jax.Array
     aa: jax.Array
     bb: jax.Array
-    x: tuple  # bone axes
-    y: tuple
-    z: tuple
+    x: tuple | None  # bone axes
+    y: tuple | None
+    z: tuple | None
     tip: jax.Array  # 1 for the last bone of a digit: it has a nail
     crease: jax.Array  # 1 where a joint folds the skin at its start
     forearm: jax.Array  # 1 for the forearm, which a sleeve may cover
@@ -277,22 +279,22 @@ def distance(point: tuple, cone: Cone) -> tuple[jax.Array, jax.Array, tuple, jax
     return length - (cone.ra + cone.dr * along), along, offset, length
 
 
-def dot(u, v):
+def dot(u: Sequence[jax.Array], v: Sequence[jax.Array]) -> jax.Array:
     """Return the scalar product of two vectors, given by their components."""
     return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
 
 
-def scaled(vector, scalar):
+def scaled(vector: Sequence[jax.Array], scalar: ArrayLike) -> tuple:
     """Multiply a vector, given by its components, by a number."""
     return tuple(component * scalar for component in vector)
 
 
-def unit(vector):
+def unit(vector: Sequence[jax.Array]) -> tuple:
     """Scale a vector, given by its components, to length 1."""
     return scaled(vector, jax.lax.rsqrt(dot(vector, vector) + 1e-12))
 
 
-def wave(x):
+def wave(x: jax.Array) -> jax.Array:
     """Return a wave of period 1, two parabolas: like a sine at a fifth of the cost."""
     x = x - jnp.floor(x) - 0.5
     return 16 * x * (jnp.abs(x) - 0.5)

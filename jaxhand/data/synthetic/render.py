@@ -45,7 +45,7 @@ def render(scene: Scene, size: int, *, cull: bool = True) -> Images:
     return _compose(scene, trace_hand(scene, size, cull), size)
 
 
-def intrinsics(window: np.ndarray, size: int) -> np.ndarray:
+def intrinsics(window: jax.Array | np.ndarray, size: int) -> np.ndarray:
     """Return K (B, 3, 3) of images `size` px wide that show `window` (B, 3): centre x, y and side at z = 1."""
     window = np.asarray(window)
     K = np.tile(np.eye(3, dtype=np.float32), (len(window), 1, 1))
@@ -128,7 +128,7 @@ def _shadow(scene: Scene, wall: tuple, hand: jax.Array) -> jax.Array:
         behind = jnp.sqrt(dot(point, point)) - hand[row, column]
         return jnp.maximum(shade, jnp.clip(1.5 - jnp.abs(behind - 15) / 20, 0, 1) * (1 - height / 160)), None
 
-    shade, _ = jax.lax.scan(step, jnp.zeros_like(hand), np.float32([6, 16, 28, 42, 60, 85, 120]))
+    shade, _ = jax.lax.scan(step, jnp.zeros_like(hand), np.array([6, 16, 28, 42, 60, 85, 120], np.float32))
     return 1 - 0.75 * (1 - scene.ambient) * shade
 
 
@@ -138,7 +138,7 @@ def _held_object(scene: Scene, ray):
     ee, ea, aa = jnp.sum(e * e), jnp.sum(e * a), jnp.sum(a * a)
     nothing = jnp.zeros(())
     bb = jnp.sum(scene.object_end**2)
-    stick = Cone(tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, bb, *[None] * 3, *[nothing] * 4)
+    stick = Cone(tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, bb, None, None, None, *[nothing] * 4)
     t_stick = intersect_cone(ray, stick)
     _, stick_along, offset, _ = distance(scaled(ray, t_stick), stick)
     center = (scene.object_start + scene.object_end) / 2

@@ -53,7 +53,7 @@ class Scene(typing.NamedTuple):
     salt: jax.Array  # () uint32, for the noise of every pixel
 
 
-def sample_scene(numbers: jax.Array, view: str) -> Scene:
+def sample_scene(numbers: tuple[jax.Array, jax.Array], view: str) -> Scene:
     """Build a scene from random numbers.
 
     Args:
@@ -84,13 +84,13 @@ def sample_scene(numbers: jax.Array, view: str) -> Scene:
     light = draws.normal(3)
     light = jnp.stack([light[0], light[1] - 0.5, -jnp.abs(light[2]) - 0.5])  # from the front, mostly from above
     warmth, exposure = draws.uniform(low=-1.0, high=1.0), draws.uniform(low=-0.45, high=0.3)
-    light_color = jnp.exp(exposure + warmth * np.float32([0.10, 0.0, -0.14]))
+    light_color = jnp.exp(exposure + warmth * np.array([0.10, 0.0, -0.14], np.float32))
     clutter, clutter_color = _clutter(draws)
     kind = jnp.where(draws.uniform() < 0.3, jnp.where(draws.uniform() < 0.3, 2, 1), 0)
     return Scene(
         pose=pose, shape=shape, joints=joints, frames=rotation @ hand.frames, cones=cones, window=window,
         skin=_skin(draws), sleeve=jnp.append(draws.uniform(low=0.05, high=1.6), _surface_colors(draws, 1, 0.8)[0]),
-        nails=draws.uniform(low=0.3, high=1.2) * np.float32([0.10, 0.06, 0.05]),
+        nails=draws.uniform(low=0.3, high=1.2) * np.array([0.10, 0.06, 0.05], np.float32),
         light=light / jnp.linalg.norm(light), light_color=light_color, ambient=draws.uniform(low=0.25, high=0.6),
         object_start=place(rounded[0]), object_end=place(rounded[1]), object_radius=rounded[2],
         object_axes=box[0] @ rotation.T, object_half_size=box[1], object_kind=kind, object_color=object_color,
@@ -125,8 +125,8 @@ def _any_view(draws: body.Draws) -> jax.Array:
 
 def _held_object(draws: body.Draws):
     """In front of the palm: a ball or stick (start, end, radius), or a box (axes, half sizes); two colours (2, 3)."""
-    center = draws.uniform(3, low=np.float32([-25, 40, -55]), high=np.float32([25, 110, -30]))
-    along = draws.normal(3) * np.float32([1, 0.35, 0.35])
+    center = draws.uniform(3, low=np.array([-25, 40, -55], np.float32), high=np.array([25, 110, -30], np.float32))
+    along = draws.normal(3) * np.array([1, 0.35, 0.35], np.float32)
     along = along / jnp.linalg.norm(along)
     across = jnp.cross(along, draws.normal(3))
     across = across / jnp.linalg.norm(across)
@@ -134,7 +134,7 @@ def _held_object(draws: body.Draws):
     ball = draws.uniform() < 0.35
     half = jnp.where(ball, 0.1, draws.uniform(low=25.0, high=80.0))
     radius = jnp.where(ball, draws.uniform(low=14.0, high=30.0), draws.uniform(low=5.0, high=19.0))
-    size = draws.uniform(3, low=np.float32([20, 12, 3]), high=np.float32([60, 35, 18]))
+    size = draws.uniform(3, low=np.array([20, 12, 3], np.float32), high=np.array([60, 35, 18], np.float32))
     color = _surface_colors(draws, 2, 0.9)
     color = jnp.where(draws.uniform() < 0.6, color[:1], color)
     return (center - along * half, center + along * half, radius), (axes, size), color
@@ -145,7 +145,9 @@ def _skin(draws: body.Draws) -> jax.Array:
     place = draws.uniform() ** 0.7 * (len(_SKIN) - 1)  # on the curve of tones
     tone = sum(jnp.clip(1 - jnp.abs(place - i), 0, 1)[..., None] * np.float32(color) for i, color in enumerate(_SKIN))
     red, yellow = draws.uniform(2, low=-1.0, high=1.0)
-    tone = tone * (1 + red * np.float32([0.035, -0.025, -0.01]) + yellow * np.float32([0.01, 0.015, -0.07]))
+    tone = tone * (
+        1 + red * np.array([0.035, -0.025, -0.01], np.float32) + yellow * np.array([0.01, 0.015, -0.07], np.float32)
+    )
     return (tone * draws.uniform(low=0.94, high=1.06)) ** 2.2
 
 
@@ -153,13 +155,13 @@ def _surface_colors(draws: body.Draws, count: int, saturation: float) -> jax.Arr
     """Mostly grey, brown and pale colours (count, 3), linear light, with at most this saturation."""
     value, hue, colorful, warm = draws.uniform(4, count, 1)
     phase = hue * np.float32(2 * np.pi) + np.float32(2 * np.pi / 3) * np.arange(3, dtype=np.float32)
-    tint = jnp.where(warm < 0.5, np.float32([0.25, 0.02, -0.27]), jnp.cos(phase) * 0.7)
+    tint = jnp.where(warm < 0.5, np.array([0.25, 0.02, -0.27], np.float32), jnp.cos(phase) * 0.7)
     return jnp.clip((0.1 + 0.85 * value**0.7) * (1 + saturation * colorful**3 * 1.5 * tint), 0.02, 1) ** 2.2
 
 
 def _wall(draws: body.Draws, cones: body.Cones) -> jax.Array:
     """A plane (5,) behind the hand, from touching it to metres away, upright or tilted like a table."""
-    lean = draws.normal(2) * np.float32([0.35, 0.5])
+    lean = draws.normal(2) * np.array([0.35, 0.5], np.float32)
     normal = jnp.append(lean, 1.0)
     normal = normal / jnp.linalg.norm(normal)
     reach = jnp.maximum(cones.start @ normal + cones.start_radius, cones.end @ normal + cones.end_radius)
@@ -169,8 +171,8 @@ def _wall(draws: body.Draws, cones: body.Cones) -> jax.Array:
 
 def _pattern(draws: body.Draws) -> jax.Array:
     """Texture of the wall (8,): frequencies and strengths of two waves, and two slopes of the brightness."""
-    frequency = draws.normal(4) * np.repeat(np.float32([2, 8]), 2)
-    strength = np.float32([0.2, 0.12]) * draws.uniform(2) ** 3
+    frequency = draws.normal(4) * np.repeat(np.array([2, 8], np.float32), 2)
+    strength = np.array([0.2, 0.12], np.float32) * draws.uniform(2) ** 3
     return jnp.concatenate([frequency, strength, draws.uniform(2, low=-0.5, high=0.5)])
 
 

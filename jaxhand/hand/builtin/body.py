@@ -88,7 +88,7 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
     size = 1 + 0.07 * shape[0]
     scale = size * jnp.stack([1 + 0.05 * shape[1], 1 + 0.04 * shape[2], jnp.ones_like(size)])
     length = _LENGTH * (size * (1 + 0.04 * shape[4]) * (1 + 0.03 * shape[5:10]))  # (4, 5)
-    carpals = _CARPAL * scale
+    carpals = scale * _CARPAL
     angles = jnp.append(pose, 0.0)
     knuckles = carpals + _rotate_x(_BASE[1:] * scale - carpals, -angles[_ANGLE_X[0, 1:]])  # lowered by the palm's arch
     base = jnp.concatenate([_BASE[:1] * scale, knuckles])  # (5, 3)
@@ -277,9 +277,9 @@ class Draws:
             raise ValueError(f"only {numbers.shape[0]} numbers were drawn: pass a larger `count` to `random_numbers`")
         return numbers[self._taken - count : self._taken].reshape(shape)
 
-    def uniform(self, *shape: int, low=0.0, high=1.0) -> jax.Array:
+    def uniform(self, *shape: int, low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0) -> jax.Array:
         """Numbers of `shape`, uniform in (low, high)."""
-        return low + (high - low) * self._take(self._uniform, shape)
+        return jnp.asarray(low + (high - low) * self._take(self._uniform, shape))
 
     def normal(self, *shape: int) -> jax.Array:
         """Standard normal numbers of `shape`."""

@@ -205,7 +205,7 @@ def target_vertices(
             return points + slide * (along - (along * normal).sum(-1, keepdims=True) / square * normal), None
 
         posed = pose(points) + shift
-        on_skin, _ = jax.lax.scan(step, posed, np.float32([1, 1, 1, 1, 1, 1, 0, 0]))
+        on_skin, _ = jax.lax.scan(step, posed, np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float32))
         offset = jnp.linalg.solve(blended, (on_skin - posed)[..., None])[..., 0] / hand_scale
         return points + offset * jnp.minimum(1, 8 / (jnp.linalg.norm(offset, axis=-1, keepdims=True) + 1e-6))
 
@@ -355,7 +355,7 @@ def save(
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxhand.hand.builtin.surface_fit", description=__doc__.splitlines()[0]
+        prog="python -m jaxhand.hand.builtin.surface_fit", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("out", metavar="OUT", help="the .npz file to write")
     out = Path(parser.parse_args(argv).out)

@@ -1,6 +1,6 @@
 """Meshes of the built-in hand's body: the smooth skin over its round cones, as triangles of even size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ VERTICES = 956
 NORMAL_MM = (9.0, 8.5, 9.5, 8.0, 10.0, 8.75, 9.25)
 
 
-def distances(points: jax.Array, cones: body.Cones) -> tuple[jax.Array, jax.Array]:
+def distances(points: jax.Array | np.ndarray, cones: body.Cones) -> tuple[jax.Array, jax.Array]:
     """Signed distances (..., 28) of points (..., 3) to a hand's cones, mm; positions (..., 28) along them, 0 to 1."""
     along = cones.end - cones.start
     offset = points[..., None, :] - cones.start
@@ -81,20 +81,18 @@ def project_to_level(
     return points, normal / jnp.linalg.norm(normal, axis=-1, keepdims=True)
 
 
-def surface_nets(
-    field: Callable, low: Sequence[float], high: Sequence[float], step: float
-) -> tuple[np.ndarray, np.ndarray]:
+def surface_nets(field: Callable, low: np.ndarray, high: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Triangulate the surface where a field is 0. Gibson, "Constrained Elastic Surface Nets" (1998), without smoothing.
 
     Args:
         field: function of points (..., 3) → (...), negative inside.
-        low, high: (3,) corners of the box that is searched.
+        low, high: (3,) float32, corners of the box that is searched.
         step: width of the grid's cells.
 
     Returns:
         Vertices (n, 3), one in the middle of each cell that the surface crosses; triangles (m, 3), outward.
     """
-    axes = [np.arange(start, end, step, np.float32) for start, end in zip(low, high)]
+    axes = [np.arange(start, end, step, dtype=np.float32) for start, end in zip(low, high)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     inside = np.stack([np.asarray(field(plane)) for plane in grid]) < 0
     ends = (slice(0, -1), slice(1, None))
@@ -188,7 +186,7 @@ def closed_mesh(cones: body.Cones) -> tuple[np.ndarray, np.ndarray]:
         RuntimeError: the clusters do not form a closed surface with that many vertices.
     """
     field = lambda points: skin(points, cones)  # noqa: E731
-    points, faces = surface_nets(jax.jit(field), np.float32(LOW_MM), np.float32(HIGH_MM), GRID_MM)
+    points, faces = surface_nets(jax.jit(field), np.array(LOW_MM, np.float32), np.array(HIGH_MM, np.float32), GRID_MM)
     points, normals = map(np.asarray, project_to_level(field, jnp.asarray(points, jnp.float32)))
     distance = np.asarray(distances(points, cones)[0])
     on_digit = np.clip((distance[:, 15:].min(1) - distance[:, :15].min(1) + 7) / 12, 0, 1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxhand.config import UserError
 
@@ -130,7 +131,7 @@ def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
     return found
 
 
-def in_mm(unit_mm: float, origin, *points) -> list[np.ndarray]:
+def in_mm(unit_mm: float, origin: ArrayLike, *points: ArrayLike) -> list[np.ndarray]:
     """Points relative to an origin in mm; in float64, so that a hand metres away loses no digits.
 
     Args:
@@ -138,4 +139,4 @@ def in_mm(unit_mm: float, origin, *points) -> list[np.ndarray]:
         origin: (B, 1, 3).
         points: (B, N, 3) each.
     """
-    return [(np.asarray(p, np.float64) - origin) * unit_mm for p in points]
+    return [(np.asarray(p, np.float64) - np.asarray(origin)) * unit_mm for p in points]

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.metrics.protocols.base import Protocol, Scores, in_pieces
@@ -68,7 +69,14 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
     return Scores({name: float(value) for name, value in values.items()}, samples, units, joints)
 
 
-def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_depth) -> dict[str, np.ndarray]:
+def from_volumes(
+    joint_coord: ArrayLike,
+    rel_root_depth: ArrayLike,
+    inv_trans: ArrayLike,
+    focal: ArrayLike,
+    princpt: ArrayLike,
+    abs_depth: ArrayLike,
+) -> dict[str, np.ndarray]:
     """InterNet's outputs → joints and the vector between the wrists, for `interhand`, as InterNet's `evaluate` does.
 
     Args:
