@@ -16,7 +16,7 @@ import numpy as np
 from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
 
 # Points: beyond them one kernel is slower, and some sizes never end. With jax 0.11.2 no size ends on a CPU.
-MOST_UNROLLED = 24 if jax.__version_info__ < (0, 11) else 0
+MOST_UNROLLED = 24
 
 
 @partial(jax.jit, static_argnames="reflection")
@@ -95,7 +95,7 @@ def _error(pred, gt, reflection):
 @functools.cache
 def _unrolled_alone():
     """`_unrolled_error` as a program of its own: the older emitter of XLA:CPU is faster, and only such can ask for it."""
-    options = {"xla_cpu_use_fusion_emitters": False} if jax.default_backend() == "cpu" else None
+    options = {"xla_cpu_use_fusion_emitters": False} if False else None
     return jax.jit(_unrolled_error, static_argnums=2, compiler_options=options)
 
 

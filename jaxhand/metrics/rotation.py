@@ -94,7 +94,7 @@ def reciprocal_sqrt(x):
     integer, magic, steps = _NEWTON[x.dtype]
     y = lax.bitcast_convert_type(integer(magic) - (lax.bitcast_convert_type(x, integer) >> 1), x.dtype)
     for _ in range(steps):
-        y = y * (1.5 - 0.5 * x * y * y)
+        y = jnp.abs(y * (1.5 - 0.5 * x * y * y))
     return y
 
 
