@@ -74,9 +74,9 @@ def test_a_warning_is_printed_and_kept(folder, call):
 def test_user_errors_are_named(folder, call, tmp_path):
     files = arguments(folder)
     assert "give a run folder, or --predictions" in refused(call)
-    assert "one way to score" in refused(call, tmp_path, *files)
-    assert "one way to score" in refused(call, *files, "--data", "synthetic")
-    assert "one way to score" in refused(call, tmp_path, "--output", tmp_path)
+    assert "give either a run folder" in refused(call, tmp_path, *files)
+    assert "give either a run folder" in refused(call, *files, "--data", "synthetic")
+    assert "give either a run folder" in refused(call, tmp_path, "--output", tmp_path)
     assert "is a file, not the folder of a run; to score predictions: --pred" in refused(call, folder / "pred.zip")
     assert "go together (protocols: freihand, ho3d" in refused(call, *files[:4])
     assert "unknown protocol 'freihnd', did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))

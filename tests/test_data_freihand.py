@@ -143,7 +143,7 @@ MISTAKES = {
     "training_xyz.json: must hold a list of 21x3 numbers .*null": ("training_xyz.json", XYZ[:4] + [[[None] * 3] * 21]),
     "training_xyz.json: must hold a list of 21x3 numbers, but": ("training_xyz.json", [x[:20] for x in XYZ]),
     "training_xyz.json: must hold a list .*other lengths": ("training_xyz.json", XYZ[:4] + [XYZ[4][:20] + [[0] * 2]]),
-    "training_xyz.json: must hold a list of 21x3.*of other": ("training_xyz.json", np.ravel(XYZ).tolist()),
+    "training_xyz.json: must hold a list of 21x3.*have other": ("training_xyz.json", np.ravel(XYZ).tolist()),
     "training_xyz.json: does not end as a list does: cut off": ("training_xyz.json", json.dumps(XYZ)[:3000]),
     "training_xyz.json: cut off after 3 entries": ("training_xyz.json", json.dumps(XYZ[:3])[:-2]),
     "training_K.json: must hold a list of 3x3": ("training_K.json", "[]"),

@@ -185,7 +185,7 @@ def test_damage_is_named_and_mended(sets, tmp_path):
     with pytest.raises(UserError, match=rf"{file}: has 1,000 of [\d,]+ bytes: run `jaxhand pack"):
         data.read("folder", out, "train")
     file.unlink()
-    with pytest.raises(UserError, match=f"{file}: 0 of"):
+    with pytest.raises(UserError, match=f"{file}: has 0 of"):
         data.read("folder", out, "train")
     file.write_bytes(content)  # of the right size: only the checksum differs
     _, lines = packed(tmp_path)

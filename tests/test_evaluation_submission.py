@@ -180,4 +180,4 @@ def test_the_command(tmp_path, copy_of, trained, call):
     code, _, errors = call(evaluate.main, workdir, "--data", "synthetic", "synthetic", "--submit", "pred.json")
     assert code == 2 and errors == "error: --submit writes the file of one set: give one --data\n"
     code, _, errors = call(evaluate.main, "--submit", "a.zip", "--predictions", "pred.json")
-    assert code == 2 and "one way to score" in errors
+    assert code == 2 and "give either a run folder" in errors

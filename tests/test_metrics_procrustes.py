@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes_align
+from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes, procrustes_align
 
 
 def reference(pred, gt, reflection):
@@ -157,6 +158,21 @@ def test_alignment_by_valid_joints_only():
     aligned = procrustes_align(pred, gt, valid=valid)
     np.testing.assert_allclose(aligned[:, keep], reference(pred[:, keep], gt[:, keep], False), atol=1e-3)
     assert np.isnan(pa_mpjpe(pred, gt, valid=np.zeros_like(valid))).all()
+
+
+@pytest.mark.parametrize("points", [21, 400])
+def test_numpy_in_blocks_scores_the_same(points, monkeypatch):
+    """Large numpy arrays are scored in blocks; the last one overlaps the block before it."""
+    pred, gt = hands(50, points)
+    valid = np.random.default_rng(1).random((50, points)) < 0.8
+    on_device = [jnp.asarray(points) for points in (pred, gt)]
+    for name, samples in {"one block": 50, "full blocks": 25, "overlap": 16, "single samples": 1}.items():
+        monkeypatch.setattr(procrustes, "BLOCK_POINTS", samples * points)
+        for mask in (None, valid, valid[0]):
+            expected = pa_mpjpe(*on_device, valid=None if mask is None else jnp.asarray(mask))
+            np.testing.assert_allclose(pa_mpjpe(pred, gt, valid=mask), expected, rtol=1e-6, err_msg=name)
+    leading = pa_mpjpe(pred.reshape(5, 10, points, 3), gt.reshape(5, 10, points, 3), valid=valid.reshape(5, 10, points))
+    np.testing.assert_allclose(leading.reshape(-1), pa_mpjpe(*on_device, valid=valid), rtol=1e-6)
 
 
 def test_leading_axes_are_free():

@@ -1,4 +1,4 @@
-"""Means, curves of correct keypoints (PCK) and areas under them (AUC) of distances, by the field's definitions."""
+"""Means, PCK curves and areas under them of a set of distances, by the definitions of the field's benchmarks."""
 
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`,
 
 
 class Measures(NamedTuple):
-    """The result of `eval_util`. Every joint has the same weight, however often it is valid."""
+    """The results of `eval_util`; each joint has the same weight, however often it is valid."""
 
     mean: float  # mm
     median: float  # mm, mean over the joints of each joint's median
-    auc: float  # area under `pck` divided by the range of the thresholds, 0 to 1
-    pck: np.ndarray  # (T,) share of distances <= each threshold
+    auc: float  # area under `pck`, divided by the range of thresholds, 0 to 1
+    pck: np.ndarray  # (T,) fraction of distances <= each threshold
     thresholds: np.ndarray  # (T,) mm
     joints: np.ndarray  # (J,) mm, mean of each joint; NaN if it is never valid
 
@@ -28,9 +28,9 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     """FreiHAND's `EvalUtil.get_measures`, which HO-3D and DexYCB use too: per joint first, then the mean over joints.
 
     Args:
-        distances: (N, J), mm. One that is not finite makes the means not finite, and is a miss in the curve.
+        distances: (N, J), mm. A value that is not finite makes the means not finite, and counts as a miss in the curve.
         valid: (N, J) mask of the entries that count. A joint that is never valid is left out of the means.
-        thresholds: (T,) mm, ascending. FreiHAND's are 100 from 0 to 50 mm, both ends included, compared by `<=`.
+        thresholds: (T,) mm, ascending. FreiHAND takes 100 from 0 to 50, both ends included, and counts with `<=`.
 
     Returns:
         `Measures` in float64.
@@ -51,32 +51,33 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
 
 
 def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
-    """Share of correct keypoints of a complete set, as `eval_util` computes it.
+    """Percentage of correct keypoints of a set, as `eval_util` counts it.
 
     Args:
-        pred: (B, N, 3) joints, mm, compared as they are.
+        pred: (B, N, 3) joints, mm, compared without alignment.
         gt: (B, N, 3) joints, mm.
         valid: (B, N) mask of the joints to measure. A joint that is never valid is left out of the mean.
         thresholds: (T,) mm, ascending.
 
     Returns:
-        (T,) share of joints with a distance <= the threshold, between 0 and 1.
+        (T,) fraction of joints with a distance <= the threshold, between 0 and 1.
     """
     return eval_util(pose.distances(pred, gt), valid, thresholds).pck
 
 
 @jax.jit
 def pck_auc(pred, gt, *, valid=None):
-    """Area under the PCK curve of every sample, as FreiHAND's `EvalUtil` computes it.
+    """Area under the PCK curve of each sample, as in FreiHAND's `EvalUtil`.
 
-    The curve is the share of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
-    its trapezoid over 50 mm. A distance that is not finite is a miss. The mean over samples is FreiHAND's AUC where all
-    joints are valid; with joints missing FreiHAND averages per joint first: use `eval_util` over the complete set.
+    The curve is the fraction of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
+    computed with the trapezoidal rule and divided by 50 mm. A distance that is not finite is a miss. If all joints are
+    valid, the mean over samples is FreiHAND's AUC. If joints are missing, FreiHAND averages per joint first: use
+    `eval_util` on the whole set.
 
     Args:
-        pred: (..., N, 3) joints, mm, compared as they are; pass aligned points for the aligned figure.
+        pred: (..., N, 3) joints, mm, compared without alignment; pass aligned points for the aligned value.
         gt: (..., N, 3) joints, mm.
-        valid: (..., N) mask of the joints to measure; the values of the others are never read.
+        valid: (..., N) mask of the joints to measure; the others do not affect the result.
 
     Returns:
         (...,) between 0 and 1, one number per sample. NaN where no joint is valid.
@@ -88,7 +89,7 @@ def pck_auc(pred, gt, *, valid=None):
 
 
 def keypoint_3d_pck(distances, valid=None, threshold: float = 150.0) -> float:
-    """mmpose's 3DPCK: per cent of all valid distances (..., J) in mm that are < the threshold; NaN if there is none."""
+    """mmpose's 3DPCK: per cent of the valid distances (..., J), mm, that are < the threshold; NaN if none is valid."""
     return _per_cent_below(distances, valid, np.array([threshold]))
 
 
