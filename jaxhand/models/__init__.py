@@ -85,6 +85,11 @@ def build(config: Config) -> nnx.Module:
     return model
 
 
+def optional_parameters(config: Config) -> tuple[str, ...]:
+    """First names on the paths of the parameters that what the model starts from may lack."""
+    return getattr(find(config.model.name), "optional_parameters", ())
+
+
 def hand_config(config: Config) -> HandConfig | None:
     """The hand whose mesh the model predicts; None for a model without a mesh."""
     return config.hand if find(config.model.name).has_mesh else None

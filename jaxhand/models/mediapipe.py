@@ -11,8 +11,9 @@ import jax
 from flax import nnx
 
 from jaxhand.config import Config, ConfigError
+from jaxhand.hand import joint_mix
 from jaxhand.hand.placement import place_on_rays
-from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Pointwise
+from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Features, Pointwise
 
 CROP = 224  # px
 JOINTS = 21
@@ -41,13 +42,15 @@ class Mediapipe(nnx.Module):
     """
 
     has_mesh = False
-    loss_terms = ("joints_3d", "joints_2d")
+    loss_terms = ("joints_3d", "joints_2d", "camera")
+    optional_parameters = ("mix_2d", "mix_3d")
 
     @dataclasses.dataclass(frozen=True)
     class Options:
         """Settings of this model."""
 
         size: str = "full"  # or "lite", or "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
+        joint_mix: bool = False  # parameters `mix_2d` and `mix_3d`: from MediaPipe's joints to those of the labels
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
         size = config.model.options.size
@@ -61,6 +64,9 @@ class Mediapipe(nnx.Module):
         self.world = Pointwise(width, 3 * JOINTS, rngs=rngs)
         self.presence = Pointwise(width, 1, rngs=rngs)
         self.handedness = Pointwise(width, 1, rngs=rngs)
+        self.mix_2d, self.mix_3d = None, None
+        if config.model.options.joint_mix:
+            self.mix_2d, self.mix_3d = (nnx.Param(joint_mix.identity()) for _ in range(2))
 
     def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
         """Predict joints.
@@ -70,21 +76,29 @@ class Mediapipe(nnx.Module):
             key: nothing here is random.
 
         Returns:
-            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `presence` (B,) ·
-            `right` (B,).
+            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `world` (B,21,3) mm
+            around the hand's middle · `presence` (B,) · `right` (B,).
         """
         reading = self.read(batch["image"])
         return {
             "keypoints_3d": place_on_rays(reading.world, reading.pixels, batch["K"]),
             "keypoints_2d": reading.pixels,
+            "world": reading.world,
             "presence": reading.presence,
             "right": reading.right,
         }
 
     def read(self, image: jax.Array) -> HandReading:
         """Crops (B, 224, 224, 3) in 0..1 → what MediaPipe's network says of them."""
-        pooled = self.backbone(image).pooled
+        return self.read_features(self.backbone(image))
+
+    def read_features(self, features: Features) -> HandReading:
+        """As `read`, of what the backbone makes of the crops."""
+        pooled = features.pooled
         landmarks, world = (head(pooled).reshape(-1, JOINTS, 3) for head in (self.landmarks, self.world))
         presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
         pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
-        return HandReading(pixels, landmarks[..., 2], world * 1000, presence, right)
+        world = world * 1000
+        if self.mix_2d is not None:
+            pixels, world = joint_mix.apply(self.mix_2d[...], pixels), joint_mix.apply(self.mix_3d[...], world)
+        return HandReading(pixels, landmarks[..., 2], world, presence, right)

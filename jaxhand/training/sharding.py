@@ -6,7 +6,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.config import ConfigError
 
-HOST_ONLY = ("index", "K_image")  # of a batch: what no model reads stays in the host's memory
+HOST_ONLY = ("index", "K_image", "rotation")  # of a batch: what no model reads stays in the host's memory
 
 
 def make_mesh() -> Mesh:
