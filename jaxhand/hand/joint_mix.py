@@ -41,7 +41,9 @@ def fit(joints, target, valid=None, *, ridge: float = 0.1, translated: bool = Fa
         change = change - change.mean(1, keepdims=True)
     moment = np.einsum("njd,nkd->jk", centred, centred)  # (21, 21)
     weight = ridge * np.trace(moment) / JOINTS
-    return np.eye(JOINTS) + np.einsum("njd,nkd->jk", change, centred) @ np.linalg.inv(moment + weight * np.eye(JOINTS))
+    # The pseudoinverse, since centred joints sum to 0: without a ridge the moment has no inverse.
+    inverse = np.linalg.pinv(moment + weight * np.eye(JOINTS), rcond=1e-10, hermitian=True)
+    return np.eye(JOINTS) + np.einsum("njd,nkd->jk", change, centred) @ inverse
 
 
 def apply(mix, joints):

@@ -8,11 +8,13 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxhand.config import Config, ConfigError
 from jaxhand.hand import joint_mix
 from jaxhand.hand.placement import place_on_rays
+from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Features, Pointwise
 
 CROP = 224  # px
@@ -43,14 +45,16 @@ class Mediapipe(nnx.Module):
 
     has_mesh = False
     loss_terms = ("joints_3d", "joints_2d", "camera")
-    optional_parameters = ("mix_2d", "mix_3d")
+    optional_parameters = ("mix_2d", "mix_3d", "correction")
 
     @dataclasses.dataclass(frozen=True)
     class Options:
         """Settings of this model."""
 
         size: str = "full"  # or "lite", or "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
-        joint_mix: bool = False  # parameters `mix_2d` and `mix_3d`: from MediaPipe's joints to those of the labels
+        # Parameters to adapt to a data set: `mix_2d` and `mix_3d`, from MediaPipe's joints to those of its labels, and
+        # `correction`, which rotates and scales the hand. At first they change nothing.
+        adapt: bool = False
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
         size = config.model.options.size
@@ -64,9 +68,9 @@ class Mediapipe(nnx.Module):
         self.world = Pointwise(width, 3 * JOINTS, rngs=rngs)
         self.presence = Pointwise(width, 1, rngs=rngs)
         self.handedness = Pointwise(width, 1, rngs=rngs)
-        self.mix_2d, self.mix_3d = None, None
-        if config.model.options.joint_mix:
-            self.mix_2d, self.mix_3d = (nnx.Param(joint_mix.identity()) for _ in range(2))
+        adapt = config.model.options.adapt
+        self.mix_2d, self.mix_3d = (nnx.Param(joint_mix.identity()) if adapt else None for _ in range(2))
+        self.correction = Correction(width) if adapt else None
 
     def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
         """Predict joints.
@@ -99,6 +103,27 @@ class Mediapipe(nnx.Module):
         presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
         pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
         world = world * 1000
-        if self.mix_2d is not None:
+        if self.correction is not None:
             pixels, world = joint_mix.apply(self.mix_2d[...], pixels), joint_mix.apply(self.mix_3d[...], world)
+            world = self.correction(pooled, world)
         return HandReading(pixels, landmarks[..., 2], world, presence, right)
+
+
+class Correction(nnx.Module):
+    """A linear layer that corrects the rotation and the size of a hand, and leaves its pose as it is.
+
+    A few hundred photographs hold few poses. These four numbers per hand cannot learn them, so they hold for others.
+
+    Args:
+        width: of the pooled features.
+    """
+
+    def __init__(self, width: int):
+        self.kernel = nnx.Param(jnp.zeros((width, 4)))
+        self.bias = nnx.Param(jnp.zeros(4))
+
+    def __call__(self, pooled, joints):
+        """Features (B, width) and joints (B, 21, 3) mm → (B, 21, 3) mm, rotated and scaled about their origin."""
+        found = pooled @ self.kernel[...] + self.bias[...]  # (B, 4): axis-angle in radians, log of the scale
+        R = axis_angle_to_matrix(found[:, :3]) * jnp.exp(found[:, 3])[:, None, None]
+        return jnp.matmul(joints, R.mT, precision="highest")

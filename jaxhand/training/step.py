@@ -58,6 +58,11 @@ class EvalModel:
         """Those of them that are computed outside of training, too."""
         return tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
 
+    def draw(self) -> dict:
+        """Parameters drawn from `config.seed`, on all devices."""
+        build = lambda: self._split(models.build(self.config))["params"]  # noqa: E731
+        return jax.jit(build, out_shardings=replicated(self.device_mesh))()
+
     def abstract_model(self) -> dict:
         """Shapes, types and shardings of `params` and `batch_stats`, as a target to restore into."""
         return self._abstract(lambda: self._split(models.build(self.config)))
