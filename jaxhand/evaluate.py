@@ -4,8 +4,8 @@
 WORKDIR/evaluation.json. A set with depth is scored with it and without it. `--metrics cs_mpjpe pa_auc` measures more.
 `--protocol freihand` also counts as that benchmark does; `--data ho3d:PATH --submit pred.zip` also writes the file that
 its leaderboard takes.
-`python -m jaxhand.evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for model "mediapipe", the
-linear mix from its joints to those of a data set's labels, and writes the network with it to a new run folder.
+`python -m jaxhand.evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for model "mediapipe",
+the linear mix from its joints to those of a data set's labels, and writes the network with it to a new run folder.
 `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run: it scores as
 the benchmark's official code does, and writes scores.json and samples.csv.
 """

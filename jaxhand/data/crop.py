@@ -57,7 +57,7 @@ def crop(
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cut the square around a hand and bring all labels along; a left hand comes out as a right one if the rule says so.
+    """Cut the square around a hand and bring all labels along; a left hand becomes a right one if the rule says so.
 
     The square is centred on the record's box. Without a box it is centred on the box of the valid 2D joints; without
     those the whole image is taken. Its side is `crop_scale` times what the rule takes for the side of the box. A rule

@@ -1,8 +1,8 @@
 """From the joints of one convention to those of another: a linear mix of joints, the same for x, y and z.
 
-Data sets put the 21 joints of the same names at different places: the bones of MediaPipe and of hand-graph-cnn differ by
-8 to 28 % at the palm and the thumb. Every joint of one convention is close to a weighted sum of the joints of the other.
-The weights do not depend on the pose, so few hands are enough to fit them, and they hold for other poses.
+Data sets put the 21 joints of the same names at different places: the bones of MediaPipe and of hand-graph-cnn differ
+by 8 to 28 % at the palm and the thumb. Every joint of one convention is close to a weighted sum of the joints of the
+other. The weights do not depend on the pose, so few hands are enough to fit them, and they hold for other poses.
 """
 
 import jax

@@ -16,7 +16,8 @@ A model is a class that keeps the contract below. `MODELS` lists those of the pa
 - `Options` (optional): a frozen dataclass with the model's own settings. `config.model.options` is then an instance of
   it: an unknown key or a value of another type is an error. Without it, `config.model.options` is the mapping as
   written.
-- `optional_parameters` (optional): first names on the paths of parameters that the run of `training.init_from` may lack.
+- `optional_parameters` (optional): first names on the paths of parameters that the run of `training.init_from` may
+  lack.
 
 **Call**: `model(batch, key=None)` returns a dict. `key` is a JAX random key while training, and None in tests.
 - Keys of `batch`: `image` (B,S,S,3) float32 RGB in 0..1 · `depth` (B,S,S) in [-1,1] over ± `DEPTH_RANGE_MM` around the

@@ -83,9 +83,12 @@ class Mediapipe(nnx.Module):
             `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `world` (B,21,3) mm
             around the hand's middle · `presence` (B,) · `right` (B,).
         """
-        reading = self.read(batch["image"])
+        return self.placed(self.read(batch["image"]), batch["K"])
+
+    def placed(self, reading: HandReading, K: jax.Array) -> dict:
+        """Readings of B crops with cameras K (B, 3, 3) → what `__call__` returns."""
         return {
-            "keypoints_3d": place_on_rays(reading.world, reading.pixels, batch["K"]),
+            "keypoints_3d": place_on_rays(reading.world, reading.pixels, K),
             "keypoints_2d": reading.pixels,
             "world": reading.world,
             "presence": reading.presence,

@@ -47,7 +47,12 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
 
     def collect(batch: dict, predictions: dict) -> None:
         rows = (batch["valid"] > 0) & batch["joint_valid"].all(-1) & batch["joint_valid_2d"].all(-1)
-        pairs = ((predictions, "keypoints_2d"), (batch, "keypoints_2d"), (predictions, "world"), (batch, "keypoints_3d"))
+        pairs = (
+            (predictions, "keypoints_2d"),
+            (batch, "keypoints_2d"),
+            (predictions, "world"),
+            (batch, "keypoints_3d"),
+        )
         collected.append([np.array(arrays[key][rows]) for arrays, key in pairs])
 
     source = data.load(name, split, config.data, config.seed)

@@ -114,7 +114,9 @@ class Run:
             return Start(state)
         best = restore_best(source, sharding=replicated(self.device_mesh), partial=True)
         optional = models.optional_parameters(self.config)
-        wanted = {name: tree for name, tree in abstract["params"].items() if name in best.params or name not in optional}
+        wanted = {
+            name: tree for name, tree in abstract["params"].items() if name in best.params or name not in optional
+        }
         difference = pytree_checks.mismatch("params", best.params, wanted, partial=best.partial)
         if difference:
             raise UserError(f"training.init_from {source} does not fit: {difference}")
