@@ -3,8 +3,11 @@
 `python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
 WORKDIR/evaluation.json. A set with depth is scored with it and without it. `--metrics cs_mpjpe pa_auc` adds metrics.
 `--protocol freihand` also scores by that benchmark's rules; `--data ho3d:PATH --submit pred.zip` also writes the file
-for its leaderboard. `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs
-no run: it scores as the benchmark's official code does, and writes scores.json and samples.csv.
+for its leaderboard. `python -m jaxhand.evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for
+model "mediapipe", the linear mix from the joints of the network to the labelled joints of a data set, and writes the
+network with this mix to a new run folder. `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER
+--protocol freihand` needs no run: it scores as the benchmark's official code does, and writes scores.json and
+samples.csv.
 """
 
 import argparse
@@ -23,7 +26,13 @@ def main() -> int:
     protocol = scoring.protocol_of(arguments.protocol) if arguments.protocol else None
     options = scoring.options_of(protocol, arguments.option) if protocol else {}
     runtime.use_compilation_cache()
-    if arguments.predictions:
+    if arguments.fit_joint_mix:
+        from jaxhand.training.adaptation import fit_joint_mix
+
+        [name] = arguments.data
+        out = fit_joint_mix(arguments.workdir, name, arguments.split or "train", arguments.fit_joint_mix)
+        print(f"Written to {out}; start a training from it with training.init_from={out}")
+    elif arguments.predictions:
         assert protocol is not None, "`_check` requires it"
         scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)
     else:
@@ -49,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     submit = "write the file for the leaderboard: pred.zip or pred.json, for DexYCB .txt; with depth also FILE_rgbd"
     run.add_argument("--submit", type=Path, metavar="FILE", help=submit)
     run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
+    fit = "fit the mix of joints on --data, and write the network with it to a new run folder"
+    run.add_argument("--fit-joint-mix", type=Path, metavar="OUT", help=fit)
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
@@ -74,6 +85,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--option needs --protocol NAME")
     if arguments.submit and len(arguments.data or [""]) > 1:
         raise UserError("--submit writes the file of one set: give one --data")
+    if arguments.fit_joint_mix and not (arguments.workdir and len(arguments.data or []) == 1):
+        raise UserError("--fit-joint-mix needs a run folder and one --data to fit on, such as --data folder:PATH")
     if arguments.submit and arguments.split not in (None, "test"):
         raise UserError(f"--submit writes the file of the test split: leave out --split {arguments.split}")
     if arguments.workdir and arguments.workdir.is_file():

@@ -68,6 +68,7 @@ def test_batch_has_the_contract_of_shapes():
         "K": ((3, 3), "float32"),
         "K_image": ((3, 3), "float64"),
         "is_right": ((), "float32"),
+        "rotation": ((), "float64"),
         "index": ((), "int32"),
         "valid": ((), "float32"),
     }

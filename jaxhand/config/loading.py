@@ -39,7 +39,7 @@ _MINIMUM = {
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
 _LESS_THAN_ONE = (
     *("data.augment.scale", "data.augment.color", "model.vit.drop_path"),
-    *("optimizer.b1", "optimizer.b2", "optimizer.momentum"),
+    *("optimizer.b1", "optimizer.b2", "optimizer.momentum", "training.average_with_init"),
 )
 
 
@@ -234,6 +234,8 @@ def _check(config: Config) -> None:
         raise ConfigError(f"data.depth_dropout must be between 0 and 1, got {values['data.depth_dropout']}")
     if not -(2**63) <= config.seed < 2**63:
         raise ConfigError(f"seed must fit in 64 bits, got {config.seed}")
+    if config.training.average_with_init and not config.training.init_from:
+        raise ConfigError("training.average_with_init needs a start: set training.init_from=RUN")
     if isinstance(config.data.train, dict):
         if not config.data.train:
             raise ConfigError("data.train has no set: write one line per set, NAME:PATH: weight")
@@ -243,6 +245,9 @@ def _check(config: Config) -> None:
     for name, weight in config.loss.extra.items():
         if not 0 <= weight < math.inf:
             raise ConfigError(f"loss.extra: the weight of {name} must be at least 0 and finite, got {weight}")
+    for pattern, factor in config.optimizer.rates.items():
+        if not 0 <= factor < math.inf:
+            raise ConfigError(f"optimizer.rates: the factor of {pattern} must be at least 0 and finite, got {factor}")
     weights = [*vars(config.loss).values(), *config.loss.extra.values()]
     if not any(isinstance(weight, float) and weight for weight in weights):
         raise ConfigError("all weights of loss are 0, so nothing would be learned: set at least one above 0")

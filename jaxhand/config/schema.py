@@ -37,7 +37,8 @@ class DataConfig:
     image_size: int = 64  # side of the square crop that the model gets, px
     crop_scale: float = 1.4  # side of the crop / longer side of the hand's box; above 0
     # How a box becomes a crop. hamer: as HaMeR and WiLoR do (box shape, pixel centres, blur); their crop_scale is 2.
-    crop_rule: str = _choice("square", "hamer")
+    # mediapipe: around the labelled joints, rotated so that the hand points up, left hands not mirrored.
+    crop_rule: str = _choice("square", "hamer", "mediapipe")
     depth_dropout: float = 0.3  # fraction of the training samples whose depth image is hidden, 0 to 1
     threads: int = 2  # threads that read and crop images while the model trains; at least 1
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
@@ -128,6 +129,7 @@ class LossConfig:
     reduction: str = _choice("mean", "sum")
     joints_3d: float = 1.0  # distance to the true joint, both relative to the wrist, in 100 mm
     joints_2d: float = 1.0  # distance in the crop, in half its side
+    camera: float = 1.0  # distance to the true joint in the camera's frame, in 100 mm
     depth: float = 1.0  # error of a joint's depth relative to the hand's mean, in 100 mm
     distance: float = 0.3  # error of the hand's mean depth where a sensor measured it, in 100 mm
     size: float = 1.0  # relative error of the hand's distance that is estimated from its size in the image
@@ -165,6 +167,9 @@ class OptimizerConfig:
     momentum: float = 0.95  # Muon's momentum, 0 to below 1
     adam_rate: float = 0.5  # with muon: learning rate of Adam / learning rate of Muon
     clip_norm: float = 1.0  # gradients with a larger global norm are scaled down to it; 0: never
+    # {pattern: factor} on the learning rate of the parameters whose path matches, such as {"backbone/*": 0.1}; the last
+    # pattern that matches counts. 0 freezes: no update and no weight decay.
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +191,9 @@ class TrainingConfig:
     save_freq: int = 10  # epochs between checkpoints that are kept for good, next to the best and the latest two
     test_freq: int = 1  # ignored (accepted for old configs): every epoch is tested
     init_from: str = ""  # run folder whose best parameters training starts from; empty: random parameters
+    # Share w of the initial parameters in the tested and saved parameters, w * initial + (1 - w) * trained; at least 0
+    # and below 1. Training itself continues from the trained parameters.
+    average_with_init: float = 0.0
     metrics: tuple[str, ...] = ()  # further metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 

@@ -9,7 +9,9 @@ from jaxhand.hand.skinned import SkinnedHand
 
 
 class Batch(typing.TypedDict):
-    """Crops of B hands and their labels, left hands mirrored to right ones. Joints that are not valid are 0.
+    """Crops of B hands and their labels, left hands mirrored to right ones unless `data.crop_rule` says otherwise.
+
+    Joints that are not valid are 0.
 
     Millimetres are in the OpenCV camera frame of the crop; an integer pixel coordinate is the centre of a pixel.
     """
@@ -25,6 +27,7 @@ class Batch(typing.TypedDict):
     K: np.ndarray  # (B, 3, 3) of the crop
     K_image: np.ndarray  # (B, 3, 3) float64, of the image that the crop was cut from; stays on the host
     is_right: np.ndarray  # (B,) 0 where the hand was mirrored
+    rotation: np.ndarray  # (B,) radians, clockwise, from the image to the crop; stays on the host
     valid: np.ndarray  # (B,) 0 for rows that only fill a batch
     index: np.ndarray  # (B,) int32, which record of its source a row is; stays on the host
     # With a mesh, labels of the hand model that the network predicts:
@@ -64,5 +67,6 @@ def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[
             "mano_shape": (10,),
             "has_pose": (),
         }
-    others = {"image": ((size, size, 3), np.uint8), "K_image": ((3, 3), np.float64)}  # `uncrop` needs it
+    others = {"image": ((size, size, 3), np.uint8)}
+    others |= {"K_image": ((3, 3), np.float64), "rotation": ((), np.float64)}  # as exact as `uncrop` needs them
     return others | {key: (shape, np.float32) for key, shape in shapes.items()}

@@ -14,6 +14,7 @@ from jaxhand.data.batch import layout
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma, whole_image_box
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
 from jaxhand.data.record import Record
+from jaxhand.hand import roi
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skinned import SkinnedHand
@@ -30,7 +31,8 @@ class CropTransform:
         R: (3, 3) orthogonal, camera frame of the image → of the crop.
         unmirrored: (3, 3) A without the mirror, for an image that is flipped first if the hand is a left one.
         zoom: how many times larger the crop shows the image.
-        mirrored: whether the hand is a left one.
+        rotation: radians, clockwise, in the mirrored image of a mirrored hand.
+        mirrored: whether the hand is a left one that becomes a right one.
         whole_image: whether the crop is the image itself, pixel by pixel.
     """
 
@@ -38,6 +40,7 @@ class CropTransform:
     R: np.ndarray
     unmirrored: np.ndarray
     zoom: float
+    rotation: float
     mirrored: bool
     whole_image: bool
 
@@ -54,20 +57,21 @@ def crop(
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cut the square around a hand and transform all labels with it; a left hand becomes a right one.
+    """Cut the square around a hand and transform all labels with it; `rule` decides whether a left hand is mirrored.
 
     The square is centred on the record's box. Without a box it is centred on the box of the valid 2D joints; without
-    those the whole image is taken. Its side is `crop_scale` times `CropRule.side` of the box. An `EncodedImage` is
-    decoded at no higher resolution than the crop needs.
+    those the whole image is taken. Its side is `crop_scale` times `CropRule.side` of the box. A rule with `along_hand`
+    takes the rotated square of the 2D joints instead, if all joints are valid. An `EncodedImage` is decoded at no
+    higher resolution than the crop needs.
 
     Args:
         record: the labelled hand.
         size: side of the crop in px.
         crop_scale: side of the square over the longer side of the box.
         rule: one of `crop_rules.RULES`.
-        rotation: in-plane rotation of the hand in radians, clockwise in the image.
+        rotation: in-plane rotation of the hand in radians, clockwise in the image; on top of that of the rule.
         scale: factor on the side of the square.
-        shift: (x, y) of the square's centre in parts of its side, in the mirrored image of a left hand.
+        shift: (x, y) of the square's centre in parts of its side, in the mirrored image of a mirrored hand.
         hand_model: the hand whose mesh labels are brought along; None leaves them out.
         out: arrays to fill, of the shapes of `batch.layout`; None makes them.
 
@@ -98,20 +102,21 @@ def crop_transform(
 ) -> CropTransform:
     """Compute how pixels and space are transformed from the image to the crop; the arguments are those of `crop`."""
     width, height = image_size(record)
-    mirrored = record.hand == "left"
-    center_x, center_y, side = _square(record, crop_scale, rule)
+    mirrored = record.hand == "left" and rule.mirror_left
+    center_x, center_y, side, own_rotation = _square(record, crop_scale, rule)
     side *= scale
     mirror, R = np.eye(3), np.eye(3)
     if mirrored:
-        center_x = width - 1 - center_x
+        center_x, own_rotation = width - 1 - center_x, -own_rotation
         mirror[0, 0], mirror[0, 2] = -1.0, width - 1
         R[0, 0] = -1.0
     center_x, center_y = center_x + shift[0] * side, center_y + shift[1] * side
+    rotation += own_rotation
 
     zoom, crop_center = size / side, (size - 1) / 2 + rule.pixel_center_offset
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - crop_center) + abs(center_y - crop_center)  # px
     if (height, width) == (size, size) and not isinstance(record.image, EncodedImage) and moved < _SAME_PX:
-        return CropTransform(mirror, R, np.eye(3), 1.0, mirrored, whole_image=True)
+        return CropTransform(mirror, R, np.eye(3), 1.0, 0.0, mirrored, whole_image=True)
     cos, sin = np.cos(rotation), np.sin(rotation)
     a, b = zoom * cos, zoom * sin
     unmirrored = np.array(
@@ -122,7 +127,7 @@ def crop_transform(
         ]
     )
     R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
-    return CropTransform(unmirrored @ mirror, R, unmirrored, zoom, mirrored, whole_image=False)
+    return CropTransform(unmirrored @ mirror, R, unmirrored, zoom, rotation, mirrored, whole_image=False)
 
 
 def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, out: dict[str, np.ndarray]) -> None:
@@ -194,6 +199,7 @@ def transform_labels(
     out["K"][...] = K
     out["K_image"][...] = K_image
     out["is_right"][...] = not transform.mirrored
+    out["rotation"][...] = transform.rotation
     if hand_model is not None:
         _transform_mesh(record, hand_model, R, out)
 
@@ -219,22 +225,29 @@ def image_size(record: Record) -> tuple[int, int]:
     return record.image.size if isinstance(record.image, EncodedImage) else record.pixels.shape[1::-1]
 
 
-def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, float, float]:
-    """Centre x, y and side in px of the square around the hand in its image, before any augmentation."""
+def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, float, float, float]:
+    """The square around the hand in its image, before any augmentation: centre x, y and side in px, and its rotation.
+
+    The rotation, in radians, is the one that turns the hand upright, clockwise.
+    """
+    if rule.along_hand and len(pixels := _labelled_pixels(record)) == len(record.joint_valid):
+        square = roi.of_joints(pixels)
+        return *square.center, square.side, np.arctan2(-square.up[0], -square.up[1])
     if record.bbox is not None:
         x0, y0, x1, y1 = map(float, record.bbox)
+    elif len(pixels := _labelled_pixels(record)):
+        (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
     else:
-        if record.keypoints_2d is None:
-            valid = np.asarray(record.joint_valid) > 0
-            joints, K = np.asarray(record.keypoints_3d, np.float64), np.asarray(record.K, np.float64)
-            pixels = project(joints[valid], K)  # (n, 2)
-        else:
-            pixels = np.asarray(record.keypoints_2d, np.float64)[np.asarray(record.joint_valid_2d) > 0]
-        if len(pixels):
-            (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
-        else:
-            x0, y0, x1, y1 = whole_image_box(*image_size(record), crop_scale)
-    return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0)
+        x0, y0, x1, y1 = whole_image_box(*image_size(record), crop_scale)
+    return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0), 0.0
+
+
+def _labelled_pixels(record: Record) -> np.ndarray:
+    """The joints that are labelled in the image (n, 2) px."""
+    if record.keypoints_2d is not None:
+        return np.asarray(record.keypoints_2d, np.float64)[np.asarray(record.joint_valid_2d) > 0]
+    valid = np.asarray(record.joint_valid) > 0
+    return project(np.asarray(record.keypoints_3d, np.float64)[valid], np.asarray(record.K, np.float64))
 
 
 def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, out: np.ndarray) -> None:

@@ -15,12 +15,17 @@ class CropRule:
         pixel_center_offset: the square's centre lies at pixel (size - 1) / 2 of the crop plus this offset.
         antialias_blur: True blurs a photograph before it is made smaller; False averages blocks of its pixels.
         focal: focal length over the image's longer side, for a photograph without a known camera.
+        along_hand: the square follows the joints, where the record has them, and is rotated so that the hand points
+            up (`hand.roi.of_joints`); the box is not used then, nor is `data.crop_scale`.
+        mirror_left: a left hand comes out as a right one.
     """
 
     box_aspect: float
     pixel_center_offset: float
     antialias_blur: bool
     focal: float
+    along_hand: bool = False
+    mirror_left: bool = True
 
     def camera(self, width: int, height: int) -> np.ndarray:
         """K (3, 3) for a photograph of width x height px without a known camera; the optical axis is central."""
@@ -36,6 +41,7 @@ RULES = {
     "square": CropRule(box_aspect=1.0, pixel_center_offset=0.0, antialias_blur=False, focal=1.2),
     # HaMeR and WiLoR (`ViTDetDataset`): boxes of 3:4, and a focal length of 5000 px for an image of 256 px
     "hamer": CropRule(box_aspect=256 / 192, pixel_center_offset=0.5, antialias_blur=True, focal=5000 / 256),
+    "mediapipe": CropRule(1.0, 0.0, antialias_blur=False, focal=1.2, along_hand=True, mirror_left=False),
 }
 
 

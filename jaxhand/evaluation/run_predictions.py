@@ -22,15 +22,15 @@ class PredictionCollector:
         """Add the predictions of a batch.
 
         Args:
-            batch: host batch with `valid` (B,), `K` and `K_image` (B,3,3), `is_right` (B,).
+            batch: host batch with `valid` (B,), `K` and `K_image` (B,3,3), `is_right` and `rotation` (B,).
             predictions: `keypoints_2d` (B,21,2) px and `keypoints_3d` (B,21,3) mm of the crops; with a mesh also
                 `vertices` (B,V,3) mm.
         """
         rows = np.flatnonzero(batch["valid"])
         points = [predictions[key][rows] for key in ("keypoints_3d", "vertices") if key in predictions]
         points = np.concatenate(points, axis=1)  # (n, 21 + V, 3)
-        cameras = batch["K"][rows], batch["K_image"][rows]
-        self._batches.append(uncrop(predictions["keypoints_2d"][rows], points, *cameras, batch["is_right"][rows]))
+        transform = (batch[key][rows] for key in ("K", "K_image", "is_right", "rotation"))
+        self._batches.append(uncrop(predictions["keypoints_2d"][rows], points, *transform))
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Joints (N, 21, 3) and vertices (N, V, 3), V 0 without a mesh: mm in the camera frame of the images."""

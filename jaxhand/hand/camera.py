@@ -33,9 +33,14 @@ def unproject(uv: Array, z: Array, K: Array) -> Any:
 
 
 def uncrop(
-    keypoints_2d: Array, keypoints_3d: Array, K_crop: ArrayLike, K_image: ArrayLike, is_right: ArrayLike
+    keypoints_2d: Array,
+    keypoints_3d: Array,
+    K_crop: ArrayLike,
+    K_image: ArrayLike,
+    is_right: ArrayLike,
+    rotation: ArrayLike = 0.0,
 ) -> tuple[np.ndarray, Array]:
-    """Bring predictions in a crop that was not rotated back to its image: the inverse of `data.crop.crop`.
+    """Bring predictions in a crop back to its image: the inverse of `data.crop.crop`.
 
     Args:
         keypoints_2d: (..., N, 2) px of the crop.
@@ -43,16 +48,19 @@ def uncrop(
         K_crop: (..., 3, 3) of the crop.
         K_image: (..., 3, 3) of the image.
         is_right: (...) 0 where the hand was mirrored.
+        rotation: (...) radians by which the crop was rotated, clockwise.
 
     Returns:
         (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the original left or right hand.
     """
-    signs = np.ones((*np.shape(is_right), 3))
-    signs[..., 0] = np.where(np.asarray(is_right) > 0, 1, -1)
-    to_crop = (np.asarray(K_crop, np.float64) * signs[..., None, :]) @ np.linalg.inv(K_image)  # A = K' R K^-1
+    cos, sin = np.cos(rotation), np.sin(rotation)
+    R = np.zeros((*np.broadcast_shapes(np.shape(is_right), np.shape(rotation)), 3, 3))
+    R[..., 0, 0], R[..., 0, 1], R[..., 1, 0], R[..., 1, 1], R[..., 2, 2] = cos, -sin, sin, cos, 1
+    R[..., :, 0] *= np.where(np.asarray(is_right) > 0, 1, -1)[..., None]  # the mirror comes before the rotation
+    to_crop = np.asarray(K_crop, np.float64) @ R @ np.linalg.inv(K_image)  # A = K' R K^-1
     pixels = np.concatenate([keypoints_2d, np.ones_like(keypoints_2d[..., :1])], axis=-1)  # (..., N, 3)
     pixels = pixels @ np.linalg.inv(to_crop).swapaxes(-1, -2)
-    return pixels[..., :2], keypoints_3d * signs[..., None, :]
+    return pixels[..., :2], keypoints_3d @ R
 
 
 def _module(*arrays):

@@ -16,6 +16,8 @@ selects any other class; nothing else is needed. `voting_net.py` is an example.
 - `Options` (optional): a frozen dataclass with the model's own settings. `config.model.options` is then an instance of
   it: an unknown key or a value of another type is an error. Without it, `config.model.options` is the mapping as
   written.
+- `optional_parameters` (optional): first names on the paths of parameters that the run of `training.init_from` may
+  lack.
 
 **Call**: `model(batch, key=None)` returns a dict, see `contract.Predictions`. `key` is a JAX random key while training,
 and None in tests.
@@ -87,6 +89,11 @@ def build(config: Config) -> Model:
     model = model_class(config, hand_model(config), nnx.Rngs(config.seed))
     _require(model, "loss_terms", settings.name)
     return model
+
+
+def optional_parameters(config: Config) -> tuple[str, ...]:
+    """First names on the paths of the parameters that what the model starts from may lack."""
+    return getattr(find(config.model.name), "optional_parameters", ())
 
 
 def hand_config(config: Config) -> HandConfig | None:

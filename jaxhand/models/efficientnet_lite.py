@@ -73,18 +73,23 @@ class EfficientNetLite(nnx.Module):
 
     def __call__(self, image: jax.Array) -> Features:
         """(B, S, S, 3) in 0..1 → features; S is a multiple of 32."""
-        return each_image(self._features, image)
+        return self.last_stages(self.first_stages(image))
 
-    def _features(self, image) -> Features:
+    def first_stages(self, image) -> jax.Array:
+        """(B, S, S, 3) in 0..1 → the fine map of `Features`."""
+        return each_image(self._fine, image)
+
+    def last_stages(self, fine) -> Features:
+        """The fine map of `Features` → all of them."""
+        coarse = _through(self.stages[FINE_STAGE + 1 : -1], fine)
+        x = _through(self.stages[-1:], coarse)
+        x = relu6(self.top(x)) if self.top is not None else x
+        return Features(fine, coarse, x.astype(jnp.float32).mean((1, 2)))
+
+    def _fine(self, image) -> jax.Array:
         middle, half_range = self.normalisation
         x = relu6(self.stem(((image - middle) / half_range).astype(self.dtype)))
-        maps = []
-        for stage in self.stages:
-            for block in stage:
-                x = block(x)
-            maps.append(x)
-        x = relu6(self.top(x)) if self.top is not None else x
-        return Features(maps[FINE_STAGE], maps[-2], x.astype(jnp.float32).mean((1, 2)))
+        return _through(self.stages[: FINE_STAGE + 1], x)
 
 
 class Inverted(nnx.Module):
@@ -144,6 +149,14 @@ class Pointwise(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., inputs) → (..., outputs)."""
         return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+def _through(stages, x: jax.Array) -> jax.Array:
+    """Apply all blocks of all stages in turn."""
+    for stage in stages:
+        for block in stage:
+            x = block(x)
+    return x
 
 
 def relu6(x: jax.Array) -> jax.Array:

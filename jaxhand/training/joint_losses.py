@@ -25,6 +25,12 @@ def joints_2d(predictions: dict, batch: dict) -> jax.Array:
     return masked_mean(distance.mean(-1), batch["joint_valid_2d"]) / half_side * label_scale(batch, "joint_valid_2d")
 
 
+def camera(predictions: dict, batch: dict) -> jax.Array:
+    """Mean distance to the true joint in the camera's frame, in 100 mm."""
+    distance = length(predictions["keypoints_3d"] - batch["keypoints_3d"])  # (B, 21)
+    return masked_mean(distance, batch["joint_valid"]) / 100 * label_scale(batch, "joint_valid")
+
+
 def depth(predictions: dict, batch: dict) -> jax.Array:
     """Mean error of a joint's depth relative to the mean depth of the hand, in 100 mm."""
     valid = batch["joint_valid"]

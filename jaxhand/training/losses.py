@@ -32,6 +32,7 @@ _ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these
 TERMS = {
     "joints_3d": LossTerm(joint_losses.joints_3d),
     "joints_2d": LossTerm(joint_losses.joints_2d),
+    "camera": LossTerm(joint_losses.camera),
     "depth": LossTerm(joint_losses.depth),
     "distance": LossTerm(joint_losses.distance),
     "size": LossTerm(joint_losses.size),

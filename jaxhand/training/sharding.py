@@ -8,7 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.config import ConfigError
 
-HOST_ONLY = ("index", "K_image")  # arrays of a batch that no model reads: they stay in the host's memory
+HOST_ONLY = ("index", "K_image", "rotation")  # arrays of a batch that no model reads: they stay in the host's memory
 
 
 def make_mesh() -> Mesh:
