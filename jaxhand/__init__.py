@@ -1,14 +1,5 @@
 """jaxhand: train, evaluate and run networks for 3D hand pose from colour and depth images."""
 
-from __future__ import annotations
-
-import typing
-
-if typing.TYPE_CHECKING:
-    from pathlib import Path
-
-    from jaxhand.inference.predictor import Predictor
-
 __version__ = "0.1.0"
 _ROOMS = ("config", "data", "evaluation", "hand", "inference", "interop", "io", "metrics", "models", "training")
 
@@ -26,7 +17,7 @@ def __dir__() -> list[str]:
     return [*globals(), *_ROOMS]
 
 
-def load(path: str | Path, *, batch_size: int = 32) -> Predictor:
+def load(path, *, batch_size: int = 32):
     """Load the best model of a run folder as a function from images and boxes to arrays.
 
     `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`
