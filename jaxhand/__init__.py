@@ -18,8 +18,9 @@ def __dir__() -> list[str]:
 
 
 def load(path, *, batch_size: int = 32):
-    """Load the best model of a run folder as a function from images and boxes to arrays.
+    """Load the best model of a run folder as a function from images to arrays.
 
+    `jaxhand.load("runs/mediapipe")("photo.jpg")["keypoints_3d"]`
     `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`
 
     Args:
@@ -27,12 +28,12 @@ def load(path, *, batch_size: int = 32):
         batch_size: the most hands that go through the model in one batch; a power of two.
 
     Returns:
-        A `jaxhand.inference.predictor.Predictor`; its `__call__` lists the arguments and the returned arrays.
+        A `jaxhand.inference.arguments.ImagePredictor`; its `__call__` lists the arguments and the returned arrays.
 
     Raises:
         UserError: the folder holds no run, its parameters do not fit the model of its config, or `batch_size` is not a
             power of two.
     """
-    from jaxhand.inference.predictor import Predictor  # imported here: `import jaxhand` imports no JAX
+    from jaxhand.inference import loading  # imported here: `import jaxhand` imports no JAX
 
-    return Predictor(path, batch_size=batch_size)
+    return loading.load(path, batch_size=batch_size)

@@ -10,6 +10,7 @@ import numpy as np
 HAND_OVER_PALM, TOWARDS_FINGERS = 2.6, 0.5  # side over that of the palm's box; shift of the centre in palm sides
 HAND_OVER_JOINTS, TOWARDS_TIPS = 2.0, 0.1  # side over that of the box of the joints below; shift in sides of that box
 PALM_JOINTS = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)  # wrist, thumb, and the two lowest joints of each finger
+HAND_OVER_BOX = 1.5  # side of an upright square over the longer side of the box around all joints
 PALM_WRIST, PALM_MIDDLE_BASE = 2, 4  # among the nine points of a palm
 
 
@@ -38,6 +39,12 @@ class Roi:
 def whole(width: int, height: int) -> Roi:
     """The upright square around a whole image."""
     return Roi(np.array([width - 1, height - 1]) / 2, float(max(width, height)), np.array([0.0, -1.0]))
+
+
+def of_box(box: np.ndarray) -> Roi:
+    """The upright square around a hand whose joints lie in a box (4,) x0, y0, x1, y1 px."""
+    side = max(float((box[2:] - box[:2]).max()), 1.0)
+    return Roi((box[:2] + box[2:]) / 2, HAND_OVER_BOX * side, np.array([0.0, -1.0]))
 
 
 def of_palm(points: np.ndarray) -> Roi:

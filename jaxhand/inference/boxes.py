@@ -30,15 +30,15 @@ class HandBoxes:
     """The n hands of one image.
 
     Args:
-        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: one hand, and the whole image is its crop.
-        sides: "right" or "left" for each hand.
-        scores: confidence of the detector for each hand, or None.
+        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: as `ImagePredictor` does without boxes.
+        sides: "right" or "left" for each hand; with `boxes` None one word or None.
+        scores: confidence of the detector for each hand; None where it is not known.
         K: (3, 3) camera matrix of the image in px; None: unknown.
     """
 
     boxes: np.ndarray | None
-    sides: list[str]
-    scores: list[float | None]
+    sides: list[str] | str | None
+    scores: list[float | None] | None = None
     K: np.ndarray | None = None
 
 

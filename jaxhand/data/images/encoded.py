@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from jaxhand.config import UserError
-from jaxhand.data.images.header import first_rows, image_size, orientation
+from jaxhand.data.images.header import first_rows, focal_length, image_size, orientation
 
 # EXIF orientation → from stored pixels to the upright image: are the axes swapped, is x reversed, is y reversed?
 _ORIENTATIONS = {
@@ -82,6 +82,11 @@ class EncodedImage:
             return self.pixels.shape[1::-1]
         width, height, exif = stored
         return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
+
+    @property
+    def focal_length(self) -> float | None:
+        """Focal length in px by the EXIF data of a JPEG, for the image at full size; None where they state none."""
+        return focal_length(self.content)
 
     def decode_region(self, corners: np.ndarray, max_shrink: float) -> tuple[np.ndarray, np.ndarray]:
         """Decode the part that a crop needs: a JPEG at 1, 1/2, 1/4 or 1/8 of its size, down to the last row needed.
