@@ -1,4 +1,4 @@
-"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; an integer pixel coordinate is a pixel's centre.
+"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; integer pixel coordinates are pixel centres.
 
 Every function takes NumPy or JAX arrays and returns the same kind.
 """
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 Array = jax.Array | np.ndarray
 
-DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance in front of and behind the hand
+DEPTH_RANGE_MM = 150.0  # a depth image is normalised: the hand's distance ± this value → [-1, 1]
 FROM_OPENGL = np.array([1, -1, -1], np.float32)  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
 
 
@@ -40,18 +40,18 @@ def uncrop(
     is_right: ArrayLike,
     rotation: ArrayLike = 0.0,
 ) -> tuple[np.ndarray, Array]:
-    """Bring predictions in a crop back to its image: the inverse of `data.crop.crop`.
+    """Map predictions from a crop to its image: the inverse of `data.crop.crop`.
 
     Args:
         keypoints_2d: (..., N, 2) px of the crop.
         keypoints_3d: (..., N, 3) mm, camera frame of the crop.
         K_crop: (..., 3, 3) of the crop.
         K_image: (..., 3, 3) of the image.
-        is_right: (...) 0 where the hand was mirrored.
+        is_right: (...); 0 for a hand that was mirrored.
         rotation: (...) radians by which the crop was rotated, clockwise.
 
     Returns:
-        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the original left or right hand.
+        (..., N, 2) px of the image and (..., N, 3) mm in the image's camera frame. Mirrored hands are left hands again.
     """
     cos, sin = np.cos(rotation), np.sin(rotation)
     R = np.zeros((*np.broadcast_shapes(np.shape(is_right), np.shape(rotation)), 3, 3))
@@ -68,10 +68,10 @@ def _module(*arrays):
 
 
 def weak_perspective_translation(camera: Array, K: Array, size: int) -> Any:
-    """The translation of a hand in front of the camera K that matches its weak-perspective projection.
+    """Convert a weak-perspective camera into the translation of the hand in front of the camera K.
 
-    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of
-    the crop, in parts of the crop's side.
+    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2. This is the
+    offset from the centre of the crop, as a fraction of the crop's side.
 
     Args:
         camera: (B, 3) s, tx, ty, with t in metres.
