@@ -38,6 +38,7 @@ from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
 CLUSTERS = 5
+RIDGE, START_RIDGE = 0.1, 1.0  # of the mix by itself, and of the one that a training starts from
 LABELS = ("keypoints_3d", "keypoints_2d", "joint_valid", "joint_valid_2d", "K")
 
 
@@ -82,12 +83,18 @@ class Tuning:
         updates, state = self.tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    def mixed(self, clean: dict, rows: np.ndarray) -> dict:
+    def mixed(self, clean: dict, rows: np.ndarray, ridge: float) -> dict:
         """The start's parameters with the mixes fitted on rows of the crops that are not augmented."""
         found = self.predict(self.start, clean["pooled"][rows], clean["K"][rows])
-        mix_2d = joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows])
-        mix_3d = joint_mix.fit(found["world"], clean["keypoints_3d"][rows], translated=True)
+        mix_2d = joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows], ridge=ridge)
+        mix_3d = joint_mix.fit(found["world"], clean["keypoints_3d"][rows], ridge=ridge, translated=True)
         return self.start | {"mix_2d": jnp.float32(mix_2d), "mix_3d": jnp.float32(mix_3d)}
+
+    def ways(self, clean: dict, views: list[dict], left_out: np.ndarray) -> dict[str, dict]:
+        """Parameters by the name of the row, of all records but those left out."""
+        rows = np.flatnonzero(~left_out)
+        mixed, start = (self.mixed(clean, rows, ridge) for ridge in (RIDGE, START_RIDGE))
+        return {"untuned": self.start, "joint mix": mixed, "tuned": self.tuned(start, views, left_out)}
 
     def tuned(self, start: dict, views: list[dict], left_out: np.ndarray) -> dict:
         """Parameters trained on views of all records but those left out, averaged with the start."""
@@ -177,12 +184,10 @@ def main() -> None:
     rows = {name: np.zeros((3, len(train))) for name in ("untuned", "joint mix", "tuned")}
     for cluster in range(CLUSTERS):
         left_out = clusters == cluster
-        mixed = tuning.mixed(clean, np.flatnonzero(~left_out))
-        ways = {"untuned": tuning.start, "joint mix": mixed, "tuned": tuning.tuned(mixed, views, left_out)}
-        for name, params in ways.items():
+        for name, params in tuning.ways(clean, views, left_out).items():
             rows[name][:, left_out] = errors(tuning, params, {key: array[left_out] for key, array in clean.items()})
-    mixed, begin = tuning.mixed(clean, np.arange(len(train))), time.monotonic()
-    ways = {"untuned": tuning.start, "joint mix": mixed, "tuned": tuning.tuned(mixed, views, nothing)}
+    begin = time.monotonic()
+    ways = tuning.ways(clean, views, nothing)
     print(f"one training on features: {time.monotonic() - begin:.0f} s")
     print(f"clusters: {np.bincount(clusters).tolist()} hands")
     print(

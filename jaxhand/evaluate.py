@@ -11,6 +11,7 @@ samples.csv.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from jaxhand.config import UserError
@@ -30,7 +31,8 @@ def main() -> int:
         from jaxhand.training.adaptation import fit_joint_mix
 
         [name] = arguments.data
-        out = fit_joint_mix(arguments.workdir, name, arguments.split or "train", arguments.fit_joint_mix)
+        of_set = name, arguments.split or "train"
+        out = fit_joint_mix(arguments.workdir, *of_set, arguments.fit_joint_mix, ridge=arguments.ridge)
         print(f"Written to {out}; start a training from it with training.init_from={out}")
     elif arguments.predictions:
         assert protocol is not None, "`_check` requires it"
@@ -60,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
     fit = "fit the mix of joints on --data, and write the network with it to a new run folder"
     run.add_argument("--fit-joint-mix", type=Path, metavar="OUT", help=fit)
+    ridge = "how strongly the mix is drawn to the identity (default: 0.1; before a training 1)"
+    run.add_argument("--ridge", type=float, default=0.1, metavar="NUMBER", help=ridge)
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
     files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
@@ -87,6 +91,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--submit writes the file of one set: give one --data")
     if arguments.fit_joint_mix and not (arguments.workdir and len(arguments.data or []) == 1):
         raise UserError("--fit-joint-mix needs a run folder and one --data to fit on, such as --data folder:PATH")
+    if not 0 <= arguments.ridge < math.inf:
+        raise UserError(f"--ridge must be at least 0 and finite, got {arguments.ridge}")
     if arguments.submit and arguments.split not in (None, "test"):
         raise UserError(f"--submit writes the file of the test split: leave out --split {arguments.split}")
     if arguments.workdir and arguments.workdir.is_file():
