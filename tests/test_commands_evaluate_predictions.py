@@ -88,7 +88,7 @@ def test_user_errors_are_named(folder, call, tmp_path):
     assert "sample 5 of xyz, point 2, is not finite" in refused(call, *arguments(folder, predictions="pred.npz"))
     assert not (folder / "pred_freihand").exists()
     (folder / "file").write_text("")
-    assert "choose another folder by --output" in refused(call, *files, "--output", folder / "file")
+    assert "choose another folder with --output" in refused(call, *files, "--output", folder / "file")
 
 
 def test_no_library_of_models_is_loaded(folder, command):

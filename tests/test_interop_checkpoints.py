@@ -164,7 +164,7 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     code, _, errors = call(convert.main, "hamer", files / "hamer.ckpt", out, "--set", *HEADS)
     assert code == 2 and errors == f"error: {out} holds checkpoints already: choose another folder\n"
     checkpoints = Checkpoints(out)
-    with pytest.raises(CheckpointError, match=f"converted weights, not a run: .*training.init_from={out}"):
+    with pytest.raises(CheckpointError, match=f"contains converted weights, not a run; .*training.init_from={out}"):
         checkpoints.restore_latest({})
     checkpoints.close()
 
@@ -183,7 +183,7 @@ def test_a_backbone_starts_a_training(files, tmp_path, call, file):
     code, output, errors = call(convert.main, "vitpose", files / file, out, "--set", *HEADS)
     assert (code, errors) == (0, "")
     assert output.splitlines()[-1] == f"A part of a model: start a training with training.init_from={out}"
-    with pytest.raises(CheckpointError, match=f"{out} holds a part of a model: start a training with"):
+    with pytest.raises(CheckpointError, match=f"{out}: contains only a part of a model; start a training from it with"):
         restore_best(out)
     part = restore_best(out, partial=True)
     wanted = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS).params["backbone"]
@@ -212,10 +212,10 @@ def test_a_run_takes_the_part_and_draws_the_rest(tiny, tmp_path):
     begin = run.restore()
     run.close()
     assert begin.step is None and begin.note.startswith(f"training.init_from {tmp_path / 'part'}: 2 of ")
-    assert "are taken (stem/bias, stem/kernel); new are " in begin.note
+    assert "are loaded (stem/bias, stem/kernel); new: " in begin.note
     jax.tree.map(np.testing.assert_array_equal, begin.state["params"], fresh | {"stem": stem})
     wider = dataclasses.replace(tiny, training=start, model=dataclasses.replace(tiny.model, width=48))
-    with pytest.raises(UserError, match="does not fit: params/stem/.*: saved .*, model wants"):
+    with pytest.raises(UserError, match="does not fit: params/stem/.*: saved .*, the model needs"):
         loop.Run(wider, tmp_path / "other").restore()
 
 
