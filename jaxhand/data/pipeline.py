@@ -189,6 +189,11 @@ class _Crops:
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
         self.hand_model = hand_model
         self.rule = RULES[config.data.crop_rule]
+        if hand_model is not None and not self.rule.mirror_left:
+            raise UserError(
+                f"data.crop_rule={config.data.crop_rule} leaves left hands as they are, and the mesh of model "
+                f"{config.model.name!r} is that of a right hand: set data.crop_rule=square"
+            )
         self.free = {}  # size in bytes → free blocks of memory
 
     def __call__(self, index: np.ndarray, changes: Sequence[dict]) -> dict[str, np.ndarray]:
