@@ -1,6 +1,6 @@
 """The synthetic data set: labelled images without a download. Each image is a pure function of (seed, index).
 
-`python -m jaxhand.data.synthetic --preview sheet.png` writes a sheet of examples.
+`python -m jaxhand.data.synthetic --preview sheet.png` writes a sheet of examples, `--photographs FOLDER` images alone.
 """
 
 import argparse
@@ -241,10 +241,26 @@ def _preview(args: argparse.Namespace) -> None:
     draw.write_png(args.preview, draw.grid(cells, columns=args.columns))
 
 
+def _photographs(args: argparse.Namespace) -> None:
+    """Write images alone, as JPEG files of a camera: hand_0.jpg, hand_1.jpg, …"""
+    _check(args.split, args.count, args.size, args.view)
+    arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
+    try:
+        args.photographs.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(arrays["image"]):
+            encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+            (args.photographs / f"hand_{number}.jpg").write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise UserError(f"cannot write to {args.photographs}: {error.strerror}") from error
+    print(f"{args.count} images of {args.size} px -> {args.photographs}")
+
+
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preview", required=True, metavar="PNG", help="the sheet: image, skeleton, depth")
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument("--preview", metavar="PNG", help="a sheet: image, skeleton, depth")
+    output.add_argument("--photographs", type=Path, metavar="FOLDER", help="the images alone, as JPEG files")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of an image, px (%(default)s)")
@@ -252,7 +268,8 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=40, help="how many hands (%(default)s)")
     parser.add_argument("--columns", type=int, default=4, help="hands in a row of the sheet (%(default)s)")
     try:
-        _preview(parser.parse_args(argv))
+        args = parser.parse_args(argv)
+        (_preview if args.preview else _photographs)(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
