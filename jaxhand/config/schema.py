@@ -168,8 +168,8 @@ class OptimizerConfig:
     momentum: float = 0.95  # Muon's momentum, 0 to below 1
     adam_rate: float = 0.5  # if name is muon: learning rate of Adam / learning rate of Muon
     clip_norm: float = 1.0  # largest global norm of the gradients; larger ones are scaled down; 0: no limit
-    # {pattern: factor} on the learning rate of parameters by path, such as {"backbone/*": 0.1}. If several patterns match,
-    # the last one counts. Factor 0 freezes parameters: no update and no weight decay.
+    # {pattern: factor} on the learning rate of parameters by path, such as {"backbone/*": 0.1}. The last matching
+    # pattern counts. Factor 0 freezes parameters: no update and no weight decay.
     rates: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
