@@ -4,8 +4,9 @@
     pip install --no-deps mediapipe==0.10.21
     python -m jaxhand.predict WORKDIR photo.jpg --detector jaxhand.interop.mediapipe:detect
 
-Both packages are Apache-2.0. Only the network files of the second are used; later versions no longer contain them, and
-its dependencies would install an old NumPy. Zhang et al., "MediaPipe Hands" (2020); constants are those of its graphs.
+Both packages have the licence Apache-2.0. Only the network files of mediapipe are used. Later versions do not contain
+these files. `--no-deps` is needed because the dependencies of mediapipe would install an old NumPy.
+Zhang et al., "MediaPipe Hands" (2020). The constants below are those of MediaPipe's graphs.
 """
 
 import functools
@@ -18,13 +19,13 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.crop import warp
 
-PALM_INPUT_PX, HAND_INPUT_PX = 192, 224  # side of the networks' input images
-MIN_SCORE = 0.5
-MAX_PALM_OVERLAP, MAX_HAND_OVERLAP = 0.3, 0.5  # intersection over union; above it, one hand was detected twice
-HAND_CROP_SCALE, CROP_SHIFT = 2.6, 0.5  # crop side / palm side; shift towards the fingers, in palm sides
-WRIST, MIDDLE_BASE = 0, 2  # among the points of a palm
+PALM_INPUT_PX, HAND_INPUT_PX = 192, 224  # side of a network's input image
+MIN_SCORE = 0.5  # a palm or a hand with a lower score is not used
+MAX_PALM_OVERLAP, MAX_HAND_OVERLAP = 0.3, 0.5  # intersection over union of two boxes of the same hand
+HAND_CROP_SCALE, CROP_SHIFT = 2.6, 0.5  # side of the crop, and its shift to the fingers, in sides of the palm's box
+WRIST, MIDDLE_BASE = 0, 2  # indices of the keypoints of a palm
 FILES = ("palm_detection/palm_detection_full.tflite", "hand_landmark/hand_landmark_full.tflite")
-_running = threading.Lock()  # a network stores its inputs: one thread at a time
+_running = threading.Lock()  # a network stores its input, so only one thread at a time may run it
 
 
 def detect(image: np.ndarray) -> list[dict]:
@@ -34,13 +35,13 @@ def detect(image: np.ndarray) -> list[dict]:
         image: (H, W, 3) uint8 RGB.
 
     Returns:
-        One dict per hand, in order of falling score: `bbox` [x0, y0, x1, y1] px around the joints, `hand` "right" or
-        "left", `score` from 0 to 1.
+        One dict per hand, sorted by score, highest first: `bbox` [x0, y0, x1, y1] px around the joints, `hand` "right"
+        or "left", `score` from 0 to 1.
 
     Raises:
         UserError: the networks are not installed.
     """
-    detections = []  # (score, box, side)
+    detections = []  # (score, box, "right" or "left")
     for palm in _palms(image):
         joints, presence, right = _hand(image, palm)
         if presence >= MIN_SCORE:
@@ -56,19 +57,19 @@ def detect(image: np.ndarray) -> list[dict]:
 
 @functools.cache
 def _networks() -> tuple:
-    """The palm detector and the hand landmark network, loaded once."""
+    """Load the palm detector and the hand landmark network, only once."""
     install = "pip install ai-edge-litert, then pip install --no-deps mediapipe==0.10.21"
     try:
         from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError(f"the detector needs LiteRT and MediaPipe's networks: {install}") from None
+        raise UserError(f"the detector needs LiteRT and MediaPipe's networks; install them: {install}") from None
     package = importlib.util.find_spec("mediapipe")
     folders = [Path(folder) / "modules" for folder in (package and package.submodule_search_locations) or []]
     networks = []
     for name in FILES:
         file = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if file is None:
-            raise UserError(f"the detector needs MediaPipe's file {Path(name).name}: {install}")
+            raise UserError(f"the detector needs MediaPipe's file {Path(name).name}; install it: {install}")
         network = Interpreter(str(file), num_threads=2)
         network.allocate_tensors()
         networks.append(network)
@@ -76,7 +77,7 @@ def _networks() -> tuple:
 
 
 def _run(network, image: np.ndarray) -> list[np.ndarray]:
-    """The outputs of a network for an image (h, w, 3) uint8, in the order of their names."""
+    """Run a network on an image (h, w, 3) uint8. Returns its outputs, sorted by name."""
     with _running:
         network.set_tensor(network.get_input_details()[0]["index"], np.float32(image)[None] / 255)
         network.invoke()
@@ -85,7 +86,7 @@ def _run(network, image: np.ndarray) -> list[np.ndarray]:
 
 
 def _palms(image: np.ndarray) -> list[np.ndarray]:
-    """Palms as points (9, 2) px: two corners of the box, then seven keypoints; of overlapping ones the best alone."""
+    """Detect palms, with non-maximum suppression. A palm is (9, 2) px: two corners of its box, then seven keypoints."""
     height, width = image.shape[:2]
     side = max(height, width)
     scale = PALM_INPUT_PX / side
@@ -98,7 +99,7 @@ def _palms(image: np.ndarray) -> list[np.ndarray]:
     palms = []
     for box, anchor in zip(boxes[likely].reshape(-1, 9, 2), _anchors()[likely]):
         center, extent, points = box[0] + anchor, box[1], box[2:] + anchor
-        points = np.stack([center - extent / 2, center + extent / 2, *points]) - 0.5  # pixel centres
+        points = np.stack([center - extent / 2, center + extent / 2, *points]) - 0.5  # integers are now pixel centres
         points = (points - offset) / scale
         if all(_overlap(points[:2].ravel(), palm[:2].ravel()) < MAX_PALM_OVERLAP for palm in palms):
             palms.append(points)
@@ -107,7 +108,7 @@ def _palms(image: np.ndarray) -> list[np.ndarray]:
 
 @functools.cache
 def _anchors() -> np.ndarray:
-    """Reference points (2016, 2) px of the boxes: two per cell of 8 px, then six per cell of 16 px."""
+    """Anchors of the palm boxes, (2016, 2) px: cell centres, two per cell of 8 px, then six per cell of 16 px."""
     rows = []
     for cell, boxes in ((8, 2), (16, 6)):
         centers = np.arange(PALM_INPUT_PX // cell) * cell + cell / 2
@@ -117,7 +118,7 @@ def _anchors() -> np.ndarray:
 
 
 def _hand(image: np.ndarray, palm: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """A palm (9, 2) → joints (21, 2) px, probability of a hand, probability that it is a right one."""
+    """Find the hand of a palm (9, 2): joints (21, 2) px, probability that it is a hand, and that it is a right hand."""
     corner, opposite, points = palm[0], palm[1], palm[2:]
     side = (opposite - corner).max()
     up = points[MIDDLE_BASE] - points[WRIST]
@@ -133,7 +134,7 @@ def _hand(image: np.ndarray, palm: np.ndarray) -> tuple[np.ndarray, float, float
 
 
 def _warped(image: np.ndarray, A: np.ndarray, scale: float, size: int) -> np.ndarray:
-    """The image (size, size, 3) that A (3, 3) maps `image` to; A enlarges by `scale`."""
+    """Warp an image by the transform A (3, 3), which enlarges by `scale`, to (size, size, 3)."""
     out = np.empty((size, size, 3), np.uint8)
     warp(image, A, scale, False, out)
     return out
