@@ -104,7 +104,7 @@ def _prepare(out: Path) -> None:
 
     from jaxhand.training import checkpoint_files
 
-    jax.config.update("jax_platforms", "cpu")  # only on a CPU does device_put reuse NumPy arrays without a copy
+    jax.config.update("jax_platforms", "cpu")  # device_put can reuse a NumPy array without a copy only on a CPU
     if checkpoint_files.steps(out / "checkpoints"):
         raise UserError(f"{out}: contains checkpoints already; choose another folder")
 

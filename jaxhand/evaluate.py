@@ -1,4 +1,4 @@
-"""Score the best checkpoint of a run, or score the predictions in a file of any program.
+"""Score the best checkpoint of a run, or a file of predictions that any program wrote.
 
 `python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
 WORKDIR/evaluation.json. A set with depth images is scored twice: with depth and without. `--metrics cs_mpjpe pa_auc`
@@ -52,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
-    files.add_argument(
-        "--ground-truth", type=Path, metavar="PATH", help="file as for --predictions, or a folder of *_xyz.json"
-    )
+    files.add_argument("--ground-truth", type=Path, metavar="PATH", help="as --predictions, or a folder of *_xyz.json")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: next to the predictions")
     both = parser.add_argument_group("rules of a benchmark, for a run or a file")
     both.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
@@ -67,9 +65,7 @@ def _check(arguments: argparse.Namespace) -> None:
     of_run = [arguments.workdir, arguments.data, arguments.metrics, arguments.submit, arguments.split]
     of_files = [arguments.predictions, arguments.ground_truth]
     if any(of_run) and any([*of_files, arguments.output]):
-        raise UserError(
-            "a run folder (with its --data, --submit, …) and --predictions cannot be given together; leave out one"
-        )
+        raise UserError("give either a run folder (with --data, --submit, …) or --predictions, not both")
     if any(of_files) and not all([*of_files, arguments.protocol]):
         names = ", ".join(scoring.PROTOCOLS)
         raise UserError(f"--predictions, --ground-truth and --protocol must be given together (protocols: {names})")

@@ -22,7 +22,7 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "mano_shape": ("mano_shape", 5),
 }
 _UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
-_PICTURE_SIDE = 512  # px; smaller images are enlarged, at most to this size
+_PICTURE_SIDE = 512  # side of a picture, px, up to which small images are enlarged
 
 
 class PredictionWriter:
@@ -72,9 +72,7 @@ class PredictionWriter:
         scale = max(1, _PICTURE_SIDE // max(image.shape[:2]))
         picture = upscale(image, scale)
         for pixels in hands["keypoints_2d"]:
-            picture = draw_skeleton(
-                picture, (pixels + 0.5) * scale - 0.5, scale=1
-            )  # enlarges such that pixel centres have integer coordinates
+            picture = draw_skeleton(picture, (pixels + 0.5) * scale - 0.5, scale=1)  # keeps pixel centres at integers
         write_png(self.folder / files["overlay"], picture)
         if "vertices" in hands:
             files |= {"mesh_overlay": f"{stem}_mesh.png"} | {kind: f"{stem}.{kind}" for kind in self.mesh_kinds}
@@ -94,7 +92,7 @@ class PredictionWriter:
         num_hands, num_vertices = hands["vertices"].shape[:2]
         faces = (
             hands["faces"] + num_vertices * np.arange(num_hands)[:, None, None]
-        )  # (N, F, 3) indices into the vertices of all hands
+        )  # (N, F, 3), indices into all vertices
         vertices, faces = hands["vertices"].reshape(-1, 3), faces.reshape(-1, 3)
         write_png(self.folder / files["mesh_overlay"], draw_mesh(image, vertices, faces, hands["K"][0], scale=scale))
         meshes = {

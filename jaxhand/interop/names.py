@@ -22,7 +22,7 @@ def _linear(x: np.ndarray) -> np.ndarray:
 
 
 def _conv(x: np.ndarray) -> np.ndarray:
-    """Kernel of a convolution with stride = kernel size, (out, in, h, w) → of a matrix product, (h * w * in, out)."""
+    """Kernel of a convolution with stride = kernel size: (out, in, h, w) → matrix (h * w * in, out)."""
     return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
 
 

@@ -100,7 +100,7 @@ class _Members:
         return start, info.CRC
 
     def content(self, name: str) -> bytes:
-        """All bytes of a small member."""
+        """Read all bytes of a small member."""
         start, crc = self.location(name)
         self._file.seek(start)
         content = self._file.read(self.sizes[name])

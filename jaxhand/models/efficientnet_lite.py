@@ -13,15 +13,8 @@ from flax import nnx
 from jaxhand.models.depthwise import convolve, depthwise, each_image
 
 STRIDE = 32  # side of a cell of the coarsest map, px of the image
-STAGES = (
-    (1, 3, 1),
-    (2, 3, 2),
-    (2, 5, 2),
-    (3, 3, 2),
-    (3, 5, 1),
-    (4, 5, 2),
-    (1, 3, 1),
-)  # blocks, kernel size, stride of the first block
+# Blocks, kernel size, stride of the first block
+STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))
 FINE_STAGE = 4  # index of the last stage with cells of 16 px
 EXPANSION = 6  # hidden channels of a block / its input channels
 _DRAW = jax.nn.initializers.he_normal()

@@ -122,13 +122,8 @@ def shift_channels(x: jax.Array) -> jax.Array:
     """Shift channels of a grid (B, h, w, C) by one cell: one fifth in each of four directions, with zero padding."""
     C, h, w = x.shape[-1], *x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    corners = (
-        (1, 1),
-        (2, 1),
-        (0, 1),
-        (1, 2),
-        (1, 0),
-    )  # upper left corner of the window from which each fifth of the channels is cut
+    # Upper left corners of the windows from which the five fifths of the channels are cut
+    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
     return jnp.concatenate(
         [padded[:, i : i + h, j : j + w, C * k // 5 : C * (k + 1) // 5] for k, (i, j) in enumerate(corners)], axis=-1
     )

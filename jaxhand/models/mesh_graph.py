@@ -70,13 +70,11 @@ def neighbourhoods(hand_model: SkinnedHand) -> tuple[np.ndarray, np.ndarray]:
     """The matrix D^-1/2 (A + I) D^-1/2, sparse: (V, n) columns and (V, n) values of each row, padded with zeros."""
     V, sides = hand_model.num_vertices, [(0, 1), (1, 2), (2, 0)]
     edges = np.concatenate([hand_model.faces[:, side] for side in sides] + [np.arange(V)[:, None].repeat(2, 1)])
-    edges = np.unique(
-        np.concatenate([edges, edges[:, ::-1]]), axis=0
-    )  # (E, 2) sorted; both directions of an edge, and (v, v) for each vertex
+    # (E, 2) sorted: both directions of each edge, and (v, v) for each vertex v
+    edges = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
     degrees = np.bincount(edges[:, 0], minlength=V)
-    column = np.arange(len(edges)) - np.repeat(
-        np.cumsum(degrees) - degrees, degrees
-    )  # of each edge: its position among the edges of its first vertex
+    # Of each edge: its position among the edges of its first vertex
+    column = np.arange(len(edges)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
     neighbours = np.zeros((V, degrees.max()), np.int32)
     weights = np.zeros(neighbours.shape, np.float32)
     neighbours[edges[:, 0], column] = edges[:, 1]

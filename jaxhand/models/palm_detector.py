@@ -141,9 +141,8 @@ def decode(numbers, logits) -> Palms:
     around = jnp.asarray(anchors())[:, None]  # (2016, 1, 2)
     center, half = numbers[..., :1, :] + around, numbers[..., 1:2, :] / 2
     points = jnp.concatenate([center - half, center + half, numbers[..., 2:, :] + around], -2)
-    return Palms(
-        points - 0.5, jax.nn.sigmoid(logits)
-    )  # MediaPipe's origin is the corner of the first pixel, ours its centre
+    # MediaPipe's origin is the corner of the first pixel, ours is its centre
+    return Palms(points - 0.5, jax.nn.sigmoid(logits))
 
 
 @functools.cache

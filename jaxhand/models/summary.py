@@ -174,7 +174,7 @@ def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tup
         elif name == "conv_general_dilated":
             kernel, layout = equation.invars[1].aval, equation.params["dimension_numbers"]
             summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # input channels of a group * kernel size
-            zeros = math.prod(equation.params["lhs_dilation"])  # share of inserted zeros in a transposed convolution
+            zeros = math.prod(equation.params["lhs_dilation"])  # a transposed convolution inserts zeros between pixels
             yield here, 2 * times * equation.outvars[0].aval.size * summed // zeros
         elif name.startswith("dot_product_attention_fwd"):  # cuDNN's attention: queries (B, T, H, D), keys (B, S, H, D)
             (B, T, H, D), S = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]

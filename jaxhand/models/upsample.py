@@ -69,7 +69,7 @@ def sample_bilinear(image: jax.Array, positions: jax.Array) -> jax.Array:
     B, h, w, C = image.shape
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(B, (h + 2) * (w + 2), C)
     positions = jnp.clip(positions + 1, 0, jnp.array([w + 1, h + 1], positions.dtype))  # px of the padded map
-    corner = jnp.clip(positions.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four pixels
+    corner = jnp.clip(positions.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four neighbours
     right, down = jnp.moveaxis((positions - corner).astype(image.dtype), -1, 0)[..., None]  # (B, N, 1) each
     at = lambda i, j: jnp.take_along_axis(
         padded, ((corner[..., 1] + i) * (w + 2) + corner[..., 0] + j)[..., None], axis=1

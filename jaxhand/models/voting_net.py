@@ -66,9 +66,8 @@ class VotingNet(nnx.Module):
         self.names = normal_param(rngs, (NUM_KEYPOINTS, config.joint_width), 0.5)  # joint embedding
         self.looks = nnx.List([RefinementStage(config, rngs) for _ in range(config.looks)])
         self.size_norm = nnx.RMSNorm(config.joint_width, rngs=rngs)
-        self.size = Linear(
-            config.joint_width, 1, rngs, scale=0.1
-        )  # log of (width of the crop at the hand's distance / CROP_MM)
+        # Log of (width of the crop at the hand's distance / CROP_MM)
+        self.size = Linear(config.joint_width, 1, rngs, scale=0.1)
 
     def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
         """Predict joints.
@@ -203,9 +202,7 @@ def joint_windows(image: jax.Array, joints: jax.Array, has_depth: jax.Array) -> 
     """
     B, side = image.shape[0], image.shape[1]
     position = (joints[..., :2] + 1) * (side / 2)  # of the joint, px from the upper left corner of the image
-    corner = jnp.clip(jnp.round(position), 0, side).astype(
-        jnp.int32
-    )  # upper left corner of the window in the padded image
+    corner = jnp.clip(jnp.round(position), 0, side).astype(jnp.int32)  # of the window, in `padded`
     margin = WINDOW // 2
     padded = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     cut = lambda picture, at: jax.lax.dynamic_slice(picture, (at[1], at[0], 0), (WINDOW, WINDOW, 4))  # noqa: E731
