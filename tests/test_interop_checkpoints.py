@@ -148,7 +148,7 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     lines = output.splitlines()
     assert lines[0] == f"{files / 'hamer.ckpt'} -> {out}:"
     assert lines[1].strip().startswith(f"hamer, {DEPTH} blocks, {WIDTH} wide with 4 heads, 0.1 M values")
-    assert "none is missing" in lines[2] and any("MANO's arrays" in line for line in lines)
+    assert "no tensor is missing" in lines[2] and any("MANO's arrays" in line for line in lines)
     assert lines[-1].startswith("Without MANO: mano_pose, mano_shape and camera are HaMeR's; joints and mesh")
     report = (out / "conversion.txt").read_text()
     assert all(f"\n  {key} -> " in report or f"\n  {key}: " in report for key in hamer())

@@ -222,7 +222,7 @@ def test_a_file_without_its_middle_or_its_end(tmp_path):
     cut = bytearray(content[: begin + 20] + content[directory:])
     cut[-6:-2] = struct.pack("<I", begin + 20)  # where the directory begins
     path.write_bytes(cut)
-    with pytest.raises(UserError, match="the file ends inside data/0; download the file again"):
+    with pytest.raises(UserError, match="ends inside data/0; download it again"):
         torch_file.read(path)
 
 

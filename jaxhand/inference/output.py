@@ -22,7 +22,7 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "mano_shape": ("mano_shape", 5),
 }
 _UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
-_PICTURE_SIDE = 512  # side of a picture, px, up to which small images are enlarged
+_PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
 
 class PredictionWriter:
@@ -90,9 +90,7 @@ class PredictionWriter:
     def _write_meshes(self, files: dict[str, str], image: np.ndarray, scale: int, hands: dict) -> None:
         """Draw the meshes of all hands over the image. Write one mesh file of each kind, with one object per hand."""
         num_hands, num_vertices = hands["vertices"].shape[:2]
-        faces = (
-            hands["faces"] + num_vertices * np.arange(num_hands)[:, None, None]
-        )  # (N, F, 3), indices into all vertices
+        faces = hands["faces"] + num_vertices * np.arange(num_hands)[:, None, None]  # (N, F, 3) into all vertices
         vertices, faces = hands["vertices"].reshape(-1, 3), faces.reshape(-1, 3)
         write_png(self.folder / files["mesh_overlay"], draw_mesh(image, vertices, faces, hands["K"][0], scale=scale))
         meshes = {

@@ -96,7 +96,7 @@ class _Members:
             raise UserError(f"{self.path}: {name} is compressed or damaged; save the file again with torch.save")
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         if start + info.file_size > self.end:
-            raise UserError(f"{self.path}: the file ends inside {name}; download the file again")
+            raise UserError(f"{self.path}: ends inside {name}; download it again")
         return start, info.CRC
 
     def content(self, name: str) -> bytes:
