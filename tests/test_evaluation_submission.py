@@ -178,6 +178,8 @@ def test_the_command(tmp_path, copy_of, trained, call):
     assert "RGB: not scored, because no hand has 3D labels" in output and "inf" not in output
     assert prediction_files.read(tmp_path / "pred.json", ["xyz", "verts"])[0]["xyz"].shape == (3, 21, 3)
     code, _, errors = call(evaluate.main, workdir, "--data", "synthetic", "synthetic", "--submit", "pred.json")
-    assert code == 2 and errors == "error: --submit writes the file of one set: give one --data\n"
+    assert code == 2 and errors == (
+        "error: --submit: writes predictions for one data set only; give one NAME after --data\n"
+    )
     code, _, errors = call(evaluate.main, "--submit", "a.zip", "--predictions", "pred.json")
     assert code == 2 and "give either a run folder" in errors
