@@ -30,7 +30,7 @@ class HandBoxes:
     """The bounding boxes of the n hands in one image.
 
     Args:
-        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: one hand, whose crop is the whole image.
+        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: no boxes, see `ImagePredictor`.
         sides: "right" or "left" for each hand; with `boxes` None one word or None.
         scores: confidence of the detector for each hand; None where it is not known.
         K: (3, 3) camera matrix of the image in px; None: unknown.

@@ -24,7 +24,7 @@ class ImagePrediction:
         image: (H, W, 3) uint8 RGB.
         hands: the arrays that `ImagePredictor` returns, one row per hand, but without `image` and with always `score`
             (N,): the confidence of the detector for each hand, or None.
-        camera: where the focal length is from: "given", distances from the camera are only rough estimates.
+        camera: where the focal length is from: "given", "exif" or "guess".
     """
 
     path: Path
