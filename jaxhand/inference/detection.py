@@ -1,7 +1,7 @@
 """Hand detectors: MediaPipe's networks, or a function of the user, given as `module:function`.
 
-`mediapipe` means the networks in runs/mediapipe or, without that folder, in the installed package mediapipe. A run folder
-of `jaxhand convert mediapipe` can be given, too.
+`mediapipe` means the networks in runs/mediapipe or, without that folder, in the installed package mediapipe. A run
+folder of `jaxhand convert mediapipe` can be given, too.
 
 A detector of your own is one function, `detect(image)`. Its argument is an image (H, W, 3) uint8 RGB. It returns a list
 of hands {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` and `score` are optional;
