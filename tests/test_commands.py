@@ -79,7 +79,7 @@ def test_evaluate_names_what_does_not_fit(finished, call):
         manifest.unlink()
     path.write_text(text)
     line = refused(call, evaluate.main, finished)
-    assert "does not fit its model: params/" in line and "model wants" in line
+    assert "does not fit the model of its config: params/" in line and "the model needs" in line
 
 
 def test_no_optimizer_is_built(finished, monkeypatch):

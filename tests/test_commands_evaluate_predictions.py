@@ -77,8 +77,8 @@ def test_user_errors_are_named(folder, call, tmp_path):
     assert "give either a run folder" in refused(call, tmp_path, *files)
     assert "give either a run folder" in refused(call, *files, "--data", "synthetic")
     assert "give either a run folder" in refused(call, tmp_path, "--output", tmp_path)
-    assert "is a file, not the folder of a run; to score predictions: --pred" in refused(call, folder / "pred.zip")
-    assert "go together (protocols: freihand, ho3d" in refused(call, *files[:4])
+    assert "is a file, not a run folder; to score a file of predictions: --pred" in refused(call, folder / "pred.zip")
+    assert "must be given together (protocols: freihand, ho3d" in refused(call, *files[:4])
     assert "unknown protocol 'freihnd', did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))
     assert "no option 'a=1'" in refused(call, *files, "--option", "a=1")
     assert "no.json: no such file" in refused(call, *arguments(folder, predictions="no.json"))
@@ -88,7 +88,7 @@ def test_user_errors_are_named(folder, call, tmp_path):
     assert "sample 5 of xyz, point 2, is not finite" in refused(call, *arguments(folder, predictions="pred.npz"))
     assert not (folder / "pred_freihand").exists()
     (folder / "file").write_text("")
-    assert "choose another folder by --output" in refused(call, *files, "--output", folder / "file")
+    assert "choose another folder with --output" in refused(call, *files, "--output", folder / "file")
 
 
 def test_no_library_of_models_is_loaded(folder, command):

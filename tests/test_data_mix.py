@@ -146,7 +146,7 @@ def test_named_in_a_config(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.train={}", "data.train has no set"),
+        ("data.train={}", "data.train: contains no data set"),
         ("data.train={a: 0}", "data.train: the weight of a must be positive and finite, got 0.0"),
         ("data.train={a: -.inf}", "the weight of a must be positive"),
         ("data.train={a: much}", "data.train: a must be float, got 'much'"),

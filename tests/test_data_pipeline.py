@@ -12,6 +12,7 @@ from jaxhand.data.pipeline import eval_batches, steps_per_epoch, train_iterator
 from jaxhand.data.record import Record, WithoutDepth, sample_joints
 from jaxhand.data.synthetic import dataset
 from jaxhand.data.synthetic.dataset import SyntheticSet
+from jaxhand.hand.builtin import surface
 from jaxhand.hand.camera import DEPTH_RANGE_MM
 
 
@@ -68,6 +69,7 @@ def test_batch_has_the_contract_of_shapes():
         "K": ((3, 3), "float32"),
         "K_image": ((3, 3), "float64"),
         "is_right": ((), "float32"),
+        "rotation": ((), "float64"),
         "index": ((), "int32"),
         "valid": ((), "float32"),
     }
@@ -239,3 +241,10 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     assert places[4] not in later and len(set(later)) < 6  # each was released at once
     np.testing.assert_array_equal(corner, value)
     np.testing.assert_array_equal(value, expected[4]["K"][2:, 0])
+
+
+def test_left_hands_that_stay_have_no_mesh():
+    config = make_config("data.crop_rule=mediapipe")
+    assert next(train_iterator(Source(20), config))["is_right"].all()
+    with pytest.raises(UserError, match="data.crop_rule=mediapipe leaves left hands as they are"):
+        train_iterator(Source(20), config, hand_model=surface.builtin())

@@ -83,7 +83,7 @@ def test_mistakes_are_named(hands):
     with pytest.raises(UserError, match="got 24 samples but was made for 20: call reset"):
         feed(evaluator, pred, gt)
     assert evaluator.counter == 16
-    with pytest.raises(UserError, match="unknown metric 'mpjpa', known are mpjpe, pa_mpjpe"):
+    with pytest.raises(UserError, match="unknown metric 'mpjpa'; known metrics: mpjpe, pa_mpjpe"):
         Evaluator(20, metrics=("mpjpa",))
     with pytest.raises(ValueError, match="must both be"):
         evaluator(pred[:8], gt[:8, :20])

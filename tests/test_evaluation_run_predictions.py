@@ -123,9 +123,9 @@ def test_the_command(trained, copy_of, call, tmp_path):
 def test_mistakes_are_named(trained, copy_of, call, tmp_path):
     run, folder = copy_of(trained), layouts_hint.write(tmp_path)
     for arguments, fault in (
-        (("--protocol", "interhand"), "protocol interhand compares both hands"),
+        (("--protocol", "interhand"), "protocol interhand: needs both hands"),
         (("--protocol", "hamr"), "did you mean 'hamer'?"),
-        (("--option", "a=1"), "--option needs --protocol NAME"),
+        (("--option", "a=1"), "--option: has no effect without a protocol; add --protocol NAME"),
         (("--data", f"hint:{folder}", "--protocol", "freihand"), "needs"),
         (("--data", f"hint:{folder}", "--split", "train"), "TRAIN"),
         (("--split", "val", "--submit", "pred.json"), "leave out --split val"),

@@ -93,7 +93,7 @@ def test_dexycb_by_id(tmp_path, gt, pred):
     assert scored == COUNT - 1
     assert main == "procrustes" and f"\n  {pair.ids[worst[0]]} " in scoring.table(pair, scores)
     write_dexycb(tmp_path / "gt.txt", ids, gt)
-    with pytest.raises(UserError, match=f"pred.txt: lacks sample {ids[left_out[0]]}, and 1 of {COUNT} in all"):
+    with pytest.raises(UserError, match=f"pred.txt: lacks sample {ids[left_out[0]]} .1 of {COUNT} samples are missing"):
         scoring.load_pair(tmp_path / "pred.txt", tmp_path / "gt.txt", DEXYCB)
     np.savez(tmp_path / "gt.npz", joints=np.repeat(gt, 5, axis=0))  # without ids, they are the rows
     write_dexycb(tmp_path / "pred.txt", np.arange(5 * COUNT)[::-1], np.repeat(pred, 5, axis=0)[::-1])
@@ -107,9 +107,9 @@ def test_what_is_missing_or_not_finite_is_named(tmp_path, gt, pred):
             pair_of(tmp_path, *arguments, **options)
 
     refused(f"pred.npz: has {COUNT - 1} samples, but .*gt.npz has {COUNT}", pred[1:], gt)
-    refused("pred.npz: holds no samples", pred[:0], gt)
-    refused(r"freihand: arrays of .*pred.npz 'xyz' must be .N, 21, 3., it is .24, 20, 3.", pred[:, 1:], gt)
-    refused(r"freihand: arrays of .*gt.npz 'xyz' must be .N, 21, 3., it is .24, 63.", pred, gt.reshape(COUNT, 63))
+    refused("pred.npz: contains no samples", pred[:0], gt)
+    refused(r"freihand: arrays of .*pred.npz 'xyz' must be .N, 21, 3., got .24, 20, 3.", pred[:, 1:], gt)
+    refused(r"freihand: arrays of .*gt.npz 'xyz' must be .N, 21, 3., got .24, 63.", pred, gt.reshape(COUNT, 63))
     refused("pred.npz 'verts' must be", pred, gt, verts=meshes(pred)[..., 0], gt_verts=meshes(gt))
     np.savez(tmp_path / "a.npz", joints=np.ones((3, 42, 3)))
     with pytest.raises(UserError, match="interhand: the arrays of .*a.npz lack 'joint_valid'"):
@@ -120,12 +120,12 @@ def test_what_is_missing_or_not_finite_is_named(tmp_path, gt, pred):
             points = side.copy()
             points[7:9, 4, 1] = bad
             arrays = (points, gt) if side is pred else (pred, points)
-            refused(f"{file}: sample 7 of xyz, point 4, is not finite .{text}.; 2 of 24 samples are like this", *arrays)
+            refused(f"{file}: sample 7 of xyz, point 4, is not finite .{text}.; 2 of 24 samples have", *arrays)
     verts = meshes(pred)
     verts[3, 50] = np.nan
     refused("pred.npz: sample 3 of verts, point 50, is not finite", pred, gt, verts=verts, gt_verts=meshes(gt))
     pair = pair_of(tmp_path, pred, gt, verts=meshes(pred))
-    assert pair.warnings == [f"no scores of verts: only {tmp_path / 'pred.npz'} has them"]
+    assert pair.warnings == [f"no scores of verts: only {tmp_path / 'pred.npz'} contains this array"]
 
 
 def test_units(tmp_path, gt, pred):
@@ -133,15 +133,17 @@ def test_units(tmp_path, gt, pred):
         with pytest.raises(UserError, match=match):
             pair_of(tmp_path, *arguments)
 
-    refused("pred.npz: looks like millimetres where the protocol takes metres: multiply by 0.001", pred * 1000, gt)
-    refused("pred.npz: looks like centimetres where the protocol takes metres: multiply by 0.01", pred * 100, gt)
-    refused("gt.npz: looks like millimetres where the protocol takes metres: multiply by 0.001", pred, gt * 1000)
-    refused("gt.npz: looks like millimetres", pred * 1000, gt * 1000)
-    refused("pred.npz: looks like metres where the protocol takes millimetres: .* 1000", pred / 1000, gt, DEXYCB)
-    refused("gt.npz: looks like metres where the protocol takes millimetres", pred, gt / 1000, DEXYCB)
+    refused("pred.npz: seems to be in millimetres, but the protocol needs metres; multiply by 0.001", pred * 1000, gt)
+    refused("pred.npz: seems to be in centimetres, but the protocol needs metres; multiply by 0.01", pred * 100, gt)
+    refused("gt.npz: seems to be in millimetres, but the protocol needs metres; multiply by 0.001", pred, gt * 1000)
+    refused("gt.npz: seems to be in millimetres", pred * 1000, gt * 1000)
+    refused("pred.npz: seems to be in metres, but the protocol needs millimetres; .* 1000", pred / 1000, gt, DEXYCB)
+    refused("gt.npz: seems to be in metres, but the protocol needs millimetres", pred, gt / 1000, DEXYCB)
     mixed = pred.copy()
     mixed[11:13] *= 1000
-    refused(r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 samples are like this", mixed, gt)
+    refused(
+        r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 samples have a wrong size", mixed, gt
+    )
     flat = np.repeat(pred[:, :1], 21, axis=1)  # all joints at one point: a bad prediction, not a wrong unit
     assert "millimetres" not in "".join(pair_of(tmp_path, flat, gt).warnings)
 
@@ -189,15 +191,15 @@ def test_camera_frames_and_mirrors(tmp_path, gt, pred):
     some = pred.copy()
     some[6::4] *= (-1, 1, 1)  # the left hands of a set with both, not mirrored back
     [warning] = warned(some, DEXYCB)
-    assert warning.startswith("5 of the 24 hands checked are mirrored, first in sample 6: left and right swapped?")
+    assert warning.startswith("5 of the 24 hands checked are mirrored, first in sample 6: are left and right swapped?")
 
 
 def test_other_samples_and_positions(tmp_path, gt, pred):
     [warning] = pair_of(tmp_path, np.roll(pred, 5, axis=0), gt).warnings
-    assert warning.startswith("hands are no nearer to their own ground truth")
+    assert warning.startswith("predicted hands are not nearer to their own ground truth")
     centred = pred - pred[:, :1]
     [warning] = pair_of(tmp_path, centred, gt).warnings
-    assert warning.startswith("all wrists are at the origin")
+    assert warning.startswith("all predicted wrists are at the origin")
     assert pair_of(tmp_path, centred, gt, HAMER).warnings == []  # it compares only wrist-relative hands
     [_, warning] = pair_of(tmp_path, centred, gt, verts=meshes(pred), gt_verts=meshes(gt)).warnings
     assert "pred.npz: joints and vertices lie" in warning and "same camera frame" in warning
@@ -233,7 +235,7 @@ def test_two_hands(tmp_path, gt, pred):
 
 
 def test_protocols_and_options_by_name():
-    known = "known are freihand, ho3d, dexycb, interhand, hamer, hint"
+    known = "known protocols: freihand, ho3d, dexycb, interhand, hamer, hint"
     with pytest.raises(UserError, match=f"unknown protocol 'frehand', did you mean 'freihand'. {known}"):
         scoring.protocol_of("frehand")
     with pytest.raises(UserError, match=f"unknown protocol '3', {known}"):
@@ -241,10 +243,10 @@ def test_protocols_and_options_by_name():
     assert scoring.options_of(FREIHAND, ["imitate_missing_scale=true"]) == {"imitate_missing_scale": True}
     assert scoring.options_of(HAMER, ["keypoint_list=0,4,8"]) == {"keypoint_list": (0, 4, 8)}
     for protocol, text, match in (
-        (FREIHAND, "missing_scale=true", "no option 'missing_scale=true' of freihand, which has .*: imitate_m"),
+        (FREIHAND, "missing_scale=true", "no option 'missing_scale=true' of freihand; its options .*: imitate_m"),
         (FREIHAND, "imitate_missing_scale", "no option 'imitate_missing_scale' of freihand"),
         (FREIHAND, "imitate_missing_scale=2", "takes a bool such as False, got '2'"),
-        (HAMER, "keypoint_list=a", "takes whole numbers such as 0,4,8, got 'a'"),
+        (HAMER, "keypoint_list=a", "must be whole numbers such as 0,4,8, got 'a'"),
         (DEXYCB, "a=1", "which has .*none"),
     ):
         with pytest.raises(UserError, match=match):

@@ -50,7 +50,7 @@ def test_root_and_keypoints(hands):
     expected = feed(Evaluator(64, **options), *hands).get_metrics_dict()
     assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert "avg_metric" not in values
-    with pytest.raises(UserError, match="unknown metric 'mpjpa', known are mpjpe, pa_mpjpe"):
+    with pytest.raises(UserError, match="unknown metric 'mpjpa'; known metrics: mpjpe, pa_mpjpe"):
         StreamingEvaluator(metrics=("mpjpa",))
 
 

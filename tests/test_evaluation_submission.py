@@ -137,13 +137,13 @@ def test_dexycb(tmp_path, tiny):
 def test_user_errors_are_named(tmp_path, tiny):
     source = freihand.load(layouts_freihand.write(tmp_path), "test")
     for name, file, fault in (
-        ("rhd:PATH", "pred.json", "rhd:PATH has no leaderboard's file, only freihand, ho3d, dexycb have"),
-        ("synthetic", "pred.json", "synthetic has no leaderboard's file"),
+        ("rhd:PATH", "pred.json", "rhd:PATH: has no leaderboard file, only freihand, ho3d, dexycb have one"),
+        ("synthetic", "pred.json", "synthetic: has no leaderboard file"),
         ("freihand:PATH", "pred.txt", "pred.txt: the file for freihand must end in .json or .zip"),
         ("dexycb-s1:PATH", "pred.zip", "pred.zip: the file for dexycb must end in .txt or .csv"),
-        ("freihand:PATH", "no/pred.zip", "no: no such folder to write pred.zip to"),
-        ("freihand:a.json", "pred.zip", "a.json: not the evaluation set; name the folder FreiHAND_pub_v2"),
-        ("dexycb-s1:PATH", "pred.txt", "dexycb-s1:PATH: a packed set lacks the toolkit's ids"),
+        ("freihand:PATH", "no/pred.zip", "no: no such folder for pred.zip"),
+        ("freihand:a.json", "pred.zip", "a.json: not the evaluation set; pass the folder FreiHAND_pub_v2"),
+        ("dexycb-s1:PATH", "pred.txt", "dexycb-s1:PATH: a packed set has no image ids for --submit"),
     ):
         with pytest.raises(UserError, match=fault):
             Submission(name, source, tmp_path / file)
@@ -175,9 +175,11 @@ def test_the_command(tmp_path, copy_of, trained, call):
         evaluate.main, workdir, "--data", f"freihand:{folder}", "--submit", tmp_path / "pred.json"
     )
     assert code == 0, errors
-    assert "RGB: not scored, no hand has joints in 3D as ground truth" in output and "inf" not in output
+    assert "RGB: not scored, because no hand has 3D labels" in output and "inf" not in output
     assert prediction_files.read(tmp_path / "pred.json", ["xyz", "verts"])[0]["xyz"].shape == (3, 21, 3)
     code, _, errors = call(evaluate.main, workdir, "--data", "synthetic", "synthetic", "--submit", "pred.json")
-    assert code == 2 and errors == "error: --submit writes the file of one set: give one --data\n"
+    assert code == 2 and errors == (
+        "error: --submit: writes predictions for one data set only; give one NAME after --data\n"
+    )
     code, _, errors = call(evaluate.main, "--submit", "a.zip", "--predictions", "pred.json")
     assert code == 2 and "give either a run folder" in errors

@@ -234,7 +234,7 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
 @pytest.mark.parametrize("arguments, line", [
     ({"images": IMAGE / 255}, r"must be an array \(H, W, 3\) of uint8, RGB, got float64 \(48, 64, 3\)"),
     ({"images": IMAGE[..., 0]}, r"uint8, RGB, got uint8 \(48, 64\)"),
-    ({"images": "hand.jpg"}, "uint8, RGB, got str"),
+    ({"images": "hand.jpg"}, "^image hand.jpg does not exist$"),
     ({"images": [IMAGE, None]}, "^image 1: .*got NoneType"),
     ({"images": IMAGE[:0]}, "the image is empty: 64x0 px"),
     ({"boxes": [1, 2, 3]}, r"boxes must be numbers of shape \(n, 4\), got \(3,\)"),

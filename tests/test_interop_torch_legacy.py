@@ -55,7 +55,7 @@ def test_a_view_beyond_its_storage_is_damage(tmp_path):
         save_legacy(tmp_path / "a.pth", {"x": view})
         with pytest.raises(
             UserError,
-            match=r"a.pth: a pickle: damaged or incomplete pickle \(a tensor .* in (24 elements|a file of \d+ bytes)\)",
+            match=r"a.pth: a pickle: damaged .*\(a tensor .* in a (storage of 24 elements|file of \d+ bytes)\)",
         ):
             torch_legacy.read(tmp_path / "a.pth")
 

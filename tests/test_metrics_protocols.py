@@ -180,7 +180,7 @@ def test_hamer_scores_the_joints_of_a_list_about_the_wrist():
     distance = np.linalg.norm(relative[0] - relative[1], axis=-1).mean(0)
     np.testing.assert_allclose(scores.joints["mode_mpjpe"][[8, 4, 1]], distance, rtol=1e-4)
     for wrong in ((), (3, 21), (-1,)):
-        with pytest.raises(UserError, match="keypoint_list must name joints from 0 to 20"):
+        with pytest.raises(UserError, match="keypoint_list must contain joints from 0 to 20"):
             PROTOCOLS["hamer"].score({"keypoints_3d": pred}, {"keypoints_3d": gt}, keypoint_list=wrong)
 
 
@@ -215,17 +215,17 @@ def test_ho3d_reads_its_own_joint_order():
 
 
 MISTAKES = [  # (protocol, changes of pred, changes of gt, options, error message)
-    ("freihand", {"xyz": None}, {}, {}, r"freihand: the predictions lack 'xyz', \(N, 21, 3\)"),
+    ("freihand", {"xyz": None}, {}, {}, r"freihand: the predictions lack 'xyz' with shape \(N, 21, 3\)"),
     ("freihand", {}, {"xyz": None}, {}, r"freihand: the ground truth lack"),
-    ("freihand", {"xyz": np.zeros((9, 20, 3))}, {}, {}, r"'xyz' must be \(N, 21, 3\), it is \(9, 20, 3\)"),
-    ("freihand", {"verts": np.zeros((9, 40))}, {}, {}, r"'verts' must be \(N, any, 3\), it is \(9, 40\)"),
-    ("freihand", {"xyz": [[[0, 0, 0]] * 21, [[0, 0, 0]]]}, {}, {}, r"'xyz' must be \(N, 21, 3\), its samples differ"),
+    ("freihand", {"xyz": np.zeros((9, 20, 3))}, {}, {}, r"'xyz' must be \(N, 21, 3\), got \(9, 20, 3\)"),
+    ("freihand", {"verts": np.zeros((9, 40))}, {}, {}, r"'verts' must be \(N, any, 3\), got \(9, 40\)"),
+    ("freihand", {"xyz": [[[0, 0, 0]] * 21, [[0, 0, 0]]]}, {}, {}, r"'xyz' must be \(N, 21, 3\); the shapes differ"),
     ("freihand", {"xyz": np.zeros((8, 21, 3))}, {}, {}, "xyz has 8 samples but verts has 9"),
     ("freihand", {}, {"xyz": np.zeros((7, 21, 3))}, {}, "xyz has 9 samples but ground truth xyz has 7"),
-    ("freihand", {}, {}, {"imitate": True}, "no option 'imitate', it has imitate_missing_scale"),
-    ("dexycb", {}, {}, {"root": 0}, "no option 'root', it has none"),
-    ("hamer", {}, {"keypoints_3d": np.zeros((9, 21, 5))}, {}, r"must be \(N, 21, 3\|4\), it is"),
-    ("hint", {}, {"box_size": np.zeros((9, 2))}, {}, r"'box_size' must be \(N\), it is \(9, 2\)"),
+    ("freihand", {}, {}, {"imitate": True}, "no option 'imitate'; its options: imitate_missing_scale"),
+    ("dexycb", {}, {}, {"root": 0}, "no option 'root'; its options: none"),
+    ("hamer", {}, {"keypoints_3d": np.zeros((9, 21, 5))}, {}, r"must be \(N, 21, 3\|4\), got"),
+    ("hint", {}, {"box_size": np.zeros((9, 2))}, {}, r"'box_size' must be \(N\), got \(9, 2\)"),
     ("interhand", {}, {}, {"averaging": "joints"}, "averaging must be interhand or mmpose, not 'joints'"),
     ("interhand", {}, {"hand_type": np.array(["left"] * 8 + ["both"])}, {}, "hand_type of sample 8 is 'both'"),
 ]

@@ -148,15 +148,15 @@ def test_options(folder):
     ("overrides", "message"),
     [
         (["model.name=hammer"], "model.name must be one of dense, .*, got 'hammer'; did you mean 'hamer'"),
-        (["model.name=zzz"], "got 'zzz'; a model of your own is package.module:Class"),
+        (["model.name=zzz"], "got 'zzz'; for your own model, use package.module:Class"),
         (["model.name=:Toy"], "model.name must be module:name, such as .*, got ':Toy'"),
         (
             ["model.name=door_toi:Toy"],
             "model.name door_toi:Toy: cannot import door_toi .ModuleNotFoundError: No module named 'door_toi'",
         ),
         (["model.name=door_toy:Tow"], "model.name door_toy:Tow: door_toy has no Tow"),
-        (["model.name=door_toy:Silent"], "model.name door_toy:Silent: the class needs an attribute 'has_mesh'"),
-        (["model.name=door_toy:Aimless"], "model.name door_toy:Aimless: the class needs an attribute 'loss_terms'"),
+        (["model.name=door_toy:Silent"], "model.name door_toy:Silent: the class has no attribute 'has_mesh'"),
+        (["model.name=door_toy:Aimless"], "model.name door_toy:Aimless: the class has no attribute 'loss_terms'"),
         (
             ["model.name=door_toy:Toy", "model.options.gird=2"],
             "'model.options.gird'. Did you mean 'model.options.grid'",

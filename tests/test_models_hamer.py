@@ -316,11 +316,11 @@ def test_a_mean_hand_from_a_file(tmp_path, hand):
     np.savez(tmp_path / "less.npz", pose=np.ones(96))
     (tmp_path / "text.npz").write_text("no")
     for name, message in (
-        ("short", "pose should be 96 finite numbers"),
-        ("nan", "cam should be 3 finite"),
+        ("short", "pose must be 96 finite numbers"),
+        ("nan", "cam must be 3 finite"),
         ("less", "shape"),
-        ("text", "is not a readable mano_mean_params.npz"),
-        ("none", "is not a readable .*No such file"),
+        ("text", "not a readable mano_mean_params.npz"),
+        ("none", "not a readable .*No such file"),
     ):
         with pytest.raises(UserError, match=f"model.hamer.init .*{name}.npz.*{message}"):
             mean_mano_params(str(tmp_path / f"{name}.npz"), hand)

@@ -204,5 +204,5 @@ def test_sizes():
     assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6) == 631
     with pytest.raises(ConfigError, match="model.vit.size must be one of S, B, L, H, got 'XL'"):
         make(ViTConfig(size="XL"))
-    with pytest.raises(ConfigError, match="model.vit.width 30 cannot be shared by model.vit.heads 4"):
+    with pytest.raises(ConfigError, match="model.vit.width must be a multiple of model.vit.heads 4, got 30"):
         make(dataclasses.replace(TINY, width=30))

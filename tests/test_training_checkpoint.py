@@ -128,10 +128,10 @@ def mutated(**changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}, "kernel: saved (8,4), model wants (8,6)"),
-        ({"kernel": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}, "kernel: saved float32, model wants bfloat16"),
-        ({"gate": jax.ShapeDtypeStruct((3,), jnp.float32)}, "gate: not saved, model wants (3,)"),
-        ({"kernel": None}, "kernel: saved (8,4), model has none"),
+        ({"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}, "kernel: saved (8,4), the model needs (8,6)"),
+        ({"kernel": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}, "kernel: saved float32, the model needs bfloat16"),
+        ({"gate": jax.ShapeDtypeStruct((3,), jnp.float32)}, "gate: not saved, the model needs (3,)"),
+        ({"kernel": None}, "kernel: saved (8,4), but not in the model"),
     ],
 )
 def test_weights_only_load_into_their_shape(tmp_path, changes, message):

@@ -80,7 +80,7 @@ def test_a_damaged_latest_step_is_replaced_by_the_one_before(tmp_path, damage, c
         assert restored.step == 20 and restored.data == {"next_index": 20}
         assert_same(restored.params, make_trees(20)["params"])
         assert len(warnings) == 1 and "\n" not in warnings[0] and len(warnings[0]) < 500
-        assert f"{folder}/30 is damaged (" in warnings[0] and "goes on from step 20" in warnings[0]
+        assert f"{folder}/30 is damaged (" in warnings[0] and "training continues from step 20" in warnings[0]
         assert (folder / "damaged-30").is_dir() and checkpoints.latest_step() == 20
         save(checkpoints, 30, 0.5)  # its step number can be used again
     assert restore_best(tmp_path).step == 30
@@ -115,7 +115,7 @@ def test_evaluation_passes_over_damage_and_writes_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     warnings = []
     assert restore_best(tmp_path, warn=warnings.append).step == 20
-    assert len(warnings) == 1 and "step 20 is read in its place" in warnings[0]
+    assert len(warnings) == 1 and "step 20 is used instead" in warnings[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -49,7 +49,7 @@ def refused(call, tiny_yaml, tmp_path):
     [
         ("training.batch_sise=8", "Did you mean 'training.batch_size'?"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate must be positive"),
-        ("training.batch_size=6", "training.batch_size 6 cannot be split over 4 devices: try 8"),
+        ("training.batch_size=6", "training.batch_size 6 cannot be split over 4 devices; try 8"),
         ("training.batch_size=128", "training.batch_size is 128, but the training set holds 96 samples: lower it"),
         ("data.train=freihand", "unknown data set 'freihand'"),
         ("data.train=folder:/no/such", "/no/such: no such data folder"),
@@ -90,7 +90,7 @@ def test_a_run_folder_whose_config_is_broken(refused, trained, copy_of):
 
 def test_parameters_of_another_shape(refused, trained):
     line = refused(f"training.init_from={trained.workdir}", "model.width=48")
-    assert f"training.init_from {trained.workdir} does not fit: params/" in line and "model wants (" in line
+    assert f"training.init_from {trained.workdir} does not fit: params/" in line and "the model needs (" in line
 
 
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trained, copy_of, command):
@@ -101,7 +101,9 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trained, copy_of, co
     victim.write_bytes(content)
     code, output, errors = command("train", "--config", trained.config, "--workdir", workdir)
     assert code == 0
-    assert re.fullmatch(r"warning: checkpoint \S+/36 is damaged \(.*\); it is now damaged-36, [^\n]* step 24\n", errors)
+    assert re.fullmatch(
+        r"warning: checkpoint \S+/36 is damaged \(.*\) and was renamed to damaged-36; .* step 24\n", errors
+    )
     lines = output.replace(str(workdir), str(trained.workdir)).splitlines()
     assert lines[2] == "Going on from step 24 of 36"
     assert lines[3].startswith("Epoch 2: ") and lines[3:] == trained.output.splitlines()[-len(lines[3:]) :]

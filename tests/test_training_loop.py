@@ -119,8 +119,8 @@ def test_another_config_is_refused(trained, copy_of, call):
     code, output, errors = call(train.main, "--config", trained.config, "--workdir", workdir, *changes)
     assert code == 2 and output == ""
     assert errors == (
-        f"error: {workdir} holds a run of another config (optimizer.learning_rate: 0.003 -> 0.1; "
-        "training.num_epochs: 3 -> 4): choose another --workdir, or go on with the config of that run\n"
+        f"error: {workdir}: contains a run with another config (optimizer.learning_rate: 0.003 -> 0.1; "
+        "training.num_epochs: 3 -> 4); choose another --workdir, or use the config of that run\n"
     )
     assert set(metrics_on_disk(workdir)) == set(metrics_on_disk(trained.workdir))
     assert configs.load(workdir / "config.yaml").training.num_epochs == 3

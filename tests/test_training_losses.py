@@ -67,7 +67,7 @@ def test_names_are_checked():
     for names, fault in (
         (("joint_3d",), "unknown loss term 'joint_3d'; did you mean 'joints_3d'?"),
         (("math:no_such",), "loss term math:no_such: math has no no_such"),
-        (("math:sqrt",), "loss term 'math:sqrt' has no weight: add loss.extra: {math:sqrt: 1.0}"),
+        (("math:sqrt",), "loss term 'math:sqrt' has no weight; add one to the config: loss.extra: {math:sqrt: 1.0}"),
     ):
         with pytest.raises(UserError, match=re.escape(fault)):
             losses.names_of(names, LossConfig())

@@ -115,15 +115,18 @@ def test_when_one_ends_the_other_does(pair, who, action, code, words):
     (got, _, errors, when), (other, _, other_errors, other_when) = results[who], results[1 - who]
     assert got == code and errors.endswith(words), errors + other_errors
     assert other not in (0, None) and other_when - when < 10
-    assert who == 0 or other_errors.startswith("error: another process of the run is gone: ")
+    assert who == 0 or other_errors.startswith("error: another process of the run has ended: ")
     assert "Traceback" not in other_errors
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--num-processes", 2), "--coordinator, --num-processes and --process-id go together: give all three or none"),
-        (("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2), "--process-id must lie in 0..1, got 2"),
+        (("--num-processes", 2), "--coordinator, --num-processes and --process-id: give all three flags or none"),
+        (
+            ("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2),
+            "--process-id must be between 0 and 1, got 2",
+        ),
     ],
 )
 def test_flags_that_make_no_sense(call, flags, words):
@@ -157,10 +160,10 @@ def test_a_scheduler_that_started_many_processes_is_joined(monkeypatch, variable
     [
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
-            "error: out of memory, lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
+            "error: out of memory; lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
             "allocating 9 bytes.\n",
         ),
-        (KeyboardInterrupt(), "interrupted; the same command goes on from the last checkpoint\n"),
+        (KeyboardInterrupt(), "interrupted; run the same command to continue from the last checkpoint\n"),
     ],
 )
 def test_errors_of_one_line(call, error, words):

@@ -150,7 +150,7 @@ def test_ctrl_c_is_one_line(trained, command, tmp_path):
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
     patch = heard + BEFORE_STEP.format(count=5, signal="SIGINT", wait_for="")
     code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", patch=patch)
-    assert (code, errors) == (130, "interrupted; the same command goes on from the last checkpoint\n")
+    assert (code, errors) == (130, "interrupted; run the same command to continue from the last checkpoint\n")
 
 
 @pytest.mark.slow

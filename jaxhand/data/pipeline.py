@@ -1,8 +1,8 @@
-"""Batches of a source of records: for training (endless, shuffled, sharded, resumable at any sample) and for tests.
+"""Batches of records, for training (endless, shuffled, sharded, resumable at any batch) and for evaluation.
 
-One Grain element is one whole batch: one element per record would cost more Python than reading a small crop does.
-Every random choice is a function of (seed, step), and each process reads its own rows of the global batch. So the
-global batch is the same for any number of processes.
+One Grain element is a complete batch, because Grain's overhead per element is larger than the time to read a small
+crop. Every random choice is a function of (seed, step), and each process reads its own rows of the global batch. So
+the global batch is the same for any number of processes.
 """
 
 import functools
@@ -25,20 +25,20 @@ from jaxhand.data.mocap import MocapBatches
 from jaxhand.data.record import Source, read_encoded
 from jaxhand.hand.skinned import SkinnedHand
 
-ENDLESS = 2**40  # steps
+ENDLESS = 2**40  # number of training steps that is never reached
 
 
 def steps_per_epoch(source: Source, config: Config) -> int:
-    """The number of full batches in an epoch.
+    """Return the number of full batches in an epoch.
 
     Raises:
-        UserError: there are fewer samples than one batch needs.
+        UserError: an epoch has fewer samples than one batch.
     """
     batch_size, asked = config.training.batch_size, config.training.epoch_samples
     samples = asked or len(source)
     if samples < batch_size:
-        holds = f"training.epoch_samples is {asked}" if asked else f"the training set holds {samples} samples"
-        raise UserError(f"training.batch_size is {batch_size}, but {holds}: lower it")
+        holds = f"training.epoch_samples is {asked}" if asked else f"the training set has {samples} samples"
+        raise UserError(f"training.batch_size is {batch_size}, but {holds}; lower training.batch_size")
     return samples // batch_size
 
 
@@ -50,19 +50,19 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless batches on the host, shuffled again every epoch; each sample comes at most once per epoch.
+    """Return endless training batches on the host, shuffled in every epoch. A sample occurs at most once per epoch.
 
-    `mix.order` draws the records of a `Mix`, and of any source if `training.epoch_samples` is set.
+    Exception: for a `Mix`, and for any source if `training.epoch_samples` is set, `mix.order` draws the records.
 
     Args:
-        source: of records.
-        config: `seed`, `data` and `training.batch_size` (over all processes) are used.
-        hand_model: the hand whose mesh labels are part of the batches; None leaves them out.
-        process_index, process_count: which rows of every global batch this process reads.
+        source: the source of records.
+        config: `seed`, `data`, `training.epoch_samples` and `training.batch_size` (over all processes) are used.
+        hand_model: the hand model whose mesh labels are part of the batches; None: no mesh labels.
+        process_index, process_count: select the rows of every global batch that this process reads.
 
     Returns:
         An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON,
-        the same on every process; after `set_state`, the next batch is the one that would have followed.
+        which is equal on all processes. After `set_state` with this dict, the iterator continues with the same batch.
     """
     batches = _TrainBatches(source, config, hand_model, process_index, process_count)
     if config.data.mocap:
@@ -80,23 +80,23 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterable[Batch]:
-    """Batches on the host in the source's order, as an iterable that can be iterated again.
+    """Return batches on the host, in the order of the source, as an iterable that can be iterated several times.
 
-    Every sample comes once over all processes, and all processes get the same number of batches: the last one is filled
-    up to `batch_size` (over all processes) with copies of the last sample whose `valid` is 0. `hand_model` as for
-    `train_iterator`.
+    Every sample occurs once over all processes, and all processes get the same number of batches. The last batch is
+    padded to `batch_size` (over all processes) with copies of the last sample; their `valid` is 0. `hand_model` is used
+    as in `train_iterator`.
     """
     batches = _EvalBatches(source, config, batch_size, hand_model, process_index, process_count)
     return grain.MapDataset.source(batches).to_iter_dataset(_read_options(config))
 
 
 def _read_options(config: Config) -> grain.ReadOptions:
-    cv2.setNumThreads(1)  # in this process: our threads already use all cores
+    cv2.setNumThreads(1)  # in this process, because our threads already use all cores
     return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
 
 
 class _TrainBatches:
-    """Step → the rows of the global batch that this process reads."""
+    """Maps a step to this process's rows of the global batch, for training."""
 
     def __init__(
         self, source: Source, config: Config, hand_model: SkinnedHand | None, process_index: int, process_count: int
@@ -104,7 +104,7 @@ class _TrainBatches:
         if config.training.epoch_samples and not isinstance(source, mix.Mix):
             source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
-        self.seed = config.seed % 2**64  # NumPy takes no negative seed
+        self.seed = config.seed % 2**64  # NumPy does not accept negative seeds
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
         self.crops = _Crops(source, config, hand_model)
@@ -133,7 +133,7 @@ class _TrainBatches:
 
 
 class _Joined:
-    """Step → the arrays of several batch sources in one dict; the first source sets the length."""
+    """Maps a step to one dict with the arrays of several batch sources. The length is that of the first source."""
 
     def __init__(self, *sources):
         self.sources = sources
@@ -147,7 +147,7 @@ class _Joined:
 
 
 class _EvalBatches:
-    """Batch number → the rows of the global batch that this process reads."""
+    """Maps a batch number to this process's rows of the global batch, for evaluation."""
 
     def __init__(
         self,
@@ -174,25 +174,30 @@ class _EvalBatches:
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
     if batch_size % process_count:
-        raise UserError(f"a batch of {batch_size} cannot be shared evenly by {process_count} processes")
+        raise UserError(f"a batch of {batch_size} cannot be divided by {process_count} processes; change its size")
     local = batch_size // process_count
     return slice(process_index * local, (process_index + 1) * local)
 
 
 class _Crops:
-    """Crops records of a source as one batch, in the memory of earlier batches that are no longer in use.
+    """Crops records of a source into one batch, and reuses the memory of batches that are no longer in use.
 
-    New memory would cost as much time as decoding, because the system clears it page by page.
+    Allocating new memory would take as long as decoding, because the operating system clears each page.
     """
 
     def __init__(self, source: Source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
         self.hand_model = hand_model
         self.rule = RULES[config.data.crop_rule]
-        self.free = {}  # bytes → blocks of memory
+        if hand_model is not None and not self.rule.mirror_left:
+            raise UserError(
+                f"data.crop_rule={config.data.crop_rule} leaves left hands as they are, and the mesh of model "
+                f"{config.model.name!r} is that of a right hand: set data.crop_rule=square"
+            )
+        self.free = {}  # size in bytes → free blocks of memory
 
     def __call__(self, index: np.ndarray, changes: Sequence[dict]) -> dict[str, np.ndarray]:
-        """The crops of records `index`; `changes` are keyword arguments of `crop` for each."""
+        """Return the crops of the records `index`. `changes` has one dict of keyword arguments of `crop` per record."""
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
             out = {key: array[row, ...] for key, array in batch.items()}
@@ -210,7 +215,7 @@ class _Crops:
             memory = free.pop()
         except IndexError:
             memory = np.empty(end, np.uint8).data
-        block = np.frombuffer(memory, np.uint8)  # every array that is a view of the memory keeps it alive
+        block = np.frombuffer(memory, np.uint8)  # lives as long as any array that is a view of it
         weakref.finalize(block, free.append, memory).atexit = False
         return {key: np.ndarray(shape, dtype, block, begin) for key, (begin, shape, dtype) in places.items()}
 

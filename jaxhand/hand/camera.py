@@ -1,4 +1,4 @@
-"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; an integer pixel coordinate is a pixel's centre.
+"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; integer pixel coordinates are pixel centres.
 
 Every function takes NumPy or JAX arrays and returns the same kind.
 """
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 Array = jax.Array | np.ndarray
 
-DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance in front of and behind the hand
+DEPTH_RANGE_MM = 150.0  # a depth image is normalised: the hand's distance ± this value → [-1, 1]
 FROM_OPENGL = np.array([1, -1, -1], np.float32)  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
 
 
@@ -33,26 +33,34 @@ def unproject(uv: Array, z: Array, K: Array) -> Any:
 
 
 def uncrop(
-    keypoints_2d: Array, keypoints_3d: Array, K_crop: ArrayLike, K_image: ArrayLike, is_right: ArrayLike
+    keypoints_2d: Array,
+    keypoints_3d: Array,
+    K_crop: ArrayLike,
+    K_image: ArrayLike,
+    is_right: ArrayLike,
+    rotation: ArrayLike = 0.0,
 ) -> tuple[np.ndarray, Array]:
-    """Bring predictions in a crop that was not rotated back to its image: the inverse of `data.crop.crop`.
+    """Map predictions from a crop to its image: the inverse of `data.crop.crop`.
 
     Args:
         keypoints_2d: (..., N, 2) px of the crop.
         keypoints_3d: (..., N, 3) mm, camera frame of the crop.
         K_crop: (..., 3, 3) of the crop.
         K_image: (..., 3, 3) of the image.
-        is_right: (...) 0 where the hand was mirrored.
+        is_right: (...); 0 for a hand that was mirrored.
+        rotation: (...) radians by which the crop was rotated, clockwise.
 
     Returns:
-        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the original left or right hand.
+        (..., N, 2) px of the image and (..., N, 3) mm in the image's camera frame. Mirrored hands are left hands again.
     """
-    signs = np.ones((*np.shape(is_right), 3))
-    signs[..., 0] = np.where(np.asarray(is_right) > 0, 1, -1)
-    to_crop = (np.asarray(K_crop, np.float64) * signs[..., None, :]) @ np.linalg.inv(K_image)  # A = K' R K^-1
+    cos, sin = np.cos(rotation), np.sin(rotation)
+    R = np.zeros((*np.broadcast_shapes(np.shape(is_right), np.shape(rotation)), 3, 3))
+    R[..., 0, 0], R[..., 0, 1], R[..., 1, 0], R[..., 1, 1], R[..., 2, 2] = cos, -sin, sin, cos, 1
+    R[..., :, 0] *= np.where(np.asarray(is_right) > 0, 1, -1)[..., None]  # the mirror comes before the rotation
+    to_crop = np.asarray(K_crop, np.float64) @ R @ np.linalg.inv(K_image)  # A = K' R K^-1
     pixels = np.concatenate([keypoints_2d, np.ones_like(keypoints_2d[..., :1])], axis=-1)  # (..., N, 3)
     pixels = pixels @ np.linalg.inv(to_crop).swapaxes(-1, -2)
-    return pixels[..., :2], keypoints_3d * signs[..., None, :]
+    return pixels[..., :2], keypoints_3d @ R
 
 
 def _module(*arrays):
@@ -60,10 +68,10 @@ def _module(*arrays):
 
 
 def weak_perspective_translation(camera: Array, K: Array, size: int) -> Any:
-    """The translation of a hand in front of the camera K that matches its weak-perspective projection.
+    """Convert a weak-perspective camera into the translation of the hand in front of the camera K.
 
-    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of
-    the crop, in parts of the crop's side.
+    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2. This is the
+    offset from the centre of the crop, as a fraction of the crop's side.
 
     Args:
         camera: (B, 3) s, tx, ty, with t in metres.

@@ -1,7 +1,7 @@
-"""Meshes as files that other programs open: Wavefront OBJ and binary glTF (GLB).
+"""Write meshes to files for other programs: Wavefront OBJ and binary glTF (GLB).
 
-OBJ defines no unit and no axes: ours are mm in the OpenCV camera frame (x right, y down, z forward), as in all that
-jaxhand writes. glTF requires metres and y up, so a GLB is rotated by 180° about x; viewers then show the camera's view.
+OBJ defines no unit and no axes: ours are mm in the OpenCV camera frame (x right, y down, z forward), as in all other
+files of jaxhand. glTF requires metres and y up. So a GLB is rotated by 180° about x; viewers show the camera's view.
 """
 
 import typing
@@ -26,7 +26,7 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     Raises:
         UserError: the file cannot be written.
     """
-    import trimesh  # imported here: it takes half a second, and only writing meshes needs it
+    import trimesh  # imported here: the import takes half a second, and only this function needs trimesh
 
     path, scene = Path(path), trimesh.Scene()
     for name, (vertices, faces) in meshes.items():
@@ -36,4 +36,4 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"{path}: cannot write the mesh ({error.strerror}); choose another path") from error

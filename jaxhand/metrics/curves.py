@@ -1,4 +1,4 @@
-"""Means, PCK curves and areas under them of a set of distances, by the definitions of the field's benchmarks."""
+"""Mean distances, curves of correct keypoints (PCK), and areas under the curves (AUC), as in the official codes."""
 
 from typing import NamedTuple
 
@@ -9,28 +9,30 @@ import numpy as np
 from jaxhand.metrics import pose
 from jaxhand.metrics.tables import mean_where
 
-THRESHOLDS_MM = np.linspace(0, 50, 100)  # of FreiHAND's PCK curve, both ends included
-MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # of mmpose's `keypoint_3d_auc`, after MPI-INF-3DHP
+THRESHOLDS_MM = np.linspace(0, 50, 100)  # thresholds of FreiHAND's PCK curve, with both ends
+MMPOSE_THRESHOLDS_MM = np.linspace(0, 150, 31)  # thresholds of mmpose's `keypoint_3d_auc`, from MPI-INF-3DHP
 
 
 class Measures(NamedTuple):
     """The results of `eval_util`; each joint has the same weight, however often it is valid."""
 
     mean: float  # mm
-    median: float  # mm, mean over the joints of each joint's median
-    auc: float  # area under `pck`, divided by the range of thresholds, 0 to 1
+    median: float  # mm; the medians of the joints, averaged
+    auc: float  # area under `pck`, divided by the range of thresholds; between 0 and 1
     pck: np.ndarray  # (T,) fraction of distances <= each threshold
     thresholds: np.ndarray  # (T,) mm
-    joints: np.ndarray  # (J,) mm, mean of each joint; NaN if it is never valid
+    joints: np.ndarray  # (J,) mm, mean distance of each joint; NaN for a joint that is never valid
 
 
 def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
-    """FreiHAND's `EvalUtil.get_measures`, which HO-3D and DexYCB use too: per joint first, then the mean over joints.
+    """Compute FreiHAND's `EvalUtil.get_measures`, which HO-3D and DexYCB use, too.
+
+    Every measure is computed for each joint and then averaged over the joints.
 
     Args:
-        distances: (N, J), mm. A value that is not finite makes the means not finite, and counts as a miss in the curve.
-        valid: (N, J) mask of the entries that count. A joint that is never valid is left out of the means.
-        thresholds: (T,) mm, ascending. FreiHAND takes 100 from 0 to 50, both ends included, and counts with `<=`.
+        distances: (N, J), mm. If a distance is not finite, the means are not finite; the PCK curve counts a miss.
+        valid: (N, J) mask of the distances to use. A joint that is never valid is left out of the means.
+        thresholds: (T,) mm, ascending. FreiHAND uses 100 thresholds from 0 to 50, with both ends, and counts with `<=`.
 
     Returns:
         `Measures` in float64.
@@ -41,7 +43,7 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     joints, medians = np.full((2, len(measured)), np.nan)
     curves = np.full((len(measured), len(thresholds)), np.nan)
     for joint in np.flatnonzero(measured):
-        values = np.sort(distances[keep[:, joint], joint])  # NaN last
+        values = np.sort(distances[keep[:, joint], joint])  # `np.sort` puts NaN at the end
         curves[joint] = np.searchsorted(values, thresholds, "right") / len(values)
         joints[joint], medians[joint] = values.mean(dtype=np.float64), np.median(values)
     mean, median = (float(mean_where(by_joint, measured)) for by_joint in (joints, medians))
@@ -51,7 +53,7 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
 
 
 def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
-    """Percentage of correct keypoints of a set, as `eval_util` counts it.
+    """PCK curve of a set: the fraction of correct keypoints per threshold, as computed by `eval_util`.
 
     Args:
         pred: (B, N, 3) joints, mm, compared without alignment.
@@ -67,17 +69,17 @@ def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
 
 @jax.jit
 def pck_auc(pred, gt, *, valid=None):
-    """Area under the PCK curve of each sample, as in FreiHAND's `EvalUtil`.
+    """The area under the PCK curve, one number per sample, with the thresholds of FreiHAND's `EvalUtil`.
 
-    The curve is the fraction of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm; the area is
-    computed with the trapezoidal rule and divided by 50 mm. A distance that is not finite is a miss. If all joints are
-    valid, the mean over samples is FreiHAND's AUC. If joints are missing, FreiHAND averages per joint first: use
-    `eval_util` on the whole set.
+    The curve is the fraction of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm. The area is
+    computed by the trapezoidal rule and divided by 50 mm. A distance that is not finite is a miss. If all joints are
+    valid, the mean over samples is FreiHAND's AUC. If joints are missing, FreiHAND averages over samples before
+    joints: use `eval_util` on the whole set.
 
     Args:
-        pred: (..., N, 3) joints, mm, compared without alignment; pass aligned points for the aligned value.
+        pred: (..., N, 3) joints, mm, compared without alignment; pass aligned points for the AUC after alignment.
         gt: (..., N, 3) joints, mm.
-        valid: (..., N) mask of the joints to measure; the others do not affect the result.
+        valid: (..., N) mask of the joints to measure; the other joints do not affect the result.
 
     Returns:
         (...,) between 0 and 1, one number per sample. NaN where no joint is valid.
@@ -89,12 +91,12 @@ def pck_auc(pred, gt, *, valid=None):
 
 
 def keypoint_3d_pck(distances, valid=None, threshold: float = 150.0) -> float:
-    """mmpose's 3DPCK: per cent of the valid distances (..., J), mm, that are < the threshold; NaN if none is valid."""
+    """mmpose's 3DPCK: percentage of the valid distances (..., J), mm, below the threshold; NaN if none is valid."""
     return _per_cent_below(distances, valid, np.array([threshold]))
 
 
 def keypoint_3d_auc(distances, valid=None, thresholds=MMPOSE_THRESHOLDS_MM) -> float:
-    """mmpose's 3DAUC: the plain mean of `keypoint_3d_pck` over thresholds 0, 5, … 150 mm, in per cent."""
+    """mmpose's 3DAUC: the mean of `keypoint_3d_pck` over the thresholds 0, 5, … 150 mm, a percentage."""
     return _per_cent_below(distances, valid, np.asarray(thresholds))
 
 

@@ -120,11 +120,17 @@ class Run:
         if not source:
             return Start(state)
         best = restore_best(source, sharding=replicated(self.device_mesh), partial=True)
-        difference = pytree_checks.mismatch("params", best.params, abstract["params"], partial=best.partial)
+        optional = models.optional_parameters(self.config)
+        wanted = {
+            name: tree for name, tree in abstract["params"].items() if name in best.params or name not in optional
+        }
+        difference = pytree_checks.mismatch("params", best.params, wanted, partial=best.partial)
         if difference:
             raise UserError(f"training.init_from {source} does not fit: {difference}")
-        state |= {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
-        taken = pytree_checks.parts(best.params, abstract["params"]) if best.partial else ""
+        model = {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
+        state = self.trainer.start_from(state, **model)
+        some_new = best.partial or len(wanted) < len(abstract["params"])
+        taken = pytree_checks.parts(best.params, abstract["params"]) if some_new else ""
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
 
     def close(self) -> None:
