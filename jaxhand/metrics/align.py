@@ -76,6 +76,7 @@ def align_by_joints(
     Raises:
         ValueError: the shapes of the joints and of the vertices do not match.
     """
+    vertices, pred, gt = jnp.asarray(vertices), jnp.asarray(pred), jnp.asarray(gt)
     count = vertices.shape[-2]
     points = jnp.concatenate([vertices, pred], -2)
     targets = jnp.concatenate([jnp.zeros_like(vertices), gt], -2)

@@ -39,7 +39,7 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     """
     distances, thresholds = np.asarray(distances), np.asarray(thresholds, np.float64)
     keep = np.ones(distances.shape, bool) if valid is None else np.asarray(valid) > 0
-    measured = keep.any(0)  # (J,)
+    measured = np.any(keep, axis=0)  # (J,)
     joints, medians = np.full((2, len(measured)), np.nan)
     curves = np.full((len(measured), len(thresholds)), np.nan)
     for joint in np.flatnonzero(measured):

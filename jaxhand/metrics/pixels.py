@@ -51,5 +51,6 @@ def box_squared_error(pred: ArrayLike, gt: ArrayLike, box_size: ArrayLike, confi
     Returns:
         (...,) one number per sample, without unit.
     """
+    pred, gt, box_size, confidence = map(jnp.asarray, (pred, gt, box_size, confidence))
     squared = jnp.square((pred - gt) / box_size[..., None, None]).sum(-1)
     return jnp.where(confidence > 0, confidence * squared, 0).mean(-1)

@@ -68,7 +68,7 @@ def distances(pred: ArrayLike, gt: ArrayLike, root: int | None = None, valid: Ar
     if root is not None:
         pred, gt = (points - points[..., root : root + 1, :] for points in (pred, gt))
     difference = [pred[..., c] - gt[..., c] for c in range(3)]
-    return norm(difference if valid is None else [jnp.where(valid > 0, d, 0) for d in difference])
+    return norm(difference if valid is None else [jnp.where(jnp.asarray(valid) > 0, d, 0) for d in difference])
 
 
 def _with_root(valid, root):

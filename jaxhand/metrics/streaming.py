@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxhand.metrics.curves import THRESHOLDS_MM
 
+Array = jax.Array | np.ndarray
 BINS, RANGE_MM = 19800, 1000.0  # of the histogram
 EDGES_MM = np.linspace(0, RANGE_MM, BINS + 1)  # FreiHAND's thresholds and the multiples of 5 mm are edges
 DIGITS, BITS = 6, 12  # a sum has 6 digits of 12 bits (base 4096); the unit of the last digit is 2^-36 mm
@@ -24,9 +25,9 @@ QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 class Stream(NamedTuple):
     """The statistics of one error, for up to 2^32 values; a pytree of 79 kB."""
 
-    digits: jax.Array  # (6,) uint32, < 4096 except the first; the sum in mm is sum(digits * 4096.0 ** (2, 1, … -3))
-    histogram: jax.Array  # (BINS + 3,) uint32 counts: errors of 0, in (edge, next edge], above the range, not finite
-    largest: jax.Array  # () float32 mm, the largest finite error
+    digits: Array  # (6,) uint32, < 4096 except the first; the sum in mm is sum(digits * 4096.0 ** (2, 1, … -3))
+    histogram: Array  # (BINS + 3,) uint32 counts: errors of 0, in (edge, next edge], above the range, not finite
+    largest: Array  # () float32 mm, the largest finite error
 
 
 def start(names: Iterable[str]) -> dict[str, Stream]:

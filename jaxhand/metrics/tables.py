@@ -1,5 +1,7 @@
 """Mean errors by joint and by finger, in float64 on the host."""
 
+import typing
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -16,7 +18,7 @@ def mean_where(values: ArrayLike, valid: ArrayLike | None = None, axis: int | No
         float64 array without that axis, or a scalar; NaN where no entry is valid.
     """
     if valid is None:
-        return np.mean(values, axis, dtype=np.float64)
+        return typing.cast(np.ndarray, np.mean(np.asarray(values), axis, dtype=np.float64))
     keep = np.asarray(valid) > 0
     count = keep.sum(axis)
     total = np.where(keep, values, 0).sum(axis, dtype=np.float64)

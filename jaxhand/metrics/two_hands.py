@@ -42,8 +42,8 @@ def two_hand_valid(valid: ArrayLike, *, roots: tuple[int, int] = ROOTS) -> jax.A
     Returns:
         (..., 2J) bool.
     """
-    valid = valid > 0
-    return valid & jnp.repeat(valid[..., jnp.array(roots)], valid.shape[-1] // 2, axis=-1)
+    labelled = jnp.asarray(valid) > 0
+    return labelled & jnp.repeat(labelled[..., jnp.array(roots)], labelled.shape[-1] // 2, axis=-1)
 
 
 @partial(jax.jit, static_argnames="roots")
@@ -68,12 +68,12 @@ def mrrpe(
         (...,) mm, one number per sample. NaN where a root is not valid.
     """
     right, left = roots
-    predicted, actual = (joints[..., left, :] - joints[..., right, :] for joints in (pred, gt))
+    predicted, actual = (joints[..., left, :] - joints[..., right, :] for joints in map(jnp.asarray, (pred, gt)))
     error = norm(jnp.moveaxis((predicted if relative_root is None else relative_root) - actual, -1, 0))
     if valid is None:
         return error
-    valid = valid > 0
-    return jnp.where(valid[..., right] & valid[..., left], error, jnp.nan)
+    labelled = jnp.asarray(valid) > 0
+    return jnp.where(labelled[..., right] & labelled[..., left], error, jnp.nan)
 
 
 @jax.jit
@@ -87,7 +87,8 @@ def handedness_correct(pred: ArrayLike, gt: ArrayLike) -> jax.Array:
     Returns:
         (...,) bool: whether both probabilities are on the correct side of 0.5; 0.5 itself is wrong.
     """
-    return jnp.where(gt > 0, pred > 0.5, pred < 0.5).all(-1)
+    pred = jnp.asarray(pred)
+    return jnp.where(jnp.asarray(gt) > 0, pred > 0.5, pred < 0.5).all(-1)
 
 
 def _root_relative(joints, roots):
