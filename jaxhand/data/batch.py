@@ -67,6 +67,6 @@ def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[
             "mano_shape": (10,),
             "has_pose": (),
         }
-    others = {"image": ((size, size, 3), np.uint8)}
-    others |= {"K_image": ((3, 3), np.float64), "rotation": ((), np.float64)}  # for `uncrop`
-    return others | {key: (shape, np.float32) for key, shape in shapes.items()}
+    arrays: dict[str, tuple[tuple[int, ...], type]] = {"image": ((size, size, 3), np.uint8)}
+    arrays |= {"K_image": ((3, 3), np.float64), "rotation": ((), np.float64)}  # for `uncrop`
+    return arrays | {key: (shape, np.float32) for key, shape in shapes.items()}

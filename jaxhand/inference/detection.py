@@ -87,7 +87,7 @@ def _of_pipeline(pipeline: Pipeline) -> Callable[[np.ndarray], HandBoxes]:
     def detect(image: np.ndarray) -> HandBoxes:
         [found] = pipeline([image])
         sides = ["right" if right > 0.5 else "left" for right in found["right"]]
-        return HandBoxes(np.float64(found["boxes"]), sides, found["score"].tolist())
+        return HandBoxes(np.asarray(found["boxes"], np.float64), sides, found["score"].tolist())
 
     return detect
 

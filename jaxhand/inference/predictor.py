@@ -56,12 +56,13 @@ class Predictor(ImagePredictor):
 
     def _records(self, photograph: Photograph) -> list[Record]:
         """One record without labels for each box; without boxes, of the hand whose crop is the whole image."""
-        boxes, no_labels = photograph.boxes, (np.zeros((21, 3)), np.zeros(21))
+        boxes, joints, valid = photograph.boxes, np.zeros((21, 3)), np.zeros(21)
         if boxes is None:
-            boxes = [whole_image_box(*photograph.image.shape[1::-1], self.config.data.crop_scale)]
+            height, width = photograph.image.shape[:2]
+            boxes = [whole_image_box(width, height, self.config.data.crop_scale)]
         K = photograph.camera(self.crop_rule)
         return [
-            Record(photograph.image, K, *no_labels, side or "right", photograph.depth, box)
+            Record(photograph.image, K, joints, valid, side or "right", photograph.depth, box)
             for box, side in zip(boxes, photograph.sides)
         ]
 

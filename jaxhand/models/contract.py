@@ -32,6 +32,7 @@ class Predictions(typing.TypedDict):
     fake_logits: NotRequired[jax.Array]  # (B, 17) scores, see `discriminator.discriminator_outputs`
     critic_fake: NotRequired[jax.Array]  # (B, 17)
     critic_real: NotRequired[jax.Array]  # (B, R, 17)
+    world: NotRequired[jax.Array]  # (B, 21, 3) mm around the middle of the hand, axes of the crop
     presence: NotRequired[jax.Array]  # (B,) how likely there is a hand
     right: NotRequired[jax.Array]  # (B,) how likely it is a right hand, of an image that is not mirrored
 

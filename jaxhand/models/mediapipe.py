@@ -59,7 +59,8 @@ class Mediapipe(nnx.Module):
         adapt: bool = False
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
-        size = typing.cast(Mediapipe.Options, config.model.options).size
+        options = typing.cast(Mediapipe.Options, config.model.options)
+        size = options.size
         if size not in SIZES:
             raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)}, got {size!r}")
         if config.data.image_size != CROP:
@@ -70,7 +71,7 @@ class Mediapipe(nnx.Module):
         self.world = Pointwise(width, 3 * JOINTS, rngs=rngs)
         self.presence = Pointwise(width, 1, rngs=rngs)
         self.handedness = Pointwise(width, 1, rngs=rngs)
-        adapt = config.model.options.adapt
+        adapt = options.adapt
         self.mix_2d, self.mix_3d = (nnx.Param(joint_mix.identity()) if adapt else None for _ in range(2))
         self.correction = Correction(width) if adapt else None
 
@@ -87,7 +88,7 @@ class Mediapipe(nnx.Module):
         """
         return self.placed(self.read(batch["image"]), batch["K"])
 
-    def placed(self, reading: HandReading, K: jax.Array) -> dict:
+    def placed(self, reading: HandReading, K: jax.Array) -> Predictions:
         """Readings of B crops with cameras K (B, 3, 3) → what `__call__` returns."""
         return {
             "keypoints_3d": place_on_rays(reading.world, reading.pixels, K),
@@ -108,7 +109,7 @@ class Mediapipe(nnx.Module):
         presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
         pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
         world = world * 1000
-        if self.correction is not None:
+        if self.mix_2d is not None and self.mix_3d is not None and self.correction is not None:
             pixels, world = joint_mix.apply(self.mix_2d[...], pixels), joint_mix.apply(self.mix_3d[...], world)
             world = self.correction(pooled, world)
         return HandReading(pixels, landmarks[..., 2], world, presence, right)
@@ -127,7 +128,7 @@ class Correction(nnx.Module):
         self.kernel = nnx.Param(jnp.zeros((width, 4)))
         self.bias = nnx.Param(jnp.zeros(4))
 
-    def __call__(self, pooled, joints):
+    def __call__(self, pooled: jax.Array, joints: jax.Array) -> jax.Array:
         """Features (B, width) and joints (B, 21, 3) mm → (B, 21, 3) mm, rotated and scaled about their origin."""
         found = pooled @ self.kernel[...] + self.bias[...]  # (B, 4): axis-angle in radians, log of the scale
         R = axis_angle_to_matrix(found[:, :3]) * jnp.exp(found[:, 3])[:, None, None]

@@ -60,7 +60,7 @@ def focal_length(content: bytes) -> float | None:
         return None
     if exif.get(_FOCAL_LENGTH_35MM, 0) > 0:
         return exif[_FOCAL_LENGTH_35MM] * math.hypot(*size) / _FILM_DIAGONAL_MM
-    unit = _RESOLUTION_UNITS_MM.get(exif.get(_FOCAL_PLANE_UNIT, 2))
+    unit = _RESOLUTION_UNITS_MM.get(int(exif.get(_FOCAL_PLANE_UNIT, 2)))
     focal, resolution = exif.get(_FOCAL_LENGTH, 0), exif.get(_FOCAL_PLANE_X_RESOLUTION, 0)
     if unit is None or focal <= 0 or resolution <= 0:
         return None
