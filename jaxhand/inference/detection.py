@@ -1,11 +1,11 @@
 """Hand detectors: MediaPipe's networks, or a function of the user, given as `module:function`.
 
-`mediapipe` stands for the networks in runs/mediapipe or, without that folder, in the installed package mediapipe; the
-run folder of `jaxhand convert mediapipe` may also be named.
+`mediapipe` means the networks in runs/mediapipe or, without that folder, in the installed package mediapipe. A run
+folder of `jaxhand convert mediapipe` can be given, too.
 
 A detector of your own is one function, `detect(image)`. Its argument is an image (H, W, 3) uint8 RGB. It returns a list
-with one entry per hand: {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` and `score`
-are optional; the default of `hand` is "right". For an image without hands, the list is empty.
+of hands {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` and `score` are optional;
+the default of `hand` is "right". For an image without hands, the list is empty.
 """
 
 import importlib.util

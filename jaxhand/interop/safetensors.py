@@ -59,13 +59,13 @@ def read(path: str | Path) -> dict[str, Tensor]:
 def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
     """The tensor of an entry of the header. `begin` and `end` are the first byte and the end of the data section."""
     origin = f"{path}: {ascii(name)[:100]}"
-    incomplete = UserError(f"{origin}: has no type, shape and offsets; download the file again")
+    incomplete = UserError(f"{origin}: its type, shape or offsets are missing or invalid; download the file again")
     try:
         shape, (first, last), kind = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
     except (TypeError, KeyError, ValueError):
         raise incomplete from None
     if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
-        raise UserError(f"{origin}: its type, shape or offsets are missing or invalid; download the file again")
+        raise incomplete
     if kind not in DTYPES:
         raise UserError(f"{origin}: its type {ascii(kind)[:20]} is unknown; known types are {', '.join(DTYPES)}")
     dtype = np.dtype(DTYPES[kind])
