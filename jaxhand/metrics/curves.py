@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.metrics import pose
 from jaxhand.metrics.tables import mean_where
@@ -24,7 +25,7 @@ class Measures(NamedTuple):
     joints: np.ndarray  # (J,) mm, mean distance of each joint; NaN for a joint that is never valid
 
 
-def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
+def eval_util(distances: ArrayLike, valid: ArrayLike | None = None, thresholds: ArrayLike = THRESHOLDS_MM) -> Measures:
     """Compute FreiHAND's `EvalUtil.get_measures`, which HO-3D and DexYCB use, too.
 
     Every measure is computed for each joint and then averaged over the joints.
@@ -52,7 +53,9 @@ def eval_util(distances, valid=None, thresholds=THRESHOLDS_MM) -> Measures:
     return Measures(mean, median, auc, pck, thresholds, joints)
 
 
-def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
+def pck(
+    pred: ArrayLike, gt: ArrayLike, *, valid: ArrayLike | None = None, thresholds: ArrayLike = THRESHOLDS_MM
+) -> np.ndarray:
     """PCK curve of a set: the fraction of correct keypoints per threshold, as computed by `eval_util`.
 
     Args:
@@ -68,7 +71,7 @@ def pck(pred, gt, *, valid=None, thresholds=THRESHOLDS_MM) -> np.ndarray:
 
 
 @jax.jit
-def pck_auc(pred, gt, *, valid=None):
+def pck_auc(pred: ArrayLike, gt: ArrayLike, *, valid: ArrayLike | None = None) -> jax.Array:
     """The area under the PCK curve, one number per sample, with the thresholds of FreiHAND's `EvalUtil`.
 
     The curve is the fraction of joints whose distance is <= each of 100 thresholds, `linspace(0, 50)` mm. The area is
@@ -86,16 +89,18 @@ def pck_auc(pred, gt, *, valid=None):
     """
     distance = pose.distances(pred, gt)[..., None, :]  # (..., 1, N)
     hits = (distance <= THRESHOLDS_MM[:, None]).astype(distance.dtype)  # (..., 100, N)
-    curve = pose.masked_mean(hits, None if valid is None else valid[..., None, :])
+    curve = pose.masked_mean(hits, None if valid is None else jnp.asarray(valid)[..., None, :])
     return jnp.trapezoid(curve, dx=1 / (len(THRESHOLDS_MM) - 1))
 
 
-def keypoint_3d_pck(distances, valid=None, threshold: float = 150.0) -> float:
+def keypoint_3d_pck(distances: ArrayLike, valid: ArrayLike | None = None, threshold: float = 150.0) -> float:
     """mmpose's 3DPCK: percentage of the valid distances (..., J), mm, below the threshold; NaN if none is valid."""
     return _per_cent_below(distances, valid, np.array([threshold]))
 
 
-def keypoint_3d_auc(distances, valid=None, thresholds=MMPOSE_THRESHOLDS_MM) -> float:
+def keypoint_3d_auc(
+    distances: ArrayLike, valid: ArrayLike | None = None, thresholds: ArrayLike = MMPOSE_THRESHOLDS_MM
+) -> float:
     """mmpose's 3DAUC: the mean of `keypoint_3d_pck` over the thresholds 0, 5, … 150 mm, a percentage."""
     return _per_cent_below(distances, valid, np.asarray(thresholds))
 

@@ -77,11 +77,11 @@ class EfficientNetLite(nnx.Module):
         """Images (B, S, S, 3) in 0..1 → features; S is a multiple of 32."""
         return self.last_stages(self.first_stages(image))
 
-    def first_stages(self, image) -> jax.Array:
+    def first_stages(self, image: jax.Array) -> jax.Array:
         """(B, S, S, 3) in 0..1 → the fine map of `Features`."""
         return each_image(self._fine, image)
 
-    def last_stages(self, fine) -> Features:
+    def last_stages(self, fine: jax.Array) -> Features:
         """The fine map of `Features` → all of them."""
         coarse = _through(self.stages[FINE_STAGE + 1 : -1], fine)
         x = _through(self.stages[-1:], coarse)
