@@ -141,9 +141,9 @@ def test_mistakes_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=match):
             dexycb.load(*arguments[:2], variant="".join(arguments[2:]))
-    with pytest.raises(UserError, match="20200709-subject-01: holds 1 sequences and not 100"):
+    with pytest.raises(UserError, match="20200709-subject-01: contains 1 sequences, not 100"):
         dexycb.load(root, "train")
-    with pytest.raises(UserError, match="subject-03: no such folder; the set is half-downloaded"):
+    with pytest.raises(UserError, match="subject-03: no such folder; download the missing subject"):
         dexycb.load(root, "train", **one | {"subjects": (*tree.SUBJECTS, "20200820-subject-03")})
     with pytest.raises(UserError, match=r"annotations/DEX_YCB_s0_test_data\.json: no such file"):
         dexycb.load(root, "test", variant="json")
@@ -159,11 +159,11 @@ def test_mistakes_are_named(tmp_path):
     label = root / name / "labels_000001.npz"
     whole = label.read_bytes()
     for content, match in (
-        (whole[:200], "damaged labels of DexYCB"),
-        ({"joint_3d": np.ones((1, 21, 3)) * 700, "pose_m": np.zeros((1, 51))}, "goes up to 700; DexYCB's are metres"),
+        (whole[:200], "damaged file"),
+        ({"joint_3d": np.ones((1, 21, 3)) * 700, "pose_m": np.zeros((1, 51))}, "must be .* up to 700"),
         ({"joint_3d": np.ones((21, 3)), "pose_m": np.zeros((1, 51))}, "joint_3d must be 1x21x3"),
-        ({"joint_3d": np.ones((1, 21, 3))}, "damaged labels of DexYCB"),
-        (None, "1 of 6 files are missing; the set is half-downloaded"),
+        ({"joint_3d": np.ones((1, 21, 3))}, "damaged file"),
+        (None, "1 of 6 files are missing; download the subject again"),
     ):
         label.unlink()
         if isinstance(content, bytes):
@@ -181,8 +181,8 @@ def test_mistakes_are_named(tmp_path):
         ('{"images": [', "cut off or damaged after 0 images"),
         ('{"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [{"id": 0}, ', "annotation 0 is malformed"),
         ('{"images": [{"id": 0}], "annotations": []}', "image 0 has no id or no file_name"),
-        ('{"images": [], "annotations": []}', "holds no annotation of a hand"),
-        ('{"images": [1], "annotations": []}', "entry 0 of images is not an object"),
+        ('{"images": [], "annotations": []}', "contains no annotation of a hand"),
+        ('{"images": [1], "annotations": []}', "entry 0 of images is not a JSON object"),
         ("[]", "has no list 'images'"),
     ],
 )

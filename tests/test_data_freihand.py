@@ -137,18 +137,18 @@ def test_label_and_file_of_a_record(folder):
 XYZ = [layout.joints("training", k).tolist() for k in range(N)]
 MISTAKES = {
     "training_xyz.json: 4 entries, but training_K.json has 5": ("training_xyz.json", XYZ[:4]),
-    "training_xyz.json: the joints' median z is 6.*metres": ("training_xyz.json", (np.array(XYZ) * 1000).tolist()),
-    "training_xyz.json: the joints' median z is -0.6": ("training_xyz.json", (-np.array(XYZ)).tolist()),
+    "training_xyz.json: joints must be .* median z is 6": ("training_xyz.json", (np.array(XYZ) * 1000).tolist()),
+    "training_xyz.json: joints must be .* median z is -0.6": ("training_xyz.json", (-np.array(XYZ)).tolist()),
     "training_xyz.json: entry 3 is not finite": ("training_xyz.json", XYZ[:3] + [[[np.nan] * 3] * 21] + XYZ[4:]),
-    "training_xyz.json: must hold a list of 21x3 numbers .*null": ("training_xyz.json", XYZ[:4] + [[[None] * 3] * 21]),
-    "training_xyz.json: must hold a list of 21x3 numbers, but": ("training_xyz.json", [x[:20] for x in XYZ]),
-    "training_xyz.json: must hold a list .*other lengths": ("training_xyz.json", XYZ[:4] + [XYZ[4][:20] + [[0] * 2]]),
-    "training_xyz.json: must hold a list of 21x3.*have other": ("training_xyz.json", np.ravel(XYZ).tolist()),
-    "training_xyz.json: does not end as a list does: cut off": ("training_xyz.json", json.dumps(XYZ)[:3000]),
+    "training_xyz.json: must contain a list .* numbers .*null": ("training_xyz.json", XYZ[:4] + [[[None] * 3] * 21]),
+    "training_xyz.json: must contain a list of 21x3 numbers, but": ("training_xyz.json", [x[:20] for x in XYZ]),
+    "training_xyz.json: must contain .*other lengths": ("training_xyz.json", XYZ[:4] + [XYZ[4][:20] + [[0] * 2]]),
+    "training_xyz.json: must contain a list of 21x3.*have other": ("training_xyz.json", np.ravel(XYZ).tolist()),
+    "training_xyz.json: does not end with ']': cut off": ("training_xyz.json", json.dumps(XYZ)[:3000]),
     "training_xyz.json: cut off after 3 entries": ("training_xyz.json", json.dumps(XYZ[:3])[:-2]),
-    "training_K.json: must hold a list of 3x3": ("training_K.json", "[]"),
+    "training_K.json: must contain a list of 3x3": ("training_K.json", "[]"),
     "training_K.json: does not end": ("training_K.json", "<html>not found</html>"),
-    "training_K.json: must hold": ("training_K.json", '["page", "not found"]'),
+    "training_K.json: must contain": ("training_K.json", '["page", "not found"]'),
     "training_K.json: does not": ("training_K.json", ""),
 }
 

@@ -116,7 +116,7 @@ def test_filters_are_hamers_own(tmp_path):
     assert [apart[i] for i in (5, 6, 7)] == [(True, False), (True, False), (False, True)]
     zeros = read(zero_shape=True)[1]
     assert not zeros[3].mano_shape.any() and zeros[3].mano_pose is None and zeros[0].mano_shape.any()
-    with pytest.raises(UserError, match="the filters leave no hand of train"):
+    with pytest.raises(UserError, match="all hands of train are removed by the filters"):
         read(least_keypoints=22)
 
 
@@ -150,7 +150,7 @@ def test_cut_off_tars_are_named(tmp_path):
     second = whole.index(b"rgb/00000001.jpg")
     for end in (0, 100, 700, second - 1, second, second + 512, size - 600, size):
         (tmp_path / "000000.tar").write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"000000\.tar: (cut off|holds no)"):
+        with pytest.raises(UserError, match=r"000000\.tar: (cut off|contains no)"):
             hamer_tars.load(tmp_path, "train")
     damaged = bytearray(whole)
     damaged[second : second + 512] = b"x" * 512
@@ -162,24 +162,24 @@ def test_cut_off_tars_are_named(tmp_path):
 def test_mistakes_in_tars_are_named(tmp_path):
     for path, split, match in (
         (tmp_path / "none", "train", "none: no such folder"),
-        (tmp_path, "train", "holds no tar; it should hold 000000.tar"),
-        (tmp_path, "test", "hamer, test: unknown; the tars are for train and val, and hamer-npz is for the test"),
+        (tmp_path, "train", "contains no tar; give the folder with 000000.tar"),
+        (tmp_path, "test", "hamer, test: unknown; use hamer for train or val, hamer-npz for test"),
     ):
         with pytest.raises(UserError, match=match):
             hamer_tars.load(path, split)
     tree.write_tars(tmp_path / "freihand-train", 1, 1)
-    with pytest.raises(UserError, match="holds no tar; name one of its folders: freihand-train"):
+    with pytest.raises(UserError, match="contains no tar; give one of its folders: freihand-train"):
         hamer_tars.load(tmp_path, "train")
 
     points, joints = tree.hand(0)["keypoints_2d"], tree.hand(0)["keypoints_3d"]
     for number, (hands, content, match) in enumerate((
-        ([tree.hand(0, scale=np.array([80.0, 90.0]))], None, "scale is 85 at the median; in tars it is pixels / 200"),
-        ([tree.hand(0, keypoints_3d=joints * [1000, 1000, 1000, 1])], None, "keypoints_3d; in tars they are metres"),
+        ([tree.hand(0, scale=np.array([80.0, 90.0]))], None, "scale must be pixels / 200, but its median is 85"),
+        ([tree.hand(0, keypoints_3d=joints * [1000, 1000, 1000, 1])], None, "keypoints_3d must be in metres"),
         ([tree.hand(0, keypoints_2d=points[:20])], None, "a.b/00000000.data.pyd: hand 0 is malformed"),
         ([tree.hand(0), {"right": 1}], None, "a.b/00000000.data.pyd: hand 1 is malformed"),
         ([tree.hand(0)], b"GIF89a", "a.b/00000000.jpg is no JPEG or PNG"),
-        ([], None, "holds no hand"),
-        (pickle.dumps({"right": 1}), None, "must be a list of hands, not dict"),
+        ([], None, "contains no hand"),
+        (pickle.dumps({"right": 1}), None, "must be a list of hands, got dict"),
         (pickle.dumps([1])[:-3], None, "a.b/00000000.data.pyd: damaged or incomplete pickle"),
     )):  # fmt: skip
         content = tree.image(0) if content is None else content
@@ -227,10 +227,10 @@ def test_npz_with_less(tmp_path):
 
 def test_mistakes_in_npz_are_named(tmp_path):
     for arrays, match in (
-        ({"scale": np.full((4, 2), 0.4)}, "scale is 0.4 at the median; in .npz files it is in pixels"),
-        ({"imgname": None}, "has no 'imgname'; it holds center, scale"),
-        ({"right": np.ones(3)}, "right must be 4 rows of numbers"),
-        ({"betas": np.array([{}] * 4, object)}, "betas must be 4 rows of numbers"),
+        ({"scale": np.full((4, 2), 0.4)}, "the median of scale is 0.4; it must be in pixels"),
+        ({"imgname": None}, "has no key 'imgname', only center, scale"),
+        ({"right": np.ones(3)}, "right must have 4 rows of numbers"),
+        ({"betas": np.array([{}] * 4, object)}, "betas must have 4 rows of numbers"),
         ({"hand_keypoints_3d": np.ones((4, 21, 3))}, "an array has the wrong shape"),
     ):
         with pytest.raises(UserError, match=f"a.npz: {match}"):

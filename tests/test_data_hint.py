@@ -65,7 +65,7 @@ def test_splits_and_sources(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     for arguments, match in (
-        ({"split": "test"}, "holds none of TEST_newdays_img, TEST_epick_img, TEST_ego4d_img; it should be"),
+        ({"split": "test"}, "contains none of TEST_newdays_img, TEST_epick_img, TEST_ego4d_img; give"),
         ({"split": "test", "variant": "ego5d"}, "hint-ego5d: unknown; the sources are newdays"),
         ({"split": "dev"}, "hint, dev, all: unknown"),
         ({"split": "test", "joints": "vis"}, "hint, test, vis: unknown"),
@@ -73,7 +73,7 @@ def test_mistakes_are_named(tmp_path):
         with pytest.raises(UserError, match=match):
             hint.load(tmp_path, **arguments)
     (tmp_path / "TEST_ego4d_img").mkdir()
-    with pytest.raises(UserError, match="TEST_ego4d_img: holds no .json file"):
+    with pytest.raises(UserError, match="TEST_ego4d_img: contains no .json file"):
         hint.load(tmp_path, "test")
     tree.write(tmp_path, ["TEST_ego4d_img"])
     source = hint.load(tmp_path, "test")
@@ -89,7 +89,7 @@ def test_mistakes_are_named(tmp_path):
         ([whole, whole], "not labels of one hand"),
         ([whole | {"keypoints": whole["keypoints"][:20]}], "not labels of one hand"),
         ([{key: whole[key] for key in ("bbox", "keypoints")}], "not labels of one hand .KeyError..occlusion"),
-        ([whole | {"bbox": [[0, 0, 1, None]]}], "its numbers are not finite"),
+        ([whole | {"bbox": [[0, 0, 1, None]]}], "bbox or keypoints are not finite"),
     )):  # fmt: skip
         file = tmp_path / f"TEST_ego4d_img/a{number}_r.json"
         file.write_text(json.dumps(content))

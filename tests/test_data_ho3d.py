@@ -167,7 +167,7 @@ JOINTS = layout.labels("train", "MC1", 0)["handJoints3D"]
 MISTAKES = {
     "MC1/meta/0000.pkl: handJoints3D must be 21x3 numbers": {"handJoints3D": JOINTS[:20]},
     "MC1/meta/0000.pkl: camMat must be 3x3 numbers": {"camMat": "lost"},
-    "MC1/meta/0000.pkl: handJoints3D has z > 0; HO-3D's hands are at z < 0": {"handJoints3D": -JOINTS},
+    "MC1/meta/0000.pkl: handJoints3D must have z < 0 .*, but the wrist has z > 0": {"handJoints3D": -JOINTS},
     "MC1/meta/0000.pkl: handPose must be 48 numbers": {"handPose": np.zeros(45)},
 }
 
@@ -197,14 +197,14 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
     with pytest.raises(UserError, match="train/MC2/meta: no such file or directory"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("ABF10/0000\nABF10\n")
-    with pytest.raises(UserError, match="train.txt: entry 2 is 'ABF10' and not like ABF10/0000"):
+    with pytest.raises(UserError, match="train.txt: entry 2 must look like ABF10/0000, got 'ABF10'"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("\n")
     with pytest.raises(UserError, match="train.txt: empty"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("ABF10/0000\r\n")
     assert len(ho3d.load(copy, "train")) == 1
-    with pytest.raises(UserError, match="a single sequence, nothing can be held out"):
+    with pytest.raises(UserError, match="only one sequence, so no split val can be made"):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
     (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
@@ -217,7 +217,7 @@ def test_labels_of_another_evaluation(released, tmp_path):
     text = (copy / "evaluation_xyz.json").read_text()
     lines = (copy / "evaluation.txt").read_text().splitlines()
     (copy / "evaluation.txt").write_text("\n".join(reversed(lines)))
-    with pytest.raises(UserError, match="evaluation_xyz.json: its wrists are .* mm from those of evaluation"):
+    with pytest.raises(UserError, match="evaluation_xyz.json: its wrists are .* mm from those in evaluation"):
         ho3d.load(copy, "test")
     (copy / "evaluation.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(UserError, match="evaluation_xyz.json: 4 entries, but evaluation.txt has 3"):

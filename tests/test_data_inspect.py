@@ -167,10 +167,10 @@ def test_units(hands, unit, factor):
 def test_orders(hands, name):
     same = [other for other, order in JOINT_ORDERS.items() if order == JOINT_ORDERS[name]]
     [doubt] = anatomy.label_warnings(from_our_order(hands, name))
-    assert any(f"ordered as they stand in {other}:" in doubt for other in same)
+    assert any(f"ordered as in {other}:" in doubt for other in same)
     [doubt] = anatomy.label_warnings(to_our_order(hands, name))
-    undone = [f"as if {other}'s order was undone" for other in same]
-    undone += [f"ordered as they stand in {name}:"] * (name == "rhd")  # an order that undoes itself
+    undone = [f"as if reordered from {other}'s order" for other in same]
+    undone += [f"ordered as in {name}:"] * (name == "rhd")  # an order that undoes itself
     assert any(text in doubt for text in undone)
     both = anatomy.label_warnings(from_our_order(hands, name) * (-1, 1, 1) / 1000)
     assert len(both) == 3 and "in metres" in both[1] and "left and right swapped" in both[2]
@@ -183,7 +183,7 @@ def test_sides_and_frames(hands):
     [doubt] = anatomy.label_warnings(hands * (-1, 1, 1))
     assert "mirrored, or left and right swapped?" in doubt
     [doubt] = anatomy.label_warnings(hands * (1, -1, -1))
-    assert "behind the camera" in doubt and "y and z have to be negated" in doubt
+    assert "behind the camera" in doubt and "negate y and z" in doubt
 
 
 # ---- the sheet, the command

@@ -93,7 +93,7 @@ def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
 def test_mistakes_are_named(tmp_path, root):
     with pytest.raises(UserError, match="none: no such folder"):
         interhand.load(tmp_path / "none", "test")
-    with pytest.raises(UserError, match="interhand, dev: unknown; there are train, val and test"):
+    with pytest.raises(UserError, match="interhand, dev: unknown; use train, val or test"):
         interhand.load(root, "dev")
     with pytest.raises(UserError, match="train/InterHand2.6M_train_data.json: no such file"):
         interhand.load(root, "train")
@@ -115,17 +115,17 @@ def test_mistakes_are_named(tmp_path, root):
                 frame["world_coord"] = (np.array(frame["world_coord"]) / 1000).tolist()
         return content
 
-    version = "all files must be of one version"
+    version = "all files must be from one version"
     for kind, edit, match in (
         ("data", lambda text: text[: len(text) // 2], "_data.json: cut off or damaged after"),
         ("data", lambda text: text.replace('"camera": "400002"', '"camera": "41"', 1), f"'41'.*{version}"),
         ("data", lambda text: text.replace('"frame_idx": 2', '"frame_idx": 7', 1), f"'7'.*{version}"),
         ("data", lambda text: text.replace('"image_id": 501', '"image_id": 1'), "annotation 1 is malformed"),
-        ("camera", lambda text: text[:-1], "_camera.json: cut off, or not JSON"),
+        ("camera", lambda text: text[:-1], "_camera.json: not JSON or cut off"),
         ("camera", lambda text: text.replace('"focal"', '"f"', 1), "_camera.json: capture 0 is malformed"),
-        ("joint_3d", lambda content: content | {"0": {"0": {}}}, "_joint_3d.json: frame 0 of capture 0: KeyError"),
-        ("joint_3d", in_metres, "_joint_3d.json: its hands are 0.*; InterHand2.6M's are in millimetres"),
-        ("joint_3d", lambda content: [1], "_joint_3d.json: must be an object of captures"),
+        ("joint_3d", lambda content: content | {"0": {"0": {}}}, "_joint_3d.json: frame 0 of .* malformed .KeyError"),
+        ("joint_3d", in_metres, "_joint_3d.json: world_coord must be in mm, but hands are 0"),
+        ("joint_3d", lambda content: [1], "_joint_3d.json: must be a JSON object"),
     ):
         file, whole = edited(kind, edit)
         with pytest.raises(UserError, match=match):

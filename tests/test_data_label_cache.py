@@ -149,5 +149,5 @@ def test_pieces_of_any_size_and_any_spacing(monkeypatch, tmp_path):
 def test_a_truncated_file_is_never_accepted(tmp_path, length):
     text = json.dumps(VALUES[:3, :2, :2].tolist())
     (tmp_path / "cut.json").write_text(text[: min(length, len(text) - 1)])
-    with pytest.raises(UserError, match="cut.json: (cut off after|does not end as a list does)"):
+    with pytest.raises(UserError, match="cut.json: (cut off after|does not end with)"):
         label_cache._parse(tmp_path / "cut.json", (2, 2))

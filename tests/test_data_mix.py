@@ -92,7 +92,7 @@ def test_a_mix_is_its_sets_one_after_the_other():
         assert mix.read_annotation(i).image is None
     with pytest.raises(IndexError):
         mix[len(mix)]
-    with pytest.raises(UserError, match="^b holds no records: leave it out of the mix"):
+    with pytest.raises(UserError, match="^b: no records; leave this data set out of the mix"):
         Mix({"a": Source(0, 3), "b": Source(1, 0)}, {"a": 1, "b": 1})
 
 
@@ -125,7 +125,7 @@ def test_an_epoch_is_as_long_as_asked():
     iterator = train_iterator(Source(0, 10), small)  # one set: every record once before any repeats
     drawn = np.concatenate([next(iterator)["index"] for _ in range(10)])
     assert all(sorted(drawn[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
-    with pytest.raises(UserError, match="training.batch_size is 6, but training.epoch_samples is 5: lower it"):
+    with pytest.raises(UserError, match="training.batch_size is 6, but training.epoch_samples is 5; lower"):
         steps_per_epoch(make_mix(), make_config("training.epoch_samples=5"))
 
 

@@ -163,11 +163,11 @@ def test_test_batches_can_be_walked_again():
 
 
 def test_impossible_batch_sizes_are_refused():
-    with pytest.raises(UserError, match="batch_size is 6, but the training set holds 5 samples"):
+    with pytest.raises(UserError, match="batch_size is 6, but the training set has 5 samples"):
         train_iterator(Source(5), make_config())
-    with pytest.raises(UserError, match="a batch of 6 cannot be shared evenly by 4 processes"):
+    with pytest.raises(UserError, match="a batch of 6 cannot be divided by 4 processes"):
         train_iterator(Source(20), make_config(), process_index=0, process_count=4)
-    with pytest.raises(UserError, match="a batch of 7 cannot be shared evenly by 2 processes"):
+    with pytest.raises(UserError, match="a batch of 7 cannot be divided by 2 processes"):
         eval_batches(Source(20), make_config(), 7, process_index=0, process_count=2)
 
 

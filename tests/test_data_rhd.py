@@ -93,9 +93,9 @@ MISTAKES = {
     "every xyz must be 42x3 numbers": {0: ENTRY | {"xyz": ENTRY["xyz"][:21]}},
     "every uv_vis must be 42x3 numbers": {0: {key: ENTRY[key] for key in ("K", "xyz")}},
     "every K must be 3x3 numbers": {0: ENTRY, 1: ENTRY | {"K": np.full((3, 3), np.nan)}},
-    "the joints' median z is 5..\\..*RHD's are metres": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
-    "not a dict of annotations": [ENTRY],
-    "not a dict of annotations by image number": {"00000": ENTRY},
+    "joints must be in metres.* median z is 5..\\.": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
+    "must be a dict": [ENTRY],
+    "must be a dict: image number → annotation": {"00000": ENTRY},
     "damaged or incomplete pickle": b"\x80\x02}",
     "refers to os.system": b"cos\nsystem\n(S'true'\ntR.",
 }

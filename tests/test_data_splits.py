@@ -26,7 +26,7 @@ def test_the_choice_never_changes():
 def test_something_is_left_to_train_on():
     for few, many in ("ab", "ba"):  # the first in the hash's order
         assert 0 < held_out([few] + [many] * 99, "here").sum() < 100
-    with pytest.raises(UserError, match="here: a single sequence, nothing can be held out of it"):
+    with pytest.raises(UserError, match="here: only one sequence, so no split val can be made"):
         held_out(["a", "a"], "here")
 
 

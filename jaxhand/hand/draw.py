@@ -186,7 +186,7 @@ def write_png(path: str | Path, image: ArrayLike) -> None:
     try:
         Path(path).write_bytes(encoded.tobytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot write the image ({error.strerror}); choose another path") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _titled(image: np.ndarray, title: str) -> np.ndarray:

@@ -36,4 +36,4 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise UserError(f"{path}: cannot write the mesh ({error.strerror}); choose another path") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

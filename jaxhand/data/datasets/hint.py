@@ -46,7 +46,7 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant not in ("", *SOURCES):
-        raise UserError(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads several")
+        raise UserError(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads three")
     if split not in ("train", "val", "test") or joints not in JOINTS:
         raise UserError(f"hint, {split}, {joints}: unknown; use train, val or test, and joints {', '.join(JOINTS)}")
     wanted = [variant] if variant else SOURCES[:3]

@@ -80,7 +80,7 @@ def _cached(sources: typing.Sequence[Path], build: Builder, notice: "_Notice") -
 
 
 class _Notice:
-    """Prints one line to stderr as soon as the labels of a data set have taken `PATIENCE_S` to build, in total."""
+    """Prints one line to stderr when the total time to build the labels of a data set reaches `PATIENCE_S`."""
 
     def __init__(self, name: Path):
         self._name, self._patience, self._printed = name, PATIENCE_S, False

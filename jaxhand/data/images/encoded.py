@@ -89,7 +89,7 @@ class EncodedImage:
         return focal_length(self.content)
 
     def decode_region(self, corners: np.ndarray, max_shrink: float) -> tuple[np.ndarray, np.ndarray]:
-        """Decode the region that a crop needs: a JPEG reduced by 1, 2, 4 or 8, and only down to the last row needed.
+        """Decode the region that a crop needs. A JPEG is reduced by the factor 1, 2, 4 or 8; rows below are skipped.
 
         Args:
             corners: (2, n) x, y px in the image: the corners of the region.

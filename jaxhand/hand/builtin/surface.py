@@ -16,7 +16,7 @@ from jaxhand.hand.skinned import PARENTS, SkinnedHand, forward
 
 GLOBAL_SCALE_PER_BETA = 0.07  # all lengths * (1 + 0.07 * first shape parameter), as in `body.forward`
 MANO_AXES = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)  # from the body's axes to MANO's
-_FIRST_FRAMES = (4, 7, 13, 10, 1)  # first index of MANO's index, middle, little, ring, thumb in `body.Hand.frames`
+_FIRST_FRAMES = (4, 7, 13, 10, 1)  # first rows of index, middle, little, ring, thumb in `body.Hand.frames`
 # Indices of MANO's joints in `body.Hand.frames` and in `body.Hand.joints`
 MANO_TO_FRAME = np.array([0, *(base + level for base in _FIRST_FRAMES for level in range(3))])
 MANO_TO_JOINT = np.where(MANO_TO_FRAME > 0, MANO_TO_FRAME + (MANO_TO_FRAME - 1) // 3, 0)

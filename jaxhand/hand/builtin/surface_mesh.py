@@ -83,7 +83,7 @@ def project_to_level(
 
 
 def surface_nets(field: Callable, low: np.ndarray, high: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Triangulate the surface field = 0. Gibson, "Constrained Elastic Surface Nets" (1998), without its smoothing.
+    """Triangulate the zero level set of a field. Gibson, "Constrained Elastic Surface Nets" (1998), no smoothing.
 
     Args:
         field: function of points (..., 3) → (...), negative inside.
