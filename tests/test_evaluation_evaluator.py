@@ -80,7 +80,7 @@ def test_predictions_are_kept_in_order(hands):
 def test_mistakes_are_named(hands):
     pred, gt = hands
     evaluator = Evaluator(20)
-    with pytest.raises(UserError, match="got 24 samples but was made for 20: call reset"):
+    with pytest.raises(UserError, match="24 samples were added, but dataset_length is 20; call reset"):
         feed(evaluator, pred, gt)
     assert evaluator.counter == 16
     with pytest.raises(UserError, match="unknown metric 'mpjpa'; known metrics: mpjpe, pa_mpjpe"):

@@ -87,7 +87,7 @@ def test_labels_in_neighbouring_files_are_read(tmp_path, hands):
     both[1].unlink()
     assert list(read(tmp_path, NAMES)[0]) == ["xyz"]
     both[0].rename(tmp_path / "val_xyz.json")
-    with pytest.raises(UserError, match=r"found several \(training_xyz.json, val_xyz.json\)"):
+    with pytest.raises(UserError, match=r"found several; give one of training_xyz.json, val_xyz.json"):
         read(tmp_path, NAMES)
 
 
@@ -168,8 +168,8 @@ def broken(hands, change):
         (lambda xyz, verts: xyz[1].__setitem__(0, {"x": 1}), "sample 1 of xyz is not a list of"),
         (lambda xyz, verts: xyz.insert(2, [[[0, 0, 0]]]), "sample 2 of xyz is not a list of"),
         (lambda xyz, verts: [xyz, verts, xyz], r"pred.json: contains 3 lists, expected \[xyz, verts\]"),
-        (lambda xyz, verts: {"xyz": xyz, "verts": verts}, r"pred.json: holds no \[xyz, verts\]"),
-        (lambda xyz, verts: xyz[0], r"pred.json: holds no \[xyz, verts\]"),
+        (lambda xyz, verts: {"xyz": xyz, "verts": verts}, r"pred.json: must contain \[xyz, verts\]"),
+        (lambda xyz, verts: xyz[0], r"pred.json: must contain \[xyz, verts\]"),
         (lambda xyz, verts: [1.0, 2.0], "pred.json: wrong content"),
     ],
 )
@@ -235,7 +235,7 @@ def test_writers_refuse_and_leave_nothing(tmp_path, hands):
     xyz, verts = hands
     with pytest.raises(UserError, match="sample 2 of xyz is not finite"):
         write_freihand(tmp_path / "pred.json", np.where(xyz == xyz[2, 0, 0], np.nan, xyz), verts)
-    with pytest.raises(UserError, match="xyz has 7 samples and verts has 6"):
+    with pytest.raises(UserError, match="xyz has 7 samples, but verts has 6"):
         write_freihand(tmp_path / "pred.json", xyz, verts[:6])
     with pytest.raises(UserError, match=r"joints must be \(3, 21, 3\) for 3 ids"):
         write_dexycb(tmp_path / "a.txt", np.arange(3), xyz)

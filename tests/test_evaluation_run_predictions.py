@@ -115,7 +115,7 @@ def test_the_command(trained, copy_of, call, tmp_path):
     assert (run / "hamer_synthetic_RGB" / "samples.csv").read_text().count("\n") == 23
     folder = layouts_hint.write(tmp_path)
     code, output, errors = call(evaluate.main, run, "--data", f"hint:{folder}")
-    assert (code, errors) == (0, "") and "--protocol hint scores 2D joints" in output and "inf" not in output
+    assert (code, errors) == (0, "") and "use --protocol hint to score 2D joints" in output and "inf" not in output
     code, output, errors = call(evaluate.main, run, "--data", f"hint:{folder}", "--protocol", "hint")
     assert (code, errors) == (0, "") and "kpAvg_pck_0.05" in output
 

@@ -178,12 +178,12 @@ def test_camera_frames_and_mirrors(tmp_path, gt, pred):
 
     for axes, match in (
         ((1, -1, -1), "y and z are negated: one file is in OpenGL's camera frame"),
-        ((-1, 1, 1), "x is negated: left hands"),
+        ((-1, 1, 1), "x is negated: left and right hands"),
         ((1, 1, -1), "z is negated"),
         ((1, -1, 1), "y is negated"),
     ):
         [warning] = warned(pred * axes)
-        assert warning.startswith(match) and "wrist-relative error" in warning
+        assert warning.startswith(match) and "wrist-relative RMS error" in warning
     both = warned(from_our_order(pred, "mano") * (1, -1, -1))
     assert "the order of ho3d and mano" in both[0] and "OpenGL" in both[1]
     both = warned(from_our_order(pred, "rhd") * (-1, 1, 1))
@@ -236,9 +236,9 @@ def test_two_hands(tmp_path, gt, pred):
 
 def test_protocols_and_options_by_name():
     known = "known protocols: freihand, ho3d, dexycb, interhand, hamer, hint"
-    with pytest.raises(UserError, match=f"unknown protocol 'frehand', did you mean 'freihand'. {known}"):
+    with pytest.raises(UserError, match=f"unknown protocol 'frehand'; did you mean 'freihand'. {known}"):
         scoring.protocol_of("frehand")
-    with pytest.raises(UserError, match=f"unknown protocol '3', {known}"):
+    with pytest.raises(UserError, match=f"unknown protocol '3'; {known}"):
         scoring.protocol_of("3")
     assert scoring.options_of(FREIHAND, ["imitate_missing_scale=true"]) == {"imitate_missing_scale": True}
     assert scoring.options_of(HAMER, ["keypoint_list=0,4,8"]) == {"keypoint_list": (0, 4, 8)}

@@ -65,8 +65,8 @@ def test_freihand(tmp_path, tiny):
     source, file, labels = freihand.load(folder, "test"), tmp_path / "pred.zip", tmp_path / "FreiHAND_pub_v2_eval"
     joints, _, scores, said = submit(tiny, f"freihand:{folder}", source, file)
     assert said == (
-        f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, so its joints replace the vertices: "
-        "mesh scores mean nothing"
+        f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, so the file contains joints "
+        "instead of vertices: ignore the mesh scores"
     )
     xyz, verts = json.loads(zipfile.ZipFile(file).read("pred.json"))
     np.testing.assert_allclose(np.array(xyz) * 1000, joints, atol=1e-3)  # absolute, in metres, in our order

@@ -88,6 +88,6 @@ def test_a_metric_that_cannot_be_computed_is_named():
     bad = EpochMetric(
         "bad", "mm", lambda predictions, batch: {"sum": predictions["heat"].sum()}, lambda sums: sums["sum"]
     )
-    with pytest.raises(UserError, match="epoch metric 'bad' cannot be computed: neither .* have 'heat'"):
+    with pytest.raises(UserError, match="epoch metric 'bad' cannot be computed: neither .* contain 'heat'"):
         measured((*METRICS, bad), predictions, batch)
     assert set(epoch_metrics.OPTIONAL) == {"cs_mpjpe", "pa_auc"}

@@ -186,6 +186,6 @@ def test_missing_folders_are_one_line(tmp_path):
 def test_mismatches_are_named_in_order():
     saved = {"a": jnp.zeros((3, 3, 4, 64)), "b": jnp.zeros(2)}
     wanted = {"a": jnp.zeros((3, 3, 4, 96)), "b": jnp.zeros(3)}
-    text = "params/a: saved (3,3,4,64), model wants (3,3,4,96) (and 1 more)"
+    text = "params/a: saved (3,3,4,64), the model needs (3,3,4,96) (and 1 more)"
     assert pytree_checks.mismatch("params", saved, wanted) == text
     assert pytree_checks.mismatch("params", saved, saved) is None

@@ -58,7 +58,7 @@ def test_a_term_that_cannot_be_computed_is_an_error():
     plain = {key: right(batch)[key] for key in ("keypoints_3d", "keypoints_2d")}
     assert losses.terms(plain, batch, ("joints_3d", "distance")).keys() == {"joints_3d", "distance"}
     for name, missing in (("size", "root_depth"), ("guesses", "guesses_3d"), ("betas", "mano_shape")):
-        with pytest.raises(UserError, match=f"loss term '{name}' cannot be computed: neither .* have '{missing}'"):
+        with pytest.raises(UserError, match=f"loss term '{name}' cannot be computed: neither .* contain '{missing}'"):
             losses.terms(plain, batch, ("joints_3d", name))
 
 

@@ -75,7 +75,7 @@ def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None
     """
     arrays = [_checked(xyz, "xyz", path), _checked(verts, "verts", path)]
     if len(arrays[0]) != len(arrays[1]):
-        raise UserError(f"{path}: not written, because xyz has {len(arrays[0])} but verts {len(arrays[1])} samples")
+        raise UserError(f"{path}: not written: xyz has {len(arrays[0])} samples, but verts has {len(arrays[1])}")
     content = orjson.dumps(arrays, option=orjson.OPT_SERIALIZE_NUMPY)
     with draft_of(path) as draft:
         if Path(path).suffix == ".zip":
