@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
 
 MOST_UNROLLED = 24  # points; with more, the unrolled kernel is slower, and for some numbers it never finishes compiling
-BLOCK_POINTS = 2**19  # in one block of a large numpy array: 6 MB
+BLOCK_POINTS = 2**18  # in one block of a large numpy array: 3 MB
 
 
 @partial(jax.jit, static_argnames="reflection")
@@ -97,15 +97,17 @@ def aligned_error(
 
 def _error_at_once(pred, gt, valid, reflection) -> Any:
     pred, gt = as_points(pred, gt)
-    weight = _weight(valid)
+    valid = _weight(valid)
     weight = None if weight is None else jnp.broadcast_to(weight, pred.shape[:-1])
-    traced = any(isinstance(array, Tracer) for array in (pred, gt, weight))
-    unrolled = not traced and pred.shape[-2] <= MOST_UNROLLED and pred.dtype == jnp.float32
-    return (_unrolled_error if unrolled else _error)(pred, gt, weight, reflection)
+    traced = any(isinstance(array, Tracer) for array in (pred, gt, valid))
+    if not traced and pred.shape[-2] <= MOST_UNROLLED and pred.dtype == jnp.float32:
+        return _unrolled_error(pred, gt, valid, reflection)
+    weight = None if valid is None else jnp.broadcast_to(_weight(valid), pred.shape[:-1])
+    return _error(pred, gt, weight, reflection)
 
 
 def _error_in_blocks(pred, gt, valid=None, *, reflection):
-    """`aligned_error` of numpy arrays. Large arrays are copied to JAX in blocks, whose memory is used again and again.
+    """`aligned_error` of numpy arrays: large arrays in blocks, through buffers that JAX reads in place on a CPU.
 
     All blocks have the same size, so that one compiled program serves all: the last block overlaps the one before it.
     """
@@ -117,15 +119,22 @@ def _error_in_blocks(pred, gt, valid=None, *, reflection):
     arrays = [points.reshape(samples, count, 3) for points in (pred, gt)]
     if valid is not None:
         arrays.append(np.broadcast_to(valid, gt.shape[:-1]).reshape(samples, count))
-    starts = [*range(0, samples - block, block), samples - block]
-    errors = []
-    for start in starts:  # JAX computes one block while the next one is copied
-        pred, gt, *mask = (array[start : start + block] for array in arrays)
-        errors.append(_error_at_once(pred, gt, mask[0] if mask else None, reflection))
-    result = np.empty(samples, errors[0].dtype)
-    for start, error in zip(starts, errors):
-        result[start : start + block] = error
-    return jnp.asarray(result.reshape(batch))
+    buffers = [_aligned_empty((block, *array.shape[1:]), array.dtype) for array in arrays]
+    errors = np.empty(samples, np.result_type(pred.dtype, gt.dtype, np.float32))
+    for start in [*range(0, samples - block, block), samples - block]:
+        for buffer, array in zip(buffers, arrays):
+            buffer[...] = array[start : start + block]
+        pred, gt, *mask = (jax.device_put(buffer, may_alias=True) for buffer in buffers)
+        errors[start : start + block] = _error_at_once(pred, gt, mask[0] if mask else None, reflection)  # this waits
+    return jnp.asarray(errors.reshape(batch))
+
+
+def _aligned_empty(shape, dtype):
+    """An empty numpy array that starts at a multiple of 64 bytes, as JAX requires to use it without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def as_points(pred: ArrayLike, gt: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -194,14 +203,15 @@ _error.defvjp(lambda *inputs: (_error(*inputs), inputs[:3]), _error_backward)
 
 
 @partial(jax.jit, static_argnums=3)
-def _unrolled_error(pred, gt, weight, reflection):
-    """`_error` of float32 points, as one kernel without intermediate arrays."""
+def _unrolled_error(pred, gt, valid, reflection):
+    """`aligned_error` of float32 points, as one kernel without intermediate arrays."""
     count = pred.shape[-2]
     x, y = ([[points[..., n, c] for c in range(3)] for n in range(count)] for points in (pred, gt))
-    if weight is None:
+    if valid is None:
         share = 1 / count
         x, y = (_relative_to_midpoint(points) for points in (x, y))
     else:
+        weight = jnp.broadcast_to(_weight(valid), pred.shape[:-1])
         weights = [weight[..., n] for n in range(count)]
         share = reciprocal(jnp.asarray(sum(weights)))  # infinite if no point is valid, so that the error is NaN
         x, y = (_relative_to_valid_centroid(points, weights, share) for points in (x, y))
@@ -210,7 +220,7 @@ def _unrolled_error(pred, gt, weight, reflection):
     fit = _Fit.of(moments, share, reflection)
     errors = ([dot(row, p) - b - o for row, b, o in zip(fit.scaled, q, fit.offset)] for p, q in zip(x, y))
     distances = [jnp.sqrt(dot(error, error)) for error in errors]
-    if weight is not None:
+    if valid is not None:
         distances = [w * distance for w, distance in zip(weights, distances)]
     return sum(distances) * share
 
