@@ -72,4 +72,4 @@ def layout(size: int, hand_model: SkinnedHand | None = None) -> dict[str, tuple[
         "K_image": ((3, 3), np.float64),  # this and the rotation are for `uncrop`
         "rotation": ((), np.float64),
     }
-    return arrays | {key: (shape, np.float32) for key, shape in shapes.items()}
+    return others | {key: (shape, np.float32) for key, shape in shapes.items()}

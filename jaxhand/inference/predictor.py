@@ -58,7 +58,7 @@ class Predictor(ImagePredictor):
         """One record without labels for each box; without boxes, of the hand whose crop is the whole image."""
         boxes, (height, width) = photograph.boxes, photograph.image.shape[:2]
         if boxes is None:
-            height, width = [whole_image_box(width, height, self.config.data.crop_scale)]
+            boxes = [whole_image_box(width, height, self.config.data.crop_scale)]
         K = photograph.camera(self.crop_rule)
         return [
             Record(photograph.image, K, np.zeros((21, 3)), np.zeros(21), side or "right", photograph.depth, box)

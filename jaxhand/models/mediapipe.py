@@ -108,7 +108,7 @@ class Mediapipe(nnx.Module):
         presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
         pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
         world = world * 1000
-        if self.mix_2d is not None and self.mix_3d is not None and self.correction is not None and self.mix_2d is not None and self.mix_3d is not None:
+        if self.correction is not None and self.mix_2d is not None and self.mix_3d is not None:
             pixels, world = joint_mix.apply(self.mix_2d[...], pixels), joint_mix.apply(self.mix_3d[...], world)
             world = self.correction(pooled, world)
         return HandReading(pixels, landmarks[..., 2], world, presence, right)
@@ -127,7 +127,7 @@ class Correction(nnx.Module):
         self.kernel = nnx.Param(jnp.zeros((width, 4)))
         self.bias = nnx.Param(jnp.zeros(4))
 
-    def __call__(self, pooled: jax.Array, joints: jax.Array) -> jax.Array:
+    def __call__(self, pooled, joints):
         """Features (B, width) and joints (B, 21, 3) mm → (B, 21, 3) mm, rotated and scaled about their origin."""
         found = pooled @ self.kernel[...] + self.bias[...]  # (B, 4): axis-angle in radians, log of the scale
         R = axis_angle_to_matrix(found[:, :3]) * jnp.exp(found[:, 3])[:, None, None]
