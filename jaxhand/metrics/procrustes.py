@@ -9,11 +9,12 @@ operations that follow it in the same `jax.jit`, and then takes many times longe
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxhand.metrics.rotation import cross, dot, in_one_kernel, nearest_rotation, reciprocal, reciprocal_sqrt, sums
@@ -94,13 +95,14 @@ def aligned_error(
     return _error_at_once(pred, gt, valid, reflection)
 
 
-def _error_at_once(pred, gt, valid, reflection):
+def _error_at_once(pred, gt, valid, reflection) -> Any:
     pred, gt = as_points(pred, gt)
     valid = None if valid is None else jnp.asarray(valid)
-    traced = any(isinstance(array, jax.core.Tracer) for array in (pred, gt, valid))
+    traced = any(isinstance(array, Tracer) for array in (pred, gt, valid))
     if not traced and pred.shape[-2] <= MOST_UNROLLED and pred.dtype == jnp.float32:
         return _unrolled_error(pred, gt, valid, reflection)
-    weight = None if valid is None else jnp.broadcast_to(_weight(valid), pred.shape[:-1])
+    weight = _weight(valid)
+    weight = None if weight is None else jnp.broadcast_to(weight, pred.shape[:-1])
     return _error(pred, gt, weight, reflection)
 
 
@@ -189,11 +191,11 @@ def _error(pred, gt, weight, reflection):
 
 def _error_backward(reflection, inputs, gradient):
     """The gradient of a mean distance by that of each point's residual: its direction over the number of points."""
-    weight, count = inputs[2], inputs[0].shape[-2]
-    residual, saved = _solve(*inputs, reflection)
+    pred, gt, weight = inputs
+    residual, saved = _solve(pred, gt, weight, reflection)
     square = dot(residual, residual)
     inverse = reciprocal_sqrt(jnp.maximum(square, 4 * jnp.finfo(square.dtype).tiny))  # (..., N)
-    inverse = inverse * (gradient / (count if weight is None else weight.sum(-1)))[..., None]
+    inverse = inverse * (gradient / (pred.shape[-2] if weight is None else weight.sum(-1)))[..., None]
     return _residual_backward(reflection, saved, in_one_kernel(_masked([r * inverse for r in residual], weight)))
 
 
@@ -209,9 +211,9 @@ def _unrolled_error(pred, gt, valid, reflection):
         share = 1 / count
         x, y = (_relative_to_midpoint(points) for points in (x, y))
     else:
-        weight = jnp.broadcast_to(_weight(valid), pred.shape[:-1])
+        weight = jnp.broadcast_to(jnp.asarray(_weight(valid)), pred.shape[:-1])
         weights = [weight[..., n] for n in range(count)]
-        share = reciprocal(sum(weights))  # infinite if no point is valid, so that the error is NaN
+        share = reciprocal(jnp.asarray(sum(weights)))  # infinite if no point is valid, so that the error is NaN
         x, y = (_relative_to_valid_centroid(points, weights, share) for points in (x, y))
     moments = [sum(q[i] * p[j] for p, q in zip(x, y)) for i in range(3) for j in range(3)]
     moments += [sum(dot(p, p) for p in x)] + [sum(p[c] for p in points) for points in (x, y) for c in range(3)]
