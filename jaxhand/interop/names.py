@@ -117,7 +117,7 @@ TABLES: dict[str, Table] = {
     "vitpose": _within("backbone", "backbone", BACKBONE),
 }
 _UNUSED = {
-    r"mano\..*": "array of MANO, which is read from the file of --mano instead",
+    r"mano\..*": "MANO's arrays, which are read from the file of --mano instead",
     r"discriminator\..*": "only for training; model.hamer.discriminator=true includes it",
     r".*\.num_batches_tracked": "a counter of training steps",
     r"initialized": "a flag that only training uses",
