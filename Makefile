@@ -1,4 +1,4 @@
-# make train, test, test-slow, lint, benchmark, wheel, clean.
+# make train, photographs, test, test-slow, lint, benchmark, wheel, clean.
 # The environment is .venv. `make test PYTHON=python3.13` takes another Python, with an environment of its own: .venv-3.13
 ifeq ($(origin PYTHON), undefined)
 PYTHON := python3
@@ -10,13 +10,25 @@ $(error $(PYTHON) does not run: name a Python of 3.11 or newer, such as PYTHON=p
 endif
 VENV ?= .venv-$(VERSION)
 RUN := $(VENV)/bin/python
+MEDIAPIPE := runs/mediapipe
 # Large memory pages for the buffers of XLA on Linux: a fifth more images/s
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-slow lint benchmark wheel clean
+.PHONY: train photographs test test-slow lint benchmark wheel clean
 
 train: $(VENV)/.installed
 	$(RUN) -m jaxhand.train
+
+# All hands of IMAGES="a.jpg b.jpg"; without IMAGES, of rendered ones
+photographs: $(MEDIAPIPE)/palm_detector/conversion.txt
+	$(if $(IMAGES),,$(RUN) -m jaxhand.data.synthetic --photographs $(MEDIAPIPE)/rendered --split test --count 8 --size 512)
+	$(RUN) -m jaxhand.predict $(MEDIAPIPE) $(or $(IMAGES),$(MEDIAPIPE)/rendered/*.jpg)
+
+# MediaPipe's networks (Apache-2.0, see NOTICE). Only files of the wheel are read, so one for Linux serves everywhere.
+$(MEDIAPIPE)/palm_detector/conversion.txt: | $(VENV)/.installed
+	$(RUN) -m pip download --quiet --no-deps --dest $(VENV)/mediapipe --only-binary=:all: --python-version 3.12 \
+		--implementation cp --platform manylinux_2_28_x86_64 mediapipe==0.10.21
+	$(RUN) -m jaxhand.convert mediapipe $(VENV)/mediapipe/mediapipe-0.10.21-*.whl $(MEDIAPIPE)
 
 # What pytest takes, such as `make test ARGS="-k checkpoint"`
 test: $(VENV)/.installed-test

@@ -1,4 +1,4 @@
-"""How long saving an epoch's checkpoint keeps the training waiting: `python -m benchmarks.checkpoint`."""
+"""How long training waits while the checkpoint of an epoch is saved: `python -m benchmarks.checkpoint`."""
 
 import statistics
 import tempfile
@@ -15,7 +15,7 @@ SAVES, SECONDS_BETWEEN = 10, 2.0
 
 
 def main() -> None:
-    """Save the quickstart's state again and again, as if an epoch lay between."""
+    """Save the quickstart's state several times, as after each epoch."""
     config = configs.load("quickstart")
     state = Trainer(config, make_mesh(), total_steps=1000).init()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6

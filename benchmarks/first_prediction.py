@@ -1,6 +1,6 @@
-"""Seconds from the command to the first prediction, with the compilation cache cold and warm, and of every further one.
+"""Time from the command to the first prediction, with a cold and a warm compilation cache, and of further predictions.
 
-`python -m benchmarks.first_prediction RUN [PHOTOGRAPH]`; without a photograph a grey image of 640x480 px serves.
+`python -m benchmarks.first_prediction RUN [PHOTOGRAPH]`; without a photograph, it uses a grey image of 640x480 px.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def seconds(run: Path, photograph: Path, folder: Path) -> float:
-    """Start `predict` with a compilation cache in `folder`, up to its first line of output: a picture is written."""
+    """Seconds from the start of `predict`, with a compilation cache in `folder`, until a picture is written."""
     command = [sys.executable, "-m", "jaxhand.predict", run, photograph, "--out", folder / "out"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "PYTHONUNBUFFERED": "1"}
     begin = time.time()

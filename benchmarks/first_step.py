@@ -1,6 +1,6 @@
-"""Seconds from the command to the loss of the first training step, with the compilation cache cold and warm.
+"""Time from the command to the loss of the first training step, with a cold and a warm compilation cache.
 
-`python -m benchmarks.first_step`: the quickstart's sets are rendered first, so that only starting up is timed.
+`python -m benchmarks.first_step`: the quickstart's sets are rendered before, so that only the start-up is timed.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""A whole FreiHAND evaluation from pred.json: `python -m benchmarks.freihand`.
+"""A complete FreiHAND evaluation from pred.json: `python -m benchmarks.freihand`.
 
 Times `python -m jaxhand.evaluate --predictions` as a user starts it, with the compilation cache cold and warm, and the
-procedure of the official `eval.py` on the same files: its JSON read whole, its alignments and F-scores on a part of the
-samples and counted per sample, with nearest neighbours by a k-d tree (FreiHAND's open3d) and by all distances in numpy
-(HO-3D). The set is generated: 3960 hands of 21 joints and 778 vertices.
+procedure of the official `eval.py` on the same files. The official procedure reads all of the JSON; its alignments and
+F-scores are timed on a part of the samples and extrapolated, with nearest neighbours from a k-d tree (FreiHAND's
+open3d) and from all distances in numpy (HO-3D). The set is generated: 3960 hands of 21 joints and 778 vertices.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from jaxhand.evaluation.prediction_files import write_freihand
 
 SAMPLES, VERTICES = 3960, 778
 PART = 100  # samples that the official procedure is timed on
-FEW = 4  # and its F-scores by all distances
+FEW = 4  # samples for its F-scores by all distances
 
 
 def main() -> None:
@@ -54,12 +54,12 @@ def main() -> None:
         columns = errors[0].split(",")
         for name, values in expected.items():
             ours = np.array([float(line.split(",")[columns.index(name)]) for line in errors[1 : PART + 1]])
-            print(f"  {name}: differs by at most {np.abs(ours - values).max():.1e} a sample")
+            print(f"  {name}: differs by at most {np.abs(ours - values).max():.1e} per sample")
         print(f"  xyz_al_mean3d {scores['xyz_al_mean3d']:.4f} cm, f_al_score_5 {scores['f_al_score_5']:.4f}")
 
 
 def _ours(folder: Path) -> tuple[float, float, dict]:
-    """Seconds, peak memory in MB and scores of the command."""
+    """Run the command; returns its seconds, peak memory in MB and scores."""
     arguments = ["--predictions", "pred.json", "--ground-truth", ".", "--protocol", "freihand", "--output", "scores"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -67,7 +67,8 @@ def _ours(folder: Path) -> tuple[float, float, dict]:
     with subprocess.Popen(
         [sys.executable, "-m", "jaxhand.evaluate", *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL
     ) as process:
-        while process.poll() is None:  # getrusage would count this process's own memory, which it is forked from
+        # getrusage would also count the memory of this process, because the command is forked from it.
+        while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) if "VmHWM" in status else peak
             time.sleep(0.01)
@@ -77,7 +78,7 @@ def _ours(folder: Path) -> tuple[float, float, dict]:
 
 
 def _official(folder: Path) -> tuple[float, float, dict]:
-    """Seconds of the official procedure over the whole set, by k-d tree and by all distances; its errors (PART,)."""
+    """Official procedure: seconds for the complete set, by k-d tree and by all distances; its errors (PART,)."""
     begin = time.perf_counter()
     truth = [json.loads((folder / f"evaluation_{name}.json").read_text()) for name in ("xyz", "verts")]
     predictions = json.loads((folder / "pred.json").read_text())
@@ -99,7 +100,7 @@ def _official(folder: Path) -> tuple[float, float, dict]:
     begin = time.perf_counter()
     for lists in measures.values():
         for distances in lists:
-            get_measures(np.array(distances * (SAMPLES // PART)))  # as many as the whole set has
+            get_measures(np.array(distances * (SAMPLES // PART)))  # as many as in the complete set
     seconds += reading + time.perf_counter() - begin
     meshes = [(np.array(truth[1][k]), np.array(predictions[1][k])) for k in range(FEW)]
     tree, brute = (_seconds_of_f_scores(meshes, nearest) for nearest in (by_tree, by_all_distances))
@@ -115,23 +116,23 @@ def _seconds_of_f_scores(meshes, nearest) -> float:
 
 
 def by_tree(points, others):
-    """Distance of each point to the nearest of the others."""
+    """Distance from each point to the nearest of the others, by a k-d tree."""
     return cKDTree(others).query(points)[0]
 
 
 def by_all_distances(points, others):
-    """The same as HO-3D's code finds it."""
+    """The same distance as in HO-3D's code: from all distances."""
     return np.array([np.linalg.norm(others - point, axis=1).min() for point in points])
 
 
 def f_score(target, points, threshold, nearest=by_tree):
-    """FreiHAND's `calculate_fscore`, which finds the neighbours anew for every threshold."""
+    """FreiHAND's `calculate_fscore`, which searches the neighbours again for every threshold."""
     precision, recall = ((nearest(*pair) < threshold).mean() for pair in ((points, target), (target, points)))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0
 
 
 def get_measures(distances):
-    """Of one keypoint, FreiHAND's `EvalUtil`: mean, median and area under the curve of 100 thresholds."""
+    """FreiHAND's `EvalUtil` for one keypoint: mean, median and area under the curve of 100 thresholds."""
     thresholds = np.linspace(0, 0.05, 100)
     pck = [np.mean((distances <= threshold).astype("float")) for threshold in thresholds]
     auc = np.trapezoid(pck, thresholds) / np.trapezoid(np.ones(100), thresholds)
@@ -147,7 +148,7 @@ def align(target, points):
 
 
 def _write_set(folder: Path) -> None:
-    """Hands of random joints, vertices about them, and noisy predictions of both."""
+    """Write hands of random joints, vertices around them, and noisy predictions of both."""
     rng = np.random.default_rng(0)
     place = rng.uniform([-0.1, -0.1, 0.5], [0.1, 0.1, 1.0], (SAMPLES, 1, 3))
     fingers = np.repeat(rng.normal(size=(5, 3)), 4, 0) * np.tile([1, 2, 3, 4], 5)[:, None]  # (20, 3)

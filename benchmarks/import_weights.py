@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def hamer(size: str):
-    """HaMeR in PyTorch with random weights; `size` is that of the vision transformer."""
+    """HaMeR in PyTorch with random weights; `size` is the size of the vision transformer."""
     from benchmarks.torch_hamer import Hamer
 
     config = configs.load(None, ["model.name=hamer", f"model.vit.size={size}", "data.image_size=256"])

@@ -1,4 +1,4 @@
-"""What networks learn in equal training time on synthetic images: errors of joints and meshes, with and without depth.
+"""Networks after equal training time on synthetic images: errors of joints and meshes, with and without depth.
 
 `python -m benchmarks.learning --seconds 240`: a short run measures how fast each network trains on this machine; then
 each trains for as many steps as fit into the time, with the schedule of its config. Ablations of the RGB-D network
@@ -31,12 +31,12 @@ SCORES = {"mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "pa_mpvpe": "PA-MPVPE", "f_5
 
 
 def main() -> None:
-    """Train and test them one after the other, and print a table after each."""
+    """Train and test the networks one after the other, and print a table after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=240, help="of training each (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=240, help="training time of each network (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all of them")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values of all networks")
     arguments = parser.parse_intermixed_args()
     print(f"| network | parameters | steps of batch | images/s | input | {' | '.join(SCORES.values())} |")
     print("|" + "---|" * (5 + len(SCORES)))
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def contest(name: str, config: str, overrides: list[str], seconds: float, workdir: Path) -> list[str]:
-    """Train for a time and test; lines of the table."""
+    """Train for a time and test; returns lines of the table."""
     batch_size = configs.load(config, overrides).training.batch_size
     probe = [*overrides, "training.num_epochs=2", f"training.epoch_samples={PROBE_STEPS * batch_size}"]
     speed = train(config, workdir.with_name(f"{workdir.name}-probe"), probe)["images_per_second"]
@@ -67,7 +67,7 @@ def contest(name: str, config: str, overrides: list[str], seconds: float, workdi
 
 
 def train(config: str, workdir: Path, overrides: list[str]) -> dict:
-    """Train in a folder of its own; the last epoch's line of its metrics."""
+    """Train in a separate folder; returns the metrics of the last epoch."""
     run("train", "--config", config, "--workdir", str(workdir), *overrides)
     return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
 
@@ -80,7 +80,7 @@ def run(command: str, *arguments: str) -> None:
 
 
 def parameters(workdir: Path) -> int:
-    """How many numbers the network has."""
+    """Number of the network's parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(restore_best(workdir).params))
 
 

@@ -1,8 +1,8 @@
-"""MANO's forward pass in JAX and in PyTorch, side by side in one run: `python -m benchmarks.mano [--rounds N]`.
+"""MANO's forward pass in JAX and in PyTorch, timed in one run: `python -m benchmarks.mano [--rounds N]`.
 
-Peers: smplx itself, where it is installed (`pip install smplx==0.1.28`), and its `lbs` written plainly in torch. All
-pose the same random numbers in MANO's shapes, from axis-angle to vertices, and must agree. Every round times all in
-turn; figures are medians over rounds, ratios medians of each round's ratio.
+Compared with smplx itself, if it is installed (`pip install smplx==0.1.28`), and with its `lbs` written plainly in
+torch. All pose the same random arrays of MANO's shapes, from axis-angle to vertices, and must agree. Every round times
+all of them in turn; times are medians over rounds, ratios are medians of the rounds' ratios.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from jaxhand.hand.skinned import PARENTS, forward
 from tests.support import mano_file
 
 BATCHES = (1, 64, 1024)
-LEAST_SECONDS = 0.2  # of calls that are timed together
-PAUSE = 0.3  # seconds, until the threads of the way before have gone to sleep
+LEAST_SECONDS = 0.2  # seconds of calls that are timed together
+PAUSE = 0.3  # seconds, until the threads of the implementation before are asleep
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         hand = mano.read(mano_file.write(Path(folder) / "MANO_RIGHT.pkl", numbers))
         plain_file = Path(folder) / "plain_RIGHT.pkl"
-        plain_file.write_bytes(pickle.dumps(numbers))  # for smplx, which would need chumpy for the other
+        plain_file.write_bytes(pickle.dumps(numbers))  # for smplx, which needs chumpy for the other form
         for batch in BATCHES:
             _table(batch, rounds, hand, numbers, plain_file)
 
@@ -72,7 +72,7 @@ def _table(batch: int, rounds: int, hand, numbers: dict, file: Path) -> None:
     for name, peer in peers.items():
         gradients[name] = lambda peer=peer: torch.autograd.grad(peer(*leaves).square().sum(), leaves)
     head = "forward, ms | jaxhand over it | with gradient, ms | jaxhand over it"
-    print(f"\nbatch {batch}\n| way | {head} |\n|---|---|---|---|---|")
+    print(f"\nbatch {batch}\n| implementation | {head} |\n|---|---|---|---|---|")
     tables = [_in_turn(each, rounds) for each in (ways, gradients)]
     for name in ways:
         cells = (f"{1e3 * np.median(t[name]):.3f} | {np.median(t[name] / t['jaxhand']):.2f}" for t in tables)
@@ -80,7 +80,7 @@ def _table(batch: int, rounds: int, hand, numbers: dict, file: Path) -> None:
 
 
 def _in_turn(ways: dict, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds a call of every way, (rounds,): of the calls that fill `LEAST_SECONDS`, after one that is not timed."""
+    """Seconds per call of every implementation, (rounds,): over `LEAST_SECONDS` of calls, after one untimed call."""
     times = {name: [] for name in ways}
     for _ in range(rounds):
         for name, call in ways.items():
@@ -95,7 +95,7 @@ def _in_turn(ways: dict, rounds: int) -> dict[str, np.ndarray]:
 
 
 class Plain:
-    """Linear blend skinning as smplx's `lbs` goes about it: axis-angle and shape → vertices, metres."""
+    """Linear blend skinning in the steps of smplx's `lbs`: axis-angle and shape → vertices, metres."""
 
     def __init__(self, numbers: dict):
         as_tensor = {key: torch.from_numpy(np.float32(value)) for key, value in numbers.items()}

@@ -1,8 +1,8 @@
-"""Layers of the models in JAX and in PyTorch, with the same parameters on the same machine, in turn.
+"""Layers of the models in JAX and in PyTorch, timed in turn with the same parameters on the same machine.
 
 `python -m benchmarks.models`: MANO's layer against smplx, then vision transformers on images of 256x192 px, float32, on
 the CPU: the forward pass, and a step of training with AdamW. `--gpu`: steps of training of ViT-H in bfloat16 against
-torch.compile. Both sides must say the same, and their losses go the same way, before the clock starts.
+torch.compile. Before timing, the outputs and the losses of both sides must be equal.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from jaxhand.models import vit
 
 SIDES = (256, 192)  # px
 RATE, DECAY = 1e-4, 1e-2  # of AdamW
-PAUSE = 0.3  # seconds, until the threads of the other side have gone to sleep
+PAUSE = 0.3  # seconds, until the threads of the other side are asleep
 SIZES = {size: ViTConfig(size=size) for size in vit.SIZES} | {"tiny": ViTConfig(width=64, depth=2, heads=2)}
 PEAK = {
     "H100 PCIe": 756,
@@ -37,23 +37,23 @@ PEAK = {
     "A100": 312,
     "L40S": 362,
     "4090": 165,
-}  # TFLOP/s of dense bfloat16, by the data sheets
+}  # TFLOP/s of dense bfloat16, from the data sheets
 
 
 def main() -> None:
     """Parse the command line, time everything and print tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of calls in a round, each side")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of calls per round and side")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: S B, with --gpu H")
     parser.add_argument("--gpu", action="store_true", help="train in bfloat16 against torch.compile")
     parser.add_argument("--batch-size", type=int, default=64, help="with --gpu")
     parser.add_argument("--remat", action="store_true", help="with --gpu: JAX computes activations again")
-    parser.add_argument("--peak", type=float, help="with --gpu: TFLOP/s of the device, where it is not known")
+    parser.add_argument("--peak", type=float, help="with --gpu: TFLOP/s of the device, if it is unknown")
     arguments = parser.parse_args()
     versions = f"jax {jax.__version__}, torch {torch.__version__}"
     if arguments.gpu:
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # both sides live in one memory
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # both sides share the memory
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         print(f"{versions}, {device}, bfloat16, batch of {arguments.batch_size}, {arguments.rounds} rounds in turn")
         for size in arguments.sizes or ["H"]:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 class _Sides:
-    """A network with random parameters in PyTorch, and ours with the same."""
+    """A network with random parameters in PyTorch, and ours with the same parameters."""
 
     def __init__(self, size: str, *, dtype: str = "float32", remat: bool = False, compiled: bool = False):
         torch.manual_seed(0)
@@ -94,7 +94,7 @@ class _Sides:
         self.tolerance = 1e-3 if dtype == "float32" else 0.1
 
     def forward(self, batch: int):
-        """Both forward passes as functions without arguments, once they have given the same."""
+        """Check that both forward passes agree; returns them as functions without arguments."""
         image, tensor = self._images(batch)
         run = jax.jit(lambda params, image: nnx.merge(self.graphdef, params)(image))
 
@@ -109,7 +109,7 @@ class _Sides:
         return ours, theirs
 
     def training(self, batch: int):
-        """Both steps of training as functions without arguments that give the loss, once three were the same."""
+        """Check that three training steps agree; returns both as functions: () → loss."""
         image, tensor = self._images(batch)
         target = np.random.default_rng(1).normal(0, 1, (batch, 192, self.config.width)).astype(np.float32)
         aim, state = torch.from_numpy(target).to(self.device), jax.tree.map(jnp.copy, self.params)
@@ -157,7 +157,7 @@ def _same(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
 
 
 def _in_turn(ours, theirs, arguments) -> np.ndarray:
-    """Seconds a call, (rounds, 2)."""
+    """Seconds per call, (rounds, 2)."""
     rounds = []
     for _ in range(arguments.rounds):
         rounds.append([])
@@ -176,7 +176,7 @@ def _row(what: str, ours, theirs, arguments) -> None:
 
 
 def _gpu(size: str, arguments) -> None:
-    """Print images/s of training, and their part of what the device can multiply."""
+    """Print the images/s of training, and their share of the device's peak FLOP/s."""
     sides = _Sides(size, dtype="bfloat16", remat=arguments.remat, compiled=True)
     seconds = _in_turn(*sides.training(arguments.batch_size), arguments)
     config, T, E = sides.config, SIDES[0] * SIDES[1] // 16**2, sides.config.width

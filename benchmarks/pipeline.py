@@ -1,8 +1,8 @@
-"""Images/s from JPEG files to augmented 256x256 batches, against a PyTorch DataLoader that does the same work, in turn.
+"""Images/s from JPEG files to augmented 256x256 batches, timed in turn with an equal PyTorch DataLoader.
 
-`python -m benchmarks.pipeline`: made-up trees in FreiHAND's and DexYCB's layout, JPEGs of the size in bytes that the
-real ones have. Both sides have the same number of workers. Each round times every contestant; ratios are medians over
-rounds. The share of JPEG decoding alone is printed, for it is the limit.
+`python -m benchmarks.pipeline`: generated trees in FreiHAND's and DexYCB's layout, with JPEGs of the same size in bytes
+as the real ones. Both sides have the same number of workers. Each round times every contestant; ratios are medians over
+rounds. The share of JPEG decoding alone is printed, because it is the limit.
 """
 
 import argparse
@@ -48,11 +48,11 @@ def main() -> None:
     """Make the trees, time everything in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batches", type=int, default=12, help="per round and contestant")
+    parser.add_argument("--batches", type=int, default=12, help="batches per round and contestant")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # of the index
+        os.environ["XDG_CACHE_HOME"] = folder  # records of the index
         folder = Path(folder)
         start_up(folder / "index")
         freihand_tree(folder / "freihand")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def compare(name: str, kind: str, path: Path, arguments) -> None:
-    """Time a set, the same packed, and PyTorch on the same files, and what decoding alone takes."""
+    """Time a set, the packed set, PyTorch on the same files, and decoding alone."""
     source, out = data.read(kind, path, "train"), path.with_name(f"packed-{kind}")
     photos = [read_encoded(source, i).image for i in range(len(source))]
     pack.pack(kind, path, out, splits=("train",), say=lambda line: None)
@@ -79,8 +79,8 @@ def compare(name: str, kind: str, path: Path, arguments) -> None:
             rates[key].append(contestant.rates(arguments.batches))
         rates["decoding alone"].append(decoding(photos))
     kilobytes = statistics.mean(len(photo.content) for photo in photos) / 1000
-    print(f"\n{name}, {kilobytes:.0f} KB a file, {arguments.workers} workers, {arguments.rounds} rounds in turn")
-    print(f"{'median':22} images/s   of PyTorch's   images/s of one core   of PyTorch's")
+    print(f"\n{name}, {kilobytes:.0f} KB per file, {arguments.workers} workers, {arguments.rounds} rounds in turn")
+    print(f"{'median':22} images/s   of PyTorch's   images/s of one core of PyTorch's")
     for key, of_rounds in rates.items():
         cells = [
             (statistics.median(own), statistics.median(o / t for o, t in zip(own, their)))
@@ -120,7 +120,7 @@ class Theirs:
 
 
 class TorchSet(torch.utils.data.Dataset):
-    """Read, RGB, one warp of rotation, scale and shift, colour, normalisation, as the field's loaders do."""
+    """Reads an image as the field's loaders do: RGB, one warp (rotation, scale, shift), colour, normalisation."""
 
     def __init__(self, source, to_float: bool):
         records = [read_encoded(source, i) for i in range(len(source))]
@@ -130,7 +130,7 @@ class TorchSet(torch.utils.data.Dataset):
         self.to_float = to_float
 
     def __len__(self) -> int:
-        return len(self.files) * 1000  # an epoch that does not end
+        return len(self.files) * 1000  # an endless epoch
 
     def __getitem__(self, i: int) -> dict:
         i %= len(self.files)
@@ -163,16 +163,16 @@ class TorchSet(torch.utils.data.Dataset):
 
 
 def one_thread(_: int) -> None:
-    """What a worker of a DataLoader begins with."""
+    """Start a worker of a DataLoader with one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 
 def rates(batches, count: int, ahead: int, processes=()) -> tuple[float, float]:
-    """Images/s and images/s of a core, of `count` batches after those that were made ahead.
+    """Images/s, and images/s per core, over `count` batches, without the batches that were prefetched before.
 
-    The time of cores is that of this process and of `processes`: other people's work on the machine does not count.
-    Then the batches are left until as many are made ahead again.
+    Core time is counted for this process and `processes` only: other work on the machine does not count. Afterwards it
+    waits until as many batches are prefetched again.
     """
     for _ in range(ahead):
         next(batches)
@@ -194,7 +194,7 @@ def core_seconds(processes) -> float:
 
 
 def decoding(photos: list[EncodedImage]) -> tuple[float, float]:
-    """Images/s, and of a core, of decoding JPEGs whole, by the decoder of the pipeline, in one thread."""
+    """Images/s, and images/s per core, of the pipeline's decoder on complete JPEGs in one thread."""
     photos, everything = [EncodedImage(photo.content, "") for photo in photos], np.array([[640], [480]])
     begin, cores = time.perf_counter(), core_seconds(())
     for photo in photos:
@@ -237,7 +237,7 @@ def keep_busy(source, arguments) -> None:
 
 
 def start_up(folder: Path) -> None:
-    """Load an index of FreiHAND's 32,560 annotations, first parsed and then from the cache."""
+    """Load an index of FreiHAND's 32,560 annotations: first parsed, then from the cache."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for name, shape in (("K", (3, 3)), ("xyz", (21, 3))):
@@ -279,13 +279,13 @@ def dexycb_tree(root: Path) -> None:
 
 
 def hand(rng: np.random.Generator, K: np.ndarray, center, extent: float) -> np.ndarray:
-    """Joints (21, 3) m seen in a square of `extent` px around `center`."""
+    """Joints (21, 3) m whose projections fill a square of `extent` px around `center`."""
     pixels = np.concatenate([center + extent * rng.uniform(-0.5, 0.5, (21, 2)), np.ones((21, 1))], axis=1)
     return pixels @ np.linalg.inv(K).T * rng.uniform(0.6, 0.8, (21, 1))
 
 
 def photograph(rng: np.random.Generator, height: int, width: int, contrast: float, slope: float) -> np.ndarray:
-    """Noise with the spectrum of photographs, little of it in colour: it takes as many bytes as a JPEG as they do."""
+    """Noise with the spectrum of photographs and little colour, so that its JPEG is as large as a photograph's."""
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     amplitude = np.maximum(np.hypot(y, x), 1 / width) ** -slope
     noise = np.fft.irfft2(amplitude * np.exp(2j * np.pi * rng.random((3, *amplitude.shape))), (height, width))

@@ -1,9 +1,9 @@
-"""Forward pass of HaMeR in JAX and in PyTorch, the same weights, in turn.
+"""Forward pass of HaMeR in JAX and in PyTorch, timed in turn with the same weights.
 
 `python -m benchmarks.released_models`: a network of ViT-B's size in float32, on the CPU, hands in batches of 1 and 8.
-`--gpu`: HaMeR's own size in bfloat16 against torch.compile, batches of 1, 8 and 64. The PyTorch network is drawn at
-random and saved; ours is converted from that file, and both must say the same before the clock starts. From the crop in
-the device's memory to the mesh there.
+`--gpu`: HaMeR's own size in bfloat16 against torch.compile, batches of 1, 8 and 64. The PyTorch network gets random
+weights and is saved; ours is converted from that file. Before timing, the outputs of both must agree. Timed from the
+crop in the device's memory to the mesh in the device's memory.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, with --gpu bfloat16")
     parser.add_argument("--batches", type=int, nargs="+", help="default: 1 8, with --gpu 1 8 64")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of calls in a round, each side")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of calls per round and side")
     arguments = parser.parse_args()
     dtype = arguments.dtype or ("bfloat16" if arguments.gpu else "float32")
     sizes = TINY if arguments.tiny else [f"model.vit.size={'H' if arguments.gpu else 'B'}"]
@@ -85,13 +85,13 @@ def pair(config: configs.Config, device: str):
 
 
 def rounded(path, leaf):
-    """Kernels of products in bfloat16, as PyTorch's, so that none is rounded again in every call."""
+    """Convert the kernels of products to bfloat16, as in PyTorch, so that no call has to round them."""
     kernel = path[-1].key == "kernel" and not any(getattr(key, "key", "").startswith("dec") for key in path)
     return leaf.astype(jnp.bfloat16) if kernel else leaf
 
 
 def calls(theirs, ours, batch: int, dtype: str, device: str, compiled: bool):
-    """Both sides as functions without arguments: they wait for the vertices (B, V, 3), about the wrist where equal."""
+    """Both sides as functions without arguments, which wait for the vertices (B, V, 3)."""
     image = np.random.default_rng(0).uniform(0, 1, (batch, 256, 256, 3)).astype(np.float32)
     K = np.float32([[5000, 0, 128], [0, 5000, 128], [0, 0, 1]])
     graphdef, arrays = ours
@@ -120,14 +120,14 @@ def calls(theirs, ours, batch: int, dtype: str, device: str, compiled: bool):
 
 
 def difference(jax_call, torch_call) -> tuple[float, float]:
-    """The largest distance of two vertices and the size of the meshes, mm, both about their first vertex."""
+    """The largest distance between the two meshes, and their size, mm; both relative to the first vertex."""
     ours, theirs = np.asarray(jax_call()), torch_call().cpu().numpy()
     ours, theirs = ours - ours[:, :1], theirs - theirs[:, :1]
     return np.linalg.norm(ours - theirs, axis=-1).max(), np.linalg.norm(theirs, axis=-1).max()
 
 
 def clock(call, seconds: float) -> float:
-    """Seconds a call, of as many as fill a time; at least two."""
+    """Seconds per call, over as many calls as fill a time, at least two."""
     count, begin = 0, time.perf_counter()
     while count < 2 or time.perf_counter() - begin < seconds:
         call()

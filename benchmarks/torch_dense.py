@@ -12,7 +12,7 @@ from jaxhand.models.voting_net import PATCH, WINDOW, WINDOW_FEATURES
 
 
 class Block(nn.Module):
-    """Residual MLP over the channels; with `shifted`, four fifths of them come from the neighbour cells."""
+    """Residual MLP over the channels; with `shifted`, four fifths of the channels come from the neighbour cells."""
 
     def __init__(self, width: int, hidden: int, shifted: bool):
         super().__init__()
@@ -151,7 +151,7 @@ def loss(predictions: dict, batch: dict, weights: LossConfig):
 
 
 def windows(image, joints, has_depth):
-    """What lies around the joints: (B, h, w, 4), (B, 21, 3) → (B, 21, 4 * WINDOW^2 + 2)."""
+    """Cut windows around the joints: (B, h, w, 4), (B, 21, 3) → (B, 21, 4 * WINDOW^2 + 2)."""
     B, side, margin = len(image), image.shape[1], WINDOW // 2
     place = (joints[..., :2] + 1) * (side / 2)
     corner = place.round().clamp(0, side).long()

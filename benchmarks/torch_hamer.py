@@ -1,4 +1,4 @@
-"""HaMeR (`jaxhand/models/hamer.py`) in PyTorch, written as a PyTorch user would; its weights are named as HaMeR's."""
+"""HaMeR (`jaxhand/models/hamer.py`) in PyTorch, written as a PyTorch user would, with HaMeR's names of the weights."""
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ TOKENS = (16, 12)
 
 
 class Hamer(nn.Module):
-    """Crops (B, 3, 256, 256), normed → vertices (B, V, 3) mm about the hand's origin, shape, camera.
+    """Normalised crops (B, 3, 256, 256) → vertices (B, V, 3) mm relative to the hand's origin, shape, camera.
 
     Args:
         config: `model.vit` and `model.hamer`.
-        hand: whose mesh.
+        hand: the hand of the mesh.
     """
 
     def __init__(self, config: Config, hand: SkinnedHand):
@@ -28,7 +28,7 @@ class Hamer(nn.Module):
         self.mano = Mano(hand)
 
     def forward(self, image):
-        """See above."""
+        """Shapes as in the class docstring."""
         pose, shape, camera = self.mano_head(self.backbone(image[:, :, :, 32:-32]))
         with torch.autocast(image.device.type, enabled=False):
             return self.mano(rotations(pose.float().reshape(-1, 16, 6)), shape.float()), shape, camera
@@ -46,7 +46,7 @@ class ViT(nn.Module):
         self.last_norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, image):
-        """See above."""
+        """Shapes as in the class docstring."""
         x = self.patch_embed.proj(image).flatten(2).mT
         x = x + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
         for block in self.blocks:
@@ -55,7 +55,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each on what is normed."""
+    """Attention and MLP, each after a layer norm."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
 
 class Head(nn.Module):
-    """(B, T, E) → six numbers a joint (B, 96), shape (B, 10), camera (B, 3)."""
+    """(B, T, E) → 6D rotations (B, 96), shape (B, 10), camera (B, 3)."""
 
     def __init__(self, config, context: int):
         super().__init__()
@@ -99,7 +99,7 @@ class Head(nn.Module):
             self.register_buffer(init, torch.randn(1, numbers))
 
     def forward(self, context):
-        """See above."""
+        """Shapes as in the class docstring."""
         transformer = self.transformer
         token = transformer.to_token_embedding(context.new_zeros(len(context), 1, 1)) + transformer.pos_embedding
         for attend, look, think in transformer.transformer.layers:
@@ -134,7 +134,7 @@ class FeedForward(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """A part that takes its first argument normed."""
+    """A module that applies a layer norm to its first argument."""
 
     def __init__(self, width: int, fn: nn.Module):
         super().__init__()
@@ -146,7 +146,7 @@ class PreNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Of the token."""
+    """Self-attention of the token."""
 
     def __init__(self, width: int, inner: int, heads: int):
         super().__init__()
@@ -160,7 +160,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Of the token to the image."""
+    """Cross-attention from the token to the image."""
 
     def __init__(self, width: int, inner: int, heads: int, context: int):
         super().__init__()
@@ -178,7 +178,7 @@ def _heads(x, heads: int):
 
 
 class Mano(nn.Module):
-    """Linear blend skinning with the numbers of a `SkinnedHand`, as smplx does it."""
+    """Linear blend skinning with the arrays of a `SkinnedHand`, in the steps of smplx."""
 
     def __init__(self, hand: SkinnedHand):
         super().__init__()

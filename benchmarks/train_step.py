@@ -1,8 +1,8 @@
-"""Training throughput of the default network in JAX and in PyTorch, the same network on the same CPU, in turn.
+"""Training throughput of the default network in JAX and in PyTorch, timed in turn on the same CPU.
 
-`python -m benchmarks.train_step` (or `make benchmark`): a full AdamW step on a batch in memory. The parameters are
-copied over first and both losses compared, so that it is the same network. Each round times both; the ratio is the
-median over rounds.
+`python -m benchmarks.train_step` (or `make benchmark`): a full AdamW step on a batch in memory. First, the parameters
+are copied and both losses are compared, which shows that the networks are the same. Each round times both; the ratio is
+the median over rounds.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from jaxhand.training.step import Trainer
 
 
 def main() -> None:
-    """Time both in turn and print a table."""
+    """Time both frameworks in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=10, help="per round")

@@ -1,4 +1,4 @@
-"""The command `jaxhand COMMAND …`: the same functions as `python -m jaxhand.train` and its like.
+"""The command `jaxhand COMMAND …`: it runs the same functions as `python -m jaxhand.COMMAND`.
 
 A command's module is imported when the command is called, so that `jaxhand --help` is quick.
 """
@@ -9,10 +9,10 @@ import sys
 
 import jaxhand
 
-COMMANDS = {  # name → module with `main`, what it does
+COMMANDS = {  # name of a command → (module with its `main`, description)
     "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
     "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
-    "predict": ("jaxhand.predict", "read the hands in photographs with a trained run"),
+    "predict": ("jaxhand.predict", "predict the hands in photographs with a trained run"),
     "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
     "inspect": ("jaxhand.data.inspect", "check a data set before training on it"),
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
@@ -40,7 +40,7 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Run the command that the command line names, and exit with its exit code."""
+    """Run the command in `sys.argv[1]`, and exit with its exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
         print(usage())

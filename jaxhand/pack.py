@@ -1,7 +1,7 @@
-"""Pack a data set into a few files with checksums: `jaxhand pack NAME PATH OUT`, which is then read as NAME:OUT.
+"""Pack a data set into a few files with checksums: `jaxhand pack NAME PATH OUT`.
 
-The same command goes on where it was interrupted, and repairs what is damaged.
-"""
+The name of the packed set in a config is NAME:OUT. The same command continues after an interruption, and repairs
+damaged files."""
 
 import argparse
 import typing
@@ -11,12 +11,12 @@ from jaxhand.training import runtime
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Parse the command line and pack; the exit code."""
-    how = "The same command goes on where it was interrupted, and repairs what is damaged."
-    description = "Pack a data set into a few files with checksums, which is then read as NAME:OUT."
+    """Parse the command line and pack the data set; returns the exit code."""
+    how = "The same command continues after an interruption, and repairs damaged files."
+    description = "Pack a data set into a few files with checksums. It is then read as NAME:OUT."
     parser = argparse.ArgumentParser(prog="jaxhand pack", description=description, epilog=how)
     parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
-    parser.add_argument("path", metavar="PATH", help="where the set is")
+    parser.add_argument("path", metavar="PATH", help="folder or file of the data set")
     parser.add_argument("out", metavar="OUT", help="folder to pack into")
     parser.add_argument("--split", nargs="+", choices=pack.SPLITS, default=(), help="default: all that the set has")
     parser.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records per file (default: 16384)")

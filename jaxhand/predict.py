@@ -6,6 +6,7 @@ the joints of all hands in px and mm.
 """
 
 import argparse
+import collections
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +16,22 @@ import numpy as np
 from jaxhand import models
 from jaxhand.config import UserError
 from jaxhand.hand import mesh_files
+from jaxhand.inference import loading
 from jaxhand.inference.boxes import NO_HANDS, HandBoxes, read_boxes
 from jaxhand.inference.detection import load_detector
 from jaxhand.inference.image_files import predict_files
 from jaxhand.inference.output import PredictionWriter
-from jaxhand.inference.predictor import Predictor
 from jaxhand.training import runtime
 
 _EXAMPLES = """examples:
+  all hands of photographs, with MediaPipe's networks (`make photographs` brings them):
+    jaxhand predict runs/mediapipe *.jpg
   one hand, which fills the photograph:
     jaxhand predict runs/quickstart photo.jpg --hand left
   several hands per photograph, whose boxes are in a file, and a known camera:
     jaxhand predict runs/quickstart *.jpg --boxes hands.jsonl --K 1400 1400 959.5 539.5
-  hands that a detector finds:
-    jaxhand predict runs/quickstart *.jpg --detector jaxhand.interop.mediapipe:detect
+  hands that MediaPipe's networks detect, for another model:
+    jaxhand predict runs/quickstart *.jpg --detector mediapipe
 """
 
 
@@ -37,19 +40,21 @@ def main() -> int:
     arguments = _parse_arguments()
     paths, find_hands = _images_and_hands(arguments)
     runtime.use_compilation_cache()
-    predictor = Predictor(arguments.workdir)
-    if arguments.mesh not in (None, "none") and not models.find(predictor.config.model.name).has_mesh:
-        raise UserError(f"--mesh {arguments.mesh}: the model {predictor.config.model.name} has no mesh")
+    predictor = loading.load(arguments.workdir)
+    if arguments.mesh not in (None, "none") and not models.find(predictor.model).has_mesh:
+        raise UserError(f"--mesh {arguments.mesh}: the model {predictor.model} has no mesh")
     mesh_kinds = {None: mesh_files.KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
     options = {"K": arguments.K, "focal": arguments.focal, "depth_paths": arguments.depth}
-    guessed_cameras = 0
+    cameras = collections.Counter()
     with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds) as writer:
         for prediction in predict_files(predictor, paths, find_hands, **options):
             writer.add(prediction)
-            guessed_cameras += not prediction.camera_known
-    if guessed_cameras:
+            cameras[prediction.camera] += 1
+    if cameras["exif"]:
+        print(f"the focal length of {cameras['exif']} images is that of their EXIF data")
+    if cameras["guess"]:
         print(
-            f"the camera of {guessed_cameras} images is not known, so distances are a guess: "
+            f"the camera of {cameras['guess']} images is not known, so distances are a guess: "
             "set --focal or --K, or give K in the file of --boxes"
         )
     return 0
@@ -68,7 +73,9 @@ def _parse_arguments() -> argparse.Namespace:
         "images", type=Path, nargs="*", metavar="IMAGE", help="image files (default: all images that --boxes names)"
     )
     hands = parser.add_argument_group(
-        "where the hands are", "At most one of --boxes, --detector and --bbox; without them, one hand fills each image."
+        "where the hands are",
+        "At most one of --boxes, --detector and --bbox. Without them, a run of MediaPipe's networks detects the hands; "
+        "for other models one hand fills each image.",
     )
     source = hands.add_mutually_exclusive_group()
     source.add_argument(
@@ -80,17 +87,23 @@ def _parse_arguments() -> argparse.Namespace:
     )
     source.add_argument(
         "--detector",
-        metavar="MODULE:FUNCTION",
-        help="Python function that finds the hands in an image, from an installed module or a file in the current "
-        "folder; jaxhand.interop.mediapipe:detect is included. How to write one: "
-        "python -m pydoc jaxhand.inference.detection",
+        metavar="DETECTOR",
+        help="mediapipe: its networks in runs/mediapipe; or another folder of `jaxhand convert mediapipe`; or "
+        "MODULE:FUNCTION, a Python function that finds the hands in an image, from an installed module or a file in "
+        "the current folder. How to write one: python -m pydoc jaxhand.inference.detection",
     )
     source.add_argument(
         "--bbox", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="box of the one hand in each image, px"
     )
-    hands.add_argument("--hand", choices=("right", "left"), help="side of the one hand in each image (default: right)")
+    hands.add_argument(
+        "--hand",
+        choices=("right", "left"),
+        help="side of the hand in each image (default: right; with MediaPipe's networks, as they classify it)",
+    )
     camera = parser.add_argument_group(
-        "camera", "Distances in mm are right only for the right focal length; without these, it is a guess."
+        "camera",
+        "Distances in mm are right only for the right focal length. Without these, it is that of a photograph's EXIF "
+        "data, or else a guess.",
     ).add_mutually_exclusive_group()
     camera.add_argument(
         "--K", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="camera matrix of the images, px"
@@ -99,7 +112,11 @@ def _parse_arguments() -> argparse.Namespace:
         "--focal", type=float, metavar="PX", help="focal length only, px; the principal point is the image centre"
     )
     parser.add_argument(
-        "--depth", type=Path, nargs="+", metavar="FILE", help="16-bit PNG in mm for each image, in the same order"
+        "--depth",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="16-bit PNG in mm for each image, in the same order; decides the distance where the model reads depth",
     )
     parser.add_argument(
         "--mesh", choices=(*mesh_files.KINDS, "none"), help="kind of the mesh files (default: both obj and glb)"
@@ -134,8 +151,8 @@ def _images_and_hands(arguments: argparse.Namespace) -> tuple[list[Path], Callab
         find_hands = lambda path, image: detect(image)  # noqa: E731
     else:
         box = None if arguments.bbox is None else np.array([arguments.bbox])
-        one_hand = HandBoxes(box, [arguments.hand or "right"], [None])
-        find_hands = lambda path, image: one_hand  # noqa: E731
+        hands = HandBoxes(box, arguments.hand)
+        find_hands = lambda path, image: hands  # noqa: E731
     if not paths:
         raise UserError("name at least one image, or a file of --boxes that has some")
     if arguments.depth and len(arguments.depth) != len(paths):

@@ -1,6 +1,6 @@
 """Train a network: `jaxhand train [--config FILE] [--workdir DIR] [key=value …]`.
 
-The same command on a folder that holds a run goes on from its latest checkpoint.
+If the folder already holds a run, training continues from its latest checkpoint.
 """
 
 import argparse
@@ -18,12 +18,12 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, help="run folder (default: runs/<name of the config>)")
     parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")
     parser.add_argument("--num-processes", type=int, help="how many processes train together")
-    parser.add_argument("--process-id", type=int, help="which of them this is, from 0")
+    parser.add_argument("--process-id", type=int, help="number of this process, from 0")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.num_epochs=5")
     arguments = parser.parse_intermixed_args()
     config = configs.load(arguments.config, arguments.overrides)
 
-    from jaxhand.training.loop import train  # here, so that --help and a mistake in the config need no JAX
+    from jaxhand.training.loop import train  # imported here, so that --help and config errors need no JAX
 
     runtime.use_compilation_cache()
     runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)

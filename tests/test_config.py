@@ -173,7 +173,7 @@ def test_configs_set_only_what_differs_and_show_their_command(path):
 
     def check(given, config, default):
         for key, value in given.items():
-            if isinstance(default[key], dict) and default[key]:  # an empty one holds names, not keys of the schema
+            if isinstance(default[key], dict) and default[key]:
                 check(value, config[key], default[key])
             else:
                 assert config[key] != default[key], f"{key}: {value} is the default"

@@ -1,4 +1,4 @@
-"""Crops as HaMeR makes them: the box, its pixels and the blur, against its steps written out; and unknown cameras."""
+"""Crops as HaMeR makes them: the box, its pixels and the blur, compared with a plain version; and unknown cameras."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def hamer_crop(image, bbox, scale, size):
 
 
 @pytest.mark.parametrize("bbox", [(100, 60, 170, 130), (20, 30, 280, 130), (90.5, 10, 150, 230.25), (-30, 90, 60, 240)])
-@pytest.mark.parametrize("size", [64, 24])  # hardly smaller, and blurred much
+@pytest.mark.parametrize("size", [64, 24])  # hardly smaller, and strongly blurred
 def test_a_crop_is_hamers(bbox, size):
     image = texture(240, 300)
     ours = crop(record_of(image, bbox, hand="right"), size, 2.0, rule=HAMER)["image"]
@@ -87,7 +87,7 @@ def test_a_photo_is_cropped_as_its_pixels_are(tmp_path):
     np.testing.assert_array_equal(one["image"], two["image"])
 
 
-def test_a_camera_that_nobody_knows():
+def test_an_unknown_camera():
     np.testing.assert_array_equal(RULES["square"].camera(640, 480), [[768, 0, 319.5], [0, 768, 239.5], [0, 0, 1]])
     np.testing.assert_array_equal(HAMER.camera(512, 256), [[10000, 0, 256], [0, 10000, 128], [0, 0, 1]])
 

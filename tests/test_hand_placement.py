@@ -1,12 +1,13 @@
-"""Where a hand is before the camera: exact without noise, the least-squares solution with it."""
+"""Where a hand is before the camera: exact without noise, the least-squares solution with it; by a depth image."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxhand.data.synthetic.dataset import FIRST_INDEX, render_range
 from jaxhand.hand.camera import project
-from jaxhand.hand.placement import place_on_rays, rays, translation
+from jaxhand.hand.placement import SKIN_MM, place_by_depth, place_on_rays, rays, translation
 
 K = np.array([[[500, 0.3, 120], [0, 480, 130], [0, 0, 1]], [[300, 40, 100], [-40, 300, 90], [0, 0, 1]]], np.float64)
 
@@ -55,3 +56,58 @@ def test_jax_equals_numpy_and_has_a_gradient(hands):
     np.testing.assert_allclose(found, place_on_rays(joints, pixels, K), atol=0.1)
     gradient = jax.grad(lambda joints: place_on_rays(joints, *arrays[1:])[..., 2].mean())(arrays[0])
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+@pytest.fixture
+def measured():
+    """A hand (21, 3) mm at 500 mm, its pixels, and the depth image of its skin, a ball of 9 px around each joint."""
+    rng, camera = np.random.default_rng(2), np.array([[500.0, 0, 160], [0, 500, 120], [0, 0, 1]])
+    joints = rng.uniform(-90, 90, (21, 3)) * [1, 1, 0.4] + [10, -20, 500]
+    pixels, depth = project(joints, camera), np.zeros((240, 320))
+    for x, y, z in np.column_stack([pixels, joints[:, 2] - SKIN_MM])[np.argsort(-joints[:, 2])]:
+        depth[int(y) - 4 : int(y) + 5, int(x) - 4 : int(x) + 5] = z  # the nearest last
+    return joints, pixels, depth
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.0, 1.4])
+@pytest.mark.parametrize("fault", ["none", "holes", "background", "object in front", "all of them", "noise"])
+def test_depth_decides_the_distance(measured, factor, fault):
+    """A hand of a wrong size, and so at a wrong distance, is moved to the right one; its projection stays."""
+    joints, pixels, depth = measured
+    rng, at = np.random.default_rng(3), np.rint(pixels).astype(int)
+    order = rng.permutation(21)
+    depth = depth.copy()
+
+    def put(numbers, value):
+        for x, y in at[numbers]:
+            depth[y - 4 : y + 5, x - 4 : x + 5] = value
+
+    if fault in ("holes", "all of them"):
+        put(order[:5], 0)
+    if fault in ("background", "all of them"):
+        depth[depth == 0] = 900
+        put(order[5:9], 900)
+    if fault in ("object in front", "all of them"):
+        put(order[9:13], 380)
+    if fault == "noise":
+        depth[depth > 0] += rng.normal(0, 8, (depth > 0).sum())
+    found = place_by_depth(factor * joints, pixels, depth)
+    np.testing.assert_allclose(found / joints, np.full((21, 3), found[0, 2] / joints[0, 2]))
+    assert abs(found[:, 2].mean() - joints[:, 2].mean()) < 6  # mm
+
+
+def test_without_measured_depth_a_hand_stays_where_it_is(measured):
+    joints, pixels, depth = measured
+    np.testing.assert_array_equal(place_by_depth(joints, pixels, np.zeros_like(depth)), joints)
+    np.testing.assert_array_equal(place_by_depth(joints, pixels + 1e4, depth), joints)  # outside of the image
+
+
+def test_hands_of_the_built_in_world_by_its_sensor():
+    """Exact joints of a wrong size: noise, holes, objects, the wall and hidden fingers leave a few millimetres."""
+    arrays = render_range(0, FIRST_INDEX["test"], 32, size=128, view="front")
+    errors = []
+    for joints, camera, depth in zip(*(arrays[key].astype(float) for key in ("keypoints_3d", "K", "depth"))):
+        for factor in (0.85, 1.2):
+            found = place_by_depth(factor * joints, project(joints, camera), depth)
+            errors.append(np.linalg.norm(found - joints, axis=-1).mean())
+    assert np.median(errors) < 4 and np.max(errors) < 20  # mm

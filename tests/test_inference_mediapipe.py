@@ -109,14 +109,17 @@ def test_the_whole_way_equals_litert(pipeline, photographs):
         same = (overlap(corners[score.argmax()], corners) > 0.3) & (score > 0.5)
         points = np.average(np.concatenate([corners.reshape(-1, 2, 2), boxes[:, 2:]], 1)[same], 0, score[same]) - 0.5
         square = roi.of_palm(roi.to_image(points, square.matrix(192)))
+        looks = []
         for _ in range(2):
             landmarks, presence, right, world = (array[0] for array in hand(_crop(image, square, 224)))
             A = square.matrix(224)
             joints, R = roi.to_image(landmarks.reshape(21, 3)[:, :2] - 0.5, A), square.rotation()
             square = roi.of_joints(joints)
+            looks.append((joints, 1000 * world.reshape(21, 3) @ R))
+        joints, world = (np.mean(values, axis=0) for values in zip(*looks))
         # a square moved by 1e-4 px rounds a few pixels of the crop to the next of 256 levels
         np.testing.assert_allclose(hands["keypoints_2d"][0], joints, atol=0.1)
-        np.testing.assert_allclose(hands["world"][0], 1000 * world.reshape(21, 3) @ R, atol=0.2)
+        np.testing.assert_allclose(hands["world"][0], world, atol=0.2)
         np.testing.assert_allclose([hands["score"][0], hands["right"][0]], [presence[0], right[0]], atol=1e-3)
 
 

@@ -27,14 +27,16 @@ def no_cached_networks():
 
 def test_what_is_missing_is_named(no_cached_networks, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(UserError, match="needs LiteRT and MediaPipe's networks: pip install ai-edge-litert, then pip"):
+    with pytest.raises(
+        UserError, match="needs LiteRT and MediaPipe's networks; install them: pip install ai-edge-litert, then pip"
+    ):
         load_detector(NAME)(IMAGE)
 
 
 def test_a_mediapipe_without_the_files_is_named(no_cached_networks, monkeypatch):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs MediaPipe's file palm_detection_full.tflite: pip install"):
+    with pytest.raises(UserError, match="needs MediaPipe's file palm_detection_full.tflite; install it: pip install"):
         load_detector(NAME)(IMAGE)
 
 

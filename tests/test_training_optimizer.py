@@ -87,7 +87,7 @@ def test_clipping_bounds_the_gradient():
     params, gradients = params_and_gradients()
     large = jax.tree.map(lambda leaf: 1e6 * leaf, gradients)
     tx = optimizer.build(OptimizerConfig(clip_norm=1.0, weight_decay=0), optax.constant_schedule(1.0))
-    for given in (gradients, large):  # Adam's step does not see the size: its second moment does
+    for given in (gradients, large):  # Adam's step does not depend on the scale of the gradient; its second moment does
         _, state = tx.update(given, tx.init(params), params)
         second = optax.tree_utils.tree_get(state, "nu")
         assert sum(float(leaf.sum()) for leaf in jax.tree.leaves(second)) <= 0.0101
@@ -95,7 +95,7 @@ def test_clipping_bounds_the_gradient():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_stack_of_blocks_moves_as_its_blocks_do(name):
-    """What is scanned over has its blocks' parameters along a first axis: their scales are no matrix."""
+    """A scanned stack has its blocks' parameters along a first axis: its stacked scales are not a matrix."""
     rng = np.random.default_rng(1)
     draw = lambda: {
         "kernel": rng.normal(size=(6, 4)).astype(np.float32),

@@ -1,7 +1,7 @@
-"""From a record to a square crop around the hand: every label follows the pixels exactly.
+"""Cut a square crop around the hand of a record, and transform all labels exactly as the pixels.
 
-A 3x3 matrix A moves the pixels and an orthogonal R turns the space (in-plane rotation, mirror of a left hand).
-With X' = R X and K' = A K R^T the new camera projects X' to where A moves the image of X: K' X' = A K X.
+A 3x3 matrix A transforms pixels. An orthogonal R transforms 3D points (in-plane rotation, mirroring of a left hand).
+With X' = R X and K' = A K R^T, the camera of the crop projects X' to the transformed pixel of X: K' X' = A K X.
 `hand.camera.uncrop` is the inverse.
 """
 
@@ -19,21 +19,21 @@ from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skinned import SkinnedHand
 
-_SAME_PX = 0.01  # a crop that moves no pixel further than this is the image itself
+_SAME_PX = 0.01  # if a crop moves all pixels by less than this, the image is used unchanged
 
 
 @dataclasses.dataclass(frozen=True)
 class CropTransform:
-    """How a crop is cut from its image.
+    """The transformation from an image to its crop.
 
     Attributes:
-        A: (3, 3) pixel coordinates of the image → of the crop, the mirror of a left hand included.
-        R: (3, 3) orthogonal, camera frame of the image → of the crop.
-        unmirrored: (3, 3) A without the mirror: from the image, which is flipped first where the hand is a left one.
-        zoom: size of the crop's pixels over the image's.
+        A: (3, 3) pixel coordinates of the image → of the crop, including the mirroring of a left hand.
+        R: (3, 3) orthogonal, camera frame of the image → of the crop, including the mirroring of a left hand.
+        unmirrored: (3, 3) A without the mirroring, for the image of a left hand that was flipped before.
+        zoom: pixels of the crop per pixel of the image.
         rotation: radians, clockwise, in the mirrored image of a mirrored hand.
-        mirrored: whether the hand is a left one that comes out as a right one.
-        whole_image: whether the crop is the image itself, pixel by pixel.
+        mirrored: whether the hand is a left hand that is mirrored to a right hand.
+        whole_image: whether the pixels of the crop are those of the image, possibly flipped.
     """
 
     A: np.ndarray
@@ -57,26 +57,26 @@ def crop(
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cut the square around a hand and bring all labels along; a left hand becomes a right one if the rule says so.
+    """Cut a square around a hand and transform all labels accordingly. Most rules mirror a left hand to a right hand.
 
-    The square is centred on the record's box. Without a box it is centred on the box of the valid 2D joints; without
-    those the whole image is taken. Its side is `crop_scale` times what the rule takes for the side of the box. A rule
-    `along_hand` takes the rotated square of the 2D joints, where all are valid. An `EncodedImage` is decoded no finer
-    than the crop needs.
+    The square is centred on the record's box. A record without a box uses the bounding box of its valid 2D joints. A
+    record without valid joints uses the complete image. The side of the square is `crop_scale` times `CropRule.side` of
+    the box. A rule with `along_hand` uses the rotated square of the 2D joints instead, if all joints are valid. An
+    `EncodedImage` is not decoded at a higher resolution than the crop needs.
 
     Args:
         record: the labelled hand.
         size: side of the crop in px.
-        crop_scale: side of the square over the longer side of the box.
+        crop_scale: side of the square / `CropRule.side` of the box.
         rule: one of `crop_rules.RULES`.
         rotation: in-plane rotation of the hand in radians, clockwise in the image; on top of that of the rule.
-        scale: factor on the side of the square.
-        shift: (x, y) of the square's centre in parts of its side, in the mirrored image of a mirrored hand.
-        hand_model: the hand whose mesh labels are brought along; None leaves them out.
-        out: arrays to fill, of the shapes of `batch.layout`; None makes them.
+        scale: factor that multiplies the side of the square.
+        shift: (x, y) shift of the square's centre, as a fraction of its side; for a left hand, in the mirrored image.
+        hand_model: the hand model whose mesh labels are transformed; None: no mesh labels.
+        out: arrays to fill, with the shapes of `batch.layout`; None allocates them.
 
     Returns:
-        `out`: one row of a `batch.Batch`, without `valid` and `index`. Mesh labels are 0 where the record has none of
+        `out`: one row of a `batch.Batch`, without `valid` and `index`. Mesh labels are 0 if the record has none for
         this hand model.
 
     Raises:
@@ -100,7 +100,7 @@ def crop_transform(
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> CropTransform:
-    """Where the square around a hand lies, and how pixels and space move to the crop. Arguments as of `crop`."""
+    """Compute the transformation of pixels and 3D points from image to crop. The arguments are those of `crop`."""
     width, height = image_size(record)
     mirrored = record.hand == "left" and rule.mirror_left
     center_x, center_y, side, own_rotation = _square(record, crop_scale, rule)
@@ -133,27 +133,26 @@ def crop_transform(
 def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, out: dict[str, np.ndarray]) -> None:
     """Fill `image`, `depth`, `has_depth` and `depth_center` of a crop.
 
-    The picture of a left hand is flipped before it is warped, and not by the warp, which rounds differently where it
-    mirrors: so a left hand gives, to the bit, the crop that its mirrored photograph gives of a right hand.
+    The image of a left hand is flipped first and then warped, because a warp that mirrors rounds differently. So its
+    crop is equal, bit by bit, to the crop of a right hand in the mirrored photograph.
 
     Args:
         record: the labelled hand.
-        transform: of this record, from `crop_transform`.
-        antialias_blur: blur before making the picture smaller, as HaMeR does; else blocks of pixels are averaged.
-        out: arrays to fill, of the shapes of `batch.layout`.
+        transform: the result of `crop_transform` for this record.
+        antialias_blur: True: blur before downsampling, as HaMeR does. False: average blocks of pixels.
+        out: arrays to fill, with the shapes of `batch.layout`.
     """
     size = len(out["image"])
     depth = record.depth
     if depth is not None and transform.mirrored:
         depth = depth[:, ::-1]
     if transform.whole_image:
-        out["image"][...] = record.image[:, ::-1] if transform.mirrored else record.image
+        out["image"][...] = record.pixels[:, ::-1] if transform.mirrored else record.pixels
     else:
-        pixels, T = record.image, np.eye(3)
-        if isinstance(pixels, EncodedImage) and antialias_blur:  # the blur needs all pixels at full size
-            pixels = pixels.pixels
-        elif isinstance(pixels, EncodedImage):
-            pixels, T = pixels.decode_region(_corners(transform.A, size), 1 / transform.zoom)
+        if isinstance(record.image, EncodedImage) and not antialias_blur:
+            pixels, T = record.image.decode_region(_corners(transform.A, size), 1 / transform.zoom)
+        else:  # the blur needs all pixels at full size
+            pixels, T = record.pixels, np.eye(3)
         to_crop = transform.A @ T
         if transform.mirrored:
             flip = np.array([[-1, 0, pixels.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
@@ -172,13 +171,13 @@ def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, 
 def transform_labels(
     record: Record, transform: CropTransform, hand_model: SkinnedHand | None, out: dict[str, np.ndarray]
 ) -> None:
-    """Fill the labels of a crop: joints in 3D and 2D, cameras, side and, with a hand model, its mesh labels.
+    """Fill the labels of a crop: joints in 3D and 2D, cameras, left or right; with a hand model, its mesh labels.
 
     Args:
         record: the labelled hand.
-        transform: of this record, from `crop_transform`.
-        hand_model: the hand whose mesh labels are brought along; None leaves them out.
-        out: arrays to fill, of the shapes of `batch.layout`.
+        transform: the result of `crop_transform` for this record.
+        hand_model: the hand model whose mesh labels are transformed; None: no mesh labels.
+        out: arrays to fill, with the shapes of `batch.layout`.
     """
     A, R = transform.A, transform.R
     K_image = np.asarray(record.K, np.float64)  # (3, 3)
@@ -206,7 +205,7 @@ def transform_labels(
 
 
 def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out: dict[str, np.ndarray]) -> None:
-    """The mesh labels of a record, turned and mirrored by R, where they belong to `hand_model`."""
+    """Transform the mesh labels of a record by R, if these labels belong to `hand_model`."""
     same_model = record.mesh == hand_model.name
     has_vertices = same_model and record.vertices is not None and len(record.vertices) == hand_model.num_vertices
     has_pose = same_model and record.mano_pose is not None and record.mano_shape is not None
@@ -215,19 +214,19 @@ def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out:
     out["mano_shape"][...] = record.mano_shape if has_pose else 0
     out["mano_pose"][...] = 0
     if has_pose:
-        sign = np.linalg.det(R)  # -1 where a left hand becomes a right one
+        sign = np.linalg.det(R)  # -1 if a left hand becomes a right hand
         pose = np.asarray(record.mano_pose, np.float64).reshape(16, 3) * (1, sign, sign)
         pose[0] = rotate_axis_angle(pose[0], R * (sign, 1, 1))
         out["mano_pose"][...] = pose.reshape(48)
 
 
 def image_size(record: Record) -> tuple[int, int]:
-    """Width and height of a record's image, px."""
-    return record.image.size if isinstance(record.image, EncodedImage) else record.image.shape[1::-1]
+    """Return width and height of a record's image, px."""
+    return record.image.size if isinstance(record.image, EncodedImage) else record.pixels.shape[1::-1]
 
 
 def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, float, float, float]:
-    """The square around the hand in its image, before any augmentation: centre x, y and side in px, and its rotation.
+    """Return centre x, y, side (px) and rotation of the square around the hand in its image, before any augmentation.
 
     The rotation, in radians, is the one that turns the hand upright, clockwise.
     """
@@ -252,22 +251,22 @@ def _labelled_pixels(record: Record) -> np.ndarray:
 
 
 def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, out: np.ndarray) -> None:
-    """Resample an image through an affine matrix, black outside the image.
+    """Warp an image by an affine matrix with bilinear sampling. Pixels outside the image are black.
 
-    Whole blocks of pixels are averaged first, as bilinear samples alone would alias; `antialias_blur` blurs instead, as
-    HaMeR does. Only the region that is needed is copied, and it gets a fourth channel: OpenCV warps four channels in half
-    the time that three take, or less.
+    Blocks of pixels are averaged before, because bilinear sampling alone would alias. With `antialias_blur` the image
+    is blurred instead, as in HaMeR. Only the required region is copied, and gets a fourth channel: OpenCV warps four
+    channels at least twice as fast as three.
 
     Args:
         pixels: (H, W, 3) uint8.
         A: (3, 3) pixel coordinates of `pixels` → of `out`.
-        zoom: how many times larger A makes the image.
-        antialias_blur: as `CropRule.antialias_blur`.
+        zoom: pixels of `out` per pixel of `pixels`.
+        antialias_blur: as in `CropRule.antialias_blur`.
         out: (h, h, 3) uint8 to fill.
     """
     height, width = pixels.shape[:2]
     sigma = blur_sigma(1 / zoom) if antialias_blur else 0.0
-    block = 1 if antialias_blur else min(round(1 / zoom), height, width)  # whole: OpenCV averages those much faster
+    block = 1 if antialias_blur else min(round(1 / zoom), height, width)  # OpenCV is much faster with integers
     if block > 1:
         height, width = height // block, width // block
         pixels = pixels[: height * block, : width * block]
@@ -276,7 +275,7 @@ def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, o
     size = len(out)
     corners = _corners(A, size)
     reach = blur_reach(sigma)
-    (x0, y0), (x1, y1) = corners.min(1) - reach - 2, corners.max(1) + reach + 3  # one px more than bilinear needs
+    (x0, y0), (x1, y1) = corners.min(1) - reach - 2, corners.max(1) + reach + 3  # 1 px more than bilinear needs
     x0, y0 = int(np.clip(x0, 0, width - 1)), int(np.clip(y0, 0, height - 1))
     x1, y1 = int(np.clip(x1, x0 + 1, width)), int(np.clip(y1, y0 + 1, height))
     region = cv2.cvtColor(pixels[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA, scratch("region", (y1 - y0, x1 - x0, 4)))
@@ -287,15 +286,15 @@ def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, o
 
 
 def _corners(A: np.ndarray, size: int) -> np.ndarray:
-    """The corners (2, 4) x, y in the image of a crop of `size` px that A (3, 3) makes."""
+    """Corners (2, 4) x, y, in image pixels, of a crop of `size` px; A (3, 3) maps from the image to the crop."""
     return np.linalg.solve(A, np.array([[0, 0, size, size], [0, size, 0, size], [1, 1, 1, 1]]))[:2]
 
 
 def _normalize_depth(depth: np.ndarray, out: np.ndarray) -> float:
-    """Write depth (h, w) mm as [-1, 1] around the hand to `out`; returns the hand's distance, mm (0 if unknown).
+    """Normalise depth (h, w) mm to [-1, 1] around the hand, into `out`. Returns the hand's distance, mm; 0 if unknown.
 
-    The distance is the 20 % quantile of the known depths in the crop's central half. The hand is the nearest large
-    object there, so neither holes nor the background move it much, and no label is needed.
+    The distance is the 20 % quantile of the known depths in the central half of the crop. The hand is the nearest large
+    object there. So holes and background hardly change the quantile, and no label is needed.
     """
     edge = len(depth) // 4
     central = depth[edge : len(depth) - edge, edge : len(depth) - edge]

@@ -5,10 +5,14 @@ by 8 to 28 % at the palm and the thumb. Every joint of one convention is close t
 other. The weights do not depend on the pose, so few hands are enough to fit them, and they hold for other poses.
 """
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
+Array = jax.Array | np.ndarray
 JOINTS = 21
 
 
@@ -17,7 +21,14 @@ def identity() -> jax.Array:
     return jnp.eye(JOINTS)
 
 
-def fit(joints, target, valid=None, *, ridge: float = 0.1, translated: bool = False) -> np.ndarray:
+def fit(
+    joints: ArrayLike,
+    target: ArrayLike,
+    valid: ArrayLike | None = None,
+    *,
+    ridge: float = 0.1,
+    translated: bool = False,
+) -> np.ndarray:
     """Fit the mix that maps joints of one convention to those of another, by ridge regression towards the identity.
 
     Each row of the mix sums to 1, so that it maps translated joints to translated joints.
@@ -46,7 +57,7 @@ def fit(joints, target, valid=None, *, ridge: float = 0.1, translated: bool = Fa
     return np.eye(JOINTS) + np.einsum("njd,nkd->jk", change, centred) @ inverse
 
 
-def apply(mix, joints):
+def apply(mix: Array, joints: Array) -> typing.Any:
     """Joints (..., 21, D) of one convention → (..., 21, D) of the other; of the kind of array that `joints` is.
 
     Args:

@@ -1,25 +1,32 @@
-"""Where a hand of known shape is before the camera: from its joints in millimetres and in pixels.
+"""Find a hand's position in front of the camera, from its joints in mm (any origin) and in pixels, or from depth.
 
-Every function takes NumPy or JAX arrays and returns the same kind.
+Every function but `place_by_depth` takes NumPy or JAX arrays and returns the same kind.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-NEAREST_MM = 50.0  # a joint nearer than that weighs no more
-ROUNDS = 3  # of weighting by the distance found before
+from jaxhand.hand.skeleton import PARENTS
+
+NEAREST_MM = 50.0  # smallest distance used for a weight, so that a very near joint does not dominate
+ROUNDS = 3  # number of least-squares solutions; the distances of each one are the weights of the next
+# (21,) mm from a joint to the skin in front of it: about the mean over views of the built-in hand
+SKIN_MM = np.array([18, 19, 15, 13, 5, *4 * [13, 11, 10, 5]], float)
+VOTE_MM, REFINE_MM = 25.0, 15.0  # standard deviations of a joint's depth, when the distance is searched and refined
+BONE_MM, BEHIND_MM = 14.0, 20.0  # a bone hides what is nearer than that to it in the image and that far behind it
+SIZE_SPREAD = 0.3  # standard deviation of the logarithm of a hand's size over that of the model
 
 
 def translation(joints, pixels, K):
-    """The translation that makes joints project to where they were seen, in closed form.
+    """Return the translation with which joints project to given pixels, by iteratively reweighted least squares.
 
-    A joint X moved by t lies on the ray u of its pixel where (X + t)_xy = u (Z + t_z): two linear equations in t for
-    each joint. They are divided by the joint's distance Z + t_z, so that errors count in pixels; the distances are
-    those of the round before.
+    A joint X, moved by t, lies on the ray u of its pixel if (X + t)_xy = u (Z + t_z): two linear equations in t per
+    joint, solved in closed form. The equations are divided by the joint's distance Z + t_z, so that the errors are
+    proportional to pixels. The distance is taken from the previous solution.
 
     Args:
-        joints: (..., N, 3) mm, around any origin, axes of the camera.
+        joints: (..., N, 3) mm, around any origin, along the camera's axes.
         pixels: (..., N, 2) px.
         K: (..., 3, 3), any camera whose last row is 0 0 1.
 
@@ -51,24 +58,78 @@ def translation(joints, pixels, K):
 
 
 def place_on_rays(joints, pixels, K):
-    """Joints (..., N, 3) mm around any origin → (..., N, 3) mm in the camera's frame: on the rays of their pixels.
+    """Move joints (..., N, 3) mm, around any origin, onto the rays of their pixels: (..., N, 3) mm in the camera frame.
 
-    The distance of a joint is its own z plus that of `translation`; x and y are where the ray of its pixel is then.
-    Arguments are those of `translation`.
+    The distance of a joint is its z plus the z of `translation`. Its x and y follow from the ray at this distance. The
+    arguments are those of `translation`.
     """
     z = joints[..., 2:] + translation(joints, pixels, K)[..., None, 2:]
     return rays(pixels, K) * z
 
 
+def place_by_depth(joints: np.ndarray, pixels: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Move a hand along the rays of its joints to the distance that a depth image measures.
+
+    A hand that is scaled around the camera projects to the same pixels, so the depth decides the factor alone. Every
+    joint at whose pixel depth is measured votes for one; the background between the fingers and objects in front of the
+    hand vote for others. A joint behind another part of its hand has no vote. The factor is where the votes are
+    densest, refined as a mean with weights that fall with the distance from it.
+
+    Args:
+        joints: (21, 3) mm in the camera's frame, as of `place_on_rays`.
+        pixels: (21, 2) px of the depth image.
+        depth: (H, W) mm, 0 where unknown.
+
+    Returns:
+        (21, 3) mm; the joints as they were where no depth is measured at any of them.
+    """
+    z, skin = joints[:, 2], _depth_at(depth, pixels)
+    known = (skin > 0) & (z > NEAREST_MM)
+    if not known.any():
+        return joints
+    in_front = known & ~_hidden(joints)
+    known = in_front if in_front.any() else known
+    z = z[known]
+    votes = (skin[known] + SKIN_MM[known]) / z  # (n,) factors
+    apart = (votes[:, None] - votes) * z.mean()  # (n, n) mm
+    density = np.exp(-((apart / VOTE_MM) ** 2) / 2).sum(1) * np.exp(-((np.log(votes) / SIZE_SPREAD) ** 2) / 2)
+    factor = votes[density.argmax()]
+    for _ in range(ROUNDS):
+        weight = z**2 * np.exp(-((z * (votes - factor) / REFINE_MM) ** 2) / 2)
+        factor = (weight * votes).sum() / weight.sum()
+    return factor * joints
+
+
+def _hidden(joints: np.ndarray) -> np.ndarray:
+    """Which joints (21,) lie behind a bone of their hand, where a camera measures that bone's depth."""
+    along = np.linspace(0, 1, 5)[:, None, None]
+    bones = (joints[PARENTS[1:]] * (1 - along) + joints[1:] * along).reshape(-1, 3)  # (100, 3) points on them
+    xy, on_bones = (points[:, :2] / points[:, 2:] * joints[:, 2].mean() for points in (joints, bones))  # mm
+    beside = np.linalg.norm(xy[:, None] - on_bones, axis=-1)  # (21, 100)
+    behind = joints[:, 2:] - bones[:, 2]
+    return ((beside < BONE_MM) & (behind > BEHIND_MM)).any(1)
+
+
+def _depth_at(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Depth (N,) mm at pixels (N, 2), the median of the known values of 3x3 pixels; 0 where none is known."""
+    near = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(9, 2)
+    x, y = np.moveaxis(np.rint(pixels).astype(int)[:, None] + near, -1, 0)  # (N, 9)
+    height, width = depth.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    values = np.where(inside, depth[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)], 0)
+    values = np.ma.masked_less_equal(values, 0)
+    return np.ma.median(values, axis=1).filled(0)
+
+
 def rays(pixels, K):
-    """Pixels (..., N, 2) → the points (..., N, 3) that project to them at z = 1."""
+    """Pixels (..., N, 2) → points (..., N, 3) at z = 1 that project to these pixels."""
     xp = _module(pixels, K)
     homogeneous = xp.concatenate([pixels, xp.ones_like(pixels[..., :1])], -1)
     return homogeneous @ xp.linalg.inv(K).swapaxes(-1, -2)
 
 
 def _solve(normal, right):
-    """The solution (..., 3) of three symmetric equations (..., 3, 3) whose first two unknowns are not coupled."""
+    """Solve normal (..., 3, 3) @ x = right (..., 3), where `normal` is symmetric and its entry [0, 1] is 0."""
     xp = _module(normal, right)
     total = normal[..., 0, 0]
     coupling = normal[..., 2, :2] / total[..., None]  # (..., 2)

@@ -1,4 +1,4 @@
-"""Image files in, predicted hands out: files are read in groups, and their hands go through the model together."""
+"""Predict the hands in image files. The model processes the hands of several files in one batch."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.images.depth import read_grey
-from jaxhand.data.images.encoded import read_image
+from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.inference.arguments import ImagePredictor, central_camera, exif_camera
 from jaxhand.inference.boxes import HandBoxes
-from jaxhand.inference.predictor import Predictor
 
-IMAGES_IN_MEMORY = 16  # images that are read before their hands go through the model
+IMAGES_IN_MEMORY = 16  # number of images that are read at a time, before the model runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +22,19 @@ class ImagePrediction:
     Args:
         path: the image file.
         image: (H, W, 3) uint8 RGB.
-        hands: the arrays that `Predictor` returns, one row per hand; instead of `image` there is `score` (N,), the
-            confidence of the detector or None for each hand.
-        camera_known: whether the focal length was given. If not, distances are a guess.
+        hands: the arrays that `ImagePredictor` returns, one row per hand, but without `image` and with always `score`
+            (N,): the confidence of the detector for each hand, or None.
+        camera: where the focal length is from: "given", "exif" or "guess".
     """
 
     path: Path
     image: np.ndarray
     hands: dict[str, np.ndarray]
-    camera_known: bool
+    camera: str
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     paths: Sequence[Path],
     find_hands: Callable[[Path, np.ndarray], HandBoxes],
     *,
@@ -47,35 +47,43 @@ def predict_files(
     Args:
         predictor: the model.
         paths: the image files.
-        find_hands: function of a path and its image (H, W, 3) uint8 RGB that returns the hands of the image.
-        K: (3, 3) camera matrix in px, for the images whose hands come without one.
-        focal: focal length in px, used where there is no K; the principal point is then the image centre.
+        find_hands: function: path, image (H, W, 3) uint8 RGB → the hands of the image.
+        K: (3, 3) camera matrix in px, for images for which `find_hands` returns no K.
+        focal: focal length in px, for images without any K; the principal point is then the image centre. Without it
+            the focal length is that of the file's EXIF data.
         depth_paths: one 16-bit PNG in mm for each image; None: no depth.
 
     Yields:
         One `ImagePrediction` for each file, in the order of `paths`.
 
     Raises:
-        UserError: a file cannot be read, or its hands are wrong. The message names the file.
+        UserError: a file cannot be read, or its hands are wrong. The message contains the file's path.
     """
     for start in range(0, len(paths), IMAGES_IN_MEMORY):
-        records, scores, images = [], [], []
-        for number, path in enumerate(paths[start : start + IMAGES_IN_MEMORY], start=start):
-            image = read_image(path)
-            depth = read_grey(depth_paths[number], *image.shape[1::-1]) if depth_paths else None
+        group = paths[start : start + IMAGES_IN_MEMORY]
+        images, depths, hands, cameras, origins = [], [], [], [], []
+        for number, path in enumerate(group, start=start):
+            file = EncodedImage.read(path)
+            image = file.pixels
+            size = image.shape[1::-1]
+            depths.append(read_grey(depth_paths[number], *size) if depth_paths else None)
             try:
                 found = find_hands(path, image)
-                camera = found.K if found.K is not None else K
-                if camera is None and focal is not None:
-                    camera = predictor.crop_rule.camera(*image.shape[1::-1])
-                    camera[0, 0] = camera[1, 1] = focal
-                hands = predictor.records(image, found.boxes, found.sides, camera, depth)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
-            images.append((path, image, camera is not None, slice(len(records), len(records) + len(hands))))
-            records += hands
-            scores += found.scores
-        predictions = predictor.predict_records(records) | {"score": np.array(scores, object)}
-        for path, image, camera_known, rows in images:
-            hands = {key: values[rows] for key, values in predictions.items()}
-            yield ImagePrediction(path, image, hands, camera_known)
+            given = found.K if found.K is not None else K
+            if given is None and focal is not None:
+                given = central_camera(focal, *size)
+            camera = exif_camera(file) if given is None else given
+            cameras.append(camera)
+            origins.append("given" if given is not None else "guess" if camera is None else "exif")
+            images.append(image)
+            hands.append(found)
+        boxes, sides = [found.boxes for found in hands], [found.sides for found in hands]
+        predictions = predictor(images, boxes, sides, cameras, depths, names=list(map(str, group)))
+        image_of_hand = predictions.pop("image")
+        for number, (path, image, found, origin) in enumerate(zip(group, images, hands, origins)):
+            rows = image_of_hand == number
+            of_image = {key: values[rows] for key, values in predictions.items()}
+            scores = of_image.get("score", [None] * rows.sum()) if found.scores is None else found.scores
+            yield ImagePrediction(path, image, of_image | {"score": np.array(scores, object)}, origin)

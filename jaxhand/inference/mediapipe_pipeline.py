@@ -13,18 +13,20 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxhand import config as configs
 from jaxhand import models
 from jaxhand.config import Config, UserError
 from jaxhand.data.crop import warp
 from jaxhand.hand import roi
 from jaxhand.hand.placement import place_on_rays
 from jaxhand.hand.roi import Roi
+from jaxhand.interop.mediapipe_weights import HAND, PALM, convert_mediapipe
 from jaxhand.models.mediapipe import CROP, HandReading
 from jaxhand.models.palm_detector import SIDE, PalmDetector, overlap, suppress
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
-PALM_FOLDER = "palm_detector"  # in the run folder of a converted network
+HOW = "jaxhand convert mediapipe writes a run with all networks"
 LEAST_PALM = 0.5  # score of a palm that is looked at
 FURTHER = 1.3  # an image without palms is looked at once more, this much smaller: its hand may fill it
 LEAST_PRESENCE = 0.5  # of a hand in the crop
@@ -36,27 +38,43 @@ class Pipeline:
 
     Args:
         hand: the landmark network.
-        palm: the palm detector.
+        palm: the palm detector; None for hands whose boxes are known.
         batch_size: how many images or crops go through a network together, at most; a power of two.
-        looks: how often each hand is looked at: 1 takes the crop of its palm, 2 that of the joints found in it.
+        looks: how often each hand is looked at: in the crop of its palm, then in that of the joints found before. The
+            joints are the mean of all looks: their errors differ.
     """
 
-    def __init__(self, hand: nnx.Module, palm: nnx.Module, *, batch_size: int = 32, looks: int = 2):
+    def __init__(self, hand: nnx.Module, palm: nnx.Module | None, *, batch_size: int = 32, looks: int = 2):
         if batch_size < 1 or batch_size & (batch_size - 1):
             raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
         self.batch_size, self.looks = batch_size, looks
-        self._hand, self._palm = _compiled(hand, "read"), _compiled(palm, "__call__")
+        self._hand, self._palm = _compiled(hand, "read"), palm and _compiled(palm, "__call__")
 
     @classmethod
     def load(cls, workdir: str | Path, **options) -> "Pipeline":
-        """The networks of a run folder that `python -m jaxhand.convert mediapipe` wrote.
+        """The networks of a run folder that `jaxhand convert mediapipe` wrote, or of a run that was trained from it.
 
         Raises:
             UserError: the folder holds no such run.
         """
-        hand = _restored(workdir, models.build)
-        palm = _restored(Path(workdir) / PALM_FOLDER, _palm_detector)
-        return cls(hand, palm, **options)
+        restored = restore_best(workdir)
+        if restored.config.model.name != HAND:
+            raise UserError(f"{workdir} has the model {restored.config.model.name}, not {HAND}'s networks: {HOW}")
+        folders = [Path(folder) / PALM for folder in (workdir, restored.config.training.init_from or workdir)]
+        folder = next(filter(Path.is_dir, folders), None)
+        palm = folder and _network(_palm_detector, restore_best(folder))
+        return cls(_network(models.build, restored), palm, **options)
+
+    @classmethod
+    def convert(cls, source: str | Path, **options) -> "Pipeline":
+        """The networks of a source that `jaxhand convert mediapipe` accepts, without a run folder.
+
+        Raises:
+            UserError: the source has no such networks.
+        """
+        found = convert_mediapipe(source)
+        palm = _network(_palm_detector, found[PALM]) if PALM in found else None
+        return cls(_network(models.build, found[HAND]), palm, **options)
 
     def __call__(self, images: Sequence[np.ndarray], K: Sequence[np.ndarray | None] | None = None) -> list[dict]:
         """Find the hands of photographs.
@@ -70,26 +88,55 @@ class Pipeline:
             (N, 21, 2) px of the image · `world` (N, 21, 3) mm around the hand's middle, axes of the image's camera ·
             `score` (N,) how likely there is a hand · `right` (N,) how likely it is a right one · `boxes` (N, 4) around
             the joints. Where K is known also `keypoints_3d` (N, 21, 3) mm in the camera's frame.
+
+        Raises:
+            UserError: there is no palm detector.
         """
         cameras = [None] * len(images) if K is None else K
         palms = self.palms(images)
         owners = [number for number, of_image in enumerate(palms) for _ in of_image]
         rois = [roi.of_palm(palm) for of_image in palms for palm in of_image]
-        readings = []
-        for look in range(self.looks):
-            if look:
-                kept = [i for i, reading in enumerate(readings) if reading["score"] >= LEAST_PRESENCE]
-                owners = [owners[i] for i in kept]
-                rois = [roi.of_joints(readings[i]["keypoints_2d"]) for i in kept]
-            readings = self.read([images[owner] for owner in owners], rois)
         found = [[] for _ in images]
-        for owner, reading in zip(owners, readings):
-            if reading["score"] >= LEAST_PRESENCE:
-                found[owner].append(reading)
-        return [_together(_apart(readings), camera) for readings, camera in zip(found, cameras)]
+        for owner, hand in zip(owners, self._look([images[owner] for owner in owners], rois, LEAST_PRESENCE)):
+            if hand is not None:
+                found[owner].append(hand)
+        return [_together(_apart(hands), camera) for hands, camera in zip(found, cameras)]
+
+    def in_boxes(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[dict]:
+        """Read the hands in known boxes, whether or not there are hands.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each.
+            boxes: (n, 4) of every image, x0, y0, x1, y1 px around the joints.
+
+        Returns:
+            As `__call__` without K; rows in the order of the boxes.
+        """
+        owners = [number for number, of_image in enumerate(boxes) for _ in of_image]
+        of_hand = [images[owner] for owner in owners]
+        upright = self.read(of_hand, [roi.of_box(box) for of_image in boxes for box in of_image])
+        rois = [roi.of_joints(reading["keypoints_2d"]) for reading in upright]  # the hand may lean
+        found = [[] for _ in images]
+        for owner, hand in zip(owners, self._look(of_hand, rois, 0.0)):
+            found[owner].append(hand)
+        return [_together(hands, None) for hands in found]
+
+    def _look(self, images: Sequence[np.ndarray], rois: Sequence[Roi], least: float) -> list[dict | None]:
+        """The hand in the crop of each image, the mean of all looks; None where a look has a presence below `least`."""
+        readings = [[] for _ in rois]  # of every hand, one for each look
+        kept = list(range(len(rois)))
+        rois = list(rois)
+        for _ in range(self.looks):
+            for i, reading in zip(kept, self.read([images[i] for i in kept], [rois[i] for i in kept])):
+                readings[i].append(reading)
+                rois[i] = roi.of_joints(reading["keypoints_2d"])
+            kept = [i for i in kept if readings[i][-1]["score"] >= least]
+        return [_mean(history) if i in kept else None for i, history in enumerate(readings)]
 
     def palms(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The palms of every image, (n, 9, 2) px of the image: two corners of the box and seven points each."""
+        if self._palm is None:
+            raise UserError(f"this run has no palm detector: give boxes, or a --detector. {HOW}")
         rois = [roi.whole(*image.shape[1::-1]) for image in images]
         found = self._palms(images, rois)
         missing = [i for i, palms in enumerate(found) if not len(palms)]
@@ -114,16 +161,16 @@ class Pipeline:
         """The hand in the crop of each image: as `__call__`, of one hand, whether or not it is likely one."""
         if not rois:
             return []
-        readings = HandReading(*self._through(self._hand, images, rois, CROP))
+        readings = dict(zip(HandReading._fields, self._through(self._hand, images, rois, CROP)))
         found = []
         for i, square in enumerate(rois):
-            joints = roi.to_image(readings.pixels[i], square.matrix(CROP))
+            joints = roi.to_image(readings["pixels"][i], square.matrix(CROP))
             found.append(
                 {
                     "keypoints_2d": joints,
-                    "world": readings.world[i] @ square.rotation(),  # R^T of every joint
-                    "score": readings.presence[i],
-                    "right": readings.right[i],
+                    "world": readings["world"][i] @ square.rotation(),  # R^T of every joint
+                    "score": readings["presence"][i],
+                    "right": readings["right"][i],
                     "boxes": np.concatenate([joints.min(0), joints.max(0)]),
                 }
             )
@@ -141,6 +188,15 @@ class Pipeline:
         return [np.concatenate([np.asarray(array) for array in arrays]) for arrays in zip(*pieces)]
 
 
+def has_networks(workdir: str | Path) -> bool:
+    """Whether a run folder has MediaPipe's networks: converted ones, or those of a training on their crops."""
+    path = Path(workdir) / "config.yaml"
+    if not path.is_file():
+        return False
+    config = configs.load(path)
+    return config.model.name == HAND and (path.with_name(PALM).is_dir() or config.data.crop_rule == HAND)
+
+
 def cut(image: np.ndarray, square: Roi, out: np.ndarray) -> None:
     """Resample the square of an image (H, W, 3) uint8 into `out` (size, size, 3) uint8; black outside of the image."""
     size = len(out)
@@ -154,17 +210,22 @@ def _compiled(network: nnx.Module, method: str):
     return functools.partial(forward, state)
 
 
-def _restored(workdir: str | Path, build) -> nnx.Module:
-    """The network of a run folder, with its parameters."""
-    restored = restore_best(workdir)
-    graphdef, params, rest = nnx.split(nnx.eval_shape(functools.partial(build, restored.config)), nnx.Param, ...)
-    for state, values in ((params, restored.params), (rest, restored.rest)):
-        nnx.replace_by_pure_dict(state, values)
+def _network(build, found) -> nnx.Module:
+    """A network with the parameters of a run or of a converted file, which both have a `config` and `params`."""
+    graphdef, params, rest = nnx.split(nnx.eval_shape(functools.partial(build, found.config)), nnx.Param, ...)
+    nnx.replace_by_pure_dict(params, found.params)
     return nnx.merge(graphdef, params, rest)
 
 
 def _palm_detector(config: Config) -> PalmDetector:
     return PalmDetector(config.model.options["size"], rngs=nnx.Rngs(0))
+
+
+def _mean(readings: list[dict]) -> dict:
+    """A hand from all looks at it: the mean of its joints, presence and side of the last look."""
+    joints, world = (np.mean([reading[key] for reading in readings], axis=0) for key in ("keypoints_2d", "world"))
+    box = np.concatenate([joints.min(0), joints.max(0)])
+    return readings[-1] | {"keypoints_2d": joints, "world": world, "boxes": box}
 
 
 def _apart(readings: list[dict]) -> list[dict]:

@@ -5,6 +5,7 @@ middle, and how likely there is a hand at all and it is a right one. Weights: `p
 """
 
 import dataclasses
+import typing
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxhand.config import Config, ConfigError
 from jaxhand.hand import joint_mix
 from jaxhand.hand.placement import place_on_rays
 from jaxhand.hand.rotations import axis_angle_to_matrix
+from jaxhand.models.contract import Predictions
 from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Features, Pointwise
 
 CROP = 224  # px
@@ -57,7 +59,8 @@ class Mediapipe(nnx.Module):
         adapt: bool = False
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
-        size = config.model.options.size
+        options = typing.cast(Mediapipe.Options, config.model.options)
+        size, adapt = options.size, options.adapt
         if size not in SIZES:
             raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)}, got {size!r}")
         if config.data.image_size != CROP:
@@ -68,11 +71,10 @@ class Mediapipe(nnx.Module):
         self.world = Pointwise(width, 3 * JOINTS, rngs=rngs)
         self.presence = Pointwise(width, 1, rngs=rngs)
         self.handedness = Pointwise(width, 1, rngs=rngs)
-        adapt = config.model.options.adapt
         self.mix_2d, self.mix_3d = (nnx.Param(joint_mix.identity()) if adapt else None for _ in range(2))
         self.correction = Correction(width) if adapt else None
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict joints.
 
         Args:
@@ -85,7 +87,7 @@ class Mediapipe(nnx.Module):
         """
         return self.placed(self.read(batch["image"]), batch["K"])
 
-    def placed(self, reading: HandReading, K: jax.Array) -> dict:
+    def placed(self, reading: HandReading, K: jax.Array) -> Predictions:
         """Readings of B crops with cameras K (B, 3, 3) → what `__call__` returns."""
         return {
             "keypoints_3d": place_on_rays(reading.world, reading.pixels, K),
@@ -106,7 +108,7 @@ class Mediapipe(nnx.Module):
         presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
         pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
         world = world * 1000
-        if self.correction is not None:
+        if self.correction is not None and self.mix_2d is not None and self.mix_3d is not None:
             pixels, world = joint_mix.apply(self.mix_2d[...], pixels), joint_mix.apply(self.mix_3d[...], world)
             world = self.correction(pooled, world)
         return HandReading(pixels, landmarks[..., 2], world, presence, right)

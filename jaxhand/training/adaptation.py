@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxhand import data
 from jaxhand.config import Config, UserError, to_dict
+from jaxhand.data.batch import Batch
 from jaxhand.hand import joint_mix
 from jaxhand.training import pytree_checks, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
@@ -45,7 +46,7 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
     params = pytree_checks.overlaid(eval_model.draw(), best.params)
     collected = []
 
-    def collect(batch: dict, predictions: dict) -> None:
+    def collect(batch: Batch, predictions: dict) -> None:
         rows = (batch["valid"] > 0) & batch["joint_valid"].all(-1) & batch["joint_valid_2d"].all(-1)
         pairs = (
             (predictions, "keypoints_2d"),

@@ -22,9 +22,9 @@ from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, t
 from jaxhand.training.step import Trainer
 
 LOG_EVERY = 20  # steps between two points of the training curve
-BASELINE_HANDS = 2000  # at most of each set that the baselines are computed from
+BASELINE_HANDS = 2000  # hands of each set, at most, for the baselines
 SAMPLES = 8  # test images in the picture of an epoch
-NAMES = 8  # at most, of records in an error
+NAMES = 8  # names of records in an error, at most
 MODEL_ITEMS = {"params": "params", "rest": "batch_stats"}  # item of a checkpoint → key of the state
 ITEMS = MODEL_ITEMS | {"optimizer": "optimizer"}
 
@@ -53,22 +53,22 @@ def train(config: Config, workdir: str | Path) -> int:
 
 
 class Start(NamedTuple):
-    """What a run begins with."""
+    """The state that a run starts from."""
 
     state: dict
-    step: int | None = None  # of the checkpoint that it goes on from; None: the run is new
-    note: str = ""  # what was taken over from another run
+    step: int | None = None  # of the checkpoint that the run continues from; None: a new run
+    note: str = ""  # which parameters come from another run
 
 
 class Run:
-    """What a run holds: data, compiled steps, state, checkpoints and logs.
+    """The parts of a run: data, compiled steps, state, checkpoints and logs.
 
     Args:
         config: the experiment.
         workdir: run folder.
 
     Raises:
-        UserError: as of `train`.
+        UserError: as for `train`.
     """
 
     def __init__(self, config: Config, workdir: Path):
@@ -93,18 +93,25 @@ class Run:
         self.checkpoints = Checkpoints(
             workdir, keep_every_steps=self.steps * config.training.save_freq, on_best=self._print_best
         )
-        self.logger = None  # opened by `restore`
+        self._logger = None  # opened by `restore`
+
+    @property
+    def logger(self) -> Logger:
+        """The logs of the run; `restore` opens them."""
+        assert self._logger is not None, "call `restore` first"
+        return self._logger
 
     def restore(self) -> Start:
         """Restore the latest checkpoint, or draw new parameters, and open the logs at that step."""
         start = self._start()
-        self.logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
+        self._logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
         return start
 
     def _start(self) -> Start:
         abstract = self.trainer.abstract_state()
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
+            assert saved.data is not None, "`restore_latest` reads all items"
             self.batches.set_state(saved.data)
             state = {key: getattr(saved, item) for item, key in ITEMS.items()}
             state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
@@ -127,16 +134,16 @@ class Run:
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
 
     def close(self) -> None:
-        """Close the logs, and the checkpoints where that cannot mean to wait for a process that is gone."""
+        """Close the logs, and also the checkpoints unless that could wait for a process that is gone."""
         try:
-            if self.logger is not None:
-                self.logger.close()
+            if self._logger is not None:
+                self._logger.close()
         finally:
             if jax.process_count() == 1:
                 self.checkpoints.close()
 
     def train(self, start: Start, interruption: Interruption) -> int:
-        """Train all epochs that are left; see `train`."""
+        """Train the remaining epochs; see `train`."""
         self.state = start.state
         step, last = start.step or 0, self.steps * self.config.training.num_epochs
         self._print_baselines()
@@ -166,7 +173,7 @@ class Run:
         return 0
 
     def _train_to(self, end: int, number: int, interruption: Interruption) -> tuple[int, float]:
-        """Train epoch `number` to step `end`, or until a signal comes: the step reached, and seconds per step."""
+        """Train epoch `number` to step `end` or until a signal; returns the step reached, and seconds per step."""
         batch_size, begin = self.config.training.batch_size, time.monotonic()
         first = int(self.state["step"])
         pending = collections.deque()  # (step, record indices, loss): read one step later, when it has been computed
@@ -196,7 +203,7 @@ class Run:
                 f"{_suspects(records)}"
             )
         if step % LOG_EVERY == 0:
-            rate = float(self.trainer.learning_rate(step - 1))
+            rate = np.asarray(self.trainer.learning_rate(step - 1)).item()
             self.logger.scalars(step, {"loss/step": value, "learning_rate": rate})
 
     def _finish_epoch(self, number: int, seconds: float) -> None:
@@ -213,7 +220,7 @@ class Run:
         means = {name: value / self.steps for name, value in self.trainer.host_sums(self.state).items()}
         metrics = {metric.name: results[metric.name] for metric in self.trainer.metrics if metric.name in results}
         summary = {"epoch": number, "train_loss": means["loss"], "test_loss": results["test_loss"], **metrics}
-        summary["learning_rate"] = float(self.trainer.learning_rate(step - 1))
+        summary["learning_rate"] = np.asarray(self.trainer.learning_rate(step - 1)).item()
         self.checkpoints.wait()  # prints the best of the epoch before; the next save waits for it anyway
         curves = {f"loss_train/{name}": value for name, value in means.items()}
         curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}
@@ -242,7 +249,7 @@ class Run:
         self.logger.print(f"  ✓ Saved best model (avg_metric={avg_metric:.3f} mm) to {place}")
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> None:
-        self.logger.flush()  # before the save: a run that dies between the two does this part again, and logs it again
+        self.logger.flush()  # before the save: a run that is killed between the two repeats and logs this part again
         meta = meta | {
             "sums": self.trainer.host_sums(self.state),
             "schedule_step": step,
@@ -272,7 +279,7 @@ class Run:
 
 
 def _suspects(records: list[record.Record]) -> str:
-    """Names of the records that have a number that is not finite; of all, if there is none."""
+    """Names of the records that have a number that is not finite; of all, if none has."""
 
     def is_finite(entry):
         values = (entry.K, entry.keypoints_3d, entry.keypoints_2d, entry.depth)

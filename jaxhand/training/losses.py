@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxhand.config import LossConfig, UserError
 from jaxhand.io.plugins import load_object
@@ -17,16 +19,16 @@ class LossTerm:
 
     Attributes:
         function: (predictions, batch) → (B,), not weighted; 0 for a hand that lacks the labels of the term.
-        train_only: what it compares is predicted in training only; the test loss leaves it out.
-        always_mean: the mean over the batch is taken even where `loss.reduction` is "sum".
+        train_only: True if the term needs predictions that exist only in training; the test loss does not contain it.
+        always_mean: True if the term is averaged over the batch even if `loss.reduction` is "sum".
     """
 
-    function: Callable[[dict, dict], jax.Array]
+    function: Callable[[Any, Any], jax.Array]
     train_only: bool = False
     always_mean: bool = False
 
 
-_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these where it sums all others
+_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these two terms and sums all others
 TERMS = {
     "joints_3d": LossTerm(joint_losses.joints_3d),
     "joints_2d": LossTerm(joint_losses.joints_2d),
@@ -36,11 +38,11 @@ TERMS = {
     "size": LossTerm(joint_losses.size),
     "guesses": LossTerm(joint_losses.guesses),
     "vertices": LossTerm(joint_losses.vertices),
+    "w_aux": LossTerm(mesh_losses.coarse_parameters),
     "w_2d": LossTerm(mesh_losses.keypoints_2d),
     "w_3d_joint": LossTerm(mesh_losses.keypoints_3d),
     "w_3d_vert": LossTerm(mesh_losses.vertices),
     "w_prior": LossTerm(mesh_losses.shape_prior),
-    "w_aux": LossTerm(mesh_losses.coarse_parameters),
     "keypoints_2d": LossTerm(mesh_losses.keypoints_2d),
     "keypoints_3d": LossTerm(mesh_losses.keypoints_3d_in_m),
     "global_orient": LossTerm(mesh_losses.global_orient),
@@ -53,7 +55,7 @@ JOINT_TERMS = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
 
 
 def resolved(name: str) -> LossTerm:
-    """The term of a name.
+    """Find a loss term by its name.
 
     Args:
         name: key of `TERMS`, or `module:name` of a function (or `LossTerm`) from outside the package.
@@ -72,7 +74,7 @@ def resolved(name: str) -> LossTerm:
 
 
 def names_of(model_terms: Sequence[str], weights: LossConfig) -> tuple[str, ...]:
-    """The terms that a model is trained with: those it names, and those of `loss.extra`.
+    """Names of all loss terms of a training: the model's `loss_terms`, and the keys of `loss.extra`.
 
     Raises:
         UserError: a term is unknown or has no weight.
@@ -88,45 +90,46 @@ def weight(name: str, weights: LossConfig) -> float:
     """The weight of a term.
 
     Raises:
-        UserError: the config has none.
+        UserError: the config has no weight for the term.
     """
     if name in weights.extra:
         return weights.extra[name]
     if name not in TERMS:
-        raise UserError(f"loss term {name!r} has no weight: add loss.extra: {{{name}: 1.0}}")
+        raise UserError(f"loss term {name!r} has no weight; add one to the config: loss.extra: {{{name}: 1.0}}")
     return getattr(weights, name)
 
 
 def terms(
-    predictions: dict, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
+    predictions: Mapping, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
 ) -> dict[str, jax.Array]:
-    """Terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
+    """Compute terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
 
     Args:
         predictions: what a model returns, leading axis B.
         batch: its labels, leading axis B.
-        names: which terms, as `resolved` takes them.
-        balanced: enlarge the terms of joints and `vertices` so that the mean over the batch is the mean over the hands
-            that have such labels: hands labelled in 2D only do not water down what is learned in 3D.
+        names: names of the terms, see `resolved`.
+        balanced: enlarge the terms of joints and of `vertices`, so that their mean over the batch is the mean over the
+            hands with such labels. Hands with only 2D labels then do not weaken the 3D terms.
 
     Returns:
         name → (B,).
 
     Raises:
-        UserError: a term reads a prediction or a label that is not there; both are named.
+        UserError: a term reads a prediction or a label that does not exist; the error names both.
     """
     batch, found = batch | {"balanced": balanced}, {}
-    for name in names:
+    # The terms are computed in the order of TERMS, because the order changes the rounding of the summed gradients.
+    for name in (*(name for name in TERMS if name in names), *(name for name in names if name not in TERMS)):
         try:
             found[name] = resolved(name).function(predictions, batch)
         except KeyError as error:
-            missing = f"neither the predictions of the model nor the batch have {error}"
+            missing = f"neither the predictions of the model nor the batch contain {error}"
             raise UserError(f"loss term {name!r} cannot be computed: {missing}") from error
-    return found
+    return {name: found[name] for name in names}
 
 
 def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.Array]:
-    """Every term (B,) of a batch as one number, by `weights.reduction`, and the `loss`, their weighted sum."""
+    """Reduce each term (B,) to one number by `weights.reduction`, and add `loss`, the weighted sum of the terms."""
     if weights.reduction == "mean":
         return {name: value.mean() for name, value in (losses | {"loss": total(losses, weights)}).items()}
     sums = {name: value.mean() if resolved(name).always_mean else value.sum() for name, value in losses.items()}
@@ -134,5 +137,5 @@ def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.
 
 
 def total(losses: dict[str, jax.Array], weights: LossConfig) -> jax.Array:
-    """The weighted sum of the terms, of the shape of each."""
-    return sum(weight(name, weights) * value for name, value in losses.items())
+    """The weighted sum of the terms, with the shape of one term."""
+    return jnp.asarray(sum(weight(name, weights) * value for name, value in losses.items()))

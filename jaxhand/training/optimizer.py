@@ -15,7 +15,7 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
     Args:
         optimizer: `learning_rate`, the highest.
         scheduler: name, warm-up and end.
-        total_steps: at which the cosine ends.
+        total_steps: step at which the cosine ends.
     """
     warmup = min(scheduler.warmup_steps, total_steps - 1)
     if scheduler.name == "constant":
@@ -60,8 +60,8 @@ def _update(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gra
                 adam_b2=config.b2,
                 adam_learning_rate=lambda step: config.adam_rate * learning_rate(step),
                 muon_weight_dimension_numbers=_matrices,
-                ns_coeffs=(NEWTON_SCHULZ,)
-                * 5,  # a table of coefficients is scanned, a single row unrolled: slow to compile
+                # Five rows, which Optax loops over with `scan`. It unrolls a single row, which is slow to compile.
+                ns_coeffs=(NEWTON_SCHULZ,) * 5,
             )
         )
     return optax.adamw(
@@ -133,8 +133,8 @@ def _stack(tree) -> dict:
     return {kind: jnp.stack(leaves) for kind, leaves in groups.items()}
 
 
-def _unstack(groups: dict, tree):
-    """The tree whose leaves `_stack` stacked: the inverse."""
+def _unstack(groups, tree):
+    """Undo `_stack`: returns the tree of the original leaves."""
     rows = {kind: iter(list(group)) for kind, group in groups.items()}
     return jax.tree.map_with_path(lambda path, leaf: next(rows[_kind(path, leaf)]), tree)
 
@@ -145,7 +145,7 @@ def _kind(path, leaf) -> str:
     return shape if _decays(path, leaf) or leaf.ndim < 2 else f"vectors {shape}"
 
 
-def _matrices(stacked: dict) -> dict:
+def _matrices(stacked) -> dict:
     """The stacked leaves that Muon updates: matrices (n, …, rows, columns), each by itself."""
 
     def axes(kind: str):

@@ -41,21 +41,21 @@ class EvalModel:
         self.graphdef, _ = nnx.split(model)
         self.eval_step = jax.jit(self._eval_step, out_shardings=(replicated(device_mesh), split(device_mesh)))
 
-    # These three are read when they are needed: a prediction needs no metric or loss term from outside the package.
+    # These three are computed when first needed: predicting must not import metrics or loss terms of the user.
 
     @functools.cached_property
     def metrics(self) -> tuple[epoch.EpochMetric, ...]:
-        """What an epoch measures. Raises UserError where the config names an unknown metric."""
+        """The metrics of an epoch. Raises UserError if the config names an unknown metric."""
         return epoch_metrics.chosen(self.config.training.metrics)
 
     @functools.cached_property
     def loss_terms(self) -> tuple[str, ...]:
-        """Names of the terms that the model is trained with. Raises UserError where one is unknown or has no weight."""
+        """Names of the loss terms in training. Raises UserError if one is unknown or has no weight."""
         return losses.names_of(self._model_terms, self.config.loss)
 
     @functools.cached_property
     def eval_terms(self) -> tuple[str, ...]:
-        """Those of them that are computed outside of training, too."""
+        """Names of the loss terms that are also computed in evaluation."""
         return tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
 
     def draw(self) -> dict:
@@ -137,10 +137,10 @@ class Trainer(EvalModel):
     def check(self) -> None:
         """Trace both steps, so that a loss term or a metric that cannot be computed is an error before the first step.
 
-        JAX keeps the traces: the first calls of the steps need no further ones (with `data.mocap` the train step does).
+        JAX keeps the traces: the first calls of the steps do not trace again (with `data.mocap` the train step does).
 
         Raises:
-            UserError: a term or a metric lacks what it reads; it is named.
+            UserError: a term or a metric lacks an input; the error names it.
         """
         state, batch = self.abstract_state(), self.abstract_batch()
         self.train_step.trace(state, batch)
@@ -160,8 +160,8 @@ class Trainer(EvalModel):
 
     def with_sums(self, state: dict, sums: dict[str, float] | None = None) -> dict:
         """The state with these sums of the losses on the devices; by default 0, as before an epoch's first step."""
-        sums = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
-        return state | {"sums": jax.device_put(sums, replicated(self.device_mesh))}
+        start = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
+        return state | {"sums": jax.device_put(start, replicated(self.device_mesh))}
 
     @staticmethod
     def host_sums(state: dict) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Every benchmark's protocol: its official code's numbers, in that code's names, units and joint order."""
+"""Protocols of benchmarks: the same numbers as the official code, with its names, units and joint order."""
 
 from jaxhand.metrics.protocols.base import Protocol, Scores
 from jaxhand.metrics.protocols.dexycb import DEXYCB
