@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
 
+from benchmarks.procrustes import hands, in_turn
 from jaxhand.metrics import pa_mpjpe
 
 SIZES = ((1_000, 21), (100_000, 21), (1_000_000, 21), (4_000, 778))
 GRADIENT_SIZE = (10_000, 21)
 SECONDS_A_CALL = 0.5  # a peer slower than that gets a part of the samples
-LEAST_SECONDS = 0.2  # of calls that are timed together
-PAUSE = 0.3  # seconds, until the threads of the way before have gone to sleep
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
 
 
 def _alignment(count: int, points: int, rounds: int) -> None:
-    pred, gt = _hands(count, points)
+    pred, gt = hands(count, points)
     on_device, valid = [jnp.asarray(array) for array in (pred, gt)], jnp.ones((count, points))
     tensors = [torch.from_numpy(array) for array in (pred, gt)]
     copies = [torch.empty_like(tensor) for tensor in tensors]
@@ -63,7 +62,7 @@ def _alignment(count: int, points: int, rounds: int) -> None:
 
 
 def _gradient(count: int, points: int, rounds: int) -> None:
-    pred, gt = (jnp.asarray(array) for array in _hands(count, points))
+    pred, gt = (jnp.asarray(array) for array in hands(count, points))
     ours = jax.jit(jax.grad(lambda pred: pa_mpjpe(pred, gt).mean()))
     theirs = jax.jit(jax.grad(lambda pred: jax_svd(pred, gt).mean()))
     ways = {
@@ -79,18 +78,9 @@ def _gradient(count: int, points: int, rounds: int) -> None:
 
 
 def _in_turn(ways: dict, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds a sample of every way, (rounds,): of the calls that fill `LEAST_SECONDS`, after one that is not timed."""
-    times = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, (call, count) in ways.items():
-            time.sleep(PAUSE)
-            call(count)
-            begin, calls = time.perf_counter(), 0
-            while calls == 0 or time.perf_counter() - begin < LEAST_SECONDS:
-                call(count)
-                calls += 1
-            times[name].append((time.perf_counter() - begin) / (count * calls))
-    return {name: np.array(values) for name, values in times.items()}
+    """Seconds a sample of every way, (rounds,). A way is a function of a number of samples, and that number."""
+    times = in_turn({name: partial(call, count) for name, (call, count) in ways.items()}, rounds)
+    return {name: seconds[:, 0] / ways[name][1] for name, seconds in times.items()}
 
 
 def _cut(call, count: int) -> tuple:
@@ -101,17 +91,6 @@ def _cut(call, count: int) -> tuple:
     call(probe)
     seconds = (time.perf_counter() - start) / probe
     return call, int(min(count, max(probe, SECONDS_A_CALL / seconds)))
-
-
-def _hands(count: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random points of a hand's size at half a metre, and turned, scaled and noisy predictions: float32 mm."""
-    rng = np.random.default_rng(0)
-    gt = rng.normal(size=(count, points, 3), scale=40) + [0, 0, 500]
-    turn, _ = np.linalg.qr(rng.normal(size=(100, 3, 3)))
-    turn *= np.sign(np.linalg.det(turn))[:, None, None]
-    pred = np.concatenate([part @ turn[i] for i, part in enumerate(np.array_split(gt, 100))])
-    pred = pred * rng.uniform(0.5, 2, (count, 1, 1)) + rng.normal(size=gt.shape, scale=10)
-    return pred.astype(np.float32), gt.astype(np.float32)
 
 
 def torch_svd(pred, gt):

@@ -5,7 +5,7 @@ _ROOMS = ("config", "data", "evaluation", "hand", "inference", "interop", "io", 
 
 
 def __getattr__(name: str):
-    """Import a subpackage when it is first used: `import jaxhand` is quick and imports no JAX."""
+    """Import a subpackage when it is first used, so that `import jaxhand` is quick and does not import JAX."""
     if name in _ROOMS:
         import importlib
 
@@ -18,22 +18,22 @@ def __dir__() -> list[str]:
 
 
 def load(path, *, batch_size: int = 32):
-    """Load the best model of a run folder as a function from images to arrays.
+    """Load the best model of a run folder, as a function: images and boxes → arrays of predictions.
 
     `jaxhand.load("runs/mediapipe")("photo.jpg")["keypoints_3d"]`
     `jaxhand.load("runs/quickstart")(image, boxes=[x0, y0, x1, y1], hands="left")["keypoints_3d"]`
 
     Args:
         path: run folder.
-        batch_size: the most hands that go through the model in one batch; a power of two.
+        batch_size: largest number of hands in one batch of the model; a power of two.
 
     Returns:
         A `jaxhand.inference.arguments.ImagePredictor`; its `__call__` lists the arguments and the returned arrays.
 
     Raises:
-        UserError: the folder holds no run, its parameters do not fit the model of its config, or `batch_size` is not a
-            power of two.
+        UserError: the folder contains no run, its parameters do not fit the model of its config, or `batch_size` is not
+            a power of two.
     """
-    from jaxhand.inference import loading  # imported here: `import jaxhand` imports no JAX
+    from jaxhand.inference import loading  # imported here, so that `import jaxhand` does not import JAX
 
     return loading.load(path, batch_size=batch_size)

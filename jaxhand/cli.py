@@ -9,7 +9,7 @@ import sys
 
 import jaxhand
 
-COMMANDS = {  # name → (module with `main`, description)
+COMMANDS = {  # name of a command → (module with its `main`, description)
     "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
     "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
     "predict": ("jaxhand.predict", "predict the hands in photographs with a trained run"),
@@ -40,7 +40,7 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Run the command that the command line names, and exit with its exit code."""
+    """Run the command in `sys.argv[1]`, and exit with its exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
         print(usage())

@@ -1,10 +1,10 @@
 """Convert the weights of released models.
 
 `jaxhand convert hamer|wilor CHECKPOINT OUT --mano PATH` converts a checkpoint in PyTorch's zip format or .safetensors
-into a run folder for `evaluate`, `predict` and training.init_from=OUT. `vitpose` converts only the backbone, for
-training.init_from=OUT. `jaxhand convert mediapipe SOURCE OUT` converts MediaPipe's networks for hands, and
-`efficientnet_lite0` ImageNet's weights of the same backbone. `convert data NAME PATH OUT` is the old name of
-`jaxhand pack` and still works.
+into a run folder for `evaluate`, `predict` and training.init_from=OUT. `jaxhand convert vitpose CHECKPOINT OUT`
+converts only the backbone, for training.init_from=OUT. `jaxhand convert mediapipe SOURCE OUT` converts MediaPipe's
+networks for hands. `jaxhand convert efficientnet_lite0 SOURCE OUT` converts a backbone for them that was trained on
+ImageNet. `jaxhand convert data NAME PATH OUT` is the old name of `jaxhand pack` and still works.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from jaxhand.training import runtime
 KINDS = {
     "hamer": "a checkpoint of HaMeR",
     "wilor": "a checkpoint of WiLoR",
-    "vitpose": "the backbone of a ViTPose, HaMeR or WiLoR, to start a training from",
+    "vitpose": "only the backbone of ViTPose, HaMeR or WiLoR, to start a training from",
 }
 NETWORKS = {
     "mediapipe": (
@@ -25,7 +25,7 @@ NETWORKS = {
         "the package's folder, a .whl, .task or .tflite",
     ),
     "efficientnet_lite0": (
-        "EfficientNet-Lite0 of ImageNet, to start a training from",
+        "EfficientNet-Lite0 trained on ImageNet, to start a training from",
         "the package's .pth file or folder",
     ),
 }
@@ -38,7 +38,7 @@ WITHOUT_MANO = {
 
 
 def main() -> int:
-    """Parse the command line and convert; the exit code."""
+    """Parse the command line and convert the weights; returns the exit code."""
     if sys.argv[1:2] == ["data"]:
         from jaxhand import pack
 
@@ -59,7 +59,7 @@ def main() -> int:
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
         of_kind.add_argument("source", type=Path, metavar="SOURCE", help=source)
         of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
-        settings = "of the config, such as model.options.size=lite"
+        settings = "config value, such as model.options.size=lite"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     arguments = parser.parse_args()
     if arguments.kind in NETWORKS:
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def _convert_weights(arguments) -> None:
-    """Convert a checkpoint of another program; its imports are here, so that --help needs no JAX."""
+    """Convert a checkpoint of another program. It imports JAX here, so that --help stays quick."""
     from jaxhand.interop.checkpoints import convert
 
     kind, path, out = arguments.kind, arguments.checkpoint, arguments.out
@@ -83,7 +83,7 @@ def _convert_weights(arguments) -> None:
 
 
 def _convert_networks(arguments) -> None:
-    """Convert networks that need no other file. The palm detector is a run folder inside that of the landmarks."""
+    """Convert MediaPipe's networks, or EfficientNet-Lite0. The palm detector's run folder is inside the other one."""
     from jaxhand.interop import mediapipe_weights
 
     kind, source, out = arguments.kind, arguments.source, arguments.out
@@ -99,18 +99,18 @@ def _convert_networks(arguments) -> None:
 
 
 def _prepare(out: Path) -> None:
-    """Check that no checkpoints are where a run folder will be written, and choose the CPU."""
+    """Check that the output folder contains no checkpoints, and make JAX use the CPU."""
     import jax
 
     from jaxhand.training import checkpoint_files
 
-    jax.config.update("jax_platforms", "cpu")  # zero-copy device_put is CPU-only
+    jax.config.update("jax_platforms", "cpu")  # device_put can reuse a NumPy array without a copy only on a CPU
     if checkpoint_files.steps(out / "checkpoints"):
-        raise UserError(f"{out} holds checkpoints already: choose another folder")
+        raise UserError(f"{out}: contains checkpoints already; choose another folder")
 
 
 def _write(kind: str, path: Path, out: Path, found) -> None:
-    """Write the run folder of a converted model, and print what became of the file."""
+    """Write the run folder of a converted model, and print a summary: which entries of the file are used."""
     import jax
 
     from jaxhand import config as configs
@@ -119,7 +119,7 @@ def _write(kind: str, path: Path, out: Path, found) -> None:
 
     run_dir.prepare(out, found.config)
     trees = {"params": found.params, "rest": found.non_trainable}
-    trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # reuses the arrays without a copy
+    trees = jax.device_put(trees, jax.local_devices(backend="cpu")[0])  # without a copy of the arrays
     origin = {"kind": kind, "file": str(path), "partial": found.partial}
     meta = {"epoch": 0, "config": configs.to_dict(found.config), "converted": origin}
     checkpoints = Checkpoints(out, compress=False)
@@ -129,9 +129,9 @@ def _write(kind: str, path: Path, out: Path, found) -> None:
         (out / REPORT).write_text("".join(f"{line}\n" for line in found.report()))
     except OSError as error:
         raise UserError(f"cannot write {out / REPORT}: {error.strerror}") from error
-    print(f"{path} -> {out}:", *found.summary(), f"every key: {out / REPORT}", sep="\n  ")
+    print(f"{path} -> {out}:", *found.summary(), f"report on every key: {out / REPORT}", sep="\n  ")
     if found.partial:
-        print(f"A part of a model: start a training with training.init_from={out}")
+        print(f"This is only a backbone: start a training with training.init_from={out}")
 
 
 if __name__ == "__main__":

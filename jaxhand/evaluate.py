@@ -1,13 +1,20 @@
-"""Score the best step of a run, or predictions that any program wrote to a file.
+"""Score the best checkpoint of a run, or a file of predictions that any program wrote.
 
 `python -m jaxhand.evaluate WORKDIR [--data NAME …]` prints MPJPE and PA-MPJPE in mm and writes them to
-WORKDIR/evaluation.json. A set with depth is scored with it and without it. `--metrics cs_mpjpe pa_auc` adds metrics.
-`--protocol freihand` also scores by that benchmark's rules; `--data ho3d:PATH --submit pred.zip` also writes the file
-for its leaderboard. `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs
-no run: it scores as the benchmark's official code does, and writes scores.json and samples.csv.
+WORKDIR/evaluation.json. A set with depth images is scored twice: with depth and without. `--metrics cs_mpjpe pa_auc`
+adds metrics. `--protocol freihand` adds the scores of that benchmark's rules. `--data ho3d:PATH --submit pred.zip` also
+writes the file for the benchmark's leaderboard.
+
+`python -m jaxhand.evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for
+model "mediapipe", the linear mix from the joints of the network to the labelled joints of a data set, and writes the
+network with this mix to a new run folder. `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER
+--protocol freihand` needs no run. It computes
+the same scores as the benchmark's official code, and writes scores.json and
+samples.csv.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from jaxhand.config import UserError
@@ -17,13 +24,21 @@ from jaxhand.training import runtime
 
 
 def main() -> int:
-    """Parse the command line, score, print and write the results; the exit code."""
+    """Parse the command line, score, print and write the results; returns the exit code."""
     arguments = _parser().parse_args()
     _check(arguments)
     protocol = scoring.protocol_of(arguments.protocol) if arguments.protocol else None
     options = scoring.options_of(protocol, arguments.option) if protocol else {}
     runtime.use_compilation_cache()
-    if arguments.predictions:
+    if arguments.fit_joint_mix:
+        from jaxhand.training.adaptation import fit_joint_mix
+
+        [name] = arguments.data
+        of_set = name, arguments.split or "train"
+        out = fit_joint_mix(arguments.workdir, *of_set, arguments.fit_joint_mix, ridge=arguments.ridge)
+        print(f"Written to {out}; start a training from it with training.init_from={out}")
+    elif arguments.predictions:
+        assert protocol is not None, "`_check` requires it"
         scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)
     else:
         _score_run(arguments, protocol, options)
@@ -31,7 +46,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, *usage = __doc__.strip().split("\n\n")
+    description, *usage = (__doc__ or "").strip().split("\n\n")
     usage = "\n".join([*usage, "\nArrays of a protocol, by their names in an .npz:", *scoring.described()])
     parser = argparse.ArgumentParser(
         prog="jaxhand evaluate",
@@ -39,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=usage,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run = parser.add_argument_group("the best step of a run")
+    run = parser.add_argument_group("the best checkpoint of a run")
     run.add_argument("workdir", type=Path, nargs="?", help="run folder")
     names = "synthetic, NAME:PATH such as ho3d:PATH, or module:function:PATH (default: the run's test set)"
     run.add_argument("--data", nargs="+", metavar="NAME", help=names)
@@ -48,41 +63,49 @@ def _parser() -> argparse.ArgumentParser:
     submit = "write the file for the leaderboard: pred.zip or pred.json, for DexYCB .txt; with depth also FILE_rgbd"
     run.add_argument("--submit", type=Path, metavar="FILE", help=submit)
     run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
+    fit = "fit the mix of joints on --data, and write the network with it to a new run folder"
+    run.add_argument("--fit-joint-mix", type=Path, metavar="OUT", help=fit)
+    ridge = "how strongly the mix is drawn to the identity (default: 0.1; before a training 1)"
+    run.add_argument("--ridge", type=float, default=0.1, metavar="NUMBER", help=ridge)
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=Path, metavar="FILE", help=SUFFIXES)
-    files.add_argument("--ground-truth", type=Path, metavar="PATH", help="the same, or a folder of *_xyz.json")
+    files.add_argument("--ground-truth", type=Path, metavar="PATH", help="as --predictions, or a folder of *_xyz.json")
     files.add_argument("--output", type=Path, metavar="FOLDER", help="default: next to the predictions")
-    both = parser.add_argument_group("a benchmark's rules, for both ways")
+    both = parser.add_argument_group("rules of a benchmark, for a run or a file")
     both.add_argument("--protocol", metavar="NAME", help=", ".join(scoring.PROTOCOLS))
     both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="option of the protocol, see below")
     return parser
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse arguments that contradict each other."""
+    """Raise a UserError if arguments are missing or contradict each other."""
     of_run = [arguments.workdir, arguments.data, arguments.metrics, arguments.submit, arguments.split]
     of_files = [arguments.predictions, arguments.ground_truth]
     if any(of_run) and any([*of_files, arguments.output]):
-        raise UserError("give either a run folder, with --data or --submit, or --predictions, not both")
+        raise UserError("give either a run folder (with --data, --submit, …) or --predictions, not both")
     if any(of_files) and not all([*of_files, arguments.protocol]):
         names = ", ".join(scoring.PROTOCOLS)
-        raise UserError(f"--predictions, --ground-truth and --protocol go together (protocols: {names})")
+        raise UserError(f"--predictions, --ground-truth and --protocol must be given together (protocols: {names})")
     if not arguments.workdir and not any(of_files):
-        raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help says more")
+        raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help explains them")
     if arguments.option and not arguments.protocol:
-        raise UserError("--option needs --protocol NAME")
+        raise UserError("--option: has no effect without a protocol; add --protocol NAME")
     if arguments.submit and len(arguments.data or [""]) > 1:
-        raise UserError("--submit writes the file of one set: give one --data")
+        raise UserError("--submit: writes predictions for one data set only; give one NAME after --data")
+    if arguments.fit_joint_mix and not (arguments.workdir and len(arguments.data or []) == 1):
+        raise UserError("--fit-joint-mix needs a run folder and one --data to fit on, such as --data folder:PATH")
+    if not 0 <= arguments.ridge < math.inf:
+        raise UserError(f"--ridge must be at least 0 and finite, got {arguments.ridge}")
     if arguments.submit and arguments.split not in (None, "test"):
-        raise UserError(f"--submit writes the file of the test split: leave out --split {arguments.split}")
+        raise UserError(f"--submit: writes predictions for the test split only; leave out --split {arguments.split}")
     if arguments.workdir and arguments.workdir.is_file():
         usage = f"--predictions {arguments.workdir} --ground-truth PATH --protocol NAME"
-        raise UserError(f"{arguments.workdir} is a file, not the folder of a run; to score predictions: {usage}")
+        raise UserError(f"{arguments.workdir}: is a file, not a run folder; to score a file of predictions: {usage}")
 
 
 def _score_run(arguments: argparse.Namespace, protocol: scoring.Protocol | None, options: dict) -> None:
-    """Score the best step of a run on data sets."""
-    # Imported here: for a file of predictions these imports would double the start-up time.
+    """Score the best checkpoint of a run on data sets."""
+    # Imported here, because these imports would double the start-up time of scoring a file of predictions.
     from jaxhand.evaluation import run_scores
     from jaxhand.training import eval_loop
 

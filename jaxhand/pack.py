@@ -1,6 +1,7 @@
-"""Pack a data set into a few files with checksums: `jaxhand pack NAME PATH OUT`. It is then read as NAME:OUT.
+"""Pack a data set into a few files with checksums: `jaxhand pack NAME PATH OUT`.
 
-The same command continues after an interruption, and repairs damaged files."""
+The name of the packed set in a config is NAME:OUT. The same command continues after an interruption, and repairs
+damaged files."""
 
 import argparse
 import typing
@@ -10,7 +11,7 @@ from jaxhand.training import runtime
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Parse the command line and pack; the exit code."""
+    """Parse the command line and pack the data set; returns the exit code."""
     how = "The same command continues after an interruption, and repairs damaged files."
     description = "Pack a data set into a few files with checksums. It is then read as NAME:OUT."
     parser = argparse.ArgumentParser(prog="jaxhand pack", description=description, epilog=how)

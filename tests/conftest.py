@@ -1,4 +1,4 @@
-"""Shared fixtures: four forced host devices, a tiny run that many tests look at, research data where there is."""
+"""Shared fixtures: four forced host devices, a tiny run that many tests use, research data if available."""
 
 import json
 import os
@@ -33,7 +33,7 @@ scheduler: {warmup_steps: 5}
 
 
 class TrainedRun(NamedTuple):
-    """A run of three epochs of 12 steps that nothing disturbed, on one device."""
+    """An uninterrupted run of three epochs of 12 steps on one device."""
 
     workdir: Path
     config: Path
@@ -59,15 +59,15 @@ def tiny_yaml(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_yaml) -> configs.Config:
-    """The same as a `Config`."""
+    """The config of `tiny_yaml` as a `Config`."""
     return configs.load(tiny_yaml)
 
 
 @pytest.fixture(scope="session")
 def start():
-    """Start a command as a process of its own: `start("train", "--workdir", …)`.
+    """Start a command as a separate process: `start("train", "--workdir", …)`.
 
-    `patch` is Python that runs before the command, `devices` how many devices the processor is made to look like.
+    `patch` is Python code that runs before the command; `devices` is the number of fake CPU devices.
     """
 
     def start(name, *arguments, patch="", devices=1) -> subprocess.Popen:
@@ -86,7 +86,7 @@ def start():
 
 @pytest.fixture(scope="session")
 def command(start):
-    """Run a command as `start` does to its end: its exit code, stdout and stderr."""
+    """Run a command as `start` does and wait: returns its exit code, stdout and stderr."""
 
     def command(*arguments, **options) -> tuple[int, str, str]:
         process = start(*arguments, **options)
@@ -101,7 +101,7 @@ def command(start):
 
 @pytest.fixture(scope="session")
 def trained(command, tiny_yaml, tmp_path_factory) -> TrainedRun:
-    """The run; tests that change its folder copy it first."""
+    """A finished run. Tests that change its folder copy it first."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     code, output, errors = command("train", "--config", tiny_yaml, "--workdir", workdir)
     assert code == 0, errors
@@ -110,7 +110,7 @@ def trained(command, tiny_yaml, tmp_path_factory) -> TrainedRun:
 
 @pytest.fixture(scope="session")
 def photographs(tiny, tmp_path_factory) -> Path:
-    """A folder set, train and test alike: the 22 hands of the tiny test set as photographs with depth."""
+    """A folder set whose train and test are the 22 hands of the tiny test set, as photographs with depth."""
     folder, source = tmp_path_factory.mktemp("photographs"), data.load("synthetic", "test", tiny.data, tiny.seed)
     (folder / "images").mkdir()
     lines = []
@@ -138,7 +138,7 @@ def copy_of(tmp_path):
 
 @pytest.fixture
 def finished(trained, copy_of):
-    """The run, without its optimizer: what reads a run may not need it."""
+    """The run without its optimizer: reading a run must not need it."""
     workdir = copy_of(trained)
     for path in (workdir / "checkpoints").glob("*/optimizer"):
         shutil.rmtree(path)
@@ -147,7 +147,7 @@ def finished(trained, copy_of):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Call a command in this process, with its four devices: its exit code, stdout and stderr."""
+    """Call a command in this process, with its four devices: returns its exit code, stdout and stderr."""
     from jaxhand.training import runtime
 
     def call(main, *arguments) -> tuple[int, str, str]:
@@ -162,7 +162,7 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def disk_of(tmp_path):
-    """Mounts a disk of its own of a size such as "3m", for tests that fill it; skips where that is not allowed."""
+    """Mount a separate disk of a size such as "3m", for tests that fill it; skip if mounting is not allowed."""
     disk = tmp_path / "disk"
 
     def mount(size: str) -> Path:

@@ -16,7 +16,7 @@ def best_meta(workdir):
 
 
 def test_evaluate(finished, call):
-    """Without an optimizer, on four devices where one trained: the epoch's numbers again, and those without depth."""
+    """Without an optimizer, on four devices after training on one: the epoch's numbers, and those without depth."""
     meta = best_meta(finished)
     code, output, errors = call(evaluate.main, finished)
     assert (code, errors) == (0, "")
@@ -40,7 +40,7 @@ def test_evaluate(finished, call):
 
 
 def test_evaluate_a_folder_of_photographs(finished, photographs, call):
-    """The same hands read from files score the same, beside the built-in set."""
+    """The same hands read from files have the same scores, next to the synthetic set."""
     code, output, errors = call(evaluate.main, finished, "--data", "synthetic", f"folder:{photographs}")
     assert (code, errors) == (0, "")
     results = json.loads((finished / "evaluation.json").read_text())["results"]
@@ -72,14 +72,14 @@ def test_evaluate_refuses(finished, call, tmp_path):
 
 
 def test_evaluate_names_what_does_not_fit(finished, call):
-    """A config that is not that of the parameters: said before anything is computed."""
+    """A config that does not fit the parameters is an error before anything is computed."""
     path = finished / "checkpoints" / str(best_meta(finished)["step"]) / "meta" / "meta.json"
     text = path.read_text().replace('"width": 32', '"width": 48')
     for manifest in (finished / "checkpoints").glob("*/sha256.json"):
         manifest.unlink()
     path.write_text(text)
     line = refused(call, evaluate.main, finished)
-    assert "does not fit its model: params/" in line and "model wants" in line
+    assert "does not fit the model of its config: params/" in line and "the model needs" in line
 
 
 def test_no_optimizer_is_built(finished, monkeypatch):

@@ -71,14 +71,14 @@ def test_a_warning_is_printed_and_kept(folder, call):
     assert json.loads((folder / "pred_freihand" / "scores.json").read_text())["warnings"] == warnings
 
 
-def test_it_refuses(folder, call, tmp_path):
+def test_user_errors_are_named(folder, call, tmp_path):
     files = arguments(folder)
     assert "give a run folder, or --predictions" in refused(call)
-    assert "one way to score" in refused(call, tmp_path, *files)
-    assert "one way to score" in refused(call, *files, "--data", "synthetic")
-    assert "one way to score" in refused(call, tmp_path, "--output", tmp_path)
-    assert "is a file, not the folder of a run; to score predictions: --pred" in refused(call, folder / "pred.zip")
-    assert "go together (protocols: freihand, ho3d" in refused(call, *files[:4])
+    assert "give either a run folder" in refused(call, tmp_path, *files)
+    assert "give either a run folder" in refused(call, *files, "--data", "synthetic")
+    assert "give either a run folder" in refused(call, tmp_path, "--output", tmp_path)
+    assert "is a file, not a run folder; to score a file of predictions: --pred" in refused(call, folder / "pred.zip")
+    assert "must be given together (protocols: freihand, ho3d" in refused(call, *files[:4])
     assert "unknown protocol 'freihnd', did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))
     assert "no option 'a=1'" in refused(call, *files, "--option", "a=1")
     assert "no.json: no such file" in refused(call, *arguments(folder, predictions="no.json"))
@@ -88,11 +88,11 @@ def test_it_refuses(folder, call, tmp_path):
     assert "sample 5 of xyz, point 2, is not finite" in refused(call, *arguments(folder, predictions="pred.npz"))
     assert not (folder / "pred_freihand").exists()
     (folder / "file").write_text("")
-    assert "choose another folder by --output" in refused(call, *files, "--output", folder / "file")
+    assert "choose another folder with --output" in refused(call, *files, "--output", folder / "file")
 
 
 def test_no_library_of_models_is_loaded(folder, command):
-    """The start of a process is most of the time of a small set."""
+    """For a small set, most of the time is the start of the process."""
     loaded = "print([name for name in ('orbax', 'flax', 'grain', 'cv2') if name in sys.modules])"
     patch = f"import atexit, sys; atexit.register(lambda: {loaded})"
     code, output, errors = command("evaluate", *arguments(folder, "hamer"), patch=patch)

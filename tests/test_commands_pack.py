@@ -1,4 +1,4 @@
-"""`jaxhand pack` on a folder of photographs: what it prints, what it leaves, what it refuses."""
+"""`jaxhand pack` on a folder of photographs: its output, its files and its errors."""
 
 import json
 
@@ -13,7 +13,7 @@ COUNT = 22
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A folder set, train and test alike, with a depth image to every photograph."""
+    """A folder set, equal for train and test, with a depth image for every photograph."""
     folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     lines = []
     for i in range(COUNT):

@@ -211,7 +211,7 @@ def refused(call, *arguments):
     return errors
 
 
-def test_what_is_refused(finished, photographs, call, tmp_path):
+def test_user_errors_are_named(finished, photographs, call, tmp_path):
     image = photographs / "images" / "0.png"
     assert "no.png does not exist" in refused(call, finished, tmp_path / "no.png")
     (tmp_path / "text.png").write_text("not an image")

@@ -99,7 +99,7 @@ def test_an_unknown_key_without_a_neighbour_lists_the_known_keys():
         ("data.view=side", "data.view must be one of front, all"),
         ("data.test_split=train", "data.test_split must be one of test, val"),
         ("scheduler.name=step", "scheduler.name must be one of cosine, constant, got 'step'"),
-        ("data.crop_rule=3", "data.crop_rule must be one of square, hamer, got '3'"),
+        ("data.crop_rule=3", "data.crop_rule must be one of square, hamer, mediapipe, got '3'"),
         ("model.vit.size=XL", "model.vit.size must be one of \"\", S, B, L, H, got 'XL'"),
         ("data.depth_dropout=1.1", "data.depth_dropout must be between 0 and 1"),
         ("data.image_size=0", "data.image_size must be at least 1"),
@@ -173,7 +173,7 @@ def test_configs_set_only_what_differs_and_show_their_command(path):
 
     def check(given, config, default):
         for key, value in given.items():
-            if isinstance(default[key], dict):
+            if isinstance(default[key], dict) and default[key]:
                 check(value, config[key], default[key])
             else:
                 assert config[key] != default[key], f"{key}: {value} is the default"

@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn on the host, and colour on the device."""
+"""Augmentation: the random draws on the host, and colour on the device."""
 
 import jax
 import jax.numpy as jnp

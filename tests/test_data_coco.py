@@ -55,13 +55,13 @@ def test_a_coco_file(tmp_path):
 
 
 COCO_MISTAKES = {
-    "annotation 0: image_id 8 belongs to no image": {"annotation": ANNOTATION | {"image_id": 8}},
+    "annotation 0: image_id 8 is not the id of an image": {"annotation": ANNOTATION | {"image_id": 8}},
     "annotation 0: hand_type must be .* got 'both'": {"annotation": ANNOTATION | {"hand_type": "both"}},
     "annotation 0: joint_cam must be 21x3 numbers": {"annotation": ANNOTATION | {"joint_cam": [[0, 0, 0]] * 42}},
-    "annotation 0: keypoints must be 21x3 numbers, got 3 in all": {"annotation": ANNOTATION | {"keypoints": [1, 2, 3]}},
+    "annotation 0: keypoints must be 21x3 numbers, got 3 ": {"annotation": ANNOTATION | {"keypoints": [1, 2, 3]}},
     "annotation 0: has joint_cam but no cam_param": {"image": IMAGE},
     "annotation 0: missing key 'width'": {"image": {"id": 7, "file_name": "a.png"} | CAMERA},
-    "entry 0 of annotations is not an object": {"annotation": "lost"},
+    "entry 0 of annotations is not a JSON object": {"annotation": "lost"},
     "annotation 0: keypoints must be 21x3 numbers, got 20": {"annotation": ANNOTATION | {"keypoints": [0] * 20}},
 }
 
@@ -75,10 +75,10 @@ def test_a_mistake_in_a_coco_file_is_named(tmp_path, message):
 
 def test_a_file_that_is_no_coco(tmp_path):
     for text, message in {
-        "[1, 2]": "has no list 'images'; it is another file",
+        "[1, 2]": "has no list 'images'; give another file",
         '{"images": []}': "has no list 'annotations'",
         '{"images": [], "annotations": [{"id": 1}, {': "cut off or damaged after 1 annotations|annotation 0",
-        '{"images": [], "annotations": []}': "holds no annotation",
+        '{"images": [], "annotations": []}': "contains no annotation",
     }.items():
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(UserError, match=f"other.json: ({message})"):

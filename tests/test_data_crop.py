@@ -24,7 +24,7 @@ def make_record(hand="right", height=230, width=260, K=K, **fields):
 
 
 def with_blob(record, joint, sigma):
-    """The record with a bright Gaussian, and a disc of depth, where the joint is seen."""
+    """The record with a bright Gaussian, and a disc of depth, at the joint's pixel."""
     x, y = project(record.keypoints_3d, record.K)[joint]
     height, width = record.image.shape[:2]
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
@@ -41,19 +41,19 @@ def centroid(weight):
 
 @pytest.mark.parametrize("hand", ["right", "left"])
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("size, sigma", [(128, 3.0), (40, 8.0)])  # enlarged or alike, and shrunk by whole blocks
+@pytest.mark.parametrize("size, sigma", [(128, 3.0), (40, 8.0)])  # enlarged or equal, and shrunk by complete blocks
 def test_labels_follow_the_pixels(hand, change, size, sigma):
     for joint in (0, 8, 17):
         sample = crop(with_blob(make_record(hand), joint, sigma), size, 2.5, **change)
         where = sample["keypoints_2d"][joint]
-        assert np.all(where > 4) and np.all(where < size - 5)  # the blob is inside, or its centroid says nothing
+        assert np.all(where > 4) and np.all(where < size - 5)  # the blob must be inside for a meaningful centroid
         assert np.abs(centroid(sample["image"][..., 0].astype(float)) - where).max() < 0.05
         assert np.abs(centroid((sample["depth"] < 1).astype(float)) - where).max() < 0.7  # nearest pixel
 
 
 @pytest.mark.parametrize("hand", ["right", "left"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_new_camera_sees_new_joints_at_new_pixels(hand, change):
+def test_new_camera_projects_new_joints_to_new_pixels(hand, change):
     record = make_record(hand)
     sample = crop(record, 64, 1.4, **change)
     np.testing.assert_allclose(project(sample["keypoints_3d"], sample["K"]), sample["keypoints_2d"], atol=2e-3)
@@ -82,7 +82,7 @@ def test_left_hand_equals_the_right_hand_of_the_mirrored_image():
 
 
 @pytest.mark.parametrize("hand", ["right", "left"])
-def test_whole_image_is_taken_over_untouched(hand):
+def test_a_crop_of_the_whole_image_copies_it(hand):
     rng = np.random.default_rng(0)
     image, depth = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8), rng.uniform(400, 600, (64, 64)).astype(np.float32)
     half = 64 / 1.4 / 2

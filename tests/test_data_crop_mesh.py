@@ -1,4 +1,4 @@
-"""Meshes in crops: vertices and pose turn and mirror with the hand, and foreign ones are left out."""
+"""Meshes in crops: vertices and pose rotate and mirror with the hand; labels of another hand model are left out."""
 
 import numpy as np
 import pytest

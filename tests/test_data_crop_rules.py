@@ -1,12 +1,13 @@
-"""Crops as HaMeR makes them: the box, its pixels and the blur, against its steps written out; and unknown cameras."""
+"""Crops as HaMeR makes them: the box, its pixels and the blur, compared with a plain version; and unknown cameras."""
 
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import crop
+from jaxhand.data.crop import crop, warp
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
+from jaxhand.hand import roi
 from jaxhand.hand.camera import project, uncrop
 from jaxhand.hand.draw import write_png
 
@@ -51,7 +52,7 @@ def hamer_crop(image, bbox, scale, size):
 
 
 @pytest.mark.parametrize("bbox", [(100, 60, 170, 130), (20, 30, 280, 130), (90.5, 10, 150, 230.25), (-30, 90, 60, 240)])
-@pytest.mark.parametrize("size", [64, 24])  # hardly smaller, and blurred much
+@pytest.mark.parametrize("size", [64, 24])  # hardly smaller, and strongly blurred
 def test_a_crop_is_hamers(bbox, size):
     image = texture(240, 300)
     ours = crop(record_of(image, bbox, hand="right"), size, 2.0, rule=HAMER)["image"]
@@ -86,6 +87,50 @@ def test_a_photo_is_cropped_as_its_pixels_are(tmp_path):
     np.testing.assert_array_equal(one["image"], two["image"])
 
 
-def test_a_camera_that_nobody_knows():
+def test_an_unknown_camera():
     np.testing.assert_array_equal(RULES["square"].camera(640, 480), [[768, 0, 319.5], [0, 768, 239.5], [0, 0, 1]])
     np.testing.assert_array_equal(HAMER.camera(512, 256), [[10000, 0, 256], [0, 10000, 128], [0, 0, 1]])
+
+
+def upright_hand(angle, hand="left", **fields):
+    """A hand that leans by an angle from upright, radians, clockwise."""
+    rng = np.random.default_rng(0)
+    joints = np.stack([rng.uniform(-40, 40, 21), -np.arange(21) * 4.0, rng.uniform(-20, 20, 21)], 1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    joints = joints @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]).T + (10, -5, 500)
+    return Record(texture(240, 320), K, joints, np.ones(21), hand, **fields)
+
+
+@pytest.mark.parametrize("hand", ["right", "left"])
+@pytest.mark.parametrize("angle", [0.0, 1.0, -2.5])
+def test_mediapipes_crop_is_the_square_of_its_second_pass(hand, angle):
+    record = upright_hand(angle, hand, bbox=np.array([0.0, 0, 10, 10]))
+    sample = crop(record, 224, 1.5, rule=RULES["mediapipe"])
+    square = roi.of_joints(project(record.keypoints_3d, K))
+    A = square.matrix(224)
+    pixels = project(record.keypoints_3d, K) @ A[:2, :2].T + A[:2, 2]
+    np.testing.assert_allclose(sample["keypoints_2d"], pixels, atol=1e-3)
+    np.testing.assert_allclose(sample["keypoints_3d"], record.keypoints_3d @ square.rotation().T, atol=1e-3)
+    expected = np.zeros((224, 224, 3), np.uint8)
+    warp(record.image, A, 224 / square.side, False, expected)
+    np.testing.assert_array_equal(sample["image"], expected)  # not mirrored
+    assert sample["is_right"] == 1
+
+
+@pytest.mark.parametrize("change", [{}, {"rotation": 0.4, "scale": 1.1, "shift": (0.05, -0.03)}])
+def test_mediapipes_crop_is_undone_by_uncrop(change):
+    record = upright_hand(0.8)
+    sample = crop(record, 224, 1.5, rule=RULES["mediapipe"], **change)
+    np.testing.assert_allclose(project(sample["keypoints_3d"], sample["K"]), sample["keypoints_2d"], atol=2e-3)
+    keys = ("keypoints_2d", "keypoints_3d", "K", "K_image", "is_right", "rotation")
+    pixels, joints = uncrop(*(sample[key] for key in keys))
+    np.testing.assert_allclose(joints, record.keypoints_3d, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(pixels, project(record.keypoints_3d, K), atol=5e-3)
+
+
+def test_mediapipes_crop_without_all_joints_is_upright_around_the_box():
+    record = upright_hand(0.8, "right", bbox=np.array([100.0, 60, 180, 160]))
+    record.joint_valid[3] = 0
+    sample, square = (crop(record, 224, 1.5, rule=RULES[name]) for name in ("mediapipe", "square"))
+    np.testing.assert_array_equal(sample["image"], square["image"])
+    assert sample["rotation"] == 0

@@ -56,7 +56,7 @@ def test_a_record_has_image_and_depth_in_mm(root):
 
 
 def test_the_splits_of_the_toolkit():
-    """Counts of whole sequences and cameras, of 10 subjects, 8 cameras and 100 sequences."""
+    """Counts of complete sequences and cameras, of 10 subjects, 8 cameras and 100 sequences."""
     count = {}
     for (setup, split), (of_subject, of_camera, of_sequence) in dexycb.SPLITS.items():
         tests = (10, of_subject), (8, of_camera), (100, of_sequence)
@@ -71,7 +71,7 @@ def test_the_splits_of_the_toolkit():
 
 
 def test_setups_choose_subjects_cameras_and_objects(tmp_path):
-    """Eight cameras, so that the one of the test is there: ids count within the setup's own cameras."""
+    """Eight cameras, to include the test's camera: ids count only the cameras of the setup."""
     one = {"subjects": tree.SUBJECTS[:1], "serials": dexycb.SERIALS, "sequences": 1}
     root = tree.write(tmp_path, 1, images=False, subjects=one["subjects"], serials=one["serials"])
     test = dexycb.load(root, "test", variant="s2", **one)
@@ -84,7 +84,7 @@ def test_setups_choose_subjects_cameras_and_objects(tmp_path):
 
 
 def test_all_45_coefficients_are_decoded_by_each_hands_components(root):
-    """Taken for angles they would give another hand; smplx does that with 45 of them."""
+    """Read as angles, they would be another hand; smplx reads 45 numbers as angles."""
     source = dexycb.load(root, "train", **TINY, mano=ManoLabels(MEAN, COMPONENTS))
     wanted = [frame for frame in frames_of((0, 1), range(4)) if tree.has_hand(frame[3])]
     for record, frame in zip(map(source.read_annotation, range(len(source))), wanted, strict=True):
@@ -141,9 +141,9 @@ def test_mistakes_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=match):
             dexycb.load(*arguments[:2], variant="".join(arguments[2:]))
-    with pytest.raises(UserError, match="20200709-subject-01: holds 1 sequences and not 100"):
+    with pytest.raises(UserError, match="20200709-subject-01: contains 1 sequences, not 100"):
         dexycb.load(root, "train")
-    with pytest.raises(UserError, match="subject-03: no such folder; the set is half-downloaded"):
+    with pytest.raises(UserError, match="subject-03: no such folder; download the missing subject"):
         dexycb.load(root, "train", **one | {"subjects": (*tree.SUBJECTS, "20200820-subject-03")})
     with pytest.raises(UserError, match=r"annotations/DEX_YCB_s0_test_data\.json: no such file"):
         dexycb.load(root, "test", variant="json")
@@ -159,18 +159,18 @@ def test_mistakes_are_named(tmp_path):
     label = root / name / "labels_000001.npz"
     whole = label.read_bytes()
     for content, match in (
-        (whole[:200], "damaged labels of DexYCB"),
-        ({"joint_3d": np.ones((1, 21, 3)) * 700, "pose_m": np.zeros((1, 51))}, "goes up to 700; DexYCB's are metres"),
+        (whole[:200], "damaged file"),
+        ({"joint_3d": np.ones((1, 21, 3)) * 700, "pose_m": np.zeros((1, 51))}, "must be .* up to 700"),
         ({"joint_3d": np.ones((21, 3)), "pose_m": np.zeros((1, 51))}, "joint_3d must be 1x21x3"),
-        ({"joint_3d": np.ones((1, 21, 3))}, "damaged labels of DexYCB"),
-        (None, "1 of 6 files are missing; the set is half-downloaded"),
+        ({"joint_3d": np.ones((1, 21, 3))}, "damaged file"),
+        (None, "1 of 6 files are missing; download the subject again"),
     ):
         label.unlink()
         if isinstance(content, bytes):
             label.write_bytes(content)
         elif content:
             np.savez(label, **content)
-        (root / name / f"touched_{match[:8]}").touch()  # a file more or less is a reason to read again
+        (root / name / f"touched_{match[:8]}").touch()  # an added or removed file makes it read again
         with pytest.raises(UserError, match=f"labels_000001.npz: .*{match}"):
             dexycb.load(root, "train", **one)
 
@@ -179,10 +179,10 @@ def test_mistakes_are_named(tmp_path):
     "content, match",
     [
         ('{"images": [', "cut off or damaged after 0 images"),
-        ('{"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [{"id": 0}, ', "annotation 0 is not as it"),
+        ('{"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [{"id": 0}, ', "annotation 0 is malformed"),
         ('{"images": [{"id": 0}], "annotations": []}', "image 0 has no id or no file_name"),
-        ('{"images": [], "annotations": []}', "holds no annotation of a hand"),
-        ('{"images": [1], "annotations": []}', "entry 0 of images is not an object"),
+        ('{"images": [], "annotations": []}', "contains no annotation of a hand"),
+        ('{"images": [1], "annotations": []}', "entry 0 of images is not a JSON object"),
         ("[]", "has no list 'images'"),
     ],
 )

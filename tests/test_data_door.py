@@ -1,4 +1,4 @@
-"""A data set from outside the package: named as module:function:PATH, looked at, trained on, packed, scored."""
+"""A data set from outside the package: named as module:function:PATH, inspected, trained on, packed, scored."""
 
 import json
 
@@ -84,9 +84,9 @@ def test_it_is_one_of_a_mix(toy, tmp_path, tiny):
             "data set no_such_module:load: cannot import no_such_module \\(ModuleNotFoundError: No module named",
         ),
         ("broken:load:sets", "data set broken:load: cannot import broken \\(SyntaxError: invalid syntax"),
-        ("toy_hands:wrong:sets", "data set toy_hands:wrong must return a source \\(__len__, __getitem__\\), got int"),
+        ("toy_hands:wrong:sets", "data set toy_hands:wrong: must return a source \\(__len__, __getitem__\\), got int"),
         ("freihnad:/some:/where", "unknown data set 'freihnad'; did you mean 'freihand'"),
-        ("synthetic:/x", "data set synthetic takes no path: its hands are rendered. Write synthetic alone"),
+        ("synthetic:/x", "data set synthetic takes no path: its hands are rendered; write synthetic alone"),
         ("synthetic:", "data set synthetic takes no path"),
     ],
 )

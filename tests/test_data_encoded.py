@@ -1,4 +1,4 @@
-"""Encoded photographs: a crop of one is the crop of its decoded image, whatever it is and however little is decoded."""
+"""Encoded photographs: a crop of one equals the crop of its decoded image, for any format and any decoded part."""
 
 import dataclasses
 import struct
@@ -28,7 +28,7 @@ def jpeg(pixels, *options):
 
 
 def turned_by_exif(content, orientation, order="<"):
-    """The JPEG with an EXIF header of two tags: the width, and how it is to be turned."""
+    """The JPEG with an EXIF header of two tags: the width and the orientation."""
     tags = [(0x0100, 4, 1, 0), (0x0112, 3, 1, orientation)]
     packed = [struct.pack(order + "HHI", *tag[:3]) + struct.pack(order + ("I" if tag[1] == 4 else "Hxx"), tag[3])
               for tag in tags]  # fmt: skip
@@ -48,7 +48,7 @@ def record_of(content, center, extent, hand="right"):
 
 
 def assert_same_crop(record, size, change, most):
-    """Labels equal to the bit; pixels equal but for the rounding of another order of steps, or of another reduction."""
+    """Labels are bit-identical; pixels differ only by the rounding of another order of steps or another reduction."""
     one = crop(record, size, 1.3, **change)
     two = crop(dataclasses.replace(record, image=record.image.pixels), size, 1.3, **change)
     for key in one:
@@ -85,13 +85,13 @@ def test_exif_turns_the_labels_way(orientation, order):
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("size", [100, 48, 24, 12])
 def test_a_blob_stays_under_its_joint(orientation, size):
-    """On the pixels alone: the bright spot of a JPEG that is turned and shrunk is where the label says."""
+    """From the pixels alone: the bright spot of a rotated and shrunk JPEG is at the label."""
     base = record_of(turned_by_exif(jpeg(np.zeros((230, 310, 3), np.uint8)), orientation), (120, 110), 90)
     x, y = project(base.keypoints_3d, base.K)[8]
     width, height = base.image.size
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     shown = (250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 200)).astype(np.uint8)
-    turns = {1: shown, 3: shown[::-1, ::-1], 6: shown.T[::-1], 8: shown.T[:, ::-1]}  # back to how it is stored
+    turns = {1: shown, 3: shown[::-1, ::-1], 6: shown.T[::-1], 8: shown.T[:, ::-1]}  # back to the stored orientation
     stored = np.repeat(turns[orientation][..., None], 3, -1)
     record = dataclasses.replace(base, image=EncodedImage(turned_by_exif(jpeg(stored), orientation), "a.jpg"))
     sample = crop(record, size, 2.0, rotation=0.4)
@@ -135,7 +135,7 @@ def test_no_more_is_decoded_than_the_crop_needs():
         shrink = 640 // shape[1]
         np.testing.assert_allclose(T @ (0, 0, 1), ((shrink - 1) / 2, (shrink - 1) / 2, 1))
     upside_down = EncodedImage(turned_by_exif(photo.content, 3), "a.jpg")
-    assert upside_down.decode_region(corners, 1)[0].shape[0] == 464  # what is above is stored last
+    assert upside_down.decode_region(corners, 1)[0].shape[0] == 464  # the top rows are stored last
     assert upside_down.decode_region(corners + [[0], [300]], 1)[0].shape[0] == 164
     progressive = EncodedImage(jpeg(smooth(480, 640), cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "a.jpg")
     assert progressive.decode_region(corners, 1)[0].shape == (480, 640, 3)

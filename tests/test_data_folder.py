@@ -89,7 +89,7 @@ MISTAKES = {
     "joints_3d must be 21x3 numbers, got something else": changed(joints_3d=[[0, 0]] + LINE["joints_3d"][1:]),
     "joints_3d is not finite": changed(joints_3d=[[0, 0, None]] + LINE["joints_3d"][1:]),
     "a joint is behind the camera": changed(joints_3d=(-JOINTS).tolist()),
-    "joints_3d looks like metres.*multiply by 1000": changed(joints_3d=(JOINTS / 1000).tolist()),
+    "joints_3d must be in millimetres.*multiply by 1000": changed(joints_3d=(JOINTS / 1000).tolist()),
     "K must be 3x3 numbers, got shape 2x3": changed(K=LINE["K"][:2]),
     "K must be .*in px, got": changed(K=[[0, 0, 40], [0, 120, 30], [0, 0, 1]]),
     "K must be \\[\\[fx, skew, cx\\]": changed(K=np.transpose(LINE["K"]).tolist()),
@@ -116,7 +116,7 @@ def test_a_folder_that_is_not_there(folder, tmp_path):
         load(folder(LINE), "test")
     with pytest.raises(UserError, match="train.jsonl: empty"):
         load(folder("", ""), "train")
-    with pytest.raises(UserError, match="too few lines to hold every fifth out"):
+    with pytest.raises(UserError, match="too few lines for a split val"):
         load(folder(*[LINE] * 4), "val")
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="train.jsonl: cannot be read as text"):
@@ -139,7 +139,7 @@ def test_a_cut_off_image_is_named_when_it_is_read(folder, ending, share):
 def test_depth_of_another_kind_is_refused(folder, depth):
     path = folder(LINE | {"depth": "d.png"})
     cv2.imwrite(str(path / "d.png"), depth)
-    with pytest.raises(UserError, match="train.jsonl:1: depth .*d.png is not a 16-bit grey PNG of the .* 83x61 px"):
+    with pytest.raises(UserError, match="train.jsonl:1: depth .*d.png: must be a 16-bit grey PNG of 83x61 px"):
         load(path, "train")[0]
 
 

@@ -34,7 +34,7 @@ def released(tmp_path_factory):
 
 @pytest.fixture
 def changed(tmp_path, folder):
-    """Write one file of labels of a copy anew: `changed("training_K.json", text)`; the copy's folder."""
+    """Rewrite one file of labels in a copy: `changed("training_K.json", text)`; returns the copy's folder."""
 
     def changed(name, text):
         for file in folder.glob("*.json"):
@@ -107,7 +107,7 @@ def test_the_evaluation_without_its_labels(folder):
 
 
 def test_the_evaluation_with_its_labels(released):
-    for place in (released, released.parent / "FreiHAND_pub_v2_eval"):  # beside the folder, or alone
+    for place in (released, released.parent / "FreiHAND_pub_v2_eval"):  # next to the folder, or alone
         source = freihand.load(place, "test", mano=ManoLabels(np.zeros(45), vertices=True))
         assert len(source) == 3
         record = source[2]
@@ -137,18 +137,18 @@ def test_label_and_file_of_a_record(folder):
 XYZ = [layout.joints("training", k).tolist() for k in range(N)]
 MISTAKES = {
     "training_xyz.json: 4 entries, but training_K.json has 5": ("training_xyz.json", XYZ[:4]),
-    "training_xyz.json: the joints' median z is 6.*metres": ("training_xyz.json", (np.array(XYZ) * 1000).tolist()),
-    "training_xyz.json: the joints' median z is -0.6": ("training_xyz.json", (-np.array(XYZ)).tolist()),
+    "training_xyz.json: joints must be .* median z is 6": ("training_xyz.json", (np.array(XYZ) * 1000).tolist()),
+    "training_xyz.json: joints must be .* median z is -0.6": ("training_xyz.json", (-np.array(XYZ)).tolist()),
     "training_xyz.json: entry 3 is not finite": ("training_xyz.json", XYZ[:3] + [[[np.nan] * 3] * 21] + XYZ[4:]),
-    "training_xyz.json: must hold a list of 21x3 numbers .*null": ("training_xyz.json", XYZ[:4] + [[[None] * 3] * 21]),
-    "training_xyz.json: must hold a list of 21x3 numbers, but": ("training_xyz.json", [x[:20] for x in XYZ]),
-    "training_xyz.json: must hold a list .*other lengths": ("training_xyz.json", XYZ[:4] + [XYZ[4][:20] + [[0] * 2]]),
-    "training_xyz.json: must hold a list of 21x3.*of other": ("training_xyz.json", np.ravel(XYZ).tolist()),
-    "training_xyz.json: does not end as a list does: cut off": ("training_xyz.json", json.dumps(XYZ)[:3000]),
+    "training_xyz.json: must contain a list .* numbers .*null": ("training_xyz.json", XYZ[:4] + [[[None] * 3] * 21]),
+    "training_xyz.json: must contain a list of 21x3 numbers, but": ("training_xyz.json", [x[:20] for x in XYZ]),
+    "training_xyz.json: must contain .*other lengths": ("training_xyz.json", XYZ[:4] + [XYZ[4][:20] + [[0] * 2]]),
+    "training_xyz.json: must contain a list of 21x3.*have other": ("training_xyz.json", np.ravel(XYZ).tolist()),
+    "training_xyz.json: does not end with ']': cut off": ("training_xyz.json", json.dumps(XYZ)[:3000]),
     "training_xyz.json: cut off after 3 entries": ("training_xyz.json", json.dumps(XYZ[:3])[:-2]),
-    "training_K.json: must hold a list of 3x3": ("training_K.json", "[]"),
+    "training_K.json: must contain a list of 3x3": ("training_K.json", "[]"),
     "training_K.json: does not end": ("training_K.json", "<html>not found</html>"),
-    "training_K.json: must hold": ("training_K.json", '["page", "not found"]'),
+    "training_K.json: must contain": ("training_K.json", '["page", "not found"]'),
     "training_K.json: does not": ("training_K.json", ""),
 }
 
@@ -190,8 +190,8 @@ print(len(source), time.time() - start, int(peak[1]) / 1024)
 
 
 @pytest.mark.slow
-def test_the_whole_set_starts_quickly(tmp_path):
-    """130,240 records, first parsed and then from the cache: seconds and peak MB of the whole process."""
+def test_the_complete_set_starts_quickly(tmp_path):
+    """130,240 records, first parsed and then from the cache: seconds and peak MB of the process."""
     rng = np.random.default_rng(0)
     for name, entry in {"K": layout.camera(0), "xyz": layout.joints("training", 0)}.items():
         entries = [json.dumps((entry * rng.uniform(0.9, 1.1)).tolist()) for _ in range(110)]
@@ -217,7 +217,7 @@ def test_real_images(shared):
         assert inside.all()
         assert crop(record, 64, 1.4)["image"].std() > 10
     by_number = {int(record.name[:8]): record for record in records}
-    for number, record in by_number.items():  # what the reader of the whole set rests on: k + N v
+    for number, record in by_number.items():  # the reader of the complete set relies on k + N v
         np.testing.assert_array_equal(record.keypoints_2d, by_number[number % freihand.ANNOTATIONS].keypoints_2d)
     held = freihand.load(shared / "real/freihand/test_freihand.json", "val")
     kept = freihand.load(shared / "real/freihand/test_freihand.json", "train", without_val=True)

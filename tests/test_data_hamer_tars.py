@@ -1,4 +1,4 @@
-"""HaMeR's tars and evaluation files: units, filters, any record of a tar, hands with 2D labels only, evil pickles."""
+"""HaMeR's tars and evaluation files: units, filters, random access, hands with 2D labels only, hostile pickles."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def one(folder, *hands, content=None, name="000000.tar"):
 
 
 def check(record, seed, name):
-    """A hand of the layout, put where K sees it at its pixels."""
+    """A hand of the layout, moved so that K projects it to its pixels."""
     np.testing.assert_allclose(record.keypoints_2d, tree.pixels(seed), atol=1e-3)
     np.testing.assert_allclose(record.K, tree.K())
     np.testing.assert_allclose(record.keypoints_3d, tree.joints(seed), atol=0.5)
@@ -85,7 +85,7 @@ def confidences(*values):
 
 
 def test_filters_are_hamers_own(tmp_path):
-    """Each hand by whether it is left, and which labels count; each filter can be set."""
+    """For each hand: whether it is left out, and which labels count; each filter can be set."""
     loss = lambda value: {"fitting_loss": np.array({"reprojection_loss": np.float32(value)})}  # noqa: E731
     big = np.full(10, 0.5, np.float32)
     big[3] = -3.5
@@ -116,7 +116,7 @@ def test_filters_are_hamers_own(tmp_path):
     assert [apart[i] for i in (5, 6, 7)] == [(True, False), (True, False), (False, True)]
     zeros = read(zero_shape=True)[1]
     assert not zeros[3].mano_shape.any() and zeros[3].mano_pose is None and zeros[0].mano_shape.any()
-    with pytest.raises(UserError, match="the filters leave no hand of train"):
+    with pytest.raises(UserError, match="all hands of train are removed by the filters"):
         read(least_keypoints=22)
 
 
@@ -143,14 +143,14 @@ def test_hostile_pickles_are_refused_by_name(tmp_path):
 
 
 def test_cut_off_tars_are_named(tmp_path):
-    """At every place: within a member, within a header, between members, at the zeros of the end."""
+    """Cut at every kind of position: in a member, in a header, between members, in the zeros at the end."""
     whole = tree.write_tars(tmp_path, 1, 3).joinpath("000000.tar").read_bytes()
     size = len(whole.rstrip(b"\0"))
     size += -size % 512  # of the members alone
     second = whole.index(b"rgb/00000001.jpg")
     for end in (0, 100, 700, second - 1, second, second + 512, size - 600, size):
         (tmp_path / "000000.tar").write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"000000\.tar: (cut off|holds no)"):
+        with pytest.raises(UserError, match=r"000000\.tar: (cut off|contains no)"):
             hamer_tars.load(tmp_path, "train")
     damaged = bytearray(whole)
     damaged[second : second + 512] = b"x" * 512
@@ -162,24 +162,24 @@ def test_cut_off_tars_are_named(tmp_path):
 def test_mistakes_in_tars_are_named(tmp_path):
     for path, split, match in (
         (tmp_path / "none", "train", "none: no such folder"),
-        (tmp_path, "train", "holds no tar; it should hold 000000.tar"),
-        (tmp_path, "test", "hamer, test: unknown; the tars are for train and val, and hamer-npz is for the test"),
+        (tmp_path, "train", "contains no tar; give the folder with 000000.tar"),
+        (tmp_path, "test", "hamer, test: unknown; use hamer for train or val, hamer-npz for test"),
     ):
         with pytest.raises(UserError, match=match):
             hamer_tars.load(path, split)
     tree.write_tars(tmp_path / "freihand-train", 1, 1)
-    with pytest.raises(UserError, match="holds no tar; name one of its folders: freihand-train"):
+    with pytest.raises(UserError, match="contains no tar; give one of its folders: freihand-train"):
         hamer_tars.load(tmp_path, "train")
 
     points, joints = tree.hand(0)["keypoints_2d"], tree.hand(0)["keypoints_3d"]
     for number, (hands, content, match) in enumerate((
-        ([tree.hand(0, scale=np.array([80.0, 90.0]))], None, "scale is 85 at the median; in tars it is pixels / 200"),
-        ([tree.hand(0, keypoints_3d=joints * [1000, 1000, 1000, 1])], None, "keypoints_3d; in tars they are metres"),
+        ([tree.hand(0, scale=np.array([80.0, 90.0]))], None, "scale must be pixels / 200, but its median is 85"),
+        ([tree.hand(0, keypoints_3d=joints * [1000, 1000, 1000, 1])], None, "keypoints_3d must be in metres"),
         ([tree.hand(0, keypoints_2d=points[:20])], None, "a.b/00000000.data.pyd: hand 0 is malformed"),
         ([tree.hand(0), {"right": 1}], None, "a.b/00000000.data.pyd: hand 1 is malformed"),
         ([tree.hand(0)], b"GIF89a", "a.b/00000000.jpg is no JPEG or PNG"),
-        ([], None, "holds no hand"),
-        (pickle.dumps({"right": 1}), None, "must be a list of hands, not dict"),
+        ([], None, "contains no hand"),
+        (pickle.dumps({"right": 1}), None, "must be a list of hands, got dict"),
         (pickle.dumps([1])[:-3], None, "a.b/00000000.data.pyd: damaged or incomplete pickle"),
     )):  # fmt: skip
         content = tree.image(0) if content is None else content
@@ -206,7 +206,7 @@ def test_npz_has_scale_in_pixels(tmp_path, names):
 
 
 def test_npz_with_less(tmp_path):
-    """No `right`, one number for both sides, no 3D and no MANO: as HInt's files; and 3D where no pixel is known."""
+    """No `right`, one number for both sides, no 3D and no MANO, as in HInt's files; and 3D without known pixels."""
     gone = dict.fromkeys(("right", "hand_keypoints_3d", "hand_pose", "has_hand_pose", "betas", "has_betas"))
     file = tree.write_npz(tmp_path / "TEST_newdays_img_vis.npz", scale=np.full(4, 120.0), extra_info=None, **gone)
     record = hamer_tars.load(file, "test", variant="npz").read_annotation(2)
@@ -218,7 +218,7 @@ def test_npz_with_less(tmp_path):
     record = hamer_tars.load(file, "test", variant="npz").read_annotation(1)
     assert record.joint_valid.all() and not record.joint_valid_2d.any()
     points = project(record.keypoints_3d, record.K)
-    assert abs(points - tree.pixels(1)).max() < 3  # the box tells it nearly as well
+    assert abs(points - tree.pixels(1)).max() < 3  # the box determines it nearly as well
     extent, side = (np.ptp(x[:, :2], axis=0).max() for x in (tree.joints(1), tree.pixels(1)))
     np.testing.assert_allclose(record.keypoints_3d[0, 2], 4375 * extent / side, rtol=1e-5)
     from_wrist = tree.joints(1) - tree.joints(1)[0]
@@ -227,10 +227,10 @@ def test_npz_with_less(tmp_path):
 
 def test_mistakes_in_npz_are_named(tmp_path):
     for arrays, match in (
-        ({"scale": np.full((4, 2), 0.4)}, "scale is 0.4 at the median; in .npz files it is in pixels"),
-        ({"imgname": None}, "has no 'imgname'; it holds center, scale"),
-        ({"right": np.ones(3)}, "right must be 4 rows of numbers"),
-        ({"betas": np.array([{}] * 4, object)}, "betas must be 4 rows of numbers"),
+        ({"scale": np.full((4, 2), 0.4)}, "the median of scale is 0.4; it must be in pixels"),
+        ({"imgname": None}, "has no key 'imgname', only center, scale"),
+        ({"right": np.ones(3)}, "right must have 4 rows of numbers"),
+        ({"betas": np.array([{}] * 4, object)}, "betas must have 4 rows of numbers"),
         ({"hand_keypoints_3d": np.ones((4, 21, 3))}, "an array has the wrong shape"),
     ):
         with pytest.raises(UserError, match=f"a.npz: {match}"):

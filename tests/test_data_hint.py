@@ -1,4 +1,4 @@
-"""HInt: hands labelled in 2D only, hidden joints, boxes whose kind is found out, and Ego4D's missing frames."""
+"""HInt: hands labelled in 2D only, hidden joints, boxes whose form is detected, and Ego4D's missing frames."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_records_have_2d_labels_only(tmp_path, corners):
 
 
 def test_crops_keep_the_2d_labels(tmp_path):
-    """A left hand comes out as a right one, with its keypoints where the dots are."""
+    """A left hand becomes a right one, with its keypoints at the dots."""
     source = hint.load(tree.write(tmp_path), "test")
     for i in range(2):
         cut = crop(source[i], 256, 1.4)
@@ -65,7 +65,7 @@ def test_splits_and_sources(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     for arguments, match in (
-        ({"split": "test"}, "holds none of TEST_newdays_img, TEST_epick_img, TEST_ego4d_img; it should be"),
+        ({"split": "test"}, "contains none of TEST_newdays_img, TEST_epick_img, TEST_ego4d_img; give"),
         ({"split": "test", "variant": "ego5d"}, "hint-ego5d: unknown; the sources are newdays"),
         ({"split": "dev"}, "hint, dev, all: unknown"),
         ({"split": "test", "joints": "vis"}, "hint, test, vis: unknown"),
@@ -73,7 +73,7 @@ def test_mistakes_are_named(tmp_path):
         with pytest.raises(UserError, match=match):
             hint.load(tmp_path, **arguments)
     (tmp_path / "TEST_ego4d_img").mkdir()
-    with pytest.raises(UserError, match="TEST_ego4d_img: holds no .json file"):
+    with pytest.raises(UserError, match="TEST_ego4d_img: contains no .json file"):
         hint.load(tmp_path, "test")
     tree.write(tmp_path, ["TEST_ego4d_img"])
     source = hint.load(tmp_path, "test")
@@ -89,7 +89,7 @@ def test_mistakes_are_named(tmp_path):
         ([whole, whole], "not labels of one hand"),
         ([whole | {"keypoints": whole["keypoints"][:20]}], "not labels of one hand"),
         ([{key: whole[key] for key in ("bbox", "keypoints")}], "not labels of one hand .KeyError..occlusion"),
-        ([whole | {"bbox": [[0, 0, 1, None]]}], "its numbers are not finite"),
+        ([whole | {"bbox": [[0, 0, 1, None]]}], "bbox or keypoints are not finite"),
     )):  # fmt: skip
         file = tmp_path / f"TEST_ego4d_img/a{number}_r.json"
         file.write_text(json.dumps(content))

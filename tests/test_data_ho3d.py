@@ -93,7 +93,7 @@ def test_frames_without_labels_are_left_out(folder):
 
 def test_a_frame_with_a_camera_but_no_hand_is_left_out_too(copy):
     change(copy / "train/MC1/meta/0002.pkl", handJoints3D=None)
-    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    (copy / "train/MC1/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
     source = ho3d.load(copy, "train")
     assert len(source) == 10 and "train/MC1/rgb/0002.jpg" not in names(source)
 
@@ -112,11 +112,11 @@ def test_the_pose_turns_with_its_hand(folder):
         stored = layout.pose(*frame_of(record))
         turned = cv2.Rodrigues(record.mano_pose[:3].astype(float))[0]
         np.testing.assert_allclose(turned, np.diag([1, -1, -1]) @ cv2.Rodrigues(stored[:3])[0], atol=1e-6)
-        np.testing.assert_allclose(record.mano_pose[3:], stored[3:], rtol=1e-6)  # the fingers turn against the palm
+        np.testing.assert_allclose(record.mano_pose[3:], stored[3:], rtol=1e-6)  # relative to the palm
         np.testing.assert_array_equal(record.mano_shape, np.arange(10))
 
 
-def test_the_evaluation_knows_the_wrist_and_a_box(folder):
+def test_the_evaluation_has_only_a_wrist_and_a_box(folder):
     source = ho3d.load(folder, "test")
     assert names(source) == [f"evaluation/{s}/rgb/{f:04d}.jpg" for f in (2, 1, 0) for s in ("SM1", "AP10")]
     for i in range(len(source)):
@@ -167,7 +167,7 @@ JOINTS = layout.labels("train", "MC1", 0)["handJoints3D"]
 MISTAKES = {
     "MC1/meta/0000.pkl: handJoints3D must be 21x3 numbers": {"handJoints3D": JOINTS[:20]},
     "MC1/meta/0000.pkl: camMat must be 3x3 numbers": {"camMat": "lost"},
-    "MC1/meta/0000.pkl: handJoints3D has z > 0; HO-3D's hands are at z < 0": {"handJoints3D": -JOINTS},
+    "MC1/meta/0000.pkl: handJoints3D must have z < 0 .*, but the wrist has z > 0": {"handJoints3D": -JOINTS},
     "MC1/meta/0000.pkl: handPose must be 48 numbers": {"handPose": np.zeros(45)},
 }
 
@@ -197,17 +197,17 @@ def test_files_that_are_damaged_or_not_there(copy, tmp_path):
     with pytest.raises(UserError, match="train/MC2/meta: no such file or directory"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("ABF10/0000\nABF10\n")
-    with pytest.raises(UserError, match="train.txt: entry 2 is 'ABF10' and not like ABF10/0000"):
+    with pytest.raises(UserError, match="train.txt: entry 2 must look like ABF10/0000, got 'ABF10'"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("\n")
     with pytest.raises(UserError, match="train.txt: empty"):
         ho3d.load(copy, "train")
     (copy / "train.txt").write_text("ABF10/0000\r\n")
     assert len(ho3d.load(copy, "train")) == 1
-    with pytest.raises(UserError, match="a single sequence, nothing can be held out"):
+    with pytest.raises(UserError, match="only one sequence, so no split val can be made"):
         ho3d.load(copy, "val")
     (copy / "train/ABF10/meta/0000.pkl").write_bytes((copy / "train/ABF10/meta/0002.pkl").read_bytes()[:200])
-    (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read anew
+    (copy / "train/ABF10/meta/0009.pkl").write_bytes(b"")  # a folder that changes is read again
     with pytest.raises(UserError, match="ABF10/meta/0000.pkl: damaged or incomplete pickle"):
         ho3d.load(copy, "train")
 
@@ -217,7 +217,7 @@ def test_labels_of_another_evaluation(released, tmp_path):
     text = (copy / "evaluation_xyz.json").read_text()
     lines = (copy / "evaluation.txt").read_text().splitlines()
     (copy / "evaluation.txt").write_text("\n".join(reversed(lines)))
-    with pytest.raises(UserError, match="evaluation_xyz.json: its wrists are .* mm from those of evaluation"):
+    with pytest.raises(UserError, match="evaluation_xyz.json: its wrists are .* mm from those in evaluation"):
         ho3d.load(copy, "test")
     (copy / "evaluation.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(UserError, match="evaluation_xyz.json: 4 entries, but evaluation.txt has 3"):

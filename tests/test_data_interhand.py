@@ -1,4 +1,4 @@
-"""InterHand2.6M: from the world to the camera, two hands of an image, which joints count, MANO's turn; real images."""
+"""InterHand2.6M: from world to camera, two hands of an image, which joints count, MANO's rotation; real images."""
 
 import json
 import shutil
@@ -44,19 +44,19 @@ def test_hands_come_from_the_world_to_the_camera(root):
 def test_two_hands_of_an_image_are_two_records(root):
     source = interhand.load(root, "test")
     for i, (_, frame, camera, _) in enumerate(wanted()):
-        if camera == tree.CAMERAS[0]:  # it sees them whole
+        if camera == tree.CAMERAS[0]:  # it shows complete hands
             record = source[i]
             points = project(record.keypoints_3d, record.K)
             shown = layouts.joints_shown(record.image, points)
             assert np.mean(np.array(shown) == np.arange(21)) > 0.9  # the other hand may cover some
             if frame == 2:
-                assert record.bbox is None  # the box of the set holds both hands
+                assert record.bbox is None  # the set's box contains both hands
             else:
                 np.testing.assert_allclose(record.bbox, [*points.min(0), *points.max(0)], atol=0.01)
     assert source.encoded(0)[0] == (root / source.read_annotation(0).name.split("#")[0]).read_bytes()
 
 
-def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
+def test_a_joint_counts_if_valid_in_image_and_frame_and_if_its_wrist_counts(tmp_path):
     """Image 4 is capture 0, frame 2, first camera, with both hands; frame 1 is a left hand in images 2 and 3."""
     hidden = [(4, 0), (4, 21 + 20), (0, 3)]  # thumb tip of the right hand, wrist of the left one; thumb 1 of image 0
     root = tree.write(tmp_path, images=False, hidden=hidden, unknown=[(0, 2, 16), (12, 1, 21 + 20)])
@@ -65,7 +65,7 @@ def test_a_joint_counts_if_image_frame_and_wrist_say_so(tmp_path):
     first = records[0]
     assert np.flatnonzero(first.joint_valid == 0).tolist() == [1] and not first.keypoints_3d[1].any()
     of_image_4 = [r for r in records if "Capture0" in r.name and "400001/image0002" in r.name]
-    assert [r.hand for r in of_image_4] == ["right"]  # without its wrist the left hand has no place
+    assert [r.hand for r in of_image_4] == ["right"]  # without its wrist the left hand has no position
     assert np.flatnonzero(of_image_4[0].joint_valid == 0).tolist() == [4, 20]  # its thumb's tip; 16 of theirs
     of_image_5 = [r for r in records if "Capture0" in r.name and "400002/image0002" in r.name]
     assert [r.hand for r in of_image_5] == ["right", "left"]
@@ -93,7 +93,7 @@ def test_poses_are_turned_to_the_camera_and_get_their_mean(root):
 def test_mistakes_are_named(tmp_path, root):
     with pytest.raises(UserError, match="none: no such folder"):
         interhand.load(tmp_path / "none", "test")
-    with pytest.raises(UserError, match="interhand, dev: unknown; there are train, val and test"):
+    with pytest.raises(UserError, match="interhand, dev: unknown; use train, val or test"):
         interhand.load(root, "dev")
     with pytest.raises(UserError, match="train/InterHand2.6M_train_data.json: no such file"):
         interhand.load(root, "train")
@@ -115,17 +115,17 @@ def test_mistakes_are_named(tmp_path, root):
                 frame["world_coord"] = (np.array(frame["world_coord"]) / 1000).tolist()
         return content
 
-    version = "all files must be of one version"
+    version = "all files must be from one version"
     for kind, edit, match in (
         ("data", lambda text: text[: len(text) // 2], "_data.json: cut off or damaged after"),
         ("data", lambda text: text.replace('"camera": "400002"', '"camera": "41"', 1), f"'41'.*{version}"),
         ("data", lambda text: text.replace('"frame_idx": 2', '"frame_idx": 7', 1), f"'7'.*{version}"),
         ("data", lambda text: text.replace('"image_id": 501', '"image_id": 1'), "annotation 1 is malformed"),
-        ("camera", lambda text: text[:-1], "_camera.json: cut off, or not JSON"),
+        ("camera", lambda text: text[:-1], "_camera.json: not JSON or cut off"),
         ("camera", lambda text: text.replace('"focal"', '"f"', 1), "_camera.json: capture 0 is malformed"),
-        ("joint_3d", lambda content: content | {"0": {"0": {}}}, "_joint_3d.json: frame 0 of capture 0: KeyError"),
-        ("joint_3d", in_metres, "_joint_3d.json: its hands are 0.*; InterHand2.6M's are in millimetres"),
-        ("joint_3d", lambda content: [1], "_joint_3d.json: must be an object of captures"),
+        ("joint_3d", lambda content: content | {"0": {"0": {}}}, "_joint_3d.json: frame 0 of .* malformed .KeyError"),
+        ("joint_3d", in_metres, "_joint_3d.json: world_coord must be in mm, but hands are 0"),
+        ("joint_3d", lambda content: [1], "_joint_3d.json: must be a JSON object"),
     ):
         file, whole = edited(kind, edit)
         with pytest.raises(UserError, match=match):
@@ -162,4 +162,4 @@ def test_real_images(shared, tmp_path):
         points = project(record.keypoints_3d, record.K)
         assert (points > (x - 1, y - 1)).all() and (points < (x + width + 1, y + height + 1)).all()
         bones = np.array([np.linalg.norm(record.keypoints_3d[a] - record.keypoints_3d[b]) for a, b in BONES])
-        assert (bones > 12).all() and (bones < 130).all() and bones[[4, 8, 12, 16]].min() > 60  # the palm's are long
+        assert (bones > 12).all() and (bones < 130).all() and bones[[4, 8, 12, 16]].min() > 60  # of the palm

@@ -1,4 +1,4 @@
-"""Labels kept as arrays: parsed once, again when a file changes, damage mended; large files in pieces."""
+"""Labels kept as arrays: parsed once, again when a file changes, repaired after damage; large files in pieces."""
 
 import json
 import time
@@ -14,7 +14,7 @@ VALUES = np.random.default_rng(0).normal(size=(50, 21, 3)) * 10.0 ** np.arange(-
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A cache folder of this test's own, and the names of the files that were parsed."""
+    """A separate cache folder, and the names of the files that were parsed."""
     parsed, parse = [], label_cache._parse
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(label_cache, "_parse", lambda file, shape: parsed.append(file.name) or parse(file, shape))
@@ -41,7 +41,7 @@ def test_a_file_is_parsed_once_and_again_when_it_changes(home):
     assert parsed == ["a.json", "a.json", "b.json"]
 
 
-def test_a_damaged_cache_is_made_anew(home):
+def test_a_damaged_cache_is_built_again(home):
     folder, parsed = home
     file = write(folder / "a.json", VALUES)
     label_cache.numbers(file, (21, 3))
@@ -86,7 +86,7 @@ def build():
 
 
 def test_only_what_the_code_computes_builds_again(home):
-    """Neither a comment, nor a docstring, nor an empty line; another number does."""
+    """A changed comment, docstring or empty line does not; a changed number does."""
     folder, _ = home
     file, calls = write(folder / "a.json", VALUES), []
     for built, docstring, value, count in ((1, "One", 7, 1), (2, "Another", 7, 1), (2, "Another\n", 8, 2)):
@@ -106,7 +106,7 @@ def slow(seconds):
 
 
 def test_slow_building_is_announced_once(home, monkeypatch, capsys):
-    """One line for all parts, at the moment when together they have taken too long; none for what is quick or kept."""
+    """One line for all parts, once they have together taken too long; none if building is quick or cached."""
     folder, _ = home
     parts = [([write(folder / f"{name}.json", VALUES)], slow(0.2)) for name in "abc"]
     label_cache.cached(*parts[0])
@@ -146,8 +146,8 @@ def test_pieces_of_any_size_and_any_spacing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("length", range(0, 400, 7))
-def test_no_part_of_a_file_passes_for_the_whole(tmp_path, length):
+def test_a_truncated_file_is_never_accepted(tmp_path, length):
     text = json.dumps(VALUES[:3, :2, :2].tolist())
     (tmp_path / "cut.json").write_text(text[: min(length, len(text) - 1)])
-    with pytest.raises(UserError, match="cut.json: (cut off after|does not end as a list does)"):
+    with pytest.raises(UserError, match="cut.json: (cut off after|does not end with)"):
         label_cache._parse(tmp_path / "cut.json", (2, 2))

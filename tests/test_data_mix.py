@@ -1,4 +1,4 @@
-"""Mixes: shares by weight, no repeats within a pass, the same on any number of processes, resumed to the sample."""
+"""Mixes: shares by weight, no repeats within a pass, the same on any number of processes, resumed at any sample."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ FIRSTS = np.array([0, 50, 57])
 
 
 class Source:
-    """Records whose pixels tell set and index."""
+    """Records whose pixels encode set and index."""
 
     def __init__(self, mark, count):
         self.mark, self.count = mark, count
@@ -48,7 +48,7 @@ def make_config(*overrides):
 
 
 def of_set(indices, k):
-    """What an order draws from set k, as indices into it."""
+    """The draws of an order from set k, as indices into it."""
     indices = indices[(indices >= FIRSTS[k]) & (indices < FIRSTS[k] + SIZES[k])]
     return indices - FIRSTS[k]
 
@@ -59,7 +59,7 @@ def test_shares_are_the_weights_and_every_sample_is_drawn_on_its_own():
     shares = np.bincount(sets) / len(sets)
     deviation = np.sqrt(np.array(WEIGHTS) * (1 - np.array(WEIGHTS)) / len(sets))
     assert (np.abs(shares - WEIGHTS) < 4 * deviation).all()
-    together = ((sets[1:] == 2) & (sets[:-1] == 2)).mean()  # of neighbours that know nothing of each other
+    together = ((sets[1:] == 2) & (sets[:-1] == 2)).mean()  # of independent neighbours
     assert abs(together - 0.25) < 4 * np.sqrt(0.25 * 0.75 / len(sets)) + 0.02
     assert len({np.bincount(sets[i * 3000 : (i + 1) * 3000])[2] for i in range(4)}) > 1  # drawn, not rounded
 
@@ -78,8 +78,8 @@ def test_a_set_is_used_up_before_it_comes_again_whatever_the_epochs(k):
 def test_an_order_is_a_function_of_seed_and_epoch():
     np.testing.assert_array_equal(order(SIZES, WEIGHTS, 5, 2, 100), order(SIZES, WEIGHTS, 5, 2, 100))
     assert not np.array_equal(order(SIZES, WEIGHTS, 5, 2, 100), order(SIZES, WEIGHTS, 6, 2, 100))
-    assert (order([3], [1.0], 0, 4, 1) < 3).all()  # less than a pass an epoch
-    assert len(order([1000, 1000], [1e-9, 1 - 1e-9], 0, 0, 10)) == 10  # nothing drawn of a set
+    assert (order([3], [1.0], 0, 4, 1) < 3).all()  # an epoch is less than one pass
+    assert len(order([1000, 1000], [1e-9, 1 - 1e-9], 0, 0, 10)) == 10  # nothing is drawn from a set
 
 
 def test_a_mix_is_its_sets_one_after_the_other():
@@ -92,7 +92,7 @@ def test_a_mix_is_its_sets_one_after_the_other():
         assert mix.read_annotation(i).image is None
     with pytest.raises(IndexError):
         mix[len(mix)]
-    with pytest.raises(UserError, match="^b holds no records: leave it out of the mix"):
+    with pytest.raises(UserError, match="^b: no records; leave this data set out of the mix"):
         Mix({"a": Source(0, 3), "b": Source(1, 0)}, {"a": 1, "b": 1})
 
 
@@ -122,10 +122,10 @@ def test_an_epoch_is_as_long_as_asked():
     assert steps_per_epoch(make_mix(), make_config()) == sum(SIZES) // 6
     assert steps_per_epoch(make_mix(), make_config("training.epoch_samples=50")) == 8
     small = make_config("training.epoch_samples=24")
-    iterator = train_iterator(Source(0, 10), small)  # one set, 24 samples an epoch: every record before any again
+    iterator = train_iterator(Source(0, 10), small)  # one set: every record once before any repeats
     drawn = np.concatenate([next(iterator)["index"] for _ in range(10)])
     assert all(sorted(drawn[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
-    with pytest.raises(UserError, match="training.batch_size is 6, but training.epoch_samples is 5: lower it"):
+    with pytest.raises(UserError, match="training.batch_size is 6, but training.epoch_samples is 5; lower"):
         steps_per_epoch(make_mix(), make_config("training.epoch_samples=5"))
 
 
@@ -146,7 +146,7 @@ def test_named_in_a_config(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.train={}", "data.train has no set"),
+        ("data.train={}", "data.train: contains no data set"),
         ("data.train={a: 0}", "data.train: the weight of a must be positive and finite, got 0.0"),
         ("data.train={a: -.inf}", "the weight of a must be positive"),
         ("data.train={a: much}", "data.train: a must be float, got 'much'"),

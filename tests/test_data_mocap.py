@@ -1,4 +1,4 @@
-"""Real hands of motion capture, next to the crops of a batch."""
+"""Real hands from motion capture, in the same batch as crops."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def file(tmp_path):
     return path
 
 
-def test_each_row_gets_two_whole_hands(file):
+def test_each_row_gets_two_complete_hands(file):
     config = make_config(f"data.mocap={file}")
     batches = take(train_iterator(Source(20), config), 4)
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Packed sets: every record equal to its source, packing that goes on, and damage that is named."""
+"""Packed sets: every record equals its source's, interrupted packing continues, and damage is named."""
 
 import json
 
@@ -55,7 +55,7 @@ class Source:
 
 
 class WithFiles(Source):
-    """Records that come from image files; those of odd index are not what the file alone shows."""
+    """Records from image files; at odd indices the record differs from its file."""
 
     def record(self, i):
         record = super().record(i)
@@ -83,7 +83,7 @@ def assert_same(one, two):
 
 @pytest.fixture
 def sets(monkeypatch):
-    """What the folder reader gives: ten to train on, two held out of them, and a test set."""
+    """Folder sets: ten training records, of which two are held out, and a test set."""
     kind = {"of": Source, "count": 10}
 
     def load(path, split, *, variant="", without_val=False, mano=None):
@@ -158,7 +158,7 @@ def test_interrupted_packing_goes_on(sets, tmp_path, monkeypatch):
         packed(tmp_path)
     out = tmp_path / "out"
     assert "train-00000-of-00003.array_record" in shards(out) and len(Manifest.read(out).splits["train"]["shards"]) == 1
-    with pytest.raises(UserError, match="packing was not finished: run `jaxhand pack folder"):
+    with pytest.raises(UserError, match="packing was not finished; run `jaxhand pack folder"):
         data.read("folder", out, "train")
     first = (out / "train-00000-of-00003.array_record").stat().st_mtime_ns
     _, lines = packed(tmp_path)
@@ -178,47 +178,47 @@ def test_damage_is_named_and_mended(sets, tmp_path):
     file.write_bytes(content)
     source = data.read("folder", out, "train")
     assert source[0].name == "0.jpg#é"
-    with pytest.raises(UserError, match=r"train-00001-of-00003.array_record is damaged at record \d+ \(.*\): pack the"):
+    with pytest.raises(UserError, match=r"train-00001-of-00003.array_record: damaged at record \d+ \(.*\); pack the"):
         for i in range(4, 8):
             source[i]
     file.write_bytes(content[:1000])
-    with pytest.raises(UserError, match=rf"{file}: has 1,000 of [\d,]+ bytes: run `jaxhand pack"):
+    with pytest.raises(UserError, match=rf"{file}: has 1,000 of [\d,]+ bytes; run `jaxhand pack"):
         data.read("folder", out, "train")
     file.unlink()
-    with pytest.raises(UserError, match=f"{file}: 0 of"):
+    with pytest.raises(UserError, match=f"{file}: has 0 of"):
         data.read("folder", out, "train")
-    file.write_bytes(content)  # of the right size: the checksum tells
+    file.write_bytes(content)  # of the right size: only the checksum differs
     _, lines = packed(tmp_path)
     assert [line.endswith("kept") for line in lines[:4]] == [True, False, True, True]
     assert_same(data.read("folder", out, "train"), folder.load("source", "train"))
 
 
-def test_what_cannot_be_packed_or_read_is_refused(sets, tmp_path):
+def test_sets_that_cannot_be_packed_or_read_are_refused(sets, tmp_path):
     out, _ = packed(tmp_path, splits=["train"])
-    with pytest.raises(UserError, match=r"its test was not packed \(only train\)"):
+    with pytest.raises(UserError, match=r"the split test was not packed \(only train\)"):
         data.read("folder", out, "test")
     assert len(data.read("folder", out, "val")) == 2  # it is held out of train
-    with pytest.raises(UserError, match=f"holds folder: call it folder:{out}"):
+    with pytest.raises(UserError, match=f"contains folder, not .*; use folder:{out}"):
         data.read("dexycb-s1", out, "train")
-    with pytest.raises(UserError, match="contains folder in shards of 4, not folder in shards of 5: choose another"):
+    with pytest.raises(UserError, match="contains folder in shards of 4, not folder in shards of 5; choose another"):
         pack("folder", "source", out, shard_size=5)
     sets["count"] = 9
-    with pytest.raises(UserError, match="train was begun with 10 records, now there are 9"):
+    with pytest.raises(UserError, match="train had 10 records, but now has 9"):
         packed(tmp_path)
     with pytest.raises(UserError, match="--shard-size must be at least 1, got 0"):
         pack("folder", "source", out, shard_size=0)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="mine is not empty and contains no packed set"):
+    with pytest.raises(UserError, match="mine: is not empty and contains no packed set"):
         pack("folder", "source", tmp_path / "mine")
-    with pytest.raises(UserError, match="cannot write to .*thesis.tex"):
+    with pytest.raises(UserError, match="thesis.tex: cannot write"):
         pack("folder", "source", tmp_path / "mine" / "thesis.tex" / "out")
     manifest = json.loads((out / "packed.json").read_text())
     (out / "packed.json").write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.raises(UserError, match="packed.json: format 2, but 1 is read here"):
+    with pytest.raises(UserError, match="packed.json: has format 2, but must have 1"):
         data.read("folder", out, "train")
     (out / "packed.json").write_text("{")
-    with pytest.raises(UserError, match="packed.json is damaged"):
+    with pytest.raises(UserError, match="packed.json: is damaged"):
         data.read("folder", out, "train")
 
 
@@ -249,8 +249,6 @@ def test_splits_that_a_set_lacks_are_left_out_unless_asked_for(tmp_path, monkeyp
 
 def test_a_full_disk_is_one_line_and_the_rest_is_kept(sets, disk_of):
     disk = disk_of("200k")
-    with pytest.raises(
-        UserError, match=f"cannot write to {disk}/out .*No space left on device.*same command continues"
-    ):
+    with pytest.raises(UserError, match=f"{disk}/out: cannot write .*No space left on device.*same command again"):
         pack("folder", "source", disk / "out", shard_size=1, say=lambda line: None)
     assert len(Manifest.read(disk / "out").splits["train"]["shards"]) >= 1

@@ -1,4 +1,4 @@
-"""Batches: every sample once, the same on any number of processes, resumed to the very next one."""
+"""Batches: every sample once, the same on any number of processes, resumed at the next sample."""
 
 import dataclasses
 import json
@@ -12,11 +12,12 @@ from jaxhand.data.pipeline import eval_batches, steps_per_epoch, train_iterator
 from jaxhand.data.record import Record, WithoutDepth, sample_joints
 from jaxhand.data.synthetic import dataset
 from jaxhand.data.synthetic.dataset import SyntheticSet
+from jaxhand.hand.builtin import surface
 from jaxhand.hand.camera import DEPTH_RANGE_MM
 
 
 class Source:
-    """Records whose pixels tell their index."""
+    """Records whose pixels encode their index."""
 
     def __init__(self, count, depth=True):
         self.count, self.depth = count, depth
@@ -68,6 +69,7 @@ def test_batch_has_the_contract_of_shapes():
         "K": ((3, 3), "float32"),
         "K_image": ((3, 3), "float64"),
         "is_right": ((), "float32"),
+        "rotation": ((), "float64"),
         "index": ((), "int32"),
         "valid": ((), "float32"),
     }
@@ -82,7 +84,7 @@ def test_every_epoch_is_another_permutation():
     iterator = train_iterator(Source(20), config)
     epochs = [np.concatenate([batch["index"] for batch in take(iterator, 3)]) for _ in range(8)]
     for epoch in epochs:
-        assert len(set(epoch)) == 18  # at most once each; the two that are left over change
+        assert len(set(epoch)) == 18  # at most once each; the two unused ones change
     assert len({tuple(epoch) for epoch in epochs}) == 8
     assert set(np.concatenate(epochs)) == set(range(20))
     other = train_iterator(Source(20), make_config("seed=-1"))
@@ -124,7 +126,7 @@ def test_augmentation_does_not_depend_on_threads_and_changes_with_the_epoch():
     assert np.abs(first - second).max() > 0.5
 
 
-def test_hidden_depth_leaves_no_trace():
+def test_hidden_depth_is_removed_from_the_batch():
     batches = take(train_iterator(Source(60), make_config("data.depth_dropout=0.4", batch_size=60)), 5)
     has_depth = np.concatenate([batch["has_depth"] for batch in batches])
     assert 0.5 < has_depth.mean() < 0.7
@@ -151,7 +153,7 @@ def test_every_test_sample_comes_exactly_once(count, processes):
     assert (index[valid == 0] == count - 1).all()
     for batch in batches:
         np.testing.assert_array_equal(batch["image"][:, 8, 8, 0], batch["index"])
-        assert batch["has_depth"].all()  # nothing is hidden or turned in a test
+        assert batch["has_depth"].all()  # evaluation hides and rotates nothing
 
 
 def test_test_batches_can_be_walked_again():
@@ -160,12 +162,12 @@ def test_test_batches_can_be_walked_again():
         assert_same(one, two)
 
 
-def test_batches_that_cannot_be_are_refused():
-    with pytest.raises(UserError, match="batch_size is 6, but the training set holds 5 samples"):
+def test_impossible_batch_sizes_are_refused():
+    with pytest.raises(UserError, match="batch_size is 6, but the training set has 5 samples"):
         train_iterator(Source(5), make_config())
-    with pytest.raises(UserError, match="a batch of 6 cannot be shared evenly by 4 processes"):
+    with pytest.raises(UserError, match="a batch of 6 cannot be divided by 4 processes"):
         train_iterator(Source(20), make_config(), process_index=0, process_count=4)
-    with pytest.raises(UserError, match="a batch of 7 cannot be shared evenly by 2 processes"):
+    with pytest.raises(UserError, match="a batch of 7 cannot be divided by 2 processes"):
         eval_batches(Source(20), make_config(), 7, process_index=0, process_count=2)
 
 
@@ -236,6 +238,13 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     value = corner.copy()
     del held, batch, one
     later = [next(iterator)["image"].ctypes.data for _ in range(12)]
-    assert places[4] not in later and len(set(later)) < 6  # each was let go at once
+    assert places[4] not in later and len(set(later)) < 6  # each was released at once
     np.testing.assert_array_equal(corner, value)
     np.testing.assert_array_equal(value, expected[4]["K"][2:, 0])
+
+
+def test_left_hands_that_stay_have_no_mesh():
+    config = make_config("data.crop_rule=mediapipe")
+    assert next(train_iterator(Source(20), config))["is_right"].all()
+    with pytest.raises(UserError, match="data.crop_rule=mediapipe leaves left hands as they are"):
+        train_iterator(Source(20), config, hand_model=surface.builtin())

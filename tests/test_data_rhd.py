@@ -1,4 +1,4 @@
-"""RHD: two hands an image, tips before bases, packed depth, and three real images."""
+"""RHD: two hands per image, tips before bases, packed depth, and three real images."""
 
 import json
 import pickle
@@ -55,7 +55,7 @@ def test_both_hands_of_an_image_are_records_if_they_are_seen(folder):
 
 
 def test_depth_is_millimetres(folder):
-    """The high byte is red, the other way about than in HO-3D."""
+    """The high byte is red; in HO-3D it is the low byte."""
     record = rhd.load(folder, "train")[0]
     np.testing.assert_allclose(record.depth, layout.depth("training", 0) * (5000 / 65535), rtol=1e-6)
     x, y = project(record.keypoints_3d, record.K).round().astype(int).T
@@ -93,9 +93,9 @@ MISTAKES = {
     "every xyz must be 42x3 numbers": {0: ENTRY | {"xyz": ENTRY["xyz"][:21]}},
     "every uv_vis must be 42x3 numbers": {0: {key: ENTRY[key] for key in ("K", "xyz")}},
     "every K must be 3x3 numbers": {0: ENTRY, 1: ENTRY | {"K": np.full((3, 3), np.nan)}},
-    "the joints' median z is 5..\\..*RHD's are metres": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
-    "not a dict of annotations": [ENTRY],
-    "not a dict of annotations by image number": {"00000": ENTRY},
+    "joints must be in metres.* median z is 5..\\.": {0: ENTRY | {"xyz": ENTRY["xyz"] * 1000}},
+    "must be a dict": [ENTRY],
+    "must be a dict: image number → annotation": {"00000": ENTRY},
     "damaged or incomplete pickle": b"\x80\x02}",
     "refers to os.system": b"cos\nsystem\n(S'true'\ntR.",
 }
@@ -125,7 +125,7 @@ def test_files_that_are_not_there(copy, tmp_path):
 
 
 def test_real_images(shared):
-    """Three real images: the joints' order (its file names them the wrong way about), units, camera and hand."""
+    """Three real images: the joints' order (its file names them in reverse), units, camera and hand."""
     source = rhd.load(shared / "real/rhd/test_rhd.json", "test")
     content = json.loads((shared / "real/rhd/test_rhd.json").read_text())
     assert [source.read_annotation(i).hand for i in range(len(source))] == ["left", "left", "right"]

@@ -1,4 +1,4 @@
-"""Held-out parts: whole groups, the same every time, about the share that was asked for."""
+"""Held-out parts: complete groups, the same every time, of about the requested share."""
 
 import numpy as np
 import pytest
@@ -18,15 +18,15 @@ def test_groups_are_never_divided():
 
 
 def test_the_choice_never_changes():
-    """Other numbers than these would move a published split."""
+    """Other numbers would change a published split."""
     assert sorted(set(GROUPS[held_out(GROUPS, "here")])) == ["S19", "S24"]
     assert set(GROUPS[held_out(GROUPS, "here", seed=1)]) != {"S19", "S24"}
 
 
 def test_something_is_left_to_train_on():
-    for few, many in ("ab", "ba"):  # whichever is the first in the hash's order
+    for few, many in ("ab", "ba"):  # the first in the hash's order
         assert 0 < held_out([few] + [many] * 99, "here").sum() < 100
-    with pytest.raises(UserError, match="here: a single sequence, nothing can be held out of it"):
+    with pytest.raises(UserError, match="here: only one sequence, so no split val can be made"):
         held_out(["a", "a"], "here")
 
 

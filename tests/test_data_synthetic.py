@@ -82,8 +82,8 @@ def test_joints_project_onto_the_hand_and_lie_behind_its_skin(rendered):
         here = inside[i] & (rendered["mask"][i][row[i].clip(0, 63), column[i].clip(0, 63)] == 1)
         behind.append(joint_depth[i][here] - rendered["exact_depth"][i][row[i][here], column[i][here]])
     behind = np.concatenate(behind)
-    assert (behind > -3).mean() > 0.99  # no joint floats before the skin, but where a pixel misses a thin fingertip
-    assert (behind < 20).mean() > 0.6  # most are seen, the others lie behind another finger or the palm
+    assert (behind > -3).mean() > 0.99  # no joint is in front of the skin, except where a pixel misses a thin fingertip
+    assert (behind < 20).mean() > 0.6  # most are visible; the others are behind another finger or the palm
 
 
 def test_exact_depth_unprojects_to_the_hands_place(rendered):
@@ -143,7 +143,7 @@ def test_pictures_are_neither_black_nor_burnt(rendered):
     image, hand = rendered["image"].astype(float), rendered["mask"] == 1
     assert 40 < image[hand].mean() < 180 and 10 < image[hand].mean(1).std()
     skin = image[hand]
-    assert (skin[:, 0] >= skin[:, 2]).mean() > 0.75  # skin is redder than blue, but for sleeves and cold light
+    assert (skin[:, 0] >= skin[:, 2]).mean() > 0.75  # skin is redder than blue, except for sleeves and cold light
 
 
 def test_a_record_crops_to_the_whole_image(rendered, tmp_path):
@@ -178,7 +178,7 @@ def test_load_reads_what_it_wrote(quick, tmp_path):
         np.testing.assert_array_equal(second.arrays[key], value)
     assert second[99].image[0, 0, 0] == (dataset.FIRST_INDEX["val"] + 99) % 251
     with pytest.raises(ValueError):
-        second[0].image[0] = 1  # never through to the file
+        second[0].image[0] = 1  # the file must not change
     assert [p.suffix for p in (tmp_path / "a" / "b").iterdir()] == [".hands"]
 
 
@@ -206,7 +206,7 @@ def test_a_damaged_cache_is_said_and_rendered_again(quick, tmp_path, harm):
     assert len(quick) == 2 and hands[9].image[0, 0, 0] == 9
     assert "cannot use cached hands" in said[1] and "\n" not in said[1]
     dataset.load("train", 10, **options)
-    assert len(quick) == 2  # mended
+    assert len(quick) == 2  # repaired
 
 
 def test_an_unwritable_cache_is_one_line(quick, tmp_path):
@@ -279,18 +279,18 @@ def test_labels_of_the_mesh_lie_on_what_is_drawn(rendered, meshes):
         x, y = np.round(project(hand.vertices, hand.K)).astype(int).T
         inside = (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
         inside[inside] &= rendered["mask"][i][y[inside], x[inside]] == 1
-        footprint = hand.vertices[inside, 2] / hand.K[0, 0]  # mm that a pixel is wide
+        footprint = hand.vertices[inside, 2] / hand.K[0, 0]  # width of a pixel, mm
         behind = hand.vertices[inside, 2] - rendered["exact_depth"][i][y[inside], x[inside]]
         near.append(abs(behind) < 2 + 2 * footprint)
-        front.append(behind < -2 - 4 * footprint)  # what is drawn is the first that a ray meets
+        front.append(behind < -2 - 4 * footprint)  # the first hit of a ray is drawn
     assert np.concatenate(near).mean() > 0.3 and np.concatenate(front).mean() < 0.05  # steep edges
 
 
-def test_the_pose_of_a_hand_gives_its_mesh(rendered, meshes):
+def test_the_mesh_follows_from_the_pose(rendered, meshes):
     hands = [meshes[i] for i in range(64)]
     pose = np.float32([hand.mano_pose for hand in hands]).reshape(-1, 16, 3)
     posed = skinned.forward(surface.builtin(), axis_angle_to_matrix(pose), np.float32([h.mano_shape for h in hands]))
     move = np.float32([hand.keypoints_3d[0] for hand in hands])[:, None] - posed.joints[:, :1]
     error = np.linalg.norm(posed.vertices + move - np.float32([hand.vertices for hand in hands]), axis=-1)
-    assert error.mean() < 1  # how far the palm arches, a pose does not say
+    assert error.mean() < 1  # a pose does not determine how far the palm arches
     assert dataset.SyntheticSet(rendered, "here", 1.4)[0].vertices is None

@@ -1,6 +1,6 @@
-"""What a stranger adds from outside the package: one file, and one line of config or command line for each.
+"""Extensions from outside the package: each needs one file, and one line of config or command line.
 
-Each door has its toy in `TOYS` and a test: epoch metric, loss term.
+Each extension point has an example in `TOYS` and a test: epoch metric, loss term.
 """
 
 import json
@@ -104,7 +104,7 @@ def test_more_is_measured_of_a_run_that_is_done(finished, command, toys):
         ("training.metrics=[toys:no_metric]", "training.metrics toys:no_metric: must be an EpochMetric, got int"),
         ("training.metrics=[pa_ac]", "training.metrics: unknown metric 'pa_ac'; did you mean 'pa_auc'?"),
         ("training.metrics=[mpjpe]", "training.metrics: unknown metric 'mpjpe'"),
-        ("training.metrics=[pa_auc, pa_auc]", "training.metrics pa_auc: the name 'pa_auc' is taken"),
+        ("training.metrics=[pa_auc, pa_auc]", "training.metrics pa_auc: the name 'pa_auc' is already used"),
     ],
 )
 def test_mistakes_are_named_before_the_first_step(tiny_yaml, tmp_path, call, monkeypatch, toys, override, fault):

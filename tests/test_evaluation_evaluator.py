@@ -1,4 +1,4 @@
-"""The evaluator agrees with the metrics, whatever the batches, and hides nothing."""
+"""The evaluator agrees with the metrics for any batches, and hides no fault."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def hands():
 
 
 def feed(evaluator, pred, gt, **masks):
-    """In three batches of 8 rows."""
+    """Add the samples in three batches of 8 rows."""
     for start in range(0, 24, 8):
         rows = slice(start, start + 8)
         evaluator(pred[rows], gt[rows], **{name: mask[rows] for name, mask in masks.items()})
@@ -80,10 +80,10 @@ def test_predictions_are_kept_in_order(hands):
 def test_mistakes_are_named(hands):
     pred, gt = hands
     evaluator = Evaluator(20)
-    with pytest.raises(UserError, match="got 24 samples but was made for 20: call reset"):
+    with pytest.raises(UserError, match="24 samples were added, but dataset_length is 20; call reset"):
         feed(evaluator, pred, gt)
     assert evaluator.counter == 16
-    with pytest.raises(UserError, match="unknown metric 'mpjpa', known are mpjpe, pa_mpjpe"):
+    with pytest.raises(UserError, match="unknown metric 'mpjpa'; known metrics: mpjpe, pa_mpjpe"):
         Evaluator(20, metrics=("mpjpa",))
     with pytest.raises(ValueError, match="must both be"):
         evaluator(pred[:8], gt[:8, :20])

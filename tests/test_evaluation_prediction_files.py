@@ -1,4 +1,4 @@
-"""Files of predictions: what is written comes back, other people's habits are read, a damaged file is named."""
+"""Files of predictions: written files are read back, other programs' formats are read, a damaged file is named."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ NAMES = ("xyz", "verts")
 
 @pytest.fixture
 def hands():
-    """xyz (7, 21, 3) and verts (7, 50, 3) with every kind of number: 17 digits, exponents, whole ones, negative."""
+    """xyz (7, 21, 3) and verts (7, 50, 3) with every kind of number: 17 digits, exponents, integers, negative ones."""
     rng = np.random.default_rng(0)
     xyz, verts = rng.normal(size=(7, 21, 3)), rng.normal(size=(7, 50, 3)) * 10.0 ** rng.integers(-9, 3, (7, 50, 3))
     xyz[2, 3], verts[0, 0] = (1, 0, -2), (1e-300, -0.0, 5e20)
@@ -67,13 +67,13 @@ def test_any_layout_of_json_in_blocks_of_any_size(tmp_path, hands, monkeypatch, 
 
 
 def test_a_sample_a_line(tmp_path, hands):
-    """As people write who join lines themselves."""
+    """Some users join such lines themselves."""
     lists = ("[\n" + ",\n".join(json.dumps(sample) for sample in points.tolist()) + "\n]" for points in hands)
     (tmp_path / "pred.json").write_text("[" + ",\n".join(lists) + "]\n")
     same(read(tmp_path / "pred.json", NAMES)[0], hands)
 
 
-def test_labels_lie_beside_each_other(tmp_path, hands):
+def test_labels_in_neighbouring_files_are_read(tmp_path, hands):
     for set_name, count in (("training", 7), ("evaluation", 5)):
         for name, points in zip(NAMES, hands):
             (tmp_path / f"{set_name}_{name}.json").write_text(json.dumps(points[:count].tolist()))
@@ -87,7 +87,7 @@ def test_labels_lie_beside_each_other(tmp_path, hands):
     both[1].unlink()
     assert list(read(tmp_path, NAMES)[0]) == ["xyz"]
     both[0].rename(tmp_path / "val_xyz.json")
-    with pytest.raises(UserError, match=r"found several \(training_xyz.json, val_xyz.json\)"):
+    with pytest.raises(UserError, match=r"found several; give one of training_xyz.json, val_xyz.json"):
         read(tmp_path, NAMES)
 
 
@@ -99,7 +99,7 @@ def test_dexycb(tmp_path, hands):
     np.testing.assert_array_equal(arrays["joints"], hands[0])
     first = path.read_text().splitlines()[0].split(",")
     assert first[0] == "40" and len(first) == 64 and float(first[4]) == hands[0][0, 1, 0]
-    # other people's numbers, line ends and empty lines
+    # numbers, line ends and empty lines of other programs
     rows = [",".join(["+3", *(f"{value:.3f}" for value in hands[0][1].ravel())]), ",".join(["4", *["nan"] * 63])]
     path.write_text("\r\n".join(rows) + "\r\n\r\n")
     arrays, _ = read(path, ["joints"])
@@ -114,13 +114,13 @@ def test_numpy(tmp_path, hands):
     arrays, _ = read(tmp_path / "a.npz", NAMES)
     assert list(arrays) == ["xyz", "verts", "id"] and arrays["verts"].dtype == np.float32
     np.savez(tmp_path / "b.npz", joints=hands[0])
-    with pytest.raises(UserError, match="b.npz: has no array 'xyz'; it holds joints"):
+    with pytest.raises(UserError, match="b.npz: has no array 'xyz'; the arrays are: joints"):
         read(tmp_path / "b.npz", NAMES)
     np.save(tmp_path / "c.npy", np.array([{}], object))
-    with pytest.raises(UserError, match="c.npy: not a complete .npy of plain numbers"):
+    with pytest.raises(UserError, match="c.npy: not a complete .npy file of numbers"):
         read(tmp_path / "c.npy", NAMES)
     np.save(tmp_path / "c.npy", np.array(["a"]))
-    with pytest.raises(UserError, match="'xyz' holds no numbers"):
+    with pytest.raises(UserError, match="'xyz' must contain numbers"):
         read(tmp_path / "c.npy", NAMES)
     for name in ("a.npy", "a.npz"):
         (tmp_path / f"cut_{name}").write_bytes((tmp_path / name).read_bytes()[:600])
@@ -129,7 +129,7 @@ def test_numpy(tmp_path, hands):
 
 
 def test_nan_and_null_are_read(tmp_path, hands):
-    """Whoever reads decides on them; the file is well formed enough."""
+    """The caller decides what to do with them; the file is well formed."""
     text = json.dumps([points.tolist() for points in hands])
     first, second = (repr(float(hands[0][i, 0, 0])) for i in (1, 4))
     (tmp_path / "pred.json").write_text(text.replace(first, "NaN").replace(second, "null"))
@@ -161,16 +161,16 @@ def broken(hands, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda xyz, verts: xyz[3].__delitem__(0), "sample 3 of xyz has 20 points, the samples before it have 21"),
+        (lambda xyz, verts: xyz[3].__delitem__(0), "sample 3 of xyz has 20 points, but the samples before have 21"),
         (lambda xyz, verts: verts[2][5].__delitem__(0), "sample 2 of verts is ragged: 149 numbers in 50 points"),
         (lambda xyz, verts: xyz[6].clear(), "sample 6 of xyz is"),
         (lambda xyz, verts: xyz[1].__setitem__(0, ["a", "b", "c"]), "sample 1 of xyz is not a list of"),
         (lambda xyz, verts: xyz[1].__setitem__(0, {"x": 1}), "sample 1 of xyz is not a list of"),
         (lambda xyz, verts: xyz.insert(2, [[[0, 0, 0]]]), "sample 2 of xyz is not a list of"),
-        (lambda xyz, verts: [xyz, verts, xyz], r"pred.json: holds 3 lists where \[xyz, verts\] are expected"),
-        (lambda xyz, verts: {"xyz": xyz, "verts": verts}, r"pred.json: holds no \[xyz, verts\]"),
-        (lambda xyz, verts: xyz[0], r"pred.json: holds no \[xyz, verts\]"),
-        (lambda xyz, verts: [1.0, 2.0], "pred.json: not such JSON"),
+        (lambda xyz, verts: [xyz, verts, xyz], r"pred.json: contains 3 lists, expected \[xyz, verts\]"),
+        (lambda xyz, verts: {"xyz": xyz, "verts": verts}, r"pred.json: must contain \[xyz, verts\]"),
+        (lambda xyz, verts: xyz[0], r"pred.json: must contain \[xyz, verts\]"),
+        (lambda xyz, verts: [1.0, 2.0], "pred.json: wrong content"),
     ],
 )
 def test_a_malformed_file_names_the_sample(tmp_path, hands, change, message):
@@ -190,9 +190,9 @@ def test_zips(tmp_path, pred, hands):
     others = {"__MACOSX/._pred.json": b"x", "notes.json": b"x"}
     same(read(made(**{"results/pred.json": content}, **others), NAMES)[0], hands)
     same(read(made(**{"mine.json": content}), NAMES)[0], hands)
-    with pytest.raises(UserError, match="a.zip: looked for one pred.json in it and found readme.txt"):
+    with pytest.raises(UserError, match="a.zip: must contain one pred.json, found readme.txt"):
         read(made(**{"readme.txt": b""}), NAMES)
-    with pytest.raises(UserError, match="looked for one pred.json in it and found a.json, b.json"):
+    with pytest.raises(UserError, match="must contain one pred.json, found a.json, b.json"):
         read(made(**{"a.json": b"", "b.json": b""}), NAMES)
     with pytest.raises(UserError, match=r"a.zip:pred.json: sample \d+ of verts: the file is cut off"):
         read(made(**{"pred.json": content[:-99]}), NAMES)
@@ -200,7 +200,7 @@ def test_zips(tmp_path, pred, hands):
     whole = (tmp_path / "a.zip").read_bytes()
     for damaged in (whole[:500], b"", whole[:900] + b"garbage" + whole[907:]):
         (tmp_path / "a.zip").write_bytes(damaged)
-        with pytest.raises(UserError, match="a.zip: not a complete, plain zip file"):
+        with pytest.raises(UserError, match="a.zip: not a complete zip file, or encrypted"):
             read(tmp_path / "a.zip", NAMES)
 
 
@@ -209,8 +209,8 @@ def test_dexycb_names_the_line(tmp_path):
     for text, message in (
         (f"{good}\n6,1,2", "line 2 has 3 numbers, not 64"),
         (f"{good}\n{good}", "id 5 is in more than one line"),
-        (f"{good}\n{good.replace('5,', '6.5,', 1)}", "line 2 starts with 6.5, an id is a whole number"),
-        (f"{good}\n{good.replace('5,', 'x,', 1)}", "line 2 is not all numbers"),
+        (f"{good}\n{good.replace('5,', '6.5,', 1)}", "line 2 starts with 6.5; an id must be a whole number"),
+        (f"{good}\n{good.replace('5,', 'x,', 1)}", "line 2 contains text that is not a number"),
         ("\n", "results.txt: empty"),
     ):
         path.write_text(text)
@@ -223,9 +223,9 @@ def test_paths_that_are_wrong(tmp_path):
     (tmp_path / "empty.json").write_text(" ")
     for name, message in (
         ("no.json", "no.json: no such file or folder"),
-        ("pred.pkl", "pred.pkl: a file of an unknown kind; known are pred.json"),
-        ("empty.json", "empty.json: not such JSON"),
-        ("", r"looked for \*_xyz.json in this folder and found none"),
+        ("pred.pkl", "pred.pkl: unknown file format; known formats: pred.json"),
+        ("empty.json", "empty.json: wrong content"),
+        ("", r"there must be one \*_xyz.json in this folder, found none"),
     ):
         with pytest.raises(UserError, match=message):
             read(tmp_path / name, NAMES)
@@ -235,7 +235,7 @@ def test_writers_refuse_and_leave_nothing(tmp_path, hands):
     xyz, verts = hands
     with pytest.raises(UserError, match="sample 2 of xyz is not finite"):
         write_freihand(tmp_path / "pred.json", np.where(xyz == xyz[2, 0, 0], np.nan, xyz), verts)
-    with pytest.raises(UserError, match="xyz has 7 samples and verts has 6"):
+    with pytest.raises(UserError, match="xyz has 7 samples, but verts has 6"):
         write_freihand(tmp_path / "pred.json", xyz, verts[:6])
     with pytest.raises(UserError, match=r"joints must be \(3, 21, 3\) for 3 ids"):
         write_dexycb(tmp_path / "a.txt", np.arange(3), xyz)

@@ -1,4 +1,4 @@
-"""A run by a benchmark's protocol: the numbers of the run itself, of its leaderboard file, and of the image."""
+"""A run scored by a protocol: equal to the run's own numbers, to its leaderboard file's, and in the image."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.test_evaluation_submission import Blank, score
 
 
 def predicted(source, tiny, vertices=0):
-    """Noisy predictions of a source in batches whose last one is filled up; a mesh of `vertices` random ones."""
+    """Noisy predictions of a source in batches, the last one filled up; with a mesh of `vertices` random points."""
     collector, rng = PredictionCollector(), np.random.default_rng(0)
     for batch in pipeline.eval_batches(source, tiny, 4):
         joints = batch["keypoints_3d"] + rng.normal(0, 5, batch["keypoints_3d"].shape).astype(np.float32)
@@ -49,7 +49,7 @@ def test_as_its_leaderboard_file_scores(tmp_path, tiny):
     submission.write(collector, annotations(source))
     official = score(tmp_path / "pred.json", tmp_path / "FreiHAND_pub_v2_eval", "freihand")
     ours = scores("freihand", collector, source)
-    assert ours.keys() < official.keys()  # which has the joints that stand in for a mesh
+    assert ours.keys() < official.keys()  # which has the joints in place of a mesh
     assert ours == pytest.approx({name: official[name] for name in ours}, abs=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_hands_without_all_labels_are_left_out(tmp_path, tiny):
 
 
 def test_crops_score_in_the_image(tmp_path, tiny):
-    """PCK by the box does not depend on the crop: it is that of the pixels of the crop."""
+    """PCK relative to the box does not depend on the crop: it equals the PCK of the crop's pixels."""
     source = data.read("hint-newdays", layouts_hint.write(tmp_path), "test")
     collector, rng, hits = PredictionCollector(), np.random.default_rng(0), []
     for batch in pipeline.eval_batches(source, tiny, 4):
@@ -115,7 +115,7 @@ def test_the_command(trained, copy_of, call, tmp_path):
     assert (run / "hamer_synthetic_RGB" / "samples.csv").read_text().count("\n") == 23
     folder = layouts_hint.write(tmp_path)
     code, output, errors = call(evaluate.main, run, "--data", f"hint:{folder}")
-    assert (code, errors) == (0, "") and "--protocol hint scores 2D joints" in output and "inf" not in output
+    assert (code, errors) == (0, "") and "use --protocol hint to score 2D joints" in output and "inf" not in output
     code, output, errors = call(evaluate.main, run, "--data", f"hint:{folder}", "--protocol", "hint")
     assert (code, errors) == (0, "") and "kpAvg_pck_0.05" in output
 
@@ -123,9 +123,9 @@ def test_the_command(trained, copy_of, call, tmp_path):
 def test_mistakes_are_named(trained, copy_of, call, tmp_path):
     run, folder = copy_of(trained), layouts_hint.write(tmp_path)
     for arguments, fault in (
-        (("--protocol", "interhand"), "protocol interhand compares both hands"),
+        (("--protocol", "interhand"), "protocol interhand: needs both hands"),
         (("--protocol", "hamr"), "did you mean 'hamer'?"),
-        (("--option", "a=1"), "give --protocol NAME"),
+        (("--option", "a=1"), "--option: has no effect without a protocol; add --protocol NAME"),
         (("--data", f"hint:{folder}", "--protocol", "freihand"), "needs"),
         (("--data", f"hint:{folder}", "--split", "train"), "TRAIN"),
         (("--split", "val", "--submit", "pred.json"), "leave out --split val"),

@@ -1,4 +1,4 @@
-"""Pairs of files: scored as computed by hand, and every mistake that people make is named."""
+"""Pairs of files: scores equal to hand-computed ones, and common mistakes are named."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def pair_of(folder, pred, gt, protocol=FREIHAND, verts=None, gt_verts=None):
 
 
 def test_numbers_table_and_files(tmp_path, gt, pred):
-    """From pred.json to every place where a number is shown, against numbers worked out here."""
+    """From pred.json to every place where a number is shown, compared with numbers computed here."""
     write_freihand(tmp_path / "pred.json", pred / 1000, meshes(pred) / 1000)
     for name, points in (("xyz", gt), ("verts", meshes(gt))):
         (tmp_path / f"evaluation_{name}.json").write_text(json.dumps((points / 1000).tolist()))
@@ -75,7 +75,7 @@ def test_numbers_table_and_files(tmp_path, gt, pred):
 
 
 def test_dexycb_by_id(tmp_path, gt, pred):
-    """Lines in any order, more of them than labels; a label without a hand needs no line."""
+    """Lines may be in any order, and more than the labels; a label without a hand needs no line."""
     ids, rng = np.arange(COUNT) * 5, np.random.default_rng(0)
     order = rng.permutation(COUNT)[:-1]
     write_dexycb(tmp_path / "pred.txt", [*ids[order], 999], np.concatenate([pred[order], pred[:1]]))
@@ -93,7 +93,7 @@ def test_dexycb_by_id(tmp_path, gt, pred):
     assert scored == COUNT - 1
     assert main == "procrustes" and f"\n  {pair.ids[worst[0]]} " in scoring.table(pair, scores)
     write_dexycb(tmp_path / "gt.txt", ids, gt)
-    with pytest.raises(UserError, match=f"pred.txt: lacks sample {ids[left_out[0]]}, and 1 of {COUNT} in all"):
+    with pytest.raises(UserError, match=f"pred.txt: lacks sample {ids[left_out[0]]} .1 of {COUNT} samples are missing"):
         scoring.load_pair(tmp_path / "pred.txt", tmp_path / "gt.txt", DEXYCB)
     np.savez(tmp_path / "gt.npz", joints=np.repeat(gt, 5, axis=0))  # without ids, they are the rows
     write_dexycb(tmp_path / "pred.txt", np.arange(5 * COUNT)[::-1], np.repeat(pred, 5, axis=0)[::-1])
@@ -107,9 +107,9 @@ def test_what_is_missing_or_not_finite_is_named(tmp_path, gt, pred):
             pair_of(tmp_path, *arguments, **options)
 
     refused(f"pred.npz: has {COUNT - 1} samples, but .*gt.npz has {COUNT}", pred[1:], gt)
-    refused("pred.npz: holds no samples", pred[:0], gt)
-    refused(r"freihand: arrays of .*pred.npz 'xyz' must be .N, 21, 3., it is .24, 20, 3.", pred[:, 1:], gt)
-    refused(r"freihand: arrays of .*gt.npz 'xyz' must be .N, 21, 3., it is .24, 63.", pred, gt.reshape(COUNT, 63))
+    refused("pred.npz: contains no samples", pred[:0], gt)
+    refused(r"freihand: arrays of .*pred.npz 'xyz' must be .N, 21, 3., got .24, 20, 3.", pred[:, 1:], gt)
+    refused(r"freihand: arrays of .*gt.npz 'xyz' must be .N, 21, 3., got .24, 63.", pred, gt.reshape(COUNT, 63))
     refused("pred.npz 'verts' must be", pred, gt, verts=meshes(pred)[..., 0], gt_verts=meshes(gt))
     np.savez(tmp_path / "a.npz", joints=np.ones((3, 42, 3)))
     with pytest.raises(UserError, match="interhand: the arrays of .*a.npz lack 'joint_valid'"):
@@ -120,12 +120,12 @@ def test_what_is_missing_or_not_finite_is_named(tmp_path, gt, pred):
             points = side.copy()
             points[7:9, 4, 1] = bad
             arrays = (points, gt) if side is pred else (pred, points)
-            refused(f"{file}: sample 7 of xyz, point 4, is not finite .{text}.; 2 of 24 samples are like this", *arrays)
+            refused(f"{file}: sample 7 of xyz, point 4, is not finite .{text}.; 2 of 24 samples have", *arrays)
     verts = meshes(pred)
     verts[3, 50] = np.nan
     refused("pred.npz: sample 3 of verts, point 50, is not finite", pred, gt, verts=verts, gt_verts=meshes(gt))
     pair = pair_of(tmp_path, pred, gt, verts=meshes(pred))
-    assert pair.warnings == [f"no scores of verts: only {tmp_path / 'pred.npz'} has them"]
+    assert pair.warnings == [f"no scores of verts: only {tmp_path / 'pred.npz'} contains this array"]
 
 
 def test_units(tmp_path, gt, pred):
@@ -133,16 +133,18 @@ def test_units(tmp_path, gt, pred):
         with pytest.raises(UserError, match=match):
             pair_of(tmp_path, *arguments)
 
-    refused("pred.npz: looks like millimetres where the protocol takes metres: multiply by 0.001", pred * 1000, gt)
-    refused("pred.npz: looks like centimetres where the protocol takes metres: multiply by 0.01", pred * 100, gt)
-    refused("gt.npz: looks like millimetres where the protocol takes metres: multiply by 0.001", pred, gt * 1000)
-    refused("gt.npz: looks like millimetres", pred * 1000, gt * 1000)
-    refused("pred.npz: looks like metres where the protocol takes millimetres: .* 1000", pred / 1000, gt, DEXYCB)
-    refused("gt.npz: looks like metres where the protocol takes millimetres", pred, gt / 1000, DEXYCB)
+    refused("pred.npz: seems to be in millimetres, but the protocol needs metres; multiply by 0.001", pred * 1000, gt)
+    refused("pred.npz: seems to be in centimetres, but the protocol needs metres; multiply by 0.01", pred * 100, gt)
+    refused("gt.npz: seems to be in millimetres, but the protocol needs metres; multiply by 0.001", pred, gt * 1000)
+    refused("gt.npz: seems to be in millimetres", pred * 1000, gt * 1000)
+    refused("pred.npz: seems to be in metres, but the protocol needs millimetres; .* 1000", pred / 1000, gt, DEXYCB)
+    refused("gt.npz: seems to be in metres, but the protocol needs millimetres", pred, gt / 1000, DEXYCB)
     mixed = pred.copy()
     mixed[11:13] *= 1000
-    refused(r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 samples are like this", mixed, gt)
-    flat = np.repeat(pred[:, :1], 21, axis=1)  # all joints in one place: a bad prediction and no mistake of a unit
+    refused(
+        r"pred.npz: sample 11 is \S+ times as large as its ground truth .2 of 24 samples have a wrong size", mixed, gt
+    )
+    flat = np.repeat(pred[:, :1], 21, axis=1)  # all joints at one point: a bad prediction, not a wrong unit
     assert "millimetres" not in "".join(pair_of(tmp_path, flat, gt).warnings)
 
 
@@ -161,7 +163,7 @@ def test_the_order_of_another_data_set(tmp_path, gt, pred, protocol):
 
 
 def test_files_of_another_data_set(tmp_path, gt, pred):
-    """Both sides agree with each other and not with the protocol."""
+    """Both files agree with each other, but not with the protocol."""
     order, frame = pair_of(tmp_path, pred, gt, HO3D).warnings
     assert order.startswith("the ground truth's joints seem to be in the order of freihand and dexycb and hint")
     assert frame == "the ground truth is in OpenCV's camera frame (z > 0), which is not that of ho3d"
@@ -176,42 +178,42 @@ def test_camera_frames_and_mirrors(tmp_path, gt, pred):
 
     for axes, match in (
         ((1, -1, -1), "y and z are negated: one file is in OpenGL's camera frame"),
-        ((-1, 1, 1), "x is negated: left hands"),
+        ((-1, 1, 1), "x is negated: left and right hands"),
         ((1, 1, -1), "z is negated"),
         ((1, -1, 1), "y is negated"),
     ):
         [warning] = warned(pred * axes)
-        assert warning.startswith(match) and "wrist-relative error" in warning
+        assert warning.startswith(match) and "wrist-relative RMS error" in warning
     both = warned(from_our_order(pred, "mano") * (1, -1, -1))
     assert "the order of ho3d and mano" in both[0] and "OpenGL" in both[1]
     both = warned(from_our_order(pred, "rhd") * (-1, 1, 1))
     assert "the order of rhd" in both[0] and both[1].startswith("x is negated")
     some = pred.copy()
-    some[6::4] *= (-1, 1, 1)  # the left hands of a set with both, not turned back
+    some[6::4] *= (-1, 1, 1)  # the left hands of a set with both, not mirrored back
     [warning] = warned(some, DEXYCB)
-    assert warning.startswith("5 of the 24 hands checked are mirrored, first in sample 6: left and right swapped?")
+    assert warning.startswith("5 of the 24 hands checked are mirrored, first in sample 6: are left and right swapped?")
 
 
 def test_other_samples_and_positions(tmp_path, gt, pred):
     [warning] = pair_of(tmp_path, np.roll(pred, 5, axis=0), gt).warnings
-    assert warning.startswith("hands are no nearer to their own ground truth")
+    assert warning.startswith("predicted hands are not nearer to their own ground truth")
     centred = pred - pred[:, :1]
     [warning] = pair_of(tmp_path, centred, gt).warnings
-    assert warning.startswith("all wrists are at the origin")
-    assert pair_of(tmp_path, centred, gt, HAMER).warnings == []  # it looks at nothing but wrist-relative hands
+    assert warning.startswith("all predicted wrists are at the origin")
+    assert pair_of(tmp_path, centred, gt, HAMER).warnings == []  # it compares only wrist-relative hands
     [_, warning] = pair_of(tmp_path, centred, gt, verts=meshes(pred), gt_verts=meshes(gt)).warnings
     assert "pred.npz: joints and vertices lie" in warning and "same camera frame" in warning
 
 
 def test_a_good_prediction_raises_no_suspicion(tmp_path):
-    """Also one that is as wrong as beginners' networks are."""
+    """Nor does a prediction with the errors of a weak network."""
     gt = hands(60, seed=5)
     for error in (0.1, 3, 12):
         assert pair_of(tmp_path, predicted(gt, error_mm=error), gt).warnings == [], error
 
 
 def test_two_hands(tmp_path, gt, pred):
-    """Only whole hands are compared; joints without a label may hold anything."""
+    """Only complete hands are compared; joints without a label may have any value."""
     interhand = scoring.protocol_of("interhand")
     both = [from_our_order(p, "interhand").reshape(COUNT // 2, 42, 3) for p in (pred, gt)]
     valid = np.ones((COUNT // 2, 42))
@@ -233,18 +235,18 @@ def test_two_hands(tmp_path, gt, pred):
 
 
 def test_protocols_and_options_by_name():
-    known = "known are freihand, ho3d, dexycb, interhand, hamer, hint"
-    with pytest.raises(UserError, match=f"unknown protocol 'frehand', did you mean 'freihand'. {known}"):
+    known = "known protocols: freihand, ho3d, dexycb, interhand, hamer, hint"
+    with pytest.raises(UserError, match=f"unknown protocol 'frehand'; did you mean 'freihand'. {known}"):
         scoring.protocol_of("frehand")
-    with pytest.raises(UserError, match=f"unknown protocol '3', {known}"):
+    with pytest.raises(UserError, match=f"unknown protocol '3'; {known}"):
         scoring.protocol_of("3")
     assert scoring.options_of(FREIHAND, ["imitate_missing_scale=true"]) == {"imitate_missing_scale": True}
     assert scoring.options_of(HAMER, ["keypoint_list=0,4,8"]) == {"keypoint_list": (0, 4, 8)}
     for protocol, text, match in (
-        (FREIHAND, "missing_scale=true", "no option 'missing_scale=true' of freihand, which has .*: imitate_m"),
+        (FREIHAND, "missing_scale=true", "no option 'missing_scale=true' of freihand; its options .*: imitate_m"),
         (FREIHAND, "imitate_missing_scale", "no option 'imitate_missing_scale' of freihand"),
         (FREIHAND, "imitate_missing_scale=2", "takes a bool such as False, got '2'"),
-        (HAMER, "keypoint_list=a", "takes whole numbers such as 0,4,8, got 'a'"),
+        (HAMER, "keypoint_list=a", "must be whole numbers such as 0,4,8, got 'a'"),
         (DEXYCB, "a=1", "which has .*none"),
     ):
         with pytest.raises(UserError, match=match):
@@ -253,7 +255,7 @@ def test_protocols_and_options_by_name():
 
 
 def test_labels_that_a_protocol_leaves_out(tmp_path, gt, pred):
-    """Said on the console, empty in the CSV, and never among the worst."""
+    """They are reported on the console, empty in the CSV, and never among the worst samples."""
     labels = gt.copy()
     labels[[2, 9]] = -1
     pair = pair_of(tmp_path, pred, labels, DEXYCB)

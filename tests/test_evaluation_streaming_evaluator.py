@@ -21,7 +21,7 @@ def hands():
 
 
 def feed(evaluator, pred, gt, put=lambda batch: batch, **masks):
-    """In 4 batches of 16 rows, which `put` places."""
+    """Add the samples in 4 batches of 16 rows, which `put` moves to devices."""
     for start in range(0, 64, 16):
         rows = slice(start, start + 16)
         evaluator(*put((pred[rows], gt[rows])), **{name: put(mask[rows]) for name, mask in masks.items()})
@@ -50,7 +50,7 @@ def test_root_and_keypoints(hands):
     expected = feed(Evaluator(64, **options), *hands).get_metrics_dict()
     assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert "avg_metric" not in values
-    with pytest.raises(UserError, match="unknown metric 'mpjpa', known are mpjpe, pa_mpjpe"):
+    with pytest.raises(UserError, match="unknown metric 'mpjpa'; known metrics: mpjpe, pa_mpjpe"):
         StreamingEvaluator(metrics=("mpjpa",))
 
 
@@ -91,5 +91,5 @@ def test_a_batch_reads_nothing_back_and_memory_stays(hands):
         evaluator(pred, gt)
         return evaluator.state
 
-    states = jax.eval_shape(state_after, *hands)  # fails where a value is asked for
+    states = jax.eval_shape(state_after, *hands)  # fails when a value is read
     assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states)) < 2 * 80_000

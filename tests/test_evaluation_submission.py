@@ -1,4 +1,4 @@
-"""Leaderboard files of a run: order, frame, unit, both hands, and the same numbers when they are scored again."""
+"""Leaderboard files of a run: order, frame, unit, both hands, and the same scores from the file."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ SUBJECTS = ("20200709-subject-01", "20200813-subject-02", "20200820-subject-03")
 
 
 class Blank:
-    """A source whose images are black: its labels alone count here."""
+    """A source whose images are black: only its labels matter here."""
 
     def __init__(self, source):
         self._source = source
@@ -65,8 +65,8 @@ def test_freihand(tmp_path, tiny):
     source, file, labels = freihand.load(folder, "test"), tmp_path / "pred.zip", tmp_path / "FreiHAND_pub_v2_eval"
     joints, _, scores, said = submit(tiny, f"freihand:{folder}", source, file)
     assert said == (
-        f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, so its joints replace the vertices: "
-        "mesh scores mean nothing"
+        f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, so the file contains joints "
+        "instead of vertices: ignore the mesh scores"
     )
     xyz, verts = json.loads(zipfile.ZipFile(file).read("pred.json"))
     np.testing.assert_allclose(np.array(xyz) * 1000, joints, atol=1e-3)  # absolute, in metres, in our order
@@ -87,7 +87,7 @@ def test_ho3d(tmp_path, tiny, mesh):
     assert ("the model has no mesh" in said) != mesh and said.startswith(f"{file}: 6 hands for the leaderboard of ho3d")
     xyz, verts = (np.array(points) for points in json.loads(file.read_text()))
     listed = (folder / "evaluation.txt").read_text().split()
-    for i, frame in enumerate(listed):  # what layouts_ho3d does with a hand, of a prediction that is moved to its wrist
+    for i, frame in enumerate(listed):  # as layouts_ho3d stores a hand, for a prediction moved to the labelled wrist
         wrist = layouts_ho3d.joints(frame.partition("/")[0], int(frame.partition("/")[2]))[0]
         moved = joints[i] - joints[i, 0] + wrist
         expected = layouts_ho3d.in_their_order(layouts_ho3d.stored(moved))
@@ -103,10 +103,10 @@ def test_ho3d(tmp_path, tiny, mesh):
 
 
 def test_ho3d_before_its_labels_were_released(tmp_path, tiny):
-    """The wrists of the pickles are the ones that results are moved to."""
+    """Results are moved to the wrists in the pickles."""
     folder = layouts_ho3d.write(tmp_path)
     _, _, scores, _ = submit(tiny, f"ho3d:{folder}", ho3d.load(folder, "test", depth=False), tmp_path / "pred.json")
-    assert scores["count"] == 0  # the wrist alone is no hand to score
+    assert scores["count"] == 0  # a wrist alone cannot be scored
     xyz = np.array(json.loads((tmp_path / "pred.json").read_text())[0])
     wrists = [layouts_ho3d.joints(sequence, frame)[0] for frame in (2, 1, 0) for sequence in layouts_ho3d.EVALUATION]
     np.testing.assert_allclose(xyz[:, 0], layouts_ho3d.stored(np.array(wrists)), atol=1e-6)
@@ -134,16 +134,16 @@ def test_dexycb(tmp_path, tiny):
     assert official["absolute/mpjpe"] == pytest.approx(absolute, abs=1e-3)
 
 
-def test_it_refuses(tmp_path, tiny):
+def test_user_errors_are_named(tmp_path, tiny):
     source = freihand.load(layouts_freihand.write(tmp_path), "test")
     for name, file, fault in (
-        ("rhd:PATH", "pred.json", "rhd:PATH has no leaderboard's file, only freihand, ho3d, dexycb have"),
-        ("synthetic", "pred.json", "synthetic has no leaderboard's file"),
+        ("rhd:PATH", "pred.json", "rhd:PATH: has no leaderboard file, only freihand, ho3d, dexycb have one"),
+        ("synthetic", "pred.json", "synthetic: has no leaderboard file"),
         ("freihand:PATH", "pred.txt", "pred.txt: the file for freihand must end in .json or .zip"),
         ("dexycb-s1:PATH", "pred.zip", "pred.zip: the file for dexycb must end in .txt or .csv"),
-        ("freihand:PATH", "no/pred.zip", "no: no such folder to write pred.zip to"),
-        ("freihand:a.json", "pred.zip", "a.json: not the evaluation set; name the folder FreiHAND_pub_v2"),
-        ("dexycb-s1:PATH", "pred.txt", "dexycb-s1:PATH: a packed set lacks the toolkit's ids"),
+        ("freihand:PATH", "no/pred.zip", "no: no such folder for pred.zip"),
+        ("freihand:a.json", "pred.zip", "a.json: not the evaluation set; pass the folder FreiHAND_pub_v2"),
+        ("dexycb-s1:PATH", "pred.txt", "dexycb-s1:PATH: a packed set has no image ids for --submit"),
     ):
         with pytest.raises(UserError, match=fault):
             Submission(name, source, tmp_path / file)
@@ -159,7 +159,7 @@ def test_it_refuses(tmp_path, tiny):
 
 
 def test_the_command(tmp_path, copy_of, trained, call):
-    """A run with depth: a file of each input, which score as the run did; a set without labels."""
+    """A run with depth: one file per kind of input, with the run's scores; and a set without labels."""
     workdir, folder = copy_of(trained), layouts_ho3d.write(tmp_path, released=True)
     code, output, errors = call(evaluate.main, workdir, "--data", f"ho3d:{folder}", "--submit", tmp_path / "pred.zip")
     assert code == 0, errors
@@ -175,9 +175,11 @@ def test_the_command(tmp_path, copy_of, trained, call):
         evaluate.main, workdir, "--data", f"freihand:{folder}", "--submit", tmp_path / "pred.json"
     )
     assert code == 0, errors
-    assert "RGB: not scored, no hand has joints in 3D as ground truth" in output and "inf" not in output
+    assert "RGB: not scored, because no hand has 3D labels" in output and "inf" not in output
     assert prediction_files.read(tmp_path / "pred.json", ["xyz", "verts"])[0]["xyz"].shape == (3, 21, 3)
     code, _, errors = call(evaluate.main, workdir, "--data", "synthetic", "synthetic", "--submit", "pred.json")
-    assert code == 2 and errors == "error: --submit writes the file of one set: give one --data\n"
+    assert code == 2 and errors == (
+        "error: --submit: writes predictions for one data set only; give one NAME after --data\n"
+    )
     code, _, errors = call(evaluate.main, "--submit", "a.zip", "--predictions", "pred.json")
-    assert code == 2 and "one way to score" in errors
+    assert code == 2 and "give either a run folder" in errors

@@ -1,4 +1,4 @@
-"""The built-in hand: rigid bones, limits, a prior of plausible poses, random numbers of seed and index alone."""
+"""The built-in hand: rigid bones, limits, a prior of plausible poses, random numbers from seed and index alone."""
 
 import jax
 import jax.numpy as jnp

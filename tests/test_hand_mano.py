@@ -152,7 +152,7 @@ def test_poses_as_principal_components(hand, poses):
     + [((16, 3, 3), {"kind": "matrix", "flat_hand_mean": False}), ((), {"kind": "pca"})],
 )
 def test_poses_of_another_shape(hand, shape, options):
-    with pytest.raises(UserError, match=r"a pose of kind .* and shape \(.*\) cannot be read"):
+    with pytest.raises(UserError, match=r"a pose of kind .* and shape \(.*\) is unknown"):
         mano.pose_rotations(hand, np.zeros(shape), **options)
 
 
@@ -179,7 +179,7 @@ def test_left_hands_and_the_fix_of_their_shape(folder):
     fault = r"MANO_LEFT\.pkl: is the file of a left hand; give MANO_RIGHT\.pkl or its folder"
     with pytest.raises(UserError, match=fault):
         mano.read(folder / "MANO_LEFT.pkl", side="right")
-    with pytest.raises(UserError, match="side 'both' is neither right nor left"):
+    with pytest.raises(UserError, match="side must be .*, got 'both'"):
         mano.read(folder, side="both")
 
 
@@ -310,22 +310,25 @@ def test_other_files_are_refused(folder, tmp_path):
             mano.read(tmp_path)
     nan = np.where(np.arange(3) == 1, np.nan, MODEL["v_template"])
     for change, message in (
-        ({"weights": None}, "weights is NoneType, not numbers"),
-        ({"shapedirs": MODEL["shapedirs"][..., :9]}, r"shapedirs is \(778, 3, 9\) float64, not numbers \(778, 3, 10\)"),
-        ({"hands_mean": np.array(["a"] * 45)}, r"hands_mean is \(45,\) <U1, not numbers"),
+        ({"weights": None}, "not a MANO file .weights is NoneType and not numbers"),
+        (
+            {"shapedirs": MODEL["shapedirs"][..., :9]},
+            r".*shapedirs is \(778, 3, 9\) float64 and not .* \(778, 3, 10\)",
+        ),
+        ({"hands_mean": np.array(["a"] * 45)}, r".*hands_mean is \(45,\) <U1 and not numbers"),
         ({"v_template": nan}, "v_template is not finite"),
-        ({"v_template": 1000 * MODEL["v_template"]}, r"v_template is \d+ long: not a hand in metres"),
-        ({"kintree_table": MODEL["kintree_table"][:, ::-1]}, "kintree_table is not the tree"),
+        ({"v_template": 1000 * MODEL["v_template"]}, r"not a MANO file \(v_template is \d+ long, a hand in metres"),
+        ({"kintree_table": MODEL["kintree_table"][:, ::-1]}, "not a MANO file .kintree_table is another tree"),
         ({"f": MODEL["f"] + 1}, "f has indices of vertices that do not exist"),
     ):
         file.write_bytes(mano_file.pickled(MODEL | change))
         with pytest.raises(UserError, match=rf"MANO_RIGHT\.pkl: {message}"):
             mano.read(tmp_path)
     file.write_bytes(mano_file.pickled({key: MODEL[key] for key in MODEL if key != "posedirs"}))
-    with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: has no 'posedirs': not a MANO file"):
+    with pytest.raises(UserError, match=r"MANO_RIGHT\.pkl: not a MANO file \(no key 'posedirs'\)"):
         mano.read(tmp_path)
     file.write_bytes(mano_file.pickled([1, 2]))
-    with pytest.raises(UserError, match="holds no dictionary of arrays"):
+    with pytest.raises(UserError, match="no dictionary of arrays"):
         mano.read(tmp_path)
     with pytest.raises(UserError, match=r"MANO_LEFT\.pkl: no such file"):
         mano.read(tmp_path, side="left")

@@ -199,6 +199,6 @@ def test_ridge_regularises_towards_its_mean():
     np.testing.assert_allclose(found[:, 3:], truth[:, 3:], atol=1e-9)
 
 
-def test_the_command_says_where_it_cannot_write(tmp_path, capsys):
+def test_the_command_names_the_folder_that_it_cannot_write(tmp_path, capsys):
     assert surface_fit.main([str(tmp_path / "none" / "out.npz")]) == 2
     assert "error: no folder" in capsys.readouterr().err

@@ -46,9 +46,9 @@ def test_a_file_of_one_line(tmp_path):
 
 @pytest.mark.parametrize("text, line", [
     ("{}", r": hand 0: missing key 'bbox'"),
-    ("3", "neither a list of hands nor an object with `hands`"),
-    ('{"hands": {}}', "neither a list of hands"),
-    ("[1]", ": hand 0: a hand must be an object with bbox, got 1"),
+    ("3", "must be a list of hands, or an object with the key hands"),
+    ('{"hands": {}}', "must be a list of hands"),
+    ("[1]", ": hand 0: a hand must be an object with the key bbox, got 1"),
     ('{"bbox": [1, 2, 3, 4]}', ": hand 0: missing key 'image'"),
     ('{"image": "a", "bbox": [1, 2, 3, 4]}\n{"image": "a", "bbox"', r"boxes:2: not valid JSON \(.*\)"),
     ('{"image": "a", "bbox": [1, 2, 3, 4]}\n\n{"image": "a", "bbox": [1, 2]}', "boxes:3: bbox must be 4 numbers"),
@@ -60,7 +60,7 @@ def test_a_file_of_one_line(tmp_path):
     ('{"image": "a", "bbox": [1, 2, 3, 4], "score": NaN}', "score must be a finite number, got nan"),
     ('{"image": "a", "bbox": [1, 2, 3, 4], "hand": ["left"]}', 'hand must be "right" or "left"'),
     ('[{"image": "a", "bbox": [1, 2, 3, 4], "K": [[1,0,1],[0,1,1],[0,0,1]]}, {"image": "./a", "bbox": [1, 2, 3, 4]}]',
-     "hand 1: K differs from the K of an earlier hand of ./a: one image has one camera"),
+     "hand 1: K differs from the K of an earlier hand in ./a; give all hands of an image the same K"),
 ])  # fmt: skip
 def test_broken_files_are_named(tmp_path, text, line):
     path = tmp_path / "boxes"
@@ -77,5 +77,5 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path, "Is a directory"),
         (tmp_path / "picture", "not text"),
     ):
-        with pytest.raises(UserError, match=f"cannot read boxes {path}: .*{why}"):
+        with pytest.raises(UserError, match=f"{path}: the boxes cannot be read .*{why}"):
             read_boxes(path)

@@ -47,7 +47,7 @@ def test_a_detector_is_a_function_in_a_module(folder):
     ("forgets_to_return", "detector my_hands:forgets_to_return must return a list of hands, got NoneType"),
     ("no_box", "detector my_hands:no_box, hand 0: missing key 'bbox'"),
     ("backwards", "detector my_hands:backwards, hand 1: bbox must be"),
-    ("boxes_only", r"hand 0: a hand must be an object with bbox, got \(1, 2, 3, 4\)"),
+    ("boxes_only", r"hand 0: a hand must be an object with the key bbox, got \(1, 2, 3, 4\)"),
     ("nan_box", "hand 0: bbox must be"),
     ("nan_score", "hand 0: score must be a finite number, got nan"),
     ("text_score", "hand 0: score must be a finite number, got 'high'"),

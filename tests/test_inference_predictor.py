@@ -84,7 +84,7 @@ def scene(K=K, width=640, height=480):
     return image, joints, boxes
 
 
-def righted(points):
+def mirrored_lefts(points):
     """Points (4, ..., 3) of the scene's hands with left hands mirrored, as a model predicts them."""
     signs = np.array([[1 if side == "right" else -1, 1, 1] for side in SIDES])
     return points * signs.reshape(4, *[1] * (points.ndim - 2), 3)
@@ -97,7 +97,7 @@ def number_of(batch):
 
 def exact_joints(joints):
     def function(batch):
-        seen = jnp.float32(righted(joints))[number_of(batch)]
+        seen = jnp.float32(mirrored_lefts(joints))[number_of(batch)]
         return {"keypoints_3d": seen, "keypoints_2d": project(seen, batch["K"])}
 
     return function
@@ -130,7 +130,7 @@ def test_weak_perspective_cameras_recover_positions(stub, rule):
 
     def function(batch):
         size, K = batch["image"].shape[1], batch["K"]
-        at = jnp.float32(righted(POSITIONS))[number_of(batch)]  # (B, 3) mm
+        at = jnp.float32(mirrored_lefts(POSITIONS))[number_of(batch)]  # (B, 3) mm
         focal = jnp.sqrt(K[:, 0, 0] * K[:, 1, 1])
         scale = 1000 * focal / at[:, 2]  # px a metre
         camera = (project(at[:, None], K)[:, 0] - size / 2) / scale[:, None]
@@ -143,7 +143,7 @@ def test_weak_perspective_cameras_recover_positions(stub, rule):
     np.testing.assert_allclose(found["camera_translation"], POSITIONS, atol=0.02)
     for i, side in enumerate(SIDES):
         mirror = np.diag([1 if side == "right" else -1, 1, 1])
-        origin = HAND.template[-16]  # it turns about its wrist
+        origin = HAND.template[-16]  # it rotates about its wrist
         expected = ((BALL.vertices - origin) @ turns[i].T + origin) @ mirror + POSITIONS[i]
         np.testing.assert_allclose(found["vertices"][i], expected, atol=0.02)
         turn = cv2.Rodrigues(found["mano_pose"][i, :3].astype(float))[0]  # of a left hand: of the left hand's own mesh
@@ -252,7 +252,7 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
     ({"images": [IMAGE, IMAGE], "boxes": [[1, 2, 3, 4]]}, "boxes must have an entry for each of the 2 images, got 1"),
     ({"images": [IMAGE, IMAGE], "boxes": [None, [9, 9, 3, 3]]}, "^image 1: bbox must be"),
 ])  # fmt: skip
-def test_what_is_refused(stub, arguments, line):
+def test_user_errors_are_named(stub, arguments, line):
     read, _ = stub(None)
     with pytest.raises(UserError, match=line):
         read(**{"images": IMAGE} | arguments)

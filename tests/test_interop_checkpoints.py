@@ -147,8 +147,8 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     assert (code, errors) == (0, "")
     lines = output.splitlines()
     assert lines[0] == f"{files / 'hamer.ckpt'} -> {out}:"
-    assert lines[1].strip().startswith(f"hamer, {DEPTH} blocks, {WIDTH} wide with 4 heads, 0.1 M numbers")
-    assert "none is missing" in lines[2] and any("MANO's arrays" in line for line in lines)
+    assert lines[1].strip().startswith(f"hamer, {DEPTH} blocks, {WIDTH} wide with 4 heads, 0.1 M values")
+    assert "no tensor is missing" in lines[2] and any("MANO's arrays" in line for line in lines)
     assert lines[-1].startswith("Without MANO: mano_pose, mano_shape and camera are HaMeR's; joints and mesh")
     report = (out / "conversion.txt").read_text()
     assert all(f"\n  {key} -> " in report or f"\n  {key}: " in report for key in hamer())
@@ -162,9 +162,9 @@ def test_the_command_makes_a_run_folder(files, tmp_path, call):
     jax.tree.map(np.testing.assert_array_equal, (best.params, best.rest), (found.params, found.non_trainable))
 
     code, _, errors = call(convert.main, "hamer", files / "hamer.ckpt", out, "--set", *HEADS)
-    assert code == 2 and errors == f"error: {out} holds checkpoints already: choose another folder\n"
+    assert code == 2 and errors == f"error: {out}: contains checkpoints already; choose another folder\n"
     checkpoints = Checkpoints(out)
-    with pytest.raises(CheckpointError, match=f"converted weights, not a run: .*training.init_from={out}"):
+    with pytest.raises(CheckpointError, match=f"contains converted weights, not a run; .*training.init_from={out}"):
         checkpoints.restore_latest({})
     checkpoints.close()
 
@@ -182,8 +182,8 @@ def test_a_backbone_starts_a_training(files, tmp_path, call, file):
     out = tmp_path / "vitpose"
     code, output, errors = call(convert.main, "vitpose", files / file, out, "--set", *HEADS)
     assert (code, errors) == (0, "")
-    assert output.splitlines()[-1] == f"A part of a model: start a training with training.init_from={out}"
-    with pytest.raises(CheckpointError, match=f"{out} holds a part of a model: start a training with"):
+    assert output.splitlines()[-1] == f"This is only a backbone: start a training with training.init_from={out}"
+    with pytest.raises(CheckpointError, match=f"{out}: contains only a part of a model; start a training from it with"):
         restore_best(out)
     part = restore_best(out, partial=True)
     wanted = interop.convert("hamer", files / "hamer.ckpt", overrides=HEADS).params["backbone"]
@@ -212,10 +212,10 @@ def test_a_run_takes_the_part_and_draws_the_rest(tiny, tmp_path):
     begin = run.restore()
     run.close()
     assert begin.step is None and begin.note.startswith(f"training.init_from {tmp_path / 'part'}: 2 of ")
-    assert "are taken (stem/bias, stem/kernel); new are " in begin.note
+    assert "are loaded (stem/bias, stem/kernel); new: " in begin.note
     jax.tree.map(np.testing.assert_array_equal, begin.state["params"], fresh | {"stem": stem})
     wider = dataclasses.replace(tiny, training=start, model=dataclasses.replace(tiny.model, width=48))
-    with pytest.raises(UserError, match="does not fit: params/stem/.*: saved .*, model wants"):
+    with pytest.raises(UserError, match="does not fit: params/stem/.*: saved .*, the model needs"):
         loop.Run(wider, tmp_path / "other").restore()
 
 
@@ -287,22 +287,28 @@ def test_other_formats_of_the_same_weights(files, tmp_path):
 MISTAKES = {
     "a key is missing": (
         {"backbone.blocks.1.mlp.fc2.bias": None, "mano_head.deccam.bias": None},
-        "backbone.blocks.1.mlp.fc2.bias, mano_head.deccam.bias missing, which hamer needs",
+        "not a complete checkpoint of hamer: backbone.blocks.1.mlp.fc2.bias, mano_head.deccam.bias missing",
     ),
     "a shape": (
         {"backbone.blocks.2.attn.qkv.weight": numbers(3 * WIDTH, WIDTH + 1)},
-        r"backbone.blocks.2.attn.qkv.weight \(48, 17\) does not fit backbone/encoder/blocks/attn/qkv/kernel \(16, 48\)",
+        r"attn.qkv.weight of shape \(48, 17\) does not fit the model's .*blocks/attn/qkv/kernel of shape \(16, 48\)",
     ),
     "axes": (
         {"mano_head.transformer.pos_embedding": numbers(TOKEN)},
-        r"pos_embedding \(24,\) does not fit mano_head/transformer/pos_embedding \(1, 1, 24\)",
+        r"pos_embedding of shape \(24,\) does not fit the model's .*/pos_embedding of shape \(1, 1, 24\)",
     ),
     "axes of a tensor that determines sizes": (
         {"backbone.pos_embed": numbers(13, 16)},
-        r"backbone.pos_embed has shape \(13, 16\), but hamer has 3 axes there",
+        r"backbone.pos_embed has shape \(13, 16\), but hamer needs 3 axes",
     ),
-    "another model": ({"backbone.pos_embed": None}, "has no backbone.pos_embed, so it is not a checkpoint of hamer"),
-    "not finite": ({"mano_head.deccam.bias": np.float32([1, np.nan, 2])}, "mano_head.deccam.bias is not finite"),
+    "another model": (
+        {"backbone.pos_embed": None},
+        "not a checkpoint of hamer: the tensor backbone.pos_embed is missing",
+    ),
+    "not finite": (
+        {"mano_head.deccam.bias": np.float32([1, np.nan, 2])},
+        "mano_head.deccam.bias has values that are not finite",
+    ),
 }
 
 
@@ -340,7 +346,10 @@ EXTRA: {FOCAL_LENGTH: 5000}
     found = interop.convert("hamer", files / "hamer.ckpt", model_config=path, overrides=HEADS)
     assert (found.config.model.hamer.heads, found.config.model.hamer.head_width) == (4, 16)
     for changed, message in (
-        (text.replace("dim_head: 16", "dim_head: 32"), r"to_kv.weight \(128, 16\) does not fit .* \(16, 256\)"),
+        (
+            text.replace("dim_head: 16", "dim_head: 32"),
+            r"to_kv.weight of shape \(128, 16\) does not fit .* \(16, 256\)",
+        ),
         (text.replace("5000", "1000"), "EXTRA.FOCAL_LENGTH is 1000 for crops of 256 px; only 5000 for crops of 256 px"),
         ("MODEL: 3", "not a model_config.yaml of HaMeR or WiLoR"),
         ("a: [", "not a model_config.yaml of HaMeR or WiLoR"),

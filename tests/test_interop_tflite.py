@@ -43,7 +43,7 @@ def test_archives_are_read(root, tmp_path):
         archive.writestr("notes.txt", "no network")
     [(name, network)] = tflite.read_archive(tmp_path / "a.task", lambda name: name.endswith(".tflite")).items()
     assert name == "hand.tflite" and len(network.operations) == 1
-    with pytest.raises(UserError, match=r"a.task: notes.txt: not a .tflite file, it begins with b'no netwo'"):
+    with pytest.raises(UserError, match=r"a.task: notes.txt: not a .tflite file: the file begins with b'no netwo'"):
         tflite.read_archive(tmp_path / "a.task", lambda name: True)
 
 
@@ -53,39 +53,45 @@ def test_what_is_no_network_is_named(root, tmp_path):
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
         tflite.read(tmp_path)
     for content in (b"", b"TFL3", b"PK\x03\x04 and more", b"\x00" * 100):
-        with pytest.raises(UserError, match="a: not a .tflite file, it begins with b'"):
+        with pytest.raises(UserError, match="a: not a .tflite file: the file begins with b'"):
             tflite.parse(content, "a")
     (tmp_path / "a.whl").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(UserError, match="a.whl: not a whole zip archive .*; download it again"):
+    with pytest.raises(UserError, match="a.whl: damaged or incomplete zip archive .*; download it again"):
         tflite.read_archive(tmp_path / "a.whl", lambda name: True)
     root[2] *= 2
-    with pytest.raises(UserError, match="a: has 2 networks, only files of one are read"):
+    with pytest.raises(UserError, match="a: has 2 networks; only a file with one network can be read"):
         tflite.parse(flatbuffer(root), "a")
 
 
 def test_constants_that_are_not_read_are_named(root):
     graph = root[2][0]
     graph[0][1][6] = {0: np.int32([0])}
-    with pytest.raises(UserError, match="a: constant kernel is sparse, only dense ones are read"):
+    with pytest.raises(UserError, match="a: constant kernel is sparse; only dense constants can be read"):
         tflite.parse(flatbuffer(root), "a")
     del graph[0][1][6]
     graph[0][3][1] = Number("b", 5)  # a string
-    with pytest.raises(UserError, match="a: constant bias has type 5 of TFLite's schema, which is not read"):
+    with pytest.raises(UserError, match="a: constant bias has type 5 of TFLite's schema, which cannot be read"):
         tflite.parse(flatbuffer(root), "a")
     graph[0][1][1], root[4][1] = Number("b", 9), {0: np.zeros(KERNEL.size, np.uint8)}
-    with pytest.raises(UserError, match="a: has quantised constants, only float ones are read"):
+    with pytest.raises(UserError, match="a: has quantised constants; only floating-point constants can be read"):
         tflite.parse(flatbuffer(root), "a")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: root[2][0][0][3].update({0: np.int32([6])}), "constant bias has 20 bytes, not (6,) of float32"),
-        (lambda root: root[2][0][0][3].update({0: np.int32([-5])}), "constant bias has 20 bytes, not (-5,) of float32"),
-        (lambda root: root[2][0][0][3].update({2: Number("<I", 9)}), "names constant 9, but has 3"),
-        (lambda root: root[2][0][3].append(operation(7, [0], [1])), "names operation 7, but has 2"),
-        (lambda root: root[2][0][3].append(operation(0, [99], [1])), "names tensor 99, but has 5"),
-        (lambda root: root[2][0][3][1][4].update({0: Number("b", 7)}), "CONV_2D has padding 7"),
+        (
+            lambda root: root[2][0][0][3].update({0: np.int32([6])}),
+            "constant bias has 20 bytes, which do not fit shape (6,) of float32",
+        ),
+        (
+            lambda root: root[2][0][0][3].update({0: np.int32([-5])}),
+            "constant bias has 20 bytes, which do not fit shape (-5,) of float32",
+        ),
+        (lambda root: root[2][0][0][3].update({2: Number("<I", 9)}), "refers to constant 9, but has 3 constants"),
+        (lambda root: root[2][0][3].append(operation(7, [0], [1])), "refers to operation code 7, but has 2 codes"),
+        (lambda root: root[2][0][3].append(operation(0, [99], [1])), "refers to tensor 99, but has 5 tensors"),
+        (lambda root: root[2][0][3][1][4].update({0: Number("b", 7)}), "CONV_2D has the unknown padding 7"),
     ],
 )
 def test_contradictions_are_damage(root, change, message):
@@ -125,5 +131,5 @@ def test_lists_longer_than_the_file_take_no_memory(root):
 def test_a_list_of_one_table_over_and_over_is_refused(root):
     """A file of 1 MB could else describe far more objects than fit in memory."""
     content = flatbuffer(root | {1: [{}] * (tflite.MOST_ITEMS + 1)})
-    with pytest.raises(UserError, match=r"a: lists 5001 parts; a network for hands has a few hundred"):
+    with pytest.raises(UserError, match=r"a: has a list of 5001 tables; a network for hands has a few hundred"):
         tflite.parse(content, "a")

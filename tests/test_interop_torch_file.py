@@ -131,8 +131,11 @@ def test_a_state_cannot_redirect_a_tensor_to_another_file(tmp_path):
 
 
 WRONG = {
-    "beyond the end": (Saved(MATRIX.reshape(-1), (5, 6)), "in 24 elements"),
-    "beyond the end by offset": (Saved(MATRIX.reshape(-1), (4, 6), (6, 1), 1), "from 1 on, in 24 elements"),
+    "beyond the end": (Saved(MATRIX.reshape(-1), (5, 6)), "in a storage of 24 elements"),
+    "beyond the end by offset": (
+        Saved(MATRIX.reshape(-1), (4, 6), (6, 1), 1),
+        "and offset 1 in a storage of 24 elements",
+    ),
     "negative": (Saved(MATRIX.reshape(-1), (4, -6)), "a tensor with invalid offset, shape or strides"),
     "negative stride": (Saved(MATRIX.reshape(-1), (4,), (-1,), 3), "a tensor with invalid offset, shape or strides"),
     "strides": (Saved(MATRIX.reshape(-1), (4, 6), (1,)), "with strides"),
@@ -181,10 +184,10 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
     refused(lambda: path.write_bytes(path.read_bytes()[:-30]), "is truncated; download it again")
     refused(lambda: path.write_bytes(path.read_bytes()[:300]), "is truncated; download it again")
     refused(without("data/1"), r"data.pkl: .*\(data/1 is missing\)")
-    refused(without("data.pkl"), "a zip archive, but not one of torch.save: it has 0 data.pkl")
+    refused(without("data.pkl"), "a zip archive, but not one of torch.save: it has 0 members data.pkl, not 1")
     refused(
         lambda: rewritten(path, lambda name, content: content[:-4] if name.endswith("data/0") else content),
-        f"data/0 has {size - 4} bytes, not 24 of float32",
+        f"data/0 has {size - 4} bytes, not 24 elements of float32",
     )
     refused(
         lambda: rewritten(path, lambda name, content: b"big" if name.endswith("byteorder") else content),
@@ -195,11 +198,14 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
         lambda: rewritten(path, lambda name, content: content[:-20] if name.endswith("pkl") else content),
         "damaged or incomplete pickle",
     )
-    refused(flip, r"is damaged \(its checksum differs\); download it again")
+    refused(flip, r"is damaged \(wrong checksum\); download the file again")
     refused(lambda: path.write_bytes(b"<!DOCTYPE html><html>sign in"), "begins with b'<!DOCTYPE html")
-    refused(lambda: path.write_bytes(b""), "not a file of torch.save, it begins with b''")
+    refused(lambda: path.write_bytes(b""), "not a file of torch.save: the file begins with b''")
     legacy = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
-    refused(lambda: path.write_bytes(legacy), r"before version 1.6; save it again with PyTorch: torch.save\(torch.load")
+    refused(
+        lambda: path.write_bytes(legacy),
+        r"before version 1.6; save the file again with PyTorch: torch.save\(torch.load",
+    )
     refused(path.unlink, "cannot be read")
     refused(lambda: path.unlink() or path.mkdir(), "cannot be read")
 
@@ -287,15 +293,15 @@ def test_safetensors(tmp_path):
         return safetensors_of({"a": entries["a"] | changes}, content)
 
     whole = safetensors_of(entries, content)
-    refused(whole[:-1], "'b': lies beyond the end of the file")
+    refused(whole[:-1], "'b': its offsets are beyond the end of the file")
     refused(whole[:50], "header cannot be read")
     refused(b"", "header cannot be read")
     refused(b"\xff" * 100, "header cannot be read")
     refused(safetensors_of([1], b""), "header cannot be read")
-    refused(entry(dtype="F8_E4M3"), "'a': its type 'F8_E4M3' is not known")
-    refused(entry(shape=[5, 6]), "'a': has 96 bytes, not 30 of F32")
-    refused(entry(shape=[-4, -6]), "'a': has no type, shape and offsets")
-    refused(entry(data_offsets=[0]), "'a': has no type, shape and offsets")
+    refused(entry(dtype="F8_E4M3"), "'a': its type 'F8_E4M3' is unknown")
+    refused(entry(shape=[5, 6]), "'a': has 96 bytes, not 30 elements of F32")
+    refused(entry(shape=[-4, -6]), "'a': its type, shape or offsets are missing or invalid")
+    refused(entry(data_offsets=[0]), "'a': its type, shape or offsets are missing or invalid")
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         safetensors.read(path)

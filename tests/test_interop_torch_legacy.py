@@ -54,7 +54,8 @@ def test_a_view_beyond_its_storage_is_damage(tmp_path):
     for view in (Saved(STORAGE, (25,)), Saved(STORAGE, (3,), (12,)), Saved(STORAGE, (10**9,), (0,))):
         save_legacy(tmp_path / "a.pth", {"x": view})
         with pytest.raises(
-            UserError, match=r"a.pth: a pickle: damaged or incomplete pickle \(a tensor .* in (24 elements|a file of \d+ bytes)\)"
+            UserError,
+            match=r"a.pth: a pickle: damaged .*\(a tensor .* in a (storage of 24 elements|file of \d+ bytes)\)",
         ):
             torch_legacy.read(tmp_path / "a.pth")
 

@@ -59,7 +59,7 @@ def test_distances_that_are_not_finite_are_misses_and_seen():
     assert eval_util(distance, np.isfinite(distance)).mean == 0
 
 
-def test_nothing_valid_is_no_number():
+def test_without_valid_joints_the_error_is_nan():
     measures = eval_util(np.zeros((3, 2)), np.zeros((3, 2)))
     assert np.isnan([measures.mean, measures.median, measures.auc]).all() and np.isnan(measures.pck).all()
     assert np.isnan(keypoint_3d_pck(np.zeros((3, 2)), np.zeros((3, 2))))
@@ -121,7 +121,7 @@ def test_every_number_of_every_code(shared, precision, x64):
         ours = all_distances(golden["pred_m"] * 1000, golden["gt_m"] * 1000)
     measures, wrong, count = {}, {}, 0
     for key in golden.files:
-        if not key.startswith(precision) or key.endswith("as_is_dtype_ok"):  # whether HaMeR's code ran as it is
+        if not key.startswith(precision) or key.endswith("as_is_dtype_ok"):  # whether HaMeR's code ran unchanged
             continue
         _, unit, code, alignment, quantity = key.split("/")
         name = "rigid" if quantity == "pa_mpjpe_mm" else ALIGNMENT[f"{code}/{alignment}"]
@@ -160,7 +160,7 @@ def millimetres(uvd, camera):
 
 @pytest.mark.parametrize("name", ["nyu", "icvl"])
 def test_published_predictions(shared, name):
-    """Their authors' means to the digits printed, and what FreiHAND's and HaMeR's codes make of their joints."""
+    """Their authors' means to the digits printed, and the numbers of FreiHAND's and HaMeR's codes for their joints."""
     golden = np.load(shared / "golden" / f"real_{name}.npz")
     table = json.loads((shared / "golden" / "real_table.json").read_text())
     camera = golden["camera_fx_fy_u0_v0"]
@@ -206,4 +206,4 @@ def test_published_predictions(shared, name):
             assert abs(values.mean(dtype=np.float64) - row[key]) < 2e-4
         assert abs(absolute.median - row["median_mm"]) < 2e-4 and abs(absolute.auc - row["auc_0_50"]) < 1e-6
         official = golden[f"{method}/pa_hamer_mm"] - golden[f"{method}/pa_freihand_mm"]
-        assert ((rigid - either).mean(1) > 1e-2).tolist() == (official > 1e-2).tolist()  # hands it would rather mirror
+        assert ((rigid - either).mean(1) > 1e-2).tolist() == (official > 1e-2).tolist()  # better mirrored

@@ -1,4 +1,4 @@
-"""The list of what an epoch measures, and its optional metrics against plain NumPy."""
+"""The metrics of an epoch, and the optional ones compared with plain NumPy."""
 
 import jax
 import numpy as np
@@ -88,6 +88,6 @@ def test_a_metric_that_cannot_be_computed_is_named():
     bad = EpochMetric(
         "bad", "mm", lambda predictions, batch: {"sum": predictions["heat"].sum()}, lambda sums: sums["sum"]
     )
-    with pytest.raises(UserError, match="epoch metric 'bad' cannot be computed: neither .* have 'heat'"):
+    with pytest.raises(UserError, match="epoch metric 'bad' cannot be computed: neither .* contain 'heat'"):
         measured((*METRICS, bad), predictions, batch)
     assert set(epoch_metrics.OPTIONAL) == {"cs_mpjpe", "pa_auc"}

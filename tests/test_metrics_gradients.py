@@ -113,40 +113,67 @@ def test_it_can_be_learned_from():
 EVERY_SIZE = """
 import sys, time
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxhand.metrics import pa_mpjpe
 
+names, counts = (argument.split(",") for argument in sys.argv[1:3])
 rng = np.random.default_rng(0)
-for points in map(int, sys.argv[2:]):
-    for count in map(int, sys.argv[1].split(",")):
-        pred, gt = rng.normal(size=(2, count, points, 3)).astype(np.float32)
+for points in map(int, sys.argv[3:]):
+    for count in map(int, counts):
+        pred, gt = map(jnp.asarray, rng.normal(size=(2, count, points, 3)).astype(np.float32))
+        valid = jnp.asarray(rng.random((count, points)) < 0.9).at[:, 0].set(True)
         reflection = points % 2 == 0
-        inside = jax.jit(lambda pred, gt: pa_mpjpe(2 * pred, gt, reflection=reflection))
-        for measure in (lambda *hands: pa_mpjpe(*hands, reflection=reflection), inside):
+
+        def total(pred, gt, valid=None):
+            return pa_mpjpe(2 * pred, gt, reflection=reflection, valid=valid).mean()
+
+        measures = {
+            "alone": lambda: pa_mpjpe(pred, gt, reflection=reflection),
+            "mask": lambda: pa_mpjpe(pred, gt, reflection=reflection, valid=valid),
+            "inside": lambda: jax.jit(total)(pred, gt),
+            "mask-inside": lambda: jax.jit(total)(pred, gt, valid),
+            "gradient": lambda: jax.jit(jax.value_and_grad(total))(pred, gt)[1],
+            "mask-gradient": lambda: jax.jit(jax.value_and_grad(total))(pred, gt, valid)[1],
+        }
+        for name in names:
             begin = time.time()
-            errors = np.asarray(measure(pred, gt))
-            assert errors.shape == (count,) and np.isfinite(errors).all()
-            assert time.time() - begin < 20, (points, count, time.time() - begin)
+            result = np.asarray(measures[name]())
+            assert np.isfinite(result).all()
+            assert time.time() - begin < 20, (name, points, count, time.time() - begin)
 print("done")
 """
 
 
-def run_sizes(counts, points, timeout):
+def run_sizes(names, counts, points, timeout):
     """In a process of its own: XLA:CPU has been seen to run such kernels for minutes, and only a kill ends that."""
-    command = [sys.executable, "-c", EVERY_SIZE, counts, *map(str, points)]
+    command = [sys.executable, "-c", EVERY_SIZE, names, counts, *map(str, points)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=timeout)
     assert done.stdout.strip() == "done", done.stderr
 
 
+EVERYTHING = "alone,mask,inside,mask-inside,gradient,mask-gradient"
+
+
 def test_sizes_are_run_in_time():
     """Every number of points that is unrolled, and some that are not; as a program of its own and inside another."""
-    run_sizes("2000", [*range(3, 26), 42, 195, 778], 200)
+    run_sizes("alone,mask", "2000", [*range(3, 26), 42, 195, 778], 200)
+
+
+def test_all_ways_are_run_in_time():
+    """With and without a mask and a gradient, and with a mean that a compiler may fuse with the kernel."""
+    run_sizes(EVERYTHING, "2000", [3, 21, 24], 200)
+
+
+@pytest.mark.slow
+def test_every_unrolled_size_is_run_in_time():
+    run_sizes(EVERYTHING, "5,1000", range(3, 26), 1800)
 
 
 @pytest.mark.slow
 def test_every_size_is_run_in_time():
-    run_sizes("5,1000", range(3, 779), 3600)
+    run_sizes("alone,inside", "5,1000", range(3, 779), 3600)
 
 
 def test_many_batch_sizes_are_run_in_time():
-    run_sizes("1,2,16,17,1023,30000", [21], 200)
+    run_sizes("alone,inside", "1,2,16,17,1023,30000", [21], 200)

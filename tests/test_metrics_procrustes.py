@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes_align
+from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes, procrustes_align
 
 
 def reference(pred, gt, reflection):
@@ -159,6 +160,21 @@ def test_alignment_by_valid_joints_only():
     assert np.isnan(pa_mpjpe(pred, gt, valid=np.zeros_like(valid))).all()
 
 
+@pytest.mark.parametrize("points", [21, 400])
+def test_numpy_in_blocks_scores_the_same(points, monkeypatch):
+    """Large numpy arrays are scored in blocks; the last one overlaps the block before it."""
+    pred, gt = hands(50, points)
+    valid = np.random.default_rng(1).random((50, points)) < 0.8
+    on_device = [jnp.asarray(points) for points in (pred, gt)]
+    for name, samples in {"one block": 50, "full blocks": 25, "overlap": 16, "single samples": 1}.items():
+        monkeypatch.setattr(procrustes, "BLOCK_POINTS", samples * points)
+        for mask in (None, valid, valid[0]):
+            expected = pa_mpjpe(*on_device, valid=None if mask is None else jnp.asarray(mask))
+            np.testing.assert_allclose(pa_mpjpe(pred, gt, valid=mask), expected, rtol=1e-6, err_msg=name)
+    leading = pa_mpjpe(pred.reshape(5, 10, points, 3), gt.reshape(5, 10, points, 3), valid=valid.reshape(5, 10, points))
+    np.testing.assert_allclose(leading.reshape(-1), pa_mpjpe(*on_device, valid=valid), rtol=1e-6)
+
+
 def test_leading_axes_are_free():
     pred, gt = hands(6)
     errors = pa_mpjpe(pred, gt)
@@ -198,7 +214,7 @@ print("done")
 
 
 def test_runs_at_once_inside_a_bigger_jit():
-    """XLA:CPU has been seen to compile, or run, fused 3x3 solvers for minutes; a limit of time is the only test."""
+    """XLA:CPU sometimes compiled or ran fused 3x3 solvers for minutes; only a time limit tests for that."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120
     )
@@ -235,7 +251,7 @@ FEELS_EPSILON = ("pred_scale_1e-6", "both_scale_1e-6", "pred_scale_1e-12", "both
 
 @pytest.mark.parametrize(("x64", "tolerance"), [(False, 2e-4), (True, 5e-6)])
 def test_degenerate_cases_of_the_fields_codes(shared, x64, tolerance):
-    """Where mmpose gives a number, the rotation-only error is that; where FreiHAND does, the mirroring one is that.
+    """Where mmpose returns a number, the rotation-only error equals it; FreiHAND's equals the mirroring error.
 
     On purpose different: a prediction of zeros is NaN in mmpose and HaMeR, and here the distance to the
     centroid, as in FreiHAND; NaN and inf raise there, and stay NaN here; UTNet makes finite numbers of them.

@@ -58,7 +58,7 @@ def test_scores_txt_of_meshes(meshes, name):
 
 
 def test_every_file_of_meshes_is_covered(meshes):
-    """Root-relative meshes are no protocol's, but the functions give them; by joints is tested with the alignments."""
+    """No protocol has root-relative meshes, but the functions compute them; alignment by joints is tested elsewhere."""
     kinds = {"abs", "pa", "pa_by_joints", "rootrel"}
     assert {key.split("/")[1] for key in meshes.files if "/" in key} == kinds
     pred, gt = (
@@ -180,7 +180,7 @@ def test_hamer_scores_the_joints_of_a_list_about_the_wrist():
     distance = np.linalg.norm(relative[0] - relative[1], axis=-1).mean(0)
     np.testing.assert_allclose(scores.joints["mode_mpjpe"][[8, 4, 1]], distance, rtol=1e-4)
     for wrong in ((), (3, 21), (-1,)):
-        with pytest.raises(UserError, match="keypoint_list must name joints from 0 to 20"):
+        with pytest.raises(UserError, match="keypoint_list must contain joints from 0 to 20"):
             PROTOCOLS["hamer"].score({"keypoints_3d": pred}, {"keypoints_3d": gt}, keypoint_list=wrong)
 
 
@@ -193,7 +193,7 @@ def test_nothing_that_is_not_finite_is_hidden():
         assert np.flatnonzero(~np.isfinite(errors)).tolist() == [3 if name.startswith("xyz") else 4], name
 
 
-def test_protocols_say_what_they_take():
+def test_protocols_describe_their_arrays():
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name and protocol.joint_order in JOINT_ORDERS and "/" in protocol.source
         assert not set(protocol.pred) & set(protocol.pred_optional)
@@ -214,18 +214,18 @@ def test_ho3d_reads_its_own_joint_order():
     np.testing.assert_allclose(PROTOCOLS["ho3d"].score(*ordered).samples["xyz_scale_trans_al"], error, rtol=1e-5)
 
 
-MISTAKES = [  # (protocol, changes of pred, changes of gt, options, what is said)
-    ("freihand", {"xyz": None}, {}, {}, r"freihand: the predictions lack 'xyz', \(N, 21, 3\)"),
+MISTAKES = [  # (protocol, changes of pred, changes of gt, options, error message)
+    ("freihand", {"xyz": None}, {}, {}, r"freihand: the predictions lack 'xyz' with shape \(N, 21, 3\)"),
     ("freihand", {}, {"xyz": None}, {}, r"freihand: the ground truth lack"),
-    ("freihand", {"xyz": np.zeros((9, 20, 3))}, {}, {}, r"'xyz' must be \(N, 21, 3\), it is \(9, 20, 3\)"),
-    ("freihand", {"verts": np.zeros((9, 40))}, {}, {}, r"'verts' must be \(N, any, 3\), it is \(9, 40\)"),
-    ("freihand", {"xyz": [[[0, 0, 0]] * 21, [[0, 0, 0]]]}, {}, {}, r"'xyz' must be \(N, 21, 3\), its samples differ"),
+    ("freihand", {"xyz": np.zeros((9, 20, 3))}, {}, {}, r"'xyz' must be \(N, 21, 3\), got \(9, 20, 3\)"),
+    ("freihand", {"verts": np.zeros((9, 40))}, {}, {}, r"'verts' must be \(N, any, 3\), got \(9, 40\)"),
+    ("freihand", {"xyz": [[[0, 0, 0]] * 21, [[0, 0, 0]]]}, {}, {}, r"'xyz' must be \(N, 21, 3\); the shapes differ"),
     ("freihand", {"xyz": np.zeros((8, 21, 3))}, {}, {}, "xyz has 8 samples but verts has 9"),
     ("freihand", {}, {"xyz": np.zeros((7, 21, 3))}, {}, "xyz has 9 samples but ground truth xyz has 7"),
-    ("freihand", {}, {}, {"imitate": True}, "no option 'imitate', it has imitate_missing_scale"),
-    ("dexycb", {}, {}, {"root": 0}, "no option 'root', it has none"),
-    ("hamer", {}, {"keypoints_3d": np.zeros((9, 21, 5))}, {}, r"must be \(N, 21, 3\|4\), it is"),
-    ("hint", {}, {"box_size": np.zeros((9, 2))}, {}, r"'box_size' must be \(N\), it is \(9, 2\)"),
+    ("freihand", {}, {}, {"imitate": True}, "no option 'imitate'; its options: imitate_missing_scale"),
+    ("dexycb", {}, {}, {"root": 0}, "no option 'root'; its options: none"),
+    ("hamer", {}, {"keypoints_3d": np.zeros((9, 21, 5))}, {}, r"must be \(N, 21, 3\|4\), got"),
+    ("hint", {}, {"box_size": np.zeros((9, 2))}, {}, r"'box_size' must be \(N\), got \(9, 2\)"),
     ("interhand", {}, {}, {"averaging": "joints"}, "averaging must be interhand or mmpose, not 'joints'"),
     ("interhand", {}, {"hand_type": np.array(["left"] * 8 + ["both"])}, {}, "hand_type of sample 8 is 'both'"),
 ]

@@ -52,7 +52,7 @@ def make_hand(vertices=VERTICES, seed=0) -> skinned.SkinnedHand:
 
 
 def make_labels(hand, rows=ROWS, seed=0) -> skinned.Posed:
-    """Hands half a metre before the camera whose digits' bones do not twist, seen from anywhere."""
+    """Hands half a metre in front of the camera, in any orientation; the bones of their digits do not twist."""
     rng = np.random.default_rng(seed)
     rest = from_our_order(skinning_basis(hand)[0], "mano")  # 16, then tips
     children = np.array([2, 3, 17, 5, 6, 18, 8, 9, 20, 11, 12, 19, 14, 15, 16])  # where the bones of joints 1 to 15 end
@@ -89,7 +89,7 @@ def hand():
 
 @pytest.fixture(scope="module")
 def network(hand):
-    """The parts of a tiny network, and it as a compiled function of a batch."""
+    """The parts of a tiny network, and the network as a compiled function of a batch."""
     graphdef, state = nnx.split(FastMesh(CONFIG, hand, nnx.Rngs(0)))
     return graphdef, state, jax.jit(lambda batch, key=None: nnx.merge(graphdef, state)(batch, key))
 
@@ -108,7 +108,7 @@ def test_predictions(network, hand):
     assert got["vertices"].shape == (ROWS, VERTICES, 3)
     assert got["keypoints_3d"].shape == (ROWS, 21, 3) and got["keypoints_2d"].shape == (ROWS, 21, 2)
     assert all(np.isfinite(value).all() for value in got.values())
-    again = network[2](batch, jax.random.key(1))  # nothing is random, in training neither
+    again = network[2](batch, jax.random.key(1))  # nothing is random, not even in training
     for name, value in got.items():
         np.testing.assert_array_equal(again[name], value)
 
@@ -127,7 +127,7 @@ def test_any_number_of_vertices(vertices):
     assert got.shape == (2, vertices, 3)
 
 
-def test_hidden_depth_cannot_matter(network, hand):
+def test_hidden_depth_does_not_change_predictions(network, hand):
     batch = make_batch(hand)
     hidden = batch | {name: np.zeros_like(batch[name]) for name in ("depth", "has_depth", "depth_center")}
     got = network[2](hidden)["vertices"]
@@ -138,12 +138,12 @@ def test_hidden_depth_cannot_matter(network, hand):
 
 
 def test_the_mesh_starts_as_the_skinned_hand(mesh_of_joints, hand):
-    """Exactly so where no bone twists: from its joints alone a hand is posed as from its rotations."""
+    """Exactly, if no bone twists: a hand posed from its joints alone equals one posed from its rotations."""
     posed = make_labels(hand)
     np.testing.assert_allclose(mesh_of_joints(posed.joints), posed.vertices, atol=0.05)
 
 
-def test_the_mesh_rides_on_the_joints(network, hand):
+def test_the_mesh_moves_with_the_joints(network, hand):
     """Rotated, translated or scaled joints rotate, translate and scale the mesh, for any tokens."""
     graphdef, state, _ = network
     joints = make_labels(hand).joints
@@ -159,7 +159,7 @@ def test_the_mesh_rides_on_the_joints(network, hand):
 
 
 def test_frames_of_impossible_joints():
-    """Joints in one place, and a bone that folds back onto the one before it, give numbers and gradients."""
+    """Joints in one place, and a bone that folds back onto the one before it, have finite outputs and gradients."""
     rest = skinning_basis(make_hand())[0]
     folded = rest.copy()
     folded[[6, 7, 8]] = 2 * rest[5] - rest[[6, 7, 8]]

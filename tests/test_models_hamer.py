@@ -1,4 +1,4 @@
-"""HaMeR against its own code's numbers, its losses by hand, its mean hand in bfloat16, and its discriminator."""
+"""HaMeR compared with its official code, its losses by hand, its mean hand in bfloat16, and its discriminator."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def small(hand):
 
 @pytest.fixture(scope="module")
 def released(shared, hand):
-    """The golden network, the golden inputs and outputs, and what the network says."""
+    """The golden network, the golden inputs and outputs, and the network's predictions."""
     weights, data = golden(shared, "hamer_tiny.npz")
     model = build(Hamer, config("hamer"), hand)
     put(model, "hamer", weights)
@@ -44,10 +44,10 @@ def released(shared, hand):
 
 
 def run(model, data) -> dict:
-    """All that a network makes of the golden images: they are the middle of a crop, and normed already."""
+    """All outputs of a network on the golden images, which are the middle of a crop and already normalised."""
     image = np.zeros((2, 256, 256, 3), np.float32)
     image[:, :, 32:224] = data["in/img"].transpose(0, 2, 3, 1) * (0.229, 0.224, 0.225) + (0.485, 0.456, 0.406)
-    image[:, :, :32] = 7  # nobody looks there
+    image[:, :, :32] = 7  # not read
     graphdef, state = nnx.split(model)
 
     @quick_jit
@@ -72,7 +72,7 @@ def test_it_is_hamer(released):
     close(got["camera"], data["out/cam"])
 
 
-def test_joints_are_seen_by_the_camera_that_hamer_imagines(released):
+def test_2d_joints_are_projected_by_hamers_assumed_camera(released):
     """`keypoints_2d` by HaMeR's formula: f = 5000 / 256, in parts of the crop's side from its centre."""
     got = {name: np.asarray(released[2][name], np.float64) for name in ("camera", "keypoints_3d", "keypoints_2d")}
     s, tx, ty = got["camera"].T
@@ -97,7 +97,7 @@ def test_an_untrained_hand_fills_the_crop_and_shows_its_palm(hand):
 
 
 def test_bfloat16_leaves_the_pose_in_float32(released, hand):
-    """Only products before the readout are rounded: of the pose itself bfloat16 would lose tenths of millimetres."""
+    """Only products before the output layers are rounded: bfloat16 would move the pose by tenths of millimetres."""
     model, data, wanted = released
     other = build(Hamer, config("hamer", "model.dtype=bfloat16"), hand)
     nnx.update(other, nnx.state(model))
@@ -117,8 +117,8 @@ def test_bfloat16_leaves_the_pose_in_float32(released, hand):
     assert np.abs(tips(jnp.bfloat16(mean) + jnp.bfloat16(said)) - exact).max() > 0.1
 
 
-def test_the_mean_turn_of_hamers_wrist_is_kept():
-    """Its second column comes from a number of 1.5e-7 alone, whose square half precision has not."""
+def test_the_mean_rotation_of_hamers_wrist_is_kept():
+    """Its second column comes from a number of 1.5e-7 alone, whose square is 0 in half precision."""
     turn = lambda numbers: np.asarray(rotation_6d_to_matrix(numbers), np.float64)
     quarter = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # about x
     np.testing.assert_allclose(turn(jnp.float32(RELEASED_TURN)), quarter, atol=1e-6)
@@ -151,7 +151,7 @@ def test_gradients_reach_all_parameters(small, step):
     assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in flat.values())
     head = "mano_head.transformer"
     queries, values = np.split(flat[f"{head}.layers.self_attention.to_qkv.kernel"], [64], axis=-1)
-    assert not queries.any() and values.any()  # a lone token hears itself, whatever it asks
+    assert not queries.any() and values.any()  # a single token attends only to itself, whatever the query is
     assert {name for name, leaf in flat.items() if not leaf.any()} == {f"{head}.to_token_embedding.kernel"}  # of zeros
 
 
@@ -168,7 +168,7 @@ def test_hamers_losses_by_hand():
     """Sums over joints; metres and parts of the crop's side; rotations as matrices; no label, no error."""
     batch = make_batch(2, 64)
     joints = batch["keypoints_3d"]
-    predicted = joints + np.float32([500, -300, 900])  # a shift of the whole hand is no error in 3D
+    predicted = joints + np.float32([500, -300, 900])  # a shift of the complete hand is no error in 3D
     predicted[0, 5] += (10, -20, 30)  # mm
     predicted[1, 7] += (0, 0, 1000)
     seen = batch["keypoints_2d"] + np.float32(0)
@@ -191,7 +191,7 @@ def test_hamers_losses_by_hand():
         "mano_shape": shape,
         "fake_logits": np.full((2, 17), 0.5),
         "critic_fake": np.full((2, 17), 0.25),
-        "critic_real": np.stack([np.full((2, 17), 0.5), np.ones((2, 17))]),  # of the second hand nothing is known
+        "critic_real": np.stack([np.full((2, 17), 0.5), np.ones((2, 17))]),  # the second hand has no labels
     }
     terms = losses.terms(
         predictions,
@@ -218,8 +218,8 @@ def test_hamers_losses_by_hand():
     np.testing.assert_allclose(reduced["loss"], total, rtol=1e-4)
 
 
-def test_adamw_does_not_see_whether_a_loss_is_summed():
-    """So HaMeR's sums and a mean make the same steps; only what is clipped, or weighed against a mean, changes."""
+def test_adamw_does_not_depend_on_the_reduction_of_a_loss():
+    """HaMeR's sums and a mean lead to the same steps; only clipping, and weights relative to a mean, differ."""
     config = OptimizerConfig(learning_rate=1e-5, b2=0.999, clip_norm=0)
     tx = optimizer.build(config, optimizer.schedule(config, SchedulerConfig(name="constant", warmup_steps=0), 10))
     params = {"kernel": jnp.ones((3, 4))}
@@ -316,11 +316,11 @@ def test_a_mean_hand_from_a_file(tmp_path, hand):
     np.savez(tmp_path / "less.npz", pose=np.ones(96))
     (tmp_path / "text.npz").write_text("no")
     for name, message in (
-        ("short", "pose should be 96 finite numbers"),
-        ("nan", "cam should be 3 finite"),
+        ("short", "pose must be 96 finite numbers"),
+        ("nan", "cam must be 3 finite"),
         ("less", "shape"),
-        ("text", "is not a readable mano_mean_params.npz"),
-        ("none", "is not a readable .*No such file"),
+        ("text", "not a readable mano_mean_params.npz"),
+        ("none", "not a readable .*No such file"),
     ):
         with pytest.raises(UserError, match=f"model.hamer.init .*{name}.npz.*{message}"):
             mean_mano_params(str(tmp_path / f"{name}.npz"), hand)

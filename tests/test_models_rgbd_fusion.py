@@ -1,4 +1,4 @@
-"""The RGB-D model: inputs, outputs, what must not change them, where features are sampled, and that it learns."""
+"""The RGB-D model: inputs, outputs, invariances, where features are sampled, and that it learns."""
 
 import functools
 
@@ -58,7 +58,7 @@ def tiny():
 
 
 def make_batch(seed=0, rows=ROWS):
-    """Noise, and the labels of hands before the camera."""
+    """Noise images, and labels of hands in front of the camera."""
     rng = np.random.default_rng(seed)
     batch = {
         "image": rng.uniform(0, 1, (rows, SIZE, SIZE, 3)),
@@ -128,11 +128,11 @@ def test_only_training_is_random_and_keeps_statistics(tiny):
     assert len(jax.tree.leaves(moved)) == 2 and min(jax.tree.leaves(moved)) > 0  # mean and variance
 
 
-def test_hidden_depth_cannot_matter(tiny):
+def test_hidden_depth_does_not_change_predictions(tiny):
     """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     batch = make_batch()
     got = tiny.test(without_depth(batch))
-    mixed = batch | {"has_depth": np.float32([0, 1, 1, 1])}  # what is hidden stays in the batch
+    mixed = batch | {"has_depth": np.float32([0, 1, 1, 1])}  # hidden depth is still in the batch
     mixed = {name: value.copy() for name, value in mixed.items()}
     mixed["depth"][0], mixed["depth_center"][0] = np.nan, 9e3
     for name, value in tiny.test(mixed).items():
@@ -140,7 +140,7 @@ def test_hidden_depth_cannot_matter(tiny):
     assert np.abs(tiny.test(batch)["vertices"] - got["vertices"])[1:].min(axis=(1, 2)).max() > 1e-3  # depth is used
 
 
-def test_a_network_without_depth_never_sees_any():
+def test_a_network_without_depth_ignores_depth():
     blind, batch = Tiny("model.fusion.depth=false"), make_batch()
     got, other = blind.test(batch), blind.test(without_depth(batch))
     for name, value in got.items():
@@ -156,7 +156,7 @@ def test_without_refinement_the_coarse_hand_is_the_hand():
 
 
 def test_rows_of_the_grid_are_rows_of_the_picture(tiny):
-    """A patch of the picture changes the token at its place of the tall grid, and no other."""
+    """A patch of the picture changes only the token at its position in the grid."""
     image = np.zeros((1, SIZE, SIZE, 3), np.float32)
     other = image.copy()
     other[:, 3 * PATCH : 4 * PATCH, SIZE // 8 + PATCH : SIZE // 8 + 2 * PATCH] = 1
@@ -167,7 +167,7 @@ def test_rows_of_the_grid_are_rows_of_the_picture(tiny):
 
 @pytest.mark.parametrize("stride", [1, 2, 8])
 def test_the_place_of_a_pixel_in_a_map(stride):
-    """A map that holds the mean place of the pixels under it says, at a pixel's place in it, where the pixel is."""
+    """A map with the mean position of its pixels, sampled at a pixel, returns the pixel's position."""
     picture = np.stack(np.meshgrid(*[np.arange(SIZE, dtype=np.float32)] * 2), -1)[:, SIZE // 8 : -SIZE // 8]
     h, w = picture.shape[0] // stride, picture.shape[1] // stride
     ramp = jnp.asarray(picture.reshape(h, stride, w, stride, 2).mean((1, 3)))[None]
@@ -187,7 +187,7 @@ def test_what_lies_behind_a_vertex():
 
 
 def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
-    """The placement sets the wrist: with depth relative to the measured centre, without it from the width."""
+    """The placement sets the wrist: relative to the measured centre with depth, from the width without it."""
     batch, placement = make_batch(), jnp.float32([[0.1, 0.5, -0.25, 0.2]] * ROWS)
     depth_mask = jnp.arange(ROWS) % 2
     rotations, shape = jnp.broadcast_to(jnp.eye(3), (ROWS, 16, 3, 3)), jnp.zeros((ROWS, 10))
@@ -195,7 +195,7 @@ def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
     wrist, flat = np.asarray(got["keypoints_3d"][:, 0]), HAND.template[-16, 2]
     by_sensor, by_size = 450 + 0.2 * 150, 280 * np.exp(0.1) * FOCAL / SIZE
     np.testing.assert_allclose(wrist[:, 2] - flat, [by_size, by_sensor] * 2, rtol=1e-4)
-    at_origin = wrist.copy()  # as the weak perspective camera sees it: at the depth of the hand's origin
+    at_origin = wrist.copy()  # as for the weak-perspective camera: at the depth of the hand's origin
     at_origin[:, 2] -= flat
     in_crop = project(at_origin[:, None], batch["K"])[:, 0]
     np.testing.assert_allclose(in_crop, [[16 + 0.5 * 16, 16 - 0.25 * 16]] * ROWS, atol=0.01)
@@ -203,10 +203,10 @@ def test_the_sensor_decides_how_far_the_hand_is_and_how_large_it_is(tiny):
     assert np.abs(near["mano_shape"] - far["mano_shape"]).max() > 1e-5  # the same picture of a larger hand
 
 
-def test_a_turn_is_about_the_joints_own_axes():
+def test_a_rotation_update_is_about_the_joints_own_axes():
     start = axis_angle_to_matrix(jax.random.normal(KEY, (16, 3)))
     np.testing.assert_allclose(apply_rotation_updates(start, jnp.zeros((16, 6))), start, atol=1e-6)
-    quarter = jnp.float32([-1, 1, 0, -1, -1, 0])  # about z, on top of no turn
+    quarter = jnp.float32([-1, 1, 0, -1, -1, 0])  # about z, starting from no rotation
     turned = apply_rotation_updates(start, jnp.tile(quarter, (16, 1)))
     np.testing.assert_allclose(turned, start @ np.float32([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), atol=1e-5)
     np.testing.assert_allclose(
@@ -222,7 +222,7 @@ def test_gradients_reach_every_parameter(tiny):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
-def test_four_devices_give_what_one_gives(tiny):
+def test_four_devices_return_the_same_as_one(tiny):
     batch = make_batch()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     everywhere = jax.device_put(batch, split(mesh))

@@ -1,4 +1,4 @@
-"""What a model costs: against counts by hand."""
+"""The cost of a model, compared with counts by hand."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_a_vit_against_its_formula(rows_of):
     assert vit["flops"] == 3 * block["flops"] + 2 * T * 48 * E
     assert block["parameters"] == 12 * E**2 + 13 * E
     assert vit["parameters"] == 3 * block["parameters"] + (48 * E + E) + T * E + 2 * E
-    assert block["activations"] == ROWS * T * 9 * E * 4  # what comes in, and of the products qkv, proj and fc1
+    assert block["activations"] == ROWS * T * 9 * E * 4  # inputs, and outputs of the products qkv, proj and fc1
     again = rows_of(remat=True)
     assert again["vit.encoder.blocks", 3]["activations"] == ROWS * T * E * 4
     assert again["vit.encoder.blocks", 3]["flops"] == block["flops"]
@@ -74,8 +74,8 @@ def test_a_vit_against_its_formula(rows_of):
 
 def test_convolutions_and_products_by_hand(rows_of):
     rows = rows_of()
-    assert rows["conv", 1]["flops"] == 2 * (2 * 2 * 8) * (3 * 3 * 8)  # 8 of 32 channels a group
-    assert rows["up", 1]["flops"] == 2 * (2 * 2 * 8) * (4 * 4 * 6)  # every pixel that comes in meets the whole kernel
+    assert rows["conv", 1]["flops"] == 2 * (2 * 2 * 8) * (3 * 3 * 8)  # 8 of 32 channels per group
+    assert rows["up", 1]["flops"] == 2 * (2 * 2 * 8) * (4 * 4 * 6)  # every input pixel times the complete kernel
     assert rows["tapered", 1]["flops"] == 2 * 16 * (6 * 5 + 5 * 4)
     assert rows["(between)", 1]["flops"] == 2 * 4 * 4 * 4 * 4
 

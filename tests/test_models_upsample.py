@@ -12,7 +12,7 @@ from jaxhand.models.upsample import Upsampler, sample_bilinear
 
 
 def transposed(x, kernel):
-    """A transposed convolution of stride 2, padding 1 as PyTorch defines it: every pixel stamps the kernel."""
+    """A transposed convolution of stride 2, padding 1 as PyTorch defines it: every pixel adds its kernel."""
     B, h, w, _ = x.shape
     out = np.zeros((B, 2 * h + 2, 2 * w + 2, kernel.shape[-1]))
     for i in range(h):
@@ -31,7 +31,7 @@ def test_maps(branched):
     want = [x @ np.asarray(model.first.kernel[...])]
     for chain in model.chains:
         y = want[0 if branched else -1]
-        for step in chain:  # the kernel is turned half around; the statistics are still 0 and 1
+        for step in chain:  # the kernel is rotated by 180°; the statistics are still 0 and 1
             y = transposed(y, np.asarray(step.conv.kernel[...])[::-1, ::-1]) / np.sqrt(1 + 1e-5)
             y = np.maximum(y, 0)
         want.append(y)
@@ -43,7 +43,7 @@ def test_statistics_are_of_the_batch_in_training_and_kept_for_tests():
     model, x = Upsampler(3, 4, 2, nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (4, 5, 5, 3)) * 3
     norm = model.chains[0][0].norm
     before = model(x)[1]
-    np.testing.assert_array_equal(norm.mean[...], 0)  # a test leaves no trace
+    np.testing.assert_array_equal(norm.mean[...], 0)  # evaluation does not change the state
     first = model(x, train=True)[1]
     assert np.abs(norm.mean[...]).max() > 0
     for _ in range(150):
@@ -52,7 +52,7 @@ def test_statistics_are_of_the_batch_in_training_and_kept_for_tests():
     assert np.abs(before - first).max() > 0.1
 
 
-def test_a_ramp_says_where_it_is_looked_at():
+def test_a_ramp_is_sampled_at_its_position():
     ramp = jnp.stack(jnp.meshgrid(jnp.arange(7.0), jnp.arange(5.0)), axis=-1)[None]  # (1, 5, 7, 2) x, y
     places = jnp.array([[[0, 0], [6, 4], [2.25, 3.5], [5.9, 0.1], [3, 2]]], jnp.float32)
     np.testing.assert_allclose(sample_bilinear(ramp, places), places, atol=1e-6)
@@ -94,7 +94,7 @@ def pyramid() -> SkinnedHand:
     )
 
 
-def test_neighbours_are_heard_by_the_normalised_adjacency_with_loops():
+def test_propagation_uses_the_normalised_adjacency_with_loops():
     hand = pyramid()
     A = np.float32([[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]])
     degree = A.sum(1)

@@ -1,4 +1,4 @@
-"""The vision transformer against HaMeR's own and against a plain one, and what a training run asks of it."""
+"""The vision transformer compared with HaMeR's and with a plain one, and its use in training."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ def images(rows, size=SIZE):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A network's definition, its parameters with every value moved from where it began, and its compiled call."""
+    """A network's definition, its parameters, all changed from their initial values, and its compiled call."""
     graphdef, params = nnx.split(make())
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32), params)
@@ -159,7 +159,7 @@ def test_drop_path_grows_and_keeps_the_mean(tiny):
     for block, rate in zip(kept, (0, 0.25, 0.5)):
         np.testing.assert_allclose(np.unique(block), [1] if not rate else [0, 1 / (1 - rate)], rtol=1e-6)
         assert abs((block == 0).mean() - rate) < 0.06
-    assert (kept[2, 0] != kept[2, 1]).mean() > 0.3  # each half of a block is drawn by itself
+    assert (kept[2, 0] != kept[2, 1]).mean() > 0.3  # each half of a block is drawn separately
 
     image = np.repeat(images(1), 64, axis=0)
     trained, tested = call(params, image, key), call(params, image)
@@ -204,5 +204,5 @@ def test_sizes():
     assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6) == 631
     with pytest.raises(ConfigError, match="model.vit.size must be one of S, B, L, H, got 'XL'"):
         make(ViTConfig(size="XL"))
-    with pytest.raises(ConfigError, match="model.vit.width 30 cannot be shared by model.vit.heads 4"):
+    with pytest.raises(ConfigError, match="model.vit.width must be a multiple of model.vit.heads 4, got 30"):
         make(dataclasses.replace(TINY, width=30))

@@ -1,4 +1,4 @@
-"""The default network: inputs, outputs, and what must not change the outputs."""
+"""The default network: inputs, outputs, and changes that must not affect the outputs."""
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ def test_predictions(predict):
     assert (np.asarray(got["keypoints_3d"])[..., 2] > 0).all() and (np.asarray(got["root_depth"]) > 0).all()
     assert got["guesses_3d"].shape[1:] == (2, 21, 3)
     for name, K in (("keypoints", batch["K"]), ("guesses", batch["K"][:, None])):
-        pixels = project(np.asarray(got[f"{name}_3d"]), K)  # pixels are where the camera sees the joints
+        pixels = project(np.asarray(got[f"{name}_3d"]), K)  # pixels are the projections of the joints
         np.testing.assert_allclose(got[f"{name}_2d"], pixels, atol=0.05)
 
 
@@ -65,14 +65,14 @@ def test_rows_do_not_see_each_other(predict):
     )
 
 
-def test_it_does_not_know_left_from_right(predict):
+def test_is_right_does_not_change_predictions(predict):
     batch = make_batch()
     got, other = predict(batch), predict(batch | {"is_right": np.zeros(ROWS, np.float32)})
     for key in got:
         np.testing.assert_array_equal(got[key], other[key])
 
 
-def test_hidden_depth_cannot_matter(predict):
+def test_hidden_depth_does_not_change_predictions(predict):
     """A row whose depth the pipeline hides is the row of a set that never had depth, next to rows with depth."""
     first, second = make_batch(), make_batch()
     second["depth"], second["depth_center"] = -first["depth"], first["depth_center"] * 2

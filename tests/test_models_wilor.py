@@ -1,4 +1,4 @@
-"""WiLoR against its own code's numbers: its tokens, its refinement with zeros around the maps, and how it trains."""
+"""WiLoR compared with its official code: its tokens, its refinement with zero padding, and training."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ SMALL = ("data.image_size=64", "model.vit.width=16")
 
 @pytest.fixture(scope="module")
 def released(shared):
-    """The golden network, the golden inputs and outputs, and what the network says."""
+    """The golden network, the golden inputs and outputs, and the network's predictions."""
     weights, data = golden(shared, "wilor_tiny.npz")
     data |= golden(shared, "hamer_tiny.npz")[1] | data  # the images are HaMeR's
     model = build(Wilor, config("wilor"), toy_hand())
@@ -68,17 +68,17 @@ def test_the_refinement_is_wilors(released):
     close(rotations_of(pose)[:, 1:], data["out/refined_hand_pose"])
     close(shape, data["out/refined_betas"])
     close(camera, data["out/refined_cam"])
-    assert np.abs(got["corrections"][0]).max() > 0.1  # the golden refinement does something
+    assert np.abs(got["corrections"][0]).max() > 0.1  # the golden refinement changes the hand
 
 
-def test_the_whole_network_is_its_parts(released):
+def test_the_network_is_the_composition_of_its_parts(released):
     _, _, got = released
     for number, start, correction in zip(got["numbers"], got["coarse"], got["own_corrections"]):
         close(number, start + correction, 1e-5)
 
 
-def test_vertices_look_at_the_corner_of_a_map_with_zeros_around(released):
-    """By WiLoR's formula in plain loops: a projection in parts of the side is taken for pixels."""
+def test_vertices_sample_the_corner_of_a_zero_padded_map(released):
+    """WiLoR's formula in plain loops: a projection in parts of the side is used as if it were pixels."""
     model, data, got = released
     camera, found = np.asarray(data["in/cam_for_refine"], np.float64), []
     for image in (np.asarray(image, np.float64) for image in got["maps"]):
@@ -141,7 +141,7 @@ def test_bfloat16_is_near(released):
         assert 1e-6 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
 
 
-def test_what_it_gives():
+def test_outputs():
     settings = config("wilor", *SMALL, "model.hamer.discriminator=true")
     model = nnx.eval_shape(lambda: Wilor(settings, toy_hand(), nnx.Rngs(0)))
     graphdef, state = nnx.split(model)

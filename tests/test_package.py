@@ -1,4 +1,4 @@
-"""The package: what it declares, how it starts, and that a wheel runs in an empty folder."""
+"""The package: its declared requirements, its start, and that a wheel runs in an empty folder."""
 
 import ast
 import importlib.metadata
@@ -19,7 +19,7 @@ from jaxhand import cli
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"ai_edge_litert"}  # a user installs it to run that part; the part says so where it is missing
+OPTIONAL = {"ai_edge_litert"}  # optional: a user installs it for that part, whose error message names it
 TINY = [
     *("data.image_size=64", "data.train_samples=96", "data.test_samples=22", "data.threads=1", "model.width=32"),
     *(
@@ -178,7 +178,7 @@ def test_the_source_distribution_can_be_tested(distributions):
 
 @pytest.fixture(scope="module")
 def installed(distributions, tmp_path_factory) -> Path:
-    """The wheel installed into a folder; what it needs comes from this environment."""
+    """The wheel installed into a folder; its requirements come from this environment."""
     target = tmp_path_factory.mktemp("site-packages")
     pip = python("-m", "pip", "install", "--quiet", "--no-deps", "--target", target, distributions[0])
     assert pip.returncode == 0, pip.stderr
@@ -198,7 +198,7 @@ def test_a_wheel_trains_in_an_empty_folder(installed, tmp_path):
     assert "Best model: Epoch 0" in run(command, "train", *TINY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
     settings = (tmp_path / "runs" / "quickstart" / "config.yaml").read_text()
-    assert "name: muon" in settings and "depth_dropout: 0.2" in settings  # those of the quickstart
+    assert "name: muon" in settings and "depth_dropout: 0.2" in settings  # sizes of the quickstart
 
 
 def test_an_editable_install_wins_over_the_folder_of_the_clone(tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, and what restores where."""
+"""Checkpoints: which are kept, and on which devices they can be restored."""
 
 import contextlib
 import math
@@ -35,7 +35,7 @@ def test_best_latest_two_and_every_stay(tmp_path):
         assert checkpoints.best()[:2] == (20, 3.0) and checkpoints.latest_step() == 90
     assert [step for step, best in seen.items() if best] == [10, 20]  # the tie at 40 does not win
     assert steps_on_disk(tmp_path / "checkpoints") == [20, 50, 80, 90]
-    with reopen(tmp_path, keep_every_steps=50) as checkpoints:  # what a resumed run knows, it reads from the disk
+    with reopen(tmp_path, keep_every_steps=50) as checkpoints:  # a resumed run reads everything from the disk
         step, avg_metric, meta = checkpoints.best()
         assert (step, avg_metric, meta["epoch"]) == (20, 3.0, 2)
         assert save(checkpoints, 100, 2.5)
@@ -128,10 +128,10 @@ def mutated(**changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}, "kernel: saved (8,4), model wants (8,6)"),
-        ({"kernel": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}, "kernel: saved float32, model wants bfloat16"),
-        ({"gate": jax.ShapeDtypeStruct((3,), jnp.float32)}, "gate: not saved, model wants (3,)"),
-        ({"kernel": None}, "kernel: saved (8,4), model has none"),
+        ({"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}, "kernel: saved (8,4), the model needs (8,6)"),
+        ({"kernel": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}, "kernel: saved float32, the model needs bfloat16"),
+        ({"gate": jax.ShapeDtypeStruct((3,), jnp.float32)}, "gate: not saved, the model needs (3,)"),
+        ({"kernel": None}, "kernel: saved (8,4), but not in the model"),
     ],
 )
 def test_weights_only_load_into_their_shape(tmp_path, changes, message):
@@ -186,6 +186,6 @@ def test_missing_folders_are_one_line(tmp_path):
 def test_mismatches_are_named_in_order():
     saved = {"a": jnp.zeros((3, 3, 4, 64)), "b": jnp.zeros(2)}
     wanted = {"a": jnp.zeros((3, 3, 4, 96)), "b": jnp.zeros(3)}
-    text = "params/a: saved (3,3,4,64), model wants (3,3,4,96) (and 1 more)"
+    text = "params/a: saved (3,3,4,64), the model needs (3,3,4,96) (and 1 more)"
     assert pytree_checks.mismatch("params", saved, wanted) == text
     assert pytree_checks.mismatch("params", saved, saved) is None

@@ -1,4 +1,4 @@
-"""Checkpoints: what a damaged disk, a full one or a killed process leaves."""
+"""Checkpoints after a damaged file, on a full disk or after a killed process."""
 
 import contextlib
 import errno
@@ -42,7 +42,7 @@ def truncate(step):
 
 
 def plain(damage):
-    """The same to a step that plain Orbax wrote: no manifest tells, Orbax must fail."""
+    """Damage a step that plain Orbax wrote: it has no manifest, so Orbax itself must fail."""
 
     def damage_plain(step):
         (step / checkpoint_files.MANIFEST).unlink()
@@ -71,7 +71,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_latest_step_gives_way_to_the_one_before(tmp_path, damage, capfd):
+def test_a_damaged_latest_step_is_replaced_by_the_one_before(tmp_path, damage, capfd):
     folder = saved_run(tmp_path, {10: 1.0, 20: 2.0, 30: 3.0})
     damage(folder / "30")
     warnings = []
@@ -80,9 +80,9 @@ def test_a_damaged_latest_step_gives_way_to_the_one_before(tmp_path, damage, cap
         assert restored.step == 20 and restored.data == {"next_index": 20}
         assert_same(restored.params, make_trees(20)["params"])
         assert len(warnings) == 1 and "\n" not in warnings[0] and len(warnings[0]) < 500
-        assert f"{folder}/30 is damaged (" in warnings[0] and "goes on from step 20" in warnings[0]
+        assert f"{folder}/30 is damaged (" in warnings[0] and "training continues from step 20" in warnings[0]
         assert (folder / "damaged-30").is_dir() and checkpoints.latest_step() == 20
-        save(checkpoints, 30, 0.5)  # its number is free again
+        save(checkpoints, 30, 0.5)  # its step number can be used again
     assert restore_best(tmp_path).step == 30
     assert capfd.readouterr() == ("", "")
 
@@ -111,11 +111,11 @@ def test_all_steps_damaged_is_an_error_and_moves_nothing(tmp_path):
 def test_evaluation_passes_over_damage_and_writes_nothing(tmp_path):
     folder = saved_run(tmp_path, {10: 1.0, 20: 2.0, 30: 3.0})
     flip(folder / "10")
-    (folder / "40.orbax-checkpoint-tmp").mkdir()  # a training that runs beside it
+    (folder / "40.orbax-checkpoint-tmp").mkdir()  # a training that runs at the same time
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     warnings = []
     assert restore_best(tmp_path, warn=warnings.append).step == 20
-    assert len(warnings) == 1 and "step 20 is read in its place" in warnings[0]
+    assert len(warnings) == 1 and "step 20 is used instead" in warnings[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -123,7 +123,7 @@ def fail_with_full_disk(path):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_failed_save_is_told_once_and_leaves_the_last_good_one(tmp_path, monkeypatch, capfd):
+def test_a_failed_save_is_reported_once_and_keeps_the_last_good_one(tmp_path, monkeypatch, capfd):
     folder = tmp_path / "checkpoints"
     with contextlib.closing(Checkpoints(tmp_path, keep_every_steps=0)) as checkpoints:
         for step in (10, 20, 30):

@@ -1,4 +1,4 @@
-"""What can go wrong in a run: each ends in one line that names the thing, and nothing that was saved is lost."""
+"""Faults of a run: each ends in one line that names the cause, and no saved step is lost."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def one_line(errors):
 
 @pytest.fixture
 def refused(call, tiny_yaml, tmp_path):
-    """The one line with which a run does not even begin."""
+    """Start a run that must fail at its start: returns the one line of its error."""
 
     def refused(*overrides, config=tiny_yaml, workdir=tmp_path / "run"):
         code, output, errors = call(train.main, "--config", config, "--workdir", workdir, *overrides)
@@ -49,7 +49,7 @@ def refused(call, tiny_yaml, tmp_path):
     [
         ("training.batch_sise=8", "Did you mean 'training.batch_size'?"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate must be positive"),
-        ("training.batch_size=6", "training.batch_size 6 cannot be split over 4 devices: try 8"),
+        ("training.batch_size=6", "training.batch_size 6 cannot be split over 4 devices; try 8"),
         ("training.batch_size=128", "training.batch_size is 128, but the training set holds 96 samples: lower it"),
         ("data.train=freihand", "unknown data set 'freihand'"),
         ("data.train=folder:/no/such", "/no/such: no such data folder"),
@@ -59,7 +59,7 @@ def refused(call, tiny_yaml, tmp_path):
     ],
 )
 def test_configs_that_cannot_be_run(refused, override, words, tmp_path, monkeypatch):
-    if "image_size" in override:  # nothing is rendered in a size no other test uses
+    if "image_size" in override:  # a size that other tests use, so nothing new is rendered
         monkeypatch.setattr(loop.data, "load", lambda *_: [None] * 96)
     assert words in refused(override)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -90,10 +90,10 @@ def test_a_run_folder_whose_config_is_broken(refused, trained, copy_of):
 
 def test_parameters_of_another_shape(refused, trained):
     line = refused(f"training.init_from={trained.workdir}", "model.width=48")
-    assert f"training.init_from {trained.workdir} does not fit: params/" in line and "model wants (" in line
+    assert f"training.init_from {trained.workdir} does not fit: params/" in line and "the model needs (" in line
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, command):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trained, copy_of, command):
     workdir = copy_of(trained)
     victim = max((workdir / "checkpoints" / "36" / "params").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
@@ -101,7 +101,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, comm
     victim.write_bytes(content)
     code, output, errors = command("train", "--config", trained.config, "--workdir", workdir)
     assert code == 0
-    assert re.fullmatch(r"warning: checkpoint \S+/36 is damaged \(.*\); it is now damaged-36, [^\n]* step 24\n", errors)
+    assert re.fullmatch(
+        r"warning: checkpoint \S+/36 is damaged \(.*\) and was renamed to damaged-36; .* step 24\n", errors
+    )
     lines = output.replace(str(workdir), str(trained.workdir)).splitlines()
     assert lines[2] == "Going on from step 24 of 36"
     assert lines[3].startswith("Epoch 2: ") and lines[3:] == trained.output.splitlines()[-len(lines[3:]) :]
@@ -109,7 +111,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, copy_of, comm
 
 
 def test_a_full_disk(trained, command, disk_of):
-    """It is told while the next epoch trains, the checkpoint before stays, and with room again the run goes on."""
+    """The error comes in the next epoch, the earlier checkpoint is kept, and with free space the run continues."""
     small_disk = disk_of("64m")
     workdir, ballast = small_disk / "run", small_disk / "ballast"
     written = f"while [ ! -d {workdir}/checkpoints/12 ]; do sleep 0.05; done"  # a write in the background
@@ -129,7 +131,7 @@ def test_a_full_disk(trained, command, disk_of):
 
 
 def test_a_loss_that_is_not_finite(trained, command, tmp_path):
-    """The run stops at the step and names its records; the checkpoint before it stays."""
+    """The run stops at the step and names its records; the checkpoint before it is kept."""
     patch = PATCH_STEP.format(count=17, action="batch['keypoints_3d'][3, 5] = np.nan")
     code, _, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", patch=patch)
     assert code == 2
@@ -158,7 +160,7 @@ def test_suspects_are_the_records_with_a_number_that_is_not_finite():
 
 
 def test_an_image_that_breaks_in_mid_training(photographs, command, trained, tmp_path):
-    """A reading thread meets it: still one line, that names the file."""
+    """A reading thread finds it: the error is still one line that names the file."""
     folder = tmp_path / "photographs"
     shutil.copytree(photographs, folder)
     (folder / "images" / "11.png").write_bytes(b"cut off")

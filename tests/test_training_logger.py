@@ -1,4 +1,4 @@
-"""Logs: what is on disk at any moment, and that a resumed run has neither gaps nor doubles in it."""
+"""Logs: they are always complete on disk, and a resumed run leaves neither gaps nor duplicates in them."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from jaxhand.training.logger import Logger
 
 
 def read_raw(workdir):
-    """Every record of every file in their order, as a reader sees them that knows of no purging: [(step, tag)]."""
+    """Every record of every file in order, as read by a program that ignores purge events: [(step, tag)]."""
     found = []
     for path in sorted((workdir / "tensorboard").glob("*tfevents*")):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A whole run: what it prints, writes and keeps, and what it starts from."""
+"""A complete run: its console, its files, its checkpoints and its initial parameters."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def metrics_on_disk(workdir):
 
 
 def test_console(trained):
-    """Every line of a run, as people and scripts read it."""
+    """Every line that a run prints."""
     number = r"(\d+\.\d{3})"
     lines = trained.output.splitlines()
     assert re.fullmatch(rf"Baseline \(mean pose of the training set\): MPJPE = {number} mm", lines[0])
@@ -82,7 +82,7 @@ def test_pictures(trained):
     assert min(cv2.imread(str(paths[-1])).shape[:2]) > 500
 
 
-def test_the_folder_says_which_run_it_is(trained, tiny):
+def test_the_folder_describes_its_run(trained, tiny):
     """Best and latest two checkpoints; the whole config in the folder and in every checkpoint."""
     assert configs.load(trained.workdir / "config.yaml") == tiny
     metas, lines = metrics_on_disk(trained.workdir), {line["step"]: line for line in lines_of(trained.workdir)}
@@ -107,7 +107,7 @@ def test_a_finished_run_says_so_and_changes_nothing(trained, copy_of, call):
 
 
 def test_test_freq_and_other_free_keys_change_nothing(trained, copy_of, call):
-    """Every epoch is tested whatever `test_freq` says, and its value may change from one start to the next."""
+    """Every epoch is evaluated whatever `test_freq` is, and its value may change between starts of a run."""
     free = ["training.test_freq=5", "data.threads=2"]
     code, output, _ = call(train.main, "--config", trained.config, "--workdir", copy_of(trained), *free)
     assert code == 0 and output.splitlines()[2] == "Going on from step 36 of 36"
@@ -119,8 +119,8 @@ def test_another_config_is_refused(trained, copy_of, call):
     code, output, errors = call(train.main, "--config", trained.config, "--workdir", workdir, *changes)
     assert code == 2 and output == ""
     assert errors == (
-        f"error: {workdir} holds a run of another config (optimizer.learning_rate: 0.003 -> 0.1; "
-        "training.num_epochs: 3 -> 4): choose another --workdir, or go on with the config of that run\n"
+        f"error: {workdir}: contains a run with another config (optimizer.learning_rate: 0.003 -> 0.1; "
+        "training.num_epochs: 3 -> 4); choose another --workdir, or use the config of that run\n"
     )
     assert set(metrics_on_disk(workdir)) == set(metrics_on_disk(trained.workdir))
     assert configs.load(workdir / "config.yaml").training.num_epochs == 3

@@ -58,7 +58,7 @@ def test_a_term_that_cannot_be_computed_is_an_error():
     plain = {key: right(batch)[key] for key in ("keypoints_3d", "keypoints_2d")}
     assert losses.terms(plain, batch, ("joints_3d", "distance")).keys() == {"joints_3d", "distance"}
     for name, missing in (("size", "root_depth"), ("guesses", "guesses_3d"), ("betas", "mano_shape")):
-        with pytest.raises(UserError, match=f"loss term '{name}' cannot be computed: neither .* have '{missing}'"):
+        with pytest.raises(UserError, match=f"loss term '{name}' cannot be computed: neither .* contain '{missing}'"):
             losses.terms(plain, batch, ("joints_3d", name))
 
 
@@ -67,7 +67,7 @@ def test_names_are_checked():
     for names, fault in (
         (("joint_3d",), "unknown loss term 'joint_3d'; did you mean 'joints_3d'?"),
         (("math:no_such",), "loss term math:no_such: math has no no_such"),
-        (("math:sqrt",), "loss term 'math:sqrt' has no weight: add loss.extra: {math:sqrt: 1.0}"),
+        (("math:sqrt",), "loss term 'math:sqrt' has no weight; add one to the config: loss.extra: {math:sqrt: 1.0}"),
     ):
         with pytest.raises(UserError, match=re.escape(fault)):
             losses.names_of(names, LossConfig())
@@ -103,14 +103,14 @@ def test_one_joint_too_deep():
     np.testing.assert_allclose(terms["distance"], [0, 1 / 100], atol=1e-5)
 
 
-def test_the_whole_hand_moved_costs_distance_alone():
+def test_a_translated_hand_has_only_a_distance_error():
     batch, off = make_batch(), right(make_batch())
     off["keypoints_3d"] = batch["keypoints_3d"] + np.float32([0, 0, 25])
     terms = losses.terms(off, batch)
     np.testing.assert_allclose(terms["distance"], 0.25, atol=1e-5)
     for name in ("joints_3d", "depth"):
         np.testing.assert_allclose(terms[name], 0, atol=1e-5)
-    batch["has_depth"][0] = 0  # nothing could tell the network the distance
+    batch["has_depth"][0] = 0  # the network has no cue for the distance
     np.testing.assert_allclose(losses.terms(off, batch)["distance"], [0, 0.25], atol=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_without_a_wrist_only_joints_3d_is_left_out():
 def test_a_hand_without_any_label_costs_nothing():
     batch, off = make_batch(), right(make_batch())
     batch["joint_valid"][0] = batch["joint_valid_2d"][0] = 0
-    batch["keypoints_3d"][0] = batch["keypoints_2d"][0] = 0  # as the crop gives them
+    batch["keypoints_3d"][0] = batch["keypoints_2d"][0] = 0  # as the crop returns them
     off = {key: value + 1 for key, value in off.items()}
     batch["has_depth"][0] = 0
 
@@ -180,7 +180,7 @@ def test_a_hand_labelled_in_2d_only_learns_pixels_and_does_not_water_down_the_re
     np.testing.assert_allclose(terms["joints_2d"], 3 / 32, atol=1e-6)
     balanced = losses.terms(off, batch, balanced=True)
     for name in ("joints_3d", "depth", "distance", "size"):
-        np.testing.assert_allclose(balanced[name].mean(), terms[name][3], rtol=1e-6)  # of the one hand that has it
+        np.testing.assert_allclose(balanced[name].mean(), terms[name][3], rtol=1e-6)  # only one hand has it
     np.testing.assert_allclose(balanced["joints_2d"], terms["joints_2d"], rtol=1e-6)
     whole = losses.terms(off, make_batch(4)), losses.terms(off, make_batch(4), balanced=True)
     for name in terms:

@@ -65,7 +65,7 @@ def test_joints_are_summed_in_their_units(batch):
     np.testing.assert_allclose(near, [0, np.sqrt(14) / V / 100], atol=1e-6)
 
 
-def test_a_hand_moved_as_a_whole_costs_nothing_in_3d(batch):
+def test_a_translated_hand_has_no_3d_error(batch):
     off = right(batch)
     off["keypoints_3d"] += 25
     off["vertices"] += 25

@@ -1,4 +1,4 @@
-"""Two real processes on this machine train one run: the same numbers, one console, one end."""
+"""Two real processes on this machine train one run: the same numbers, one console, a common end."""
 
 import re
 import socket
@@ -26,7 +26,7 @@ loop.to_global = to_global
 
 @pytest.fixture
 def pair(start, tiny_yaml, tmp_path):
-    """Run both processes to their ends; of each the exit code, stdout without Gloo's greeting, stderr, and when."""
+    """Run both processes to their end; returns their exit codes, stdouts without Gloo's line, stderrs and times."""
 
     def pair(patches=("", "")):
         with socket.socket() as free:
@@ -65,7 +65,7 @@ def numbers(lines):
 
 
 def assert_same_run(output, workdir, trained):
-    """Epoch by epoch the lines that one process printed, and its numbers."""
+    """Assert, epoch by epoch, the printed lines and the numbers of a run with one process."""
     ours, theirs = (
         [line for line in text.splitlines() if line.startswith((" ", "Epoch", "Best"))]
         for text in (output, trained.output)
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one(trained, pair, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_stop_as_one(trained, pair, tmp_path):
-    """SIGTERM to one of them stops both at the same step with all saved; the same command ends the run."""
+    """SIGTERM to one of them stops both at the same step, and all is saved; the same command finishes the run."""
     patch = AT_STEP.format(count=5, action="os.kill(os.getpid(), signal.SIGTERM)")
     (code, output, errors, _), (other_code, other_output, *_) = pair(("", patch))
     assert (code, other_code) == (143, 143), errors
@@ -115,15 +115,18 @@ def test_when_one_ends_the_other_does(pair, who, action, code, words):
     (got, _, errors, when), (other, _, other_errors, other_when) = results[who], results[1 - who]
     assert got == code and errors.endswith(words), errors + other_errors
     assert other not in (0, None) and other_when - when < 10
-    assert who == 0 or other_errors.startswith("error: another process of the run is gone: ")
+    assert who == 0 or other_errors.startswith("error: another process of the run has ended: ")
     assert "Traceback" not in other_errors
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--num-processes", 2), "--coordinator, --num-processes and --process-id go together: give all three or none"),
-        (("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2), "--process-id must lie in 0..1, got 2"),
+        (("--num-processes", 2), "--coordinator, --num-processes and --process-id: give all three flags or none"),
+        (
+            ("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2),
+            "--process-id must be between 0 and 1, got 2",
+        ),
     ],
 )
 def test_flags_that_make_no_sense(call, flags, words):
@@ -157,10 +160,10 @@ def test_a_scheduler_that_started_many_processes_is_joined(monkeypatch, variable
     [
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
-            "error: out of memory, lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
+            "error: out of memory; lower training.batch_size or the model's width: RESOURCE_EXHAUSTED: Out of memory "
             "allocating 9 bytes.\n",
         ),
-        (KeyboardInterrupt(), "interrupted; the same command goes on from the last checkpoint\n"),
+        (KeyboardInterrupt(), "interrupted; run the same command to continue from the last checkpoint\n"),
     ],
 )
 def test_errors_of_one_line(call, error, words):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxhand.config import OptimizerConfig, SchedulerConfig
+from jaxhand.config import ConfigError, OptimizerConfig, SchedulerConfig
 from jaxhand.training import optimizer
 
 
@@ -87,7 +87,7 @@ def test_clipping_bounds_the_gradient():
     params, gradients = params_and_gradients()
     large = jax.tree.map(lambda leaf: 1e6 * leaf, gradients)
     tx = optimizer.build(OptimizerConfig(clip_norm=1.0, weight_decay=0), optax.constant_schedule(1.0))
-    for given in (gradients, large):  # Adam's step does not see the size: its second moment does
+    for given in (gradients, large):  # Adam's step does not depend on the scale of the gradient; its second moment does
         _, state = tx.update(given, tx.init(params), params)
         second = optax.tree_utils.tree_get(state, "nu")
         assert sum(float(leaf.sum()) for leaf in jax.tree.leaves(second)) <= 0.0101
@@ -95,7 +95,7 @@ def test_clipping_bounds_the_gradient():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_stack_of_blocks_moves_as_its_blocks_do(name):
-    """What is scanned over has its blocks' parameters along a first axis: their scales are no matrix."""
+    """A scanned stack has its blocks' parameters along a first axis: its stacked scales are not a matrix."""
     rng = np.random.default_rng(1)
     draw = lambda: {
         "kernel": rng.normal(size=(6, 4)).astype(np.float32),
@@ -116,3 +116,37 @@ def test_a_stack_of_blocks_moves_as_its_blocks_do(name):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, stack([apart[str(i)] for i in range(3)])
     )
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_rates_scale_updates_and_freeze(name):
+    """A factor scales what a parameter would move by; with 0 it stays to the bit, whatever its gradient and decay."""
+    params, gradients = params_and_gradients()
+    config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.01, clip_norm=0)
+    factors = optimizer.rate_factors({"*": 0.5, "b/*": 0, "b/bias": 1}, params)
+    assert factors == {"a": 0.5, "b": {"w": 0, "bias": 1}, "c": 0.5, "d": 0.5}
+    whole, some = (optimizer.build(config, optax.constant_schedule(0.1), chosen) for chosen in (None, factors))
+    full, _ = whole.update(gradients, whole.init(params), params)
+    state = some.init(params)
+    scaled, _ = some.update(gradients, state, params)
+    for factor, one, other in zip(*(jax.tree.leaves(tree) for tree in (factors, full, scaled))):
+        np.testing.assert_allclose(other, factor * one, rtol=1e-4, atol=1e-6)
+    assert not np.any(scaled["b"]["w"])
+    assert sum(leaf.shape == (6, 4) for leaf in jax.tree.leaves(state)) in (0, 2)  # moments of "a" alone
+
+
+def test_frozen_parameters_do_not_count_in_the_norm():
+    params, gradients = params_and_gradients()
+    config = OptimizerConfig(clip_norm=1.0, b1=0.0, b2=0.0, weight_decay=0.0)
+    factors = optimizer.rate_factors({"*": 0, "d": 1}, params)
+    small = gradients | {"d": 1e-3 * gradients["d"]}
+    tx = optimizer.build(config, optax.constant_schedule(0.1), factors)
+    _, state = tx.update(small, tx.init(params), params)
+    [moment] = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,)][:1]
+    np.testing.assert_allclose(moment, small["d"], rtol=1e-5)
+
+
+def test_a_pattern_without_parameters_is_an_error():
+    params, _ = params_and_gradients()
+    with pytest.raises(ConfigError, match="optimizer.rates: no parameter matches 'backbone/\\*'; .* a, b, c, d"):
+        optimizer.rate_factors({"backbone/*": 0}, params)

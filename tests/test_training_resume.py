@@ -1,4 +1,4 @@
-"""A run that is stopped or killed and started again ends as if nothing had been."""
+"""A run that is stopped or killed and started again ends like an uninterrupted run."""
 
 import json
 
@@ -55,7 +55,7 @@ def read_lines(workdir):
 
 
 def read_state(workdir, config):
-    """Everything the latest checkpoint holds."""
+    """The content of the latest checkpoint."""
     trainer = Trainer(config, make_mesh(), total_steps=36)
     abstract = trainer.abstract_state()
     checkpoints = Checkpoints(workdir, keep_every_steps=0)
@@ -65,7 +65,7 @@ def read_state(workdir, config):
 
 
 def assert_same_end(workdir, trained, config):
-    """Bit for bit the run that nothing disturbed: parameters, optimizer, position in the data, curves, lines."""
+    """Assert bit for bit that a run equals the uninterrupted one: parameters, optimizer, data, curves, lines."""
     got, wanted = read_state(workdir, config), read_state(trained.workdir, config)
     assert got.step == wanted.step == 36 and got.data == wanted.data
     for name in ("params", "rest", "optimizer"):
@@ -92,7 +92,7 @@ def assert_same_lines(output, trained, *epochs):
 
 
 def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
-    """kill -9 in mid-epoch, SIGTERM in mid-epoch, in the test and while saving: every time it goes on exactly."""
+    """kill -9 in mid-epoch, SIGTERM in mid-epoch, in the test and while saving: every time it continues exactly."""
     workdir = tmp_path / "run"
 
     def run(patch="", **options):
@@ -116,7 +116,7 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
 
     code, output, errors = run(BEFORE, place="loop.evaluate_dataset", count=1, signal="SIGTERM")
     assert (code, errors) == (143, "") and 24 in steps()
-    assert_same_lines(output, trained, 1)  # its Train Loss is that of the whole epoch, in three starts
+    assert_same_lines(output, trained, 1)  # its Train Loss is of the complete epoch, over three starts
 
     code, output, errors = run(BEFORE, place="checkpoint.Checkpoints.save", count=1, signal="SIGTERM")
     assert (code, errors) == (143, "") and 36 in steps()
@@ -139,7 +139,7 @@ def test_killed_and_stopped_again_and_again(trained, tiny, command, tmp_path):
     ],
 )
 def test_stopped_before_the_first_step(trained, tiny, command, tmp_path, place):
-    """While hands are rendered or a checkpoint is read there is nothing to lose: SIGTERM ends it at once."""
+    """While hands are rendered or a checkpoint is read, nothing can be lost: SIGTERM ends the run at once."""
     arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
     code, output, errors = command(*arguments, patch=BEFORE.format(place=place, count=1, signal="SIGTERM"))
     assert (code, output, errors) == (-15, "", "")
@@ -150,13 +150,13 @@ def test_ctrl_c_is_one_line(trained, command, tmp_path):
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
     patch = heard + BEFORE_STEP.format(count=5, signal="SIGINT", wait_for="")
     code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", patch=patch)
-    assert (code, errors) == (130, "interrupted; the same command goes on from the last checkpoint\n")
+    assert (code, errors) == (130, "interrupted; run the same command to continue from the last checkpoint\n")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 12, 13, 24, 35, 36])
 def test_killed_at_any_step(trained, tiny, command, tmp_path, count):
-    """Also at an epoch's first and last step, whether or not the save before it had ended."""
+    """Also at an epoch's first and last step, whether or not the previous save had ended."""
     arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
     code, _, _ = command(*arguments, patch=BEFORE_STEP.format(count=count, signal="SIGKILL", wait_for=""))
     assert code == -9
@@ -167,7 +167,7 @@ def test_killed_at_any_step(trained, tiny, command, tmp_path, count):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["loop.write_png", "checkpoint.Checkpoints.save", "loop.evaluate_dataset"])
 def test_killed_between_training_and_saving(trained, tiny, command, tmp_path, place):
-    """The lines of an epoch are written before its checkpoint: killed in between, they are neither lost nor doubled."""
+    """The lines of an epoch are written before its checkpoint; a kill in between neither loses nor repeats them."""
     arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run")
     assert command(*arguments, patch=BEFORE.format(place=place, count=2, signal="SIGKILL"))[0] == -9
     assert command(*arguments)[0] == 0

@@ -1,4 +1,4 @@
-"""Steps: the same numbers on one device and on four, and a test in which every sample counts once."""
+"""Steps: the same numbers on one device and on four, and an evaluation in which every sample counts once."""
 
 import dataclasses
 
@@ -157,6 +157,6 @@ def test_test_batches_fit_all_devices(on_four, test_set):
 
 @pytest.mark.parametrize(("batch_size", "hint"), [(6, 8), (1, 4), (63, 64)])
 def test_a_batch_that_devices_cannot_share(batch_size, hint):
-    with pytest.raises(ConfigError, match=f"batch_size {batch_size} cannot be split over 4 devices: try {hint}"):
+    with pytest.raises(ConfigError, match=f"batch_size {batch_size} cannot be split over 4 devices; try {hint}"):
         sharding.check_batch_size(batch_size)
     sharding.check_batch_size(hint)

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A mistake that a user can fix: in a path, a file, an argument. One line that names the thing and the fix."""
+    """A mistake that a user can fix, such as a wrong path. The message is one line: what is wrong and how to fix it."""
 
 
 class ConfigError(UserError):

@@ -1,4 +1,4 @@
-"""The experiments of configs/, by name. An installed package contains them; in a clone they are next to it."""
+"""Find an experiment by its name: a file in configs/, which is in an installed package, or next to it in a clone."""
 
 import difflib
 from pathlib import Path
@@ -21,7 +21,7 @@ def find(name: str | Path) -> Path:
         name: path of a YAML file, or the name of an experiment such as "quickstart".
 
     Returns:
-        Path of the file. If `name` is a path, it is returned unchanged, whether the file exists or not.
+        Path of the file. A `name` that is a path is returned unchanged, even if there is no such file.
 
     Raises:
         ConfigError: no experiment has this name.

@@ -1,6 +1,6 @@
 """Read a config: defaults, then a YAML file, then dotted overrides such as `training.num_epochs=5`.
 
-A mistake is one line that names the key. An unknown key also gets the nearest known key as a suggestion.
+An error message is one line that names the key. For an unknown key, the message also suggests a similar known key.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
 
-# Smallest allowed values. For all other numbers it is 0, except the seed, which may be negative.
+# Smallest allowed values. All other numbers must be at least 0, except the seed, which may be negative.
 _MINIMUM = {
     "data.train_samples": 1,
     "data.test_samples": 1,
@@ -39,7 +39,7 @@ _MINIMUM = {
 _POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
 _LESS_THAN_ONE = (
     *("data.augment.scale", "data.augment.color", "model.vit.drop_path"),
-    *("optimizer.b1", "optimizer.b2", "optimizer.momentum"),
+    *("optimizer.b1", "optimizer.b2", "optimizer.momentum", "training.average_with_init"),
 )
 
 
@@ -47,16 +47,16 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
     """Read a config: the defaults, then the YAML file, then the overrides.
 
     Args:
-        path: a YAML file with the keys that differ from the defaults, or the name of one in configs/ such as
-            "quickstart"; None: the defaults alone.
+        path: a YAML file with the keys that differ from the defaults, or the name of a file in configs/ such as
+            "quickstart"; None: all keys have their defaults.
         overrides: texts `section.key=value`, such as "training.num_epochs=5"; the value is read as YAML.
 
     Returns:
         The config, checked.
 
     Raises:
-        ConfigError: the file is missing or is not YAML, a key is unknown, or a value has the wrong type, lies outside
-            its range or is none of the choices.
+        ConfigError: the file is missing or is not YAML, a key is unknown, or a value has the wrong type, is
+            outside its range, or is not one of the choices.
     """
     tree = _read_yaml(experiments.find(path)) if path is not None else {}
     for override in overrides:
@@ -77,7 +77,7 @@ def from_dict(tree: dict, source: str = "config") -> Config:
     """Build a `Config` from nested dicts.
 
     Args:
-        tree: nested dicts as `to_dict` returns them, or a part of them; missing keys have their defaults.
+        tree: nested dicts as returned by `to_dict`; missing keys get their defaults.
         source: name of the dicts in error messages, such as the path of their file.
 
     Returns:
@@ -90,7 +90,7 @@ def from_dict(tree: dict, source: str = "config") -> Config:
 
 
 def build_section(cls: type, tree: dict, name: str):
-    """Build a dataclass that is not part of `Config`, such as the options of a model, from a mapping.
+    """Build a dataclass that is not in `Config`, such as the options of a model, from nested dicts.
 
     Args:
         cls: the dataclass.
@@ -98,13 +98,13 @@ def build_section(cls: type, tree: dict, name: str):
         name: dotted key of the section, for errors.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value is of another type than its field.
+        ConfigError: a key is unknown or missing, or a value has the wrong type.
     """
     return _build(cls, tree, tuple(name.split(".")), "config")
 
 
 def to_dict(config: Config) -> dict:
-    """Convert the config to nested dicts of text, numbers and lists, which YAML and JSON can hold."""
+    """Convert the config to nested dicts of text, numbers and lists, for YAML or JSON."""
     plain = lambda items: {key: list(value) if isinstance(value, tuple) else value for key, value in items}  # noqa: E731
     return dataclasses.asdict(config, dict_factory=plain)
 
@@ -141,7 +141,7 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _put(tree: dict, keys: list[str], value) -> None:
-    """Set a value in nested dicts; missing dicts are made."""
+    """Set a value in nested dicts; missing inner dicts are created."""
     for key in keys[:-1]:
         if not isinstance(tree.get(key), dict):
             tree[key] = {}
@@ -150,7 +150,7 @@ def _put(tree: dict, keys: list[str], value) -> None:
 
 
 def _build(cls, tree, path: tuple, source: str):
-    """Build a dataclass of the schema from nested dicts; `path` holds the keys that lead to it."""
+    """Build a dataclass of the schema from nested dicts; `path` is its dotted key, split at the dots."""
     name = ".".join(path)
     if not isinstance(tree, dict):
         example = f"{name}.{dataclasses.fields(cls)[0].name}"
@@ -170,16 +170,16 @@ def _build(cls, tree, path: tuple, source: str):
         )
     try:
         return cls(**values)
-    except TypeError as error:  # a field without a default; only the options of a model can have one
+    except TypeError as error:  # a field without a default is missing; only model options have such fields
         raise ConfigError(f"{source}: {name}: {error}") from None
 
 
 def _nearest(key: str, path: tuple, fields: dict) -> str:
-    """A suggestion for a mistyped or abbreviated key: a key of the same section, else a key of another one."""
+    """A suggestion for a mistyped or abbreviated key: a similar key of the same section, else of any section."""
     siblings = {name: ".".join((*path, name)) for name in fields}
     elsewhere = {name.rpartition(".")[2]: name for name in _flat(Config())}
     for known in (siblings, elsewhere):
-        initials = [name for name in known if "".join(word[0] for word in name.split("_")) == key]  # lr: learning_rate
+        initials = [name for name in known if "".join(word[0] for word in name.split("_")) == key]  # lr → learning_rate
         close = initials or difflib.get_close_matches(key, known, n=1)
         if close:
             return f" Did you mean {known[close[0]]!r}?"
@@ -205,7 +205,7 @@ def _coerce(value, kind, here: str, source: str):
             return value
         if kind is str and not isinstance(value, (dict, list)):
             return "" if value is None else str(value)
-        if typing.get_origin(kind) is tuple and value and min(value) >= 1:
+        if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and value and min(value) >= 1:
             return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
         pass
@@ -220,7 +220,7 @@ def _coerce(value, kind, here: str, source: str):
 
 
 def _check(config: Config) -> None:
-    """Raise where a number lies outside its range, or where a run would train on nothing."""
+    """Raise ConfigError if a value is outside its range, or if there is no data set or loss to train on."""
     values = _flat(config)
     for key, value in values.items():
         if isinstance(value, (int, float)) and key != "seed":
@@ -234,18 +234,23 @@ def _check(config: Config) -> None:
         raise ConfigError(f"data.depth_dropout must be between 0 and 1, got {values['data.depth_dropout']}")
     if not -(2**63) <= config.seed < 2**63:
         raise ConfigError(f"seed must fit in 64 bits, got {config.seed}")
+    if config.training.average_with_init and not config.training.init_from:
+        raise ConfigError("training.average_with_init needs a start: set training.init_from=RUN")
     if isinstance(config.data.train, dict):
         if not config.data.train:
-            raise ConfigError("data.train has no set: write one line per set, NAME:PATH: weight")
+            raise ConfigError("data.train: contains no data set; write one line per set: NAME:PATH: weight")
         for name, weight in config.data.train.items():
             if not 0 < weight < math.inf:
                 raise ConfigError(f"data.train: the weight of {name} must be positive and finite, got {weight}")
     for name, weight in config.loss.extra.items():
         if not 0 <= weight < math.inf:
             raise ConfigError(f"loss.extra: the weight of {name} must be at least 0 and finite, got {weight}")
+    for pattern, factor in config.optimizer.rates.items():
+        if not 0 <= factor < math.inf:
+            raise ConfigError(f"optimizer.rates: the factor of {pattern} must be at least 0 and finite, got {factor}")
     weights = [*vars(config.loss).values(), *config.loss.extra.values()]
     if not any(isinstance(weight, float) and weight for weight in weights):
-        raise ConfigError("all weights of loss are 0, so nothing would be learned: set at least one above 0")
+        raise ConfigError("loss: all weights are 0, so nothing would be learned; set at least one weight above 0")
     for key, known in choices().items():
         if values[key] not in known:
             listed = ", ".join(choice or '""' for choice in known)
@@ -253,16 +258,16 @@ def _check(config: Config) -> None:
 
 
 def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
-    """The keys that accept only certain texts: dotted key → the texts.
+    """The keys whose value must be one of a few texts: dotted key → allowed texts.
 
     Args:
         cls: a dataclass of the schema.
-        prefix: text before the names of its fields, such as "data.".
+        prefix: text before the field names, such as "data.".
     """
     found = {}
     for field in dataclasses.fields(cls):
         key = prefix + field.name
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             found |= choices(field.type, f"{key}.")
         elif "choices" in field.metadata:
             found[key] = field.metadata["choices"]

@@ -1,12 +1,12 @@
-"""Data sets by name: the built-in ones and those of a user's own module. Each is a source of records.
+"""Open data sets by name: built-in ones and a user's own. Each data set is a source of records.
 
-A data set from outside the package is one function, named as `module:function:PATH`:
+A user's own data set is one function, and its name is `module:function:PATH`:
 
     def load(path, split, *, without_val, mano):
         return [Record(...), ...]  # or any other `record.Source`
 
-`path` is a `Path`, `split` is "train", "val" or "test". `without_val` is True where the records of "val" must be left
-out of "train". `mano` is a `ManoLabels` where the model learns from a mesh, else None.
+`path` is a `Path`; `split` is "train", "val" or "test". If `without_val` is True, "train" must not contain the records
+of "val". `mano` is a `ManoLabels` if the model is trained with mesh labels, else None.
 """
 
 import difflib
@@ -23,7 +23,7 @@ from jaxhand.data.synthetic import dataset
 from jaxhand.hand import mano
 from jaxhand.io.plugins import load_object
 
-READERS = {  # name → function, imported when it is needed
+READERS = {  # name → function, imported when the data set is opened
     "freihand": "jaxhand.data.datasets.freihand:load",
     "ho3d": "jaxhand.data.datasets.ho3d:load",
     "dexycb": "jaxhand.data.datasets.dexycb:load",
@@ -38,18 +38,18 @@ READERS = {  # name → function, imported when it is needed
 def load(
     name: str | dict[str, float], split: str, config: DataConfig, seed: int, hand: HandConfig | None = None
 ) -> Source:
-    """Open the data set `name`; several names with weights become a `mix.Mix`.
+    """Open the data set `name`. Several names with weights become a `mix.Mix`.
 
     Args:
         name: as in `data.train` and `data.test`: "synthetic", "NAME:PATH", "NAME-VARIANT:PATH" or
             "module:function:PATH".
-        split: "train", or `config.test_split` for the set that is tested on.
-        config: sizes of the synthetic data set. With `test_split` "val" the training split leaves val out.
-        seed: of the synthetic data set.
-        hand: the hand model whose mesh the records shall be labelled with, where a set can; None: joints only.
+        split: "train", or `config.test_split` to test a model.
+        config: sizes of the synthetic data set. If `test_split` is "val", "train" does not contain the val records.
+        seed: seed of the synthetic data set.
+        hand: the hand model for mesh labels, in data sets that have them; None: joints only.
 
     Raises:
-        UserError: the name is unknown, or the files at the path hold a mistake.
+        UserError: the name is unknown, or the files at the path contain a mistake.
     """
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
@@ -71,18 +71,18 @@ def load(
 
 
 def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = "") -> Source:
-    """Open a data set on disk, as its authors lay it out or packed by `jaxhand pack`.
+    """Open a data set on disk: in the layout of its authors, or packed by `jaxhand pack`.
 
     Args:
         kind: NAME or NAME-VARIANT, such as "dexycb-s1", or "module:function".
-        path: its folder or file.
+        path: folder or file of the data set.
         split: "train", "val" or "test".
-        without_val: leave the records of "val" out of "train" where they are held out of it.
-        mano_path: MANO's file, for the labels that need it, and vertices; a packed set contains the labels that it was
-            packed with.
+        without_val: leave the records of "val" out of "train", if "val" is a part of "train".
+        mano_path: MANO's file. With it, vertices and the poses that need MANO's arrays are read as well. It has no
+            effect on a packed set, whose labels are fixed.
 
     Raises:
-        UserError: the name is unknown, or the files at the path hold a mistake.
+        UserError: the name is unknown, or the files at the path contain a mistake.
     """
     expanded = Path(path).expanduser()
     if (expanded / "packed.json").is_file():
@@ -91,12 +91,12 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
     labels = ManoLabels(*mano.read_pose_space(mano_path), vertices=True) if mano_path else None
     source = open_set(expanded, split, without_val=without_val, mano=labels)
     if not isinstance(source, Source):
-        raise UserError(f"data set {kind} must return a source (__len__, __getitem__), got {type(source).__name__}")
+        raise UserError(f"data set {kind}: must return a source (__len__, __getitem__), got {type(source).__name__}")
     return source
 
 
 def reader(kind: str) -> typing.Callable[..., Source]:
-    """Find the function that opens data sets of a kind: `reader(path, split, *, without_val, mano)`.
+    """Return the function that opens a kind of data set; its signature is (path, split, *, without_val, mano).
 
     Args:
         kind: as for `read`.
@@ -127,7 +127,7 @@ def _kind_and_path(name: str) -> tuple[str, str]:
 
 def _unknown(kind: str) -> UserError:
     if kind == "synthetic":
-        return UserError("data set synthetic takes no path: its hands are rendered. Write synthetic alone")
+        return UserError("data set synthetic takes no path: its hands are rendered; write synthetic alone")
     near = difflib.get_close_matches(kind.partition("-")[0], (*READERS, "synthetic"), n=1)
     nearest = f"did you mean {near[0]!r}? " if near else ""
     built_in = ", ".join(f"{name}:PATH" for name in READERS)

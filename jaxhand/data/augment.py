@@ -1,4 +1,4 @@
-"""Training augmentation: geometry is drawn on the host and applied by the crop; colour is changed on the device."""
+"""Training augmentation. Random geometry is drawn on the host and applied by the crop; the device changes colours."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from jaxhand.config import AugmentConfig
 
 
 def draw(rng: np.random.Generator, config: AugmentConfig, count: int) -> list[dict]:
-    """Draw rotation (radians), scale and shift for `count` samples: one dict of `crop`'s arguments per sample."""
-    unit = rng.uniform(-1, 1, (count, 4))  # always drawn: any two configs use the same random numbers for a sample
+    """Draw random rotation (radians), scale and shift: one dict of arguments of `crop` for each of `count` samples."""
+    unit = rng.uniform(-1, 1, (count, 4))  # always drawn, so that a sample's random numbers do not depend on the config
     rotation = np.deg2rad(config.rotation_deg) * unit[:, 0]
     scale = 1 + config.scale * unit[:, 1]
     shift = config.shift * unit[:, 2:]
@@ -17,9 +17,9 @@ def draw(rng: np.random.Generator, config: AugmentConfig, count: int) -> list[di
 
 
 def color(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Array:
-    """Change the colours of images (B, h, w, 3) in 0..1, each image differently; jittable.
+    """Change the colours of images (B, h, w, 3) in 0..1, each image differently. It can be used inside `jax.jit`.
 
-    Channel gains, contrast about mid-grey and brightness together are one multiplication and one addition per channel.
+    Channel gains, contrast (about mid-grey) and brightness are combined into one multiplication and one addition.
     """
     batch = image.shape[0]
     key_color, key_noise = jax.random.split(key)

@@ -1,15 +1,17 @@
-"""Fields of a label as arrays, checked: each error names the fault and the expected form."""
+"""Convert the fields of a label to arrays and check them. Each error names the fault and the expected form."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxhand.config import UserError
 
 
-def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
-    """A field of a JSON object as a float64 array; null becomes NaN.
+def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
+    """Return a field of a JSON object as a float64 array; null becomes NaN.
 
     Raises:
-        UserError: the field is not numbers of this shape.
+        UserError: the field is not an array of numbers of this shape.
     """
     try:
         array = np.array(fields[key], np.float64)
@@ -22,10 +24,10 @@ def array_of(fields: dict, key: str, shape: tuple) -> np.ndarray:
 
 
 def checked_K(K: np.ndarray) -> np.ndarray:
-    """Return a camera matrix (3, 3) in px unchanged.
+    """Check a camera matrix K (3, 3) in px and return it unchanged.
 
     Raises:
-        UserError: it is not a pinhole camera matrix.
+        UserError: K is not a pinhole camera matrix.
     """
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
         raise UserError(f"K must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in px, got {K.tolist()}")
@@ -33,10 +35,10 @@ def checked_K(K: np.ndarray) -> np.ndarray:
 
 
 def checked_bbox(bbox: np.ndarray) -> np.ndarray:
-    """Return a box (4,) x0, y0, x1, y1 px unchanged.
+    """Check a box (4,) x0, y0, x1, y1 px and return it unchanged.
 
     Raises:
-        UserError: it is not finite or has no area.
+        UserError: the box is not finite or has no area.
     """
     if not np.isfinite(bbox).all() or not (bbox[:2] < bbox[2:]).all():
         raise UserError(f"bbox must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {bbox.tolist()}")

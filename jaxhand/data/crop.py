@@ -1,7 +1,7 @@
-"""From a record to a square crop around the hand: every label follows the pixels exactly.
+"""Cut a square crop around the hand of a record, and transform all labels exactly as the pixels.
 
-A 3x3 matrix A moves the pixels and an orthogonal R turns the space (in-plane rotation, mirror of a left hand).
-With X' = R X and K' = A K R^T the new camera projects X' to where A moves the image of X: K' X' = A K X.
+A 3x3 matrix A transforms pixels. An orthogonal R transforms 3D points (in-plane rotation, mirroring of a left hand).
+With X' = R X and K' = A K R^T, the camera of the crop projects X' to the transformed pixel of X: K' X' = A K X.
 `hand.camera.uncrop` is the inverse.
 """
 
@@ -14,30 +14,33 @@ from jaxhand.data.batch import layout
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma, whole_image_box
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
 from jaxhand.data.record import Record
+from jaxhand.hand import roi
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
 from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skinned import SkinnedHand
 
-_SAME_PX = 0.01  # a crop that moves no pixel further than this is the image itself
+_SAME_PX = 0.01  # if a crop moves all pixels by less than this, the image is used unchanged
 
 
 @dataclasses.dataclass(frozen=True)
 class CropTransform:
-    """How a crop is cut from its image.
+    """The transformation from an image to its crop.
 
     Attributes:
-        A: (3, 3) pixel coordinates of the image → of the crop, the mirror of a left hand included.
-        R: (3, 3) orthogonal, camera frame of the image → of the crop.
-        unmirrored: (3, 3) A without the mirror, for an image that is flipped first if the hand is a left one.
-        zoom: how many times larger the crop shows the image.
-        mirrored: whether the hand is a left one.
-        whole_image: whether the crop is the image itself, pixel by pixel.
+        A: (3, 3) pixel coordinates of the image → of the crop, including the mirroring of a left hand.
+        R: (3, 3) orthogonal, camera frame of the image → of the crop, including the mirroring of a left hand.
+        unmirrored: (3, 3) A without the mirroring, for the image of a left hand that was flipped before.
+        zoom: pixels of the crop per pixel of the image.
+        rotation: radians, clockwise, in the mirrored image of a mirrored hand.
+        mirrored: whether the hand is a left hand that is mirrored to a right hand.
+        whole_image: whether the pixels of the crop are those of the image, possibly flipped.
     """
 
     A: np.ndarray
     R: np.ndarray
     unmirrored: np.ndarray
     zoom: float
+    rotation: float
     mirrored: bool
     whole_image: bool
 
@@ -54,25 +57,26 @@ def crop(
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cut the square around a hand and transform all labels with it; a left hand becomes a right one.
+    """Cut a square around a hand and transform all labels accordingly. Most rules mirror a left hand to a right hand.
 
-    The square is centred on the record's box. Without a box it is centred on the box of the valid 2D joints; without
-    those the whole image is taken. Its side is `crop_scale` times `CropRule.side` of the box. An `EncodedImage` is
-    decoded at no higher resolution than the crop needs.
+    The square is centred on the record's box. A record without a box uses the bounding box of its valid 2D joints. A
+    record without valid joints uses the complete image. The side of the square is `crop_scale` times `CropRule.side` of
+    the box. A rule with `along_hand` uses the rotated square of the 2D joints instead, if all joints are valid. An
+    `EncodedImage` is not decoded at a higher resolution than the crop needs.
 
     Args:
         record: the labelled hand.
         size: side of the crop in px.
-        crop_scale: side of the square over the longer side of the box.
+        crop_scale: side of the square / `CropRule.side` of the box.
         rule: one of `crop_rules.RULES`.
-        rotation: in-plane rotation of the hand in radians, clockwise in the image.
-        scale: factor on the side of the square.
-        shift: (x, y) of the square's centre in parts of its side, in the mirrored image of a left hand.
-        hand_model: the hand whose mesh labels are brought along; None leaves them out.
-        out: arrays to fill, of the shapes of `batch.layout`; None makes them.
+        rotation: in-plane rotation of the hand in radians, clockwise in the image; on top of that of the rule.
+        scale: factor that multiplies the side of the square.
+        shift: (x, y) shift of the square's centre, as a fraction of its side; for a left hand, in the mirrored image.
+        hand_model: the hand model whose mesh labels are transformed; None: no mesh labels.
+        out: arrays to fill, with the shapes of `batch.layout`; None allocates them.
 
     Returns:
-        `out`: one row of a `batch.Batch`, without `valid` and `index`. Mesh labels are 0 where the record has none of
+        `out`: one row of a `batch.Batch`, without `valid` and `index`. Mesh labels are 0 if the record has none for
         this hand model.
 
     Raises:
@@ -96,22 +100,23 @@ def crop_transform(
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> CropTransform:
-    """Compute how pixels and space are transformed from the image to the crop; the arguments are those of `crop`."""
+    """Compute the transformation of pixels and 3D points from image to crop. The arguments are those of `crop`."""
     width, height = image_size(record)
-    mirrored = record.hand == "left"
-    center_x, center_y, side = _square(record, crop_scale, rule)
+    mirrored = record.hand == "left" and rule.mirror_left
+    center_x, center_y, side, own_rotation = _square(record, crop_scale, rule)
     side *= scale
     mirror, R = np.eye(3), np.eye(3)
     if mirrored:
-        center_x = width - 1 - center_x
+        center_x, own_rotation = width - 1 - center_x, -own_rotation
         mirror[0, 0], mirror[0, 2] = -1.0, width - 1
         R[0, 0] = -1.0
     center_x, center_y = center_x + shift[0] * side, center_y + shift[1] * side
+    rotation += own_rotation
 
     zoom, crop_center = size / side, (size - 1) / 2 + rule.pixel_center_offset
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - crop_center) + abs(center_y - crop_center)  # px
     if (height, width) == (size, size) and not isinstance(record.image, EncodedImage) and moved < _SAME_PX:
-        return CropTransform(mirror, R, np.eye(3), 1.0, mirrored, whole_image=True)
+        return CropTransform(mirror, R, np.eye(3), 1.0, 0.0, mirrored, whole_image=True)
     cos, sin = np.cos(rotation), np.sin(rotation)
     a, b = zoom * cos, zoom * sin
     unmirrored = np.array(
@@ -122,33 +127,32 @@ def crop_transform(
         ]
     )
     R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
-    return CropTransform(unmirrored @ mirror, R, unmirrored, zoom, mirrored, whole_image=False)
+    return CropTransform(unmirrored @ mirror, R, unmirrored, zoom, rotation, mirrored, whole_image=False)
 
 
 def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, out: dict[str, np.ndarray]) -> None:
     """Fill `image`, `depth`, `has_depth` and `depth_center` of a crop.
 
-    The picture of a left hand is flipped first and then warped, because a warp that mirrors rounds differently. The
-    crop of a left hand is therefore equal, bit by bit, to the crop of the right hand in the mirrored photograph.
+    The image of a left hand is flipped first and then warped, because a warp that mirrors rounds differently. So its
+    crop is equal, bit by bit, to the crop of a right hand in the mirrored photograph.
 
     Args:
         record: the labelled hand.
-        transform: of this record, from `crop_transform`.
-        antialias_blur: blur before making the picture smaller, as HaMeR does; else blocks of pixels are averaged.
-        out: arrays to fill, of the shapes of `batch.layout`.
+        transform: the result of `crop_transform` for this record.
+        antialias_blur: True: blur before downsampling, as HaMeR does. False: average blocks of pixels.
+        out: arrays to fill, with the shapes of `batch.layout`.
     """
     size = len(out["image"])
     depth = record.depth
     if depth is not None and transform.mirrored:
         depth = depth[:, ::-1]
     if transform.whole_image:
-        out["image"][...] = record.image[:, ::-1] if transform.mirrored else record.image
+        out["image"][...] = record.pixels[:, ::-1] if transform.mirrored else record.pixels
     else:
-        pixels, T = record.image, np.eye(3)
-        if isinstance(pixels, EncodedImage) and antialias_blur:  # the blur needs all pixels at full size
-            pixels = pixels.pixels
-        elif isinstance(pixels, EncodedImage):
-            pixels, T = pixels.decode_region(_corners(transform.A, size), 1 / transform.zoom)
+        if isinstance(record.image, EncodedImage) and not antialias_blur:
+            pixels, T = record.image.decode_region(_corners(transform.A, size), 1 / transform.zoom)
+        else:  # the blur needs all pixels at full size
+            pixels, T = record.pixels, np.eye(3)
         to_crop = transform.A @ T
         if transform.mirrored:
             flip = np.array([[-1, 0, pixels.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
@@ -167,13 +171,13 @@ def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, 
 def transform_labels(
     record: Record, transform: CropTransform, hand_model: SkinnedHand | None, out: dict[str, np.ndarray]
 ) -> None:
-    """Fill the labels of a crop: joints in 3D and 2D, cameras, side and, with a hand model, its mesh labels.
+    """Fill the labels of a crop: joints in 3D and 2D, cameras, left or right; with a hand model, its mesh labels.
 
     Args:
         record: the labelled hand.
-        transform: of this record, from `crop_transform`.
-        hand_model: the hand whose mesh labels are brought along; None leaves them out.
-        out: arrays to fill, of the shapes of `batch.layout`.
+        transform: the result of `crop_transform` for this record.
+        hand_model: the hand model whose mesh labels are transformed; None: no mesh labels.
+        out: arrays to fill, with the shapes of `batch.layout`.
     """
     A, R = transform.A, transform.R
     K_image = np.asarray(record.K, np.float64)  # (3, 3)
@@ -195,12 +199,13 @@ def transform_labels(
     out["K"][...] = K
     out["K_image"][...] = K_image
     out["is_right"][...] = not transform.mirrored
+    out["rotation"][...] = transform.rotation
     if hand_model is not None:
         _transform_mesh(record, hand_model, R, out)
 
 
 def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out: dict[str, np.ndarray]) -> None:
-    """Transform the mesh labels of a record by R, if they are labels of `hand_model`."""
+    """Transform the mesh labels of a record by R, if these labels belong to `hand_model`."""
     same_model = record.mesh == hand_model.name
     has_vertices = same_model and record.vertices is not None and len(record.vertices) == hand_model.num_vertices
     has_pose = same_model and record.mano_pose is not None and record.mano_shape is not None
@@ -209,52 +214,59 @@ def _transform_mesh(record: Record, hand_model: SkinnedHand, R: np.ndarray, out:
     out["mano_shape"][...] = record.mano_shape if has_pose else 0
     out["mano_pose"][...] = 0
     if has_pose:
-        sign = np.linalg.det(R)  # -1 where a left hand becomes a right one
+        sign = np.linalg.det(R)  # -1 if a left hand becomes a right hand
         pose = np.asarray(record.mano_pose, np.float64).reshape(16, 3) * (1, sign, sign)
         pose[0] = rotate_axis_angle(pose[0], R * (sign, 1, 1))
         out["mano_pose"][...] = pose.reshape(48)
 
 
 def image_size(record: Record) -> tuple[int, int]:
-    """Width and height of a record's image, px."""
-    return record.image.size if isinstance(record.image, EncodedImage) else record.image.shape[1::-1]
+    """Return width and height of a record's image, px."""
+    return record.image.size if isinstance(record.image, EncodedImage) else record.pixels.shape[1::-1]
 
 
-def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, float, float]:
-    """Centre x, y and side in px of the square around the hand in its image, before any augmentation."""
+def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, float, float, float]:
+    """Return centre x, y, side (px) and rotation of the square around the hand in its image, before any augmentation.
+
+    The rotation, in radians, is the one that turns the hand upright, clockwise.
+    """
+    if rule.along_hand and len(pixels := _labelled_pixels(record)) == len(record.joint_valid):
+        square = roi.of_joints(pixels)
+        return *square.center, square.side, np.arctan2(-square.up[0], -square.up[1])
     if record.bbox is not None:
         x0, y0, x1, y1 = map(float, record.bbox)
+    elif len(pixels := _labelled_pixels(record)):
+        (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
     else:
-        if record.keypoints_2d is None:
-            valid = np.asarray(record.joint_valid) > 0
-            joints, K = np.asarray(record.keypoints_3d, np.float64), np.asarray(record.K, np.float64)
-            pixels = project(joints[valid], K)  # (n, 2)
-        else:
-            pixels = np.asarray(record.keypoints_2d, np.float64)[np.asarray(record.joint_valid_2d) > 0]
-        if len(pixels):
-            (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
-        else:
-            x0, y0, x1, y1 = whole_image_box(*image_size(record), crop_scale)
-    return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0)
+        x0, y0, x1, y1 = whole_image_box(*image_size(record), crop_scale)
+    return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0), 0.0
+
+
+def _labelled_pixels(record: Record) -> np.ndarray:
+    """The joints that are labelled in the image (n, 2) px."""
+    if record.keypoints_2d is not None:
+        return np.asarray(record.keypoints_2d, np.float64)[np.asarray(record.joint_valid_2d) > 0]
+    valid = np.asarray(record.joint_valid) > 0
+    return project(np.asarray(record.keypoints_3d, np.float64)[valid], np.asarray(record.K, np.float64))
 
 
 def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, out: np.ndarray) -> None:
-    """Resample an image through an affine matrix, black outside the image.
+    """Warp an image by an affine matrix with bilinear sampling. Pixels outside the image are black.
 
-    Blocks of pixels are averaged first, because bilinear samples alone would alias; `antialias_blur` blurs instead, as
-    HaMeR does. Only the region that is needed is copied, and it gets a fourth channel: OpenCV warps four channels in at
-    most half the time of three.
+    Blocks of pixels are averaged before, because bilinear sampling alone would alias. With `antialias_blur` the image
+    is blurred instead, as in HaMeR. Only the required region is copied, and gets a fourth channel: OpenCV warps four
+    channels at least twice as fast as three.
 
     Args:
         pixels: (H, W, 3) uint8.
         A: (3, 3) pixel coordinates of `pixels` → of `out`.
-        zoom: how many times larger A makes the image.
-        antialias_blur: as `CropRule.antialias_blur`.
+        zoom: pixels of `out` per pixel of `pixels`.
+        antialias_blur: as in `CropRule.antialias_blur`.
         out: (h, h, 3) uint8 to fill.
     """
     height, width = pixels.shape[:2]
     sigma = blur_sigma(1 / zoom) if antialias_blur else 0.0
-    block = 1 if antialias_blur else min(round(1 / zoom), height, width)  # an integer: OpenCV is much faster
+    block = 1 if antialias_blur else min(round(1 / zoom), height, width)  # OpenCV is much faster with integers
     if block > 1:
         height, width = height // block, width // block
         pixels = pixels[: height * block, : width * block]
@@ -263,7 +275,7 @@ def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, o
     size = len(out)
     corners = _corners(A, size)
     reach = blur_reach(sigma)
-    (x0, y0), (x1, y1) = corners.min(1) - reach - 2, corners.max(1) + reach + 3  # one px more than bilinear needs
+    (x0, y0), (x1, y1) = corners.min(1) - reach - 2, corners.max(1) + reach + 3  # 1 px more than bilinear needs
     x0, y0 = int(np.clip(x0, 0, width - 1)), int(np.clip(y0, 0, height - 1))
     x1, y1 = int(np.clip(x1, x0 + 1, width)), int(np.clip(y1, y0 + 1, height))
     region = cv2.cvtColor(pixels[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA, scratch("region", (y1 - y0, x1 - x0, 4)))
@@ -274,15 +286,15 @@ def warp(pixels: np.ndarray, A: np.ndarray, zoom: float, antialias_blur: bool, o
 
 
 def _corners(A: np.ndarray, size: int) -> np.ndarray:
-    """Corners (2, 4) x, y, in the image, of a crop of `size` px that A (3, 3) maps to."""
+    """Corners (2, 4) x, y, in image pixels, of a crop of `size` px; A (3, 3) maps from the image to the crop."""
     return np.linalg.solve(A, np.array([[0, 0, size, size], [0, size, 0, size], [1, 1, 1, 1]]))[:2]
 
 
 def _normalize_depth(depth: np.ndarray, out: np.ndarray) -> float:
-    """Write depth (h, w) mm as [-1, 1] around the hand to `out`; returns the hand's distance, mm (0 if unknown).
+    """Normalise depth (h, w) mm to [-1, 1] around the hand, into `out`. Returns the hand's distance, mm; 0 if unknown.
 
-    The distance is the 20 % quantile of the known depths in the crop's central half. The hand is the nearest large
-    object there, so neither holes nor the background move it much, and no label is needed.
+    The distance is the 20 % quantile of the known depths in the central half of the crop. The hand is the nearest large
+    object there. So holes and background hardly change the quantile, and no label is needed.
     """
     edge = len(depth) // 4
     central = depth[edge : len(depth) - edge, edge : len(depth) - edge]

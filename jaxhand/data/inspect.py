@@ -1,7 +1,7 @@
 """Check a data set before training on it: `jaxhand inspect NAME PATH [--sheet FILE.png]`.
 
-Prints what its splits contain, what is missing or unreadable, and what looks wrong. Exit code: 0 complete and
-plausible, 1 not, 2 error.
+The command prints the content of each split, missing or unreadable files, and implausible labels. Exit code: 0 if the
+data set is complete and plausible, 1 if not, 2 after an error.
 """
 
 import argparse
@@ -20,28 +20,28 @@ from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.crop import crop
 from jaxhand.data.datasets.packed import Manifest
-from jaxhand.data.record import Record, read_annotation
+from jaxhand.data.record import Record, Source, read_annotation
 from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
 
 SPLITS = ("train", "val", "test")
-OWN_SPLITS = {"freihand": ("train", "test"), "ho3d": ("train", "test"), "rhd": ("train", "test")}  # val is held out
+OWN_SPLITS = {"freihand": ("train", "test"), "ho3d": ("train", "test"), "rhd": ("train", "test")}  # no own val
 OWN_SPLITS |= {"folder": ("train", "test"), "dexycb-json": ("train", "test"), "hamer": ("train",)}
-PUBLISHED = {  # number of images of a split as its authors or users report it; one number per version of the set
+PUBLISHED = {  # number of images per split, as reported by authors or users; one number per version of the set
     "freihand": {"train": (130240,), "test": (3960,)},
     "ho3d": {"train": (66034, 83325), "test": (11524, 20137)},
-    "dexycb": {"train": (406888,)},  # with a hand
+    "dexycb": {"train": (406888,)},  # only images with a hand
     "interhand": {"train": (1361062,), "val": (380125,), "test": (849160,)},
     "rhd": {"train": (41258,), "test": (2728,)},
     "hint": {"train": (12446, 24098), "val": (1175, 1689), "test": (3660, 5374)},  # without and with Ego4D
 }
-MIN_SHARE_OF_PUBLISHED = 0.8  # not 1, since frames without a labelled hand are not counted here
-MAX_LABELS = 20000  # labels to measure ranges on, evenly spread over the split
-MAX_DECODED = 200  # images to decode per split, unless all are asked for
-CELLS, CELL_PX = 24, 224  # of the contact sheet
-MIN_INSIDE = 0.5  # share of the joints that lie in their image
-DEPTH_RATIO = (0.5, 2)  # plausible range of: depth image at a joint / depth of its label
+MIN_SHARE_OF_PUBLISHED = 0.8  # below 1, because we do not count frames without a labelled hand
+MAX_LABELS = 20000  # largest number of labels that are checked, evenly spread over the split
+MAX_DECODED = 200  # largest number of images that are decoded per split, unless `decode_all` is set
+CELLS, CELL_PX = 24, 224  # number and side of the contact sheet's cells
+MIN_INSIDE = 0.5  # smallest plausible fraction of joints inside their image
+DEPTH_RATIO = (0.5, 2)  # plausible range of (depth image at a joint) / (z of the joint's label)
 _CHUNK = 1024
 
 
@@ -58,22 +58,22 @@ def inspect(
 
     Args:
         kind, path: as for `data.read`.
-        splits: which splits; empty for all that the set has.
-        sheet: PNG file to write a contact sheet to: hands with their labels drawn over them.
+        splits: the splits to check; empty: all splits of the data set.
+        sheet: PNG file for a contact sheet: hands with their labels drawn over them.
         decode_all: decode every image.
-        say: called with every line of the report.
+        say: function that is called with every line of the report.
 
     Returns:
-        One sentence for each thing that is missing, unreadable or doubtful; empty for a complete and plausible set.
+        One sentence for each missing, unreadable or doubtful thing; empty for a complete and plausible data set.
 
     Raises:
         UserError: the name is unknown, the path does not exist, or the sheet cannot be written.
     """
     path = Path(path).expanduser()
     if not (path / "packed.json").is_file():
-        data.reader(kind)  # an unknown name raises its own error
+        data.reader(kind)  # raises a UserError if the name is unknown
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder; give the path of the data set")
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
     splits = splits or _own_splits(kind, path)
     for split in splits:
@@ -96,13 +96,13 @@ def inspect(
 def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
     if (path / "packed.json").is_file():
         return tuple(Manifest.read(path).splits)
-    if path.suffix in (".json", ".npz"):  # one file is one split, whatever its name
+    if path.suffix in (".json", ".npz"):  # one file is one split
         return ("test",)
     return OWN_SPLITS.get(kind) or OWN_SPLITS.get(kind.partition("-")[0], SPLITS)
 
 
-def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
-    """Report on one split. Returns what is wrong, and the indices of the records that could be decoded."""
+def _split(kind: str, path: Path, split: str, source: Source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
+    """Report on one split. Returns the faults, and the indices of the records that could be decoded."""
     names = _images(source)
     there = _present(names) if hasattr(source, "file") else np.ones(len(names), bool)
     images, missing = len(set(names)), list(dict.fromkeys(names[i] for i in np.flatnonzero(~there)))
@@ -128,21 +128,22 @@ def _split(kind: str, path: Path, split: str, source, decode_all: bool, say) -> 
     return faults, rows[np.array([isinstance(found, _Decoded) for found in decoded], bool)]
 
 
-def _images(source) -> list[str]:
-    """The image file of every record, or its name if images are inside tars or shards."""
-    if hasattr(source, "file"):
-        return [str(source.file(i)) for i in range(len(source))]
+def _images(source: Source) -> list[str]:
+    """Return the image file of every record; the image's name if images are inside tars or shards."""
+    file = getattr(source, "file", None)
+    if file is not None:
+        return [str(file(i)) for i in range(len(source))]
     return [read_annotation(source, i).name.partition("#")[0] for i in range(len(source))]
 
 
 def _present(names: list[str]) -> np.ndarray:
-    """(N,) whether each file exists and is not empty."""
+    """Return a mask (N,): True if the file exists and is not empty."""
     files = sorted(set(names))
 
     def sized(some: list[str]) -> list[str]:
         return [name for name in some if _size(name) > 0]
 
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # hides the latency of network disks
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # in parallel, because network disks have a high latency
         pieces = pool.map(sized, [files[k : k + _CHUNK] for k in range(0, len(files), _CHUNK)])
         present = {name for piece in pieces for name in piece}
     return np.array([name in present for name in names], bool)
@@ -160,12 +161,12 @@ def _held_out(kind: str, path: Path, split: str) -> str:
         return ""
     try:
         return f"; {len(data.read(kind, path, 'val')):,} of the hands can be held out as val"
-    except UserError:  # too few, or none in such a file
+    except UserError:  # too few records, or a file without a split "val"
         return ""
 
 
 def _missing_tars(folder: Path) -> list[str]:
-    """One sentence if numbers of HaMeR's tars are missing. Missing tars after the last one cannot be noticed."""
+    """Return one sentence if tars of HaMeR are missing between others. Missing tars at the end cannot be detected."""
     numbers = sorted(int(tar.stem) for tar in folder.glob("*.tar") if tar.stem.isdigit())
     missing = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
     if not missing:
@@ -175,7 +176,7 @@ def _missing_tars(folder: Path) -> list[str]:
 
 
 def _report_labels(records: list[Record], say) -> list[str]:
-    """Report on labels. Returns what is doubtful."""
+    """Report on labels. Returns one sentence for each doubtful property."""
     if not records:
         return []
     valid_3d = np.array([record.joint_valid for record in records]) > 0  # (N, 21)
@@ -187,7 +188,7 @@ def _report_labels(records: list[Record], say) -> list[str]:
     least = int(valid_2d.mean(0).argmin())
     fewest = "" if valid_2d.all() else f"; fewest {JOINT_NAMES[least]}, {valid_2d[:, least].mean():.0%}"
     say(f"  joints    {valid_2d.mean():.0%} are labelled{fewest}")
-    if not in_3d.any():  # then K is nominal, too
+    if not in_3d.any():  # in this case K is not measured, either
         return []
     say(f"  cameras   focal length {_range([record.K[0, 0] for record in records])} px")
     joints = np.array([record.keypoints_3d for record in records], np.float64)  # (N, 21, 3)
@@ -205,28 +206,28 @@ def _report_labels(records: list[Record], say) -> list[str]:
 
 
 class _Decoded(typing.NamedTuple):
-    """What is measured on a decoded record."""
+    """Measurements on one decoded record."""
 
     size: str  # width x height
-    inside: float  # share of the labelled joints inside the image; NaN if none is labelled
-    depth: float  # depth image at the joints over the depth of their labels; NaN if unknown
+    inside: float  # fraction of the labelled joints inside the image; NaN if no joint is labelled
+    depth: float  # median of (depth image at a joint) / (z of the joint's label); NaN if unknown
 
 
-def _decode(source, rows: np.ndarray) -> list[_Decoded | UserError]:
-    """Decode records in parallel. Returns the measurement or the error of each, in order."""
+def _decode(source: Source, rows: np.ndarray) -> list[_Decoded | UserError]:
+    """Decode the records `rows` in parallel. Returns the measurements or the error of each record, in order."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pieces = [rows[k : k + _CHUNK] for k in range(0, len(rows), _CHUNK)]
         return [found for piece in pieces for found in pool.map(lambda i: _decode_one(source, int(i)), piece)]
 
 
-def _decode_one(source, i: int) -> _Decoded | UserError:
+def _decode_one(source: Source, i: int) -> _Decoded | UserError:
     try:
         record = source[i]
     except UserError as error:
         return error
-    height, width = record.image.shape[:2]
+    height, width = record.pixels.shape[:2]
     points, valid = _pixels(record)
-    inside = ((points > -0.5) & (points < (width - 0.5, height - 0.5))).all(-1)[valid]  # (n,)
+    inside = np.all((points > -0.5) & (points < (width - 0.5, height - 0.5)), axis=-1)[valid]  # (n,)
     depth = np.nan
     if record.depth is not None and np.any(record.joint_valid):
         x, y = np.clip(np.round(points), 0, (width - 1, height - 1)).astype(int).T
@@ -236,7 +237,7 @@ def _decode_one(source, i: int) -> _Decoded | UserError:
 
 
 def _report_images(decoded: list[_Decoded], say) -> list[str]:
-    """Report on decoded images. Returns what is doubtful."""
+    """Report on decoded images. Returns one sentence for each doubtful property."""
     if not decoded:
         return []
     size, *others = (size for size, _ in collections.Counter(found.size for found in decoded).most_common())
@@ -256,7 +257,7 @@ def _report_images(decoded: list[_Decoded], say) -> list[str]:
 
 
 def _pixels(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """The 2D labels (21, 2) px and their validity (21,)."""
+    """Return the 2D labels (21, 2) px and their validity (21,) bool."""
     if record.keypoints_2d is not None:
         return np.asarray(record.keypoints_2d, np.float64), np.asarray(record.joint_valid_2d) > 0
     valid = np.asarray(record.joint_valid) > 0
@@ -264,7 +265,7 @@ def _pixels(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cell(record: Record, split: str) -> np.ndarray:
-    """One cell of the contact sheet; a left hand is not mirrored."""
+    """Draw one cell of the contact sheet. A left hand is not mirrored."""
     hand = crop(dataclasses.replace(record, hand="right"), CELL_PX, 1.6)
     cell = draw.draw_skeleton(hand["image"], hand["keypoints_2d"], scale=1, valid=hand["joint_valid_2d"])
     cell[-14:] //= 4
@@ -274,7 +275,7 @@ def _cell(record: Record, split: str) -> np.ndarray:
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the rows, evenly spread."""
+    """Return at most `most` of the rows, evenly spread."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
 
 

@@ -1,4 +1,4 @@
-"""Mesh labels of a batch on the device: rotations from the labelled pose, and the vertices that follow from it."""
+"""Mesh labels of a batch, computed on the device: rotations and vertices from the labelled pose."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from jaxhand.hand.skinned import SkinnedHand
 
 
 def completed(hand_model: SkinnedHand, batch: dict) -> dict:
-    """Add the vertices of hands that are labelled with only a pose and a wrist.
+    """Compute the vertices of hands whose labels have a pose and a wrist, but no vertices.
 
     Args:
-        hand_model: the hand that is posed, with V vertices.
+        hand_model: the hand model, with V vertices.
         batch: `vertices` (B,V,3) mm, `has_vertices` (B,), `mano_pose` (B,48) axis-angle, `mano_shape` (B,10),
             `has_pose` (B,), `keypoints_3d` (B,21,3) mm, `joint_valid` (B,21).
 
     Returns:
-        The batch with `vertices` and `has_vertices` replaced. Where a hand has a pose and no vertices, the hand model
-        is posed with its wrist at the labelled wrist.
+        The batch with new `vertices` and `has_vertices`. For hands without vertices, `hand_model` is posed, and its
+        wrist is moved to the labelled wrist.
     """
 
     def posed():
@@ -33,5 +33,5 @@ def completed(hand_model: SkinnedHand, batch: dict) -> dict:
 
 
 def true_rotations(batch: dict) -> jax.Array:
-    """The labelled pose as rotation matrices (B,16,3,3), from `mano_pose` (B,48) axis-angle."""
+    """Return the labelled pose as rotation matrices (B,16,3,3), from `mano_pose` (B,48) axis-angle."""
     return axis_angle_to_matrix(batch["mano_pose"].reshape(-1, 16, 3))

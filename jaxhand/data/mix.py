@@ -1,28 +1,28 @@
-"""Several data sets as one: each sample of an epoch comes from a set drawn by weight, as in HaMeR's training mix."""
+"""Several data sets as one. For each sample, a data set is drawn by its weight, as in HaMeR's training mix."""
 
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.data.record import Record, read_annotation, read_encoded
+from jaxhand.data.record import Record, Source, read_annotation, read_encoded
 
 
 class Mix:
-    """The records of several sources, concatenated, and the weights with which `order` draws from them.
+    """The concatenated records of several sources, and the weights with which `order` draws from the sources.
 
     Args:
-        sources: name → source.
-        weights: name → positive weight; only their ratios matter. The order of the names does not.
+        sources: name → source. The order of the names does not matter.
+        weights: name → positive weight. Only the ratios of the weights matter.
 
     Raises:
         UserError: a source is empty.
     """
 
-    def __init__(self, sources: dict, weights: dict[str, float]):
+    def __init__(self, sources: dict[str, Source], weights: dict[str, float]):
         self.names = sorted(sources)
         self.sources = [sources[name] for name in self.names]
         self.sizes = np.array([len(source) for source in self.sources])
         if not self.sizes.all():
-            raise UserError(f"{self.names[self.sizes.argmin()]} holds no records: leave it out of the mix")
+            raise UserError(f"{self.names[self.sizes.argmin()]}: no records; leave this data set out of the mix")
         self.weights = np.array([weights[name] for name in self.names]) / sum(weights.values())
         self._ends = np.cumsum(self.sizes)
 
@@ -34,34 +34,34 @@ class Mix:
         return source[i]
 
     def read_encoded(self, i: int) -> Record:
-        """Record i whose image is an `EncodedImage`, where its source supports that."""
+        """Return record i; its image is an `EncodedImage` if the source supports that."""
         return read_encoded(*self._find(i))
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without its image."""
+        """Return record i without its image."""
         return read_annotation(*self._find(i))
 
-    def _find(self, i: int):
+    def _find(self, i: int) -> tuple[Source, int]:
         i = range(len(self))[i]
         k = int(np.searchsorted(self._ends, i, side="right"))
         return self.sources[k], int(i - self._ends[k] + self.sizes[k])
 
 
-def order(sizes, weights, seed: int, epoch: int, count: int) -> np.ndarray:
-    """Draw the records of an epoch. The weights decide the set; within a set no record repeats before all were drawn.
+def order(sizes: np.ndarray, weights: np.ndarray, seed: int, epoch: int, count: int) -> np.ndarray:
+    """Draw the records of an epoch. The data set of each sample is drawn by weight.
 
-    A set that is used up is shuffled again. The next epoch continues in each set where the last one stopped. The result
-    depends on the arguments alone.
+    Within a data set, no record is drawn twice before all were drawn once; then the data set is shuffled again. The
+    next epoch continues in each data set where the previous epoch stopped. The result depends only on the arguments.
 
     Args:
-        sizes: (S,) number of records in each set.
-        weights: (S,) that add up to 1.
-        seed: not negative.
-        epoch: from 0; all earlier epochs must have had the same `count`.
-        count: number of records that an epoch draws.
+        sizes: (S,) number of records in each data set.
+        weights: (S,) weights of the data sets; their sum is 1.
+        seed: seed of the random numbers, not negative.
+        epoch: number of the epoch, from 0; all earlier epochs must have had the same `count`.
+        count: number of records per epoch.
 
     Returns:
-        (count,) indices into the concatenated sets.
+        (count,) indices into the concatenated data sets.
     """
     draws = (np.random.default_rng((seed, 2, e)).multinomial(count, weights) for e in range(epoch + 1))
     counts = np.array(list(draws))  # (epoch + 1, S)

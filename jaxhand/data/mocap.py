@@ -8,18 +8,18 @@ from jaxhand.config import UserError
 from jaxhand.io import pickles
 
 PER_ROW = 2  # real hands per row of a batch, as in HaMeR's training
-_STREAM = 5  # for the same seed, makes these random numbers differ from `pipeline`'s and `mix`'s
-_FIELDS = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}  # in a batch → name in the file, length
+_STREAM = 5  # part of the seed, so that the random numbers differ from those of `pipeline` and `mix`
+_FIELDS = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}  # key in a batch → name in the file, length
 
 
 class MocapBatches:
-    """Step → `mocap_pose` (b, 2, 48) axis-angle and `mocap_shape` (b, 2, 10) for the rows of this process.
+    """Maps a step to `mocap_pose` (b, 2, 48) axis-angle and `mocap_shape` (b, 2, 10), for the rows of this process.
 
     Args:
-        path: an .npz with `hand_pose` (N, 48) and `betas` (N, 10), such as HaMeR's freihand_mocap.npz.
-        seed: not negative; the hands drawn depend on the seed and the step alone.
-        batch_size: rows of a global batch.
-        rows: which of them this process reads.
+        path: an .npz file with `hand_pose` (N, 48) and `betas` (N, 10), such as HaMeR's freihand_mocap.npz.
+        seed: seed of the random numbers, not negative. The drawn hands depend only on seed and step.
+        batch_size: number of rows of a global batch.
+        rows: the rows of the global batch that this process reads.
 
     Raises:
         UserError: the file is missing, damaged, or its arrays have other shapes.
@@ -28,7 +28,7 @@ class MocapBatches:
     def __init__(self, path: str | Path, seed: int, batch_size: int, rows: slice):
         arrays = pickles.load_npz(Path(path).expanduser())
         for name, size in _FIELDS.values():
-            found = np.shape(arrays.get(name))
+            found = np.shape(arrays[name]) if name in arrays else ()
             if len(found) != 2 or found[1] != size or not found[0]:
                 raise UserError(f"data.mocap {path}: {name} must be (N, {size}), but is {found or 'missing'}")
         self._arrays = {key: np.asarray(arrays[name], np.float32) for key, (name, _) in _FIELDS.items()}

@@ -1,4 +1,4 @@
-"""Pack any data set on disk into shards for `datasets/packed.py`. Each shard is read back before it counts."""
+"""Pack any data set on disk into shards for `datasets/packed.py`. Each shard is verified by reading it back."""
 
 import concurrent.futures
 import contextlib
@@ -15,12 +15,12 @@ import jaxhand
 from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.datasets.packed import Manifest, PackedSet, encode
-from jaxhand.data.record import read_annotation
+from jaxhand.data.record import Source, read_annotation
 
 SPLITS = ("train", "val", "test")
 OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and images are compressed already
 _CHUNK = 64  # records encoded in parallel
-_COMPARED = 200  # random records per split that are compared with the source
+_COMPARED = 200  # number of random records per split that are compared with the source
 
 
 def pack(
@@ -33,20 +33,20 @@ def pack(
     mano_path: str | Path = "",
     say: typing.Callable[[str], None] = print,
 ) -> None:
-    """Pack a data set, or continue an interrupted packing: shards with the right checksum are kept.
+    """Pack a data set, or continue after an interruption: shards with the correct checksum are kept.
 
     Args:
         kind: name of the data set, such as "dexycb-s1".
         path: folder or file of the data set.
         out: folder to pack into.
-        splits: some of `SPLITS`; empty for all that the set has.
-        shard_size: records per shard.
-        mano_path: MANO's file, for labels that need it and for vertices; empty packs neither.
-        say: called with a line of progress.
+        splits: some of `SPLITS`; empty: all splits of the data set.
+        shard_size: number of records per shard.
+        mano_path: MANO's file, for vertices and for poses that need MANO's arrays; empty: these labels are not packed.
+        say: function that is called with every line of progress.
 
     Raises:
-        UserError: the set has a mistake, `out` contains something else or cannot be written, or the written records
-            differ when read back.
+        UserError: the data set has a mistake, `out` contains other files or cannot be written, or the written records
+            differ from the source.
     """
     out = Path(out).expanduser()
     if shard_size < 1:
@@ -86,10 +86,10 @@ def _open(kind: str, path, splits, mano_path, say) -> dict:
 
 
 def _held_out(kind: str, path, train) -> list[int]:
-    """The indices, in order, of the records of "train" that `without_val` leaves out."""
+    """Return the sorted indices of the records of "train" that are left out by `without_val`."""
     try:
         without = data.read(kind, path, "train", without_val=True)
-    except UserError:  # the set is too small to hold anything out
+    except UserError:  # the data set is too small for a split "val"
         return []
     if len(without) == len(train):
         return []
@@ -102,35 +102,35 @@ def _held_out(kind: str, path, train) -> list[int]:
     return indices
 
 
-def _key(source, i: int) -> tuple:
+def _key(source: Source, i: int) -> tuple:
     record = read_annotation(source, i)
     return record.name, record.hand, np.asarray(record.keypoints_3d).tobytes()
 
 
 def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
-    """The manifest to fill: the one of an earlier attempt, or a new one."""
+    """Return the manifest of an earlier, interrupted packing, or a new manifest."""
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if (out / "packed.json").exists():
             manifest = Manifest.read(out)
             if (manifest.name, manifest.shard_size) != (kind, shard_size):
                 holds = f"{manifest.name} in shards of {manifest.shard_size}"
-                raise UserError(f"{out} contains {holds}, not {kind} in shards of {shard_size}: choose another folder")
+                raise UserError(f"{out}: contains {holds}, not {kind} in shards of {shard_size}; choose another folder")
             manifest.complete = False
         elif any(out.iterdir()):
-            raise UserError(f"{out} is not empty and contains no packed set: choose another folder")
+            raise UserError(f"{out}: is not empty and contains no packed set; choose another folder")
         else:
             manifest = Manifest(kind, shard_size, jaxhand.__version__)
         manifest.write(out)
     return manifest
 
 
-def _shards(split: str, source, out: Path, manifest: Manifest, say) -> dict:
-    """Write the missing shards of a split. Returns its entry in the manifest."""
+def _shards(split: str, source: Source, out: Path, manifest: Manifest, say) -> dict:
+    """Write the missing shards of a split. Returns the entry of the split in the manifest."""
     entry = manifest.splits.setdefault(split, {"count": len(source), "shards": []})
     if entry["count"] != len(source):
-        counts = f"{entry['count']} records, now there are {len(source)}"
-        raise UserError(f"{out}: {split} was begun with {counts}: choose another folder")
+        counts = f"{entry['count']} records, but now has {len(source)}"
+        raise UserError(f"{out}: {split} had {counts}; choose another folder")
     starts = range(0, len(source), manifest.shard_size)
     for number, start in enumerate(starts):
         indices = range(start, min(start + manifest.shard_size, len(source)))
@@ -151,8 +151,8 @@ def _is_whole(out: Path, shard: dict) -> bool:
     return file.is_file() and file.stat().st_size == shard["bytes"] and _sha256(file) == shard["sha256"]
 
 
-def _write(source, indices: range, file: Path) -> dict:
-    """Write a shard and read it back. Returns its entry in the manifest."""
+def _write(source: Source, indices: range, file: Path) -> dict:
+    """Write a shard and verify it by reading it back. Returns the entry of the shard in the manifest."""
     part, sums = file.with_suffix(".part"), []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, _writing(file.parent):
         writer = ArrayRecordWriter(str(part), OPTIONS)
@@ -163,27 +163,27 @@ def _write(source, indices: range, file: Path) -> dict:
         writer.close()
         reader = ArrayRecordReader(str(part))
         if [zlib.crc32(record) for record in reader.read_all()] != sums:
-            raise UserError(f"{part} does not read back as it was written: check the disk")
+            raise UserError(f"{part}: the records on disk differ from those that were written; check the disk")
         reader.close()
         os.replace(part, file)
     return {"file": file.name, "count": len(indices), "bytes": file.stat().st_size, "sha256": _sha256(file)}
 
 
-def _compare(source, packed: PackedSet, where: str) -> None:
-    """Compare random records with the source.
+def _compare(source: Source, packed: PackedSet, where: str) -> None:
+    """Compare random packed records with the source.
 
     Raises:
-        UserError: naming the first record that differs.
+        UserError: a record differs; the message names the first one.
     """
     if len(source) != len(packed):
-        raise UserError(f"{where} has {len(packed)} records, its source {len(source)}: pack into another folder")
+        raise UserError(f"{where}: {len(packed)} records, but the source has {len(source)}; pack into another folder")
     rng = np.random.default_rng(0)
     for i in map(int, rng.permutation(len(source))[:_COMPARED]):
         ours, theirs = vars(packed[i]), vars(source[i])
         differing = [key for key in theirs if not np.array_equal(ours[key], theirs[key])]
         if differing:
             differs = f"record {i} ({theirs['name']}) differs in {differing[0]}"
-            raise UserError(f"{where}: {differs} from its source: pack into another folder")
+            raise UserError(f"{where}: {differs} from its source; pack into another folder")
 
 
 def _sha256(file: Path) -> str:
@@ -193,9 +193,9 @@ def _sha256(file: Path) -> str:
 
 @contextlib.contextmanager
 def _writing(out: Path):
-    """Turn errors of ArrayRecord and of the operating system into a UserError that names the folder."""
+    """Convert errors of ArrayRecord and of the operating system to a UserError that names the folder."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split(";")[0]
-        raise UserError(f"cannot write to {out} ({reason}); the same command continues from there") from None
+        raise UserError(f"{out}: cannot write ({reason}); run the same command again to continue") from None

@@ -1,13 +1,15 @@
-"""Batches of a source of records: for training (endless, shuffled, sharded, resumable at any sample) and for tests.
+"""Batches of records, for training (endless, shuffled, sharded, resumable at any batch) and for evaluation.
 
-One Grain element is one whole batch: one element per record would cost more Python than reading a small crop does.
-Every random choice is a function of (seed, step), and each process reads its own rows of the global batch. So the
-global batch is the same for any number of processes.
+One Grain element is a complete batch, because Grain's overhead per element is larger than the time to read a small
+crop. Every random choice is a function of (seed, step), and each process reads its own rows of the global batch. So
+the global batch is the same for any number of processes.
 """
 
 import functools
 import math
+import typing
 import weakref
+from collections.abc import Iterable, Sequence
 
 import cv2
 import grain
@@ -16,46 +18,51 @@ import numpy as np
 from jaxhand.config import Config, UserError
 from jaxhand.data import mix
 from jaxhand.data.augment import draw
-from jaxhand.data.batch import layout
+from jaxhand.data.batch import Batch, layout
 from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.mocap import MocapBatches
-from jaxhand.data.record import read_encoded
+from jaxhand.data.record import Source, read_encoded
 from jaxhand.hand.skinned import SkinnedHand
 
-ENDLESS = 2**40  # steps
+ENDLESS = 2**40  # number of training steps that is never reached
 
 
-def steps_per_epoch(source, config: Config) -> int:
-    """The number of full batches in an epoch.
+def steps_per_epoch(source: Source, config: Config) -> int:
+    """Return the number of full batches in an epoch.
 
     Raises:
-        UserError: there are fewer samples than one batch needs.
+        UserError: an epoch has fewer samples than one batch.
     """
     batch_size, asked = config.training.batch_size, config.training.epoch_samples
     samples = asked or len(source)
     if samples < batch_size:
-        holds = f"training.epoch_samples is {asked}" if asked else f"the training set holds {samples} samples"
-        raise UserError(f"training.batch_size is {batch_size}, but {holds}: lower it")
+        holds = f"training.epoch_samples is {asked}" if asked else f"the training set has {samples} samples"
+        raise UserError(f"training.batch_size is {batch_size}, but {holds}; lower training.batch_size")
     return samples // batch_size
 
 
 def train_iterator(
-    source, config: Config, *, hand_model: SkinnedHand | None = None, process_index: int = 0, process_count: int = 1
-):
-    """Endless batches on the host, shuffled again every epoch; each sample comes at most once per epoch.
+    source: Source,
+    config: Config,
+    *,
+    hand_model: SkinnedHand | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Return endless training batches on the host, shuffled in every epoch. A sample occurs at most once per epoch.
 
-    `mix.order` draws the records of a `Mix`, and of any source if `training.epoch_samples` is set.
+    Exception: for a `Mix`, and for any source if `training.epoch_samples` is set, `mix.order` draws the records.
 
     Args:
-        source: of records.
-        config: `seed`, `data` and `training.batch_size` (over all processes) are used.
-        hand_model: the hand whose mesh labels are part of the batches; None leaves them out.
-        process_index, process_count: which rows of every global batch this process reads.
+        source: the source of records.
+        config: `seed`, `data`, `training.epoch_samples` and `training.batch_size` (over all processes) are used.
+        hand_model: the hand model whose mesh labels are part of the batches; None: no mesh labels.
+        process_index, process_count: select the rows of every global batch that this process reads.
 
     Returns:
         An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON,
-        the same on every process; after `set_state`, the next batch is the one that would have followed.
+        which is equal on all processes. After `set_state` with this dict, the iterator continues with the same batch.
     """
     batches = _TrainBatches(source, config, hand_model, process_index, process_count)
     if config.data.mocap:
@@ -65,37 +72,39 @@ def train_iterator(
 
 
 def eval_batches(
-    source,
+    source: Source,
     config: Config,
     batch_size: int,
     *,
     hand_model: SkinnedHand | None = None,
     process_index: int = 0,
     process_count: int = 1,
-):
-    """Batches on the host in the source's order, as an iterable that can be iterated again.
+) -> Iterable[Batch]:
+    """Return batches on the host, in the order of the source, as an iterable that can be iterated several times.
 
-    Every sample comes once over all processes, and all processes get the same number of batches: the last one is filled
-    up to `batch_size` (over all processes) with copies of the last sample whose `valid` is 0. `hand_model` as for
-    `train_iterator`.
+    Every sample occurs once over all processes, and all processes get the same number of batches. The last batch is
+    padded to `batch_size` (over all processes) with copies of the last sample; their `valid` is 0. `hand_model` is used
+    as in `train_iterator`.
     """
     batches = _EvalBatches(source, config, batch_size, hand_model, process_index, process_count)
     return grain.MapDataset.source(batches).to_iter_dataset(_read_options(config))
 
 
 def _read_options(config: Config) -> grain.ReadOptions:
-    cv2.setNumThreads(1)  # in this process: our threads already use all cores
+    cv2.setNumThreads(1)  # in this process, because our threads already use all cores
     return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
 
 
 class _TrainBatches:
-    """Step → the rows of the global batch that this process reads."""
+    """Maps a step to this process's rows of the global batch, for training."""
 
-    def __init__(self, source, config: Config, hand_model, process_index: int, process_count: int):
+    def __init__(
+        self, source: Source, config: Config, hand_model: SkinnedHand | None, process_index: int, process_count: int
+    ):
         if config.training.epoch_samples and not isinstance(source, mix.Mix):
             source = mix.Mix({"": source}, {"": 1.0})
         self.source, self.config = source, config
-        self.seed = config.seed % 2**64  # NumPy takes no negative seed
+        self.seed = config.seed % 2**64  # NumPy does not accept negative seeds
         self.rows = _rows(config.training.batch_size, process_index, process_count)
         self.steps = steps_per_epoch(source, config)
         self.crops = _Crops(source, config, hand_model)
@@ -110,21 +119,21 @@ class _TrainBatches:
             return mix.order(self.source.sizes, self.source.weights, self.seed, epoch, count)
         return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
 
-    def __getitem__(self, step: int) -> dict:
+    def __getitem__(self, index: int) -> Batch:
         data, batch_size = self.config.data, self.config.training.batch_size
-        epoch, position = divmod(int(step), self.steps)
-        index = self.order(epoch)[position * batch_size :][self.rows]
-        rng = np.random.default_rng((self.seed, 1, step))
+        epoch, position = divmod(int(index), self.steps)
+        chosen = self.order(epoch)[position * batch_size :][self.rows]
+        rng = np.random.default_rng((self.seed, 1, index))
         changes = draw(rng, data.augment, batch_size)[self.rows]
         hidden = (rng.random(batch_size) < data.depth_dropout)[self.rows]
-        batch = self.crops(index, changes) | _bookkeeping(index, np.ones(len(index)))
+        batch = self.crops(chosen, changes) | _bookkeeping(chosen, np.ones(len(chosen)))
         for key in ("depth", "has_depth", "depth_center"):
             batch[key][hidden] = 0
-        return batch
+        return typing.cast(Batch, batch)
 
 
 class _Joined:
-    """Step → the arrays of several batch sources in one dict; the first source sets the length."""
+    """Maps a step to one dict with the arrays of several batch sources. The length is that of the first source."""
 
     def __init__(self, *sources):
         self.sources = sources
@@ -132,14 +141,23 @@ class _Joined:
     def __len__(self) -> int:
         return len(self.sources[0])
 
-    def __getitem__(self, step: int) -> dict:
-        return {key: array for source in self.sources for key, array in source[step].items()}
+    def __getitem__(self, index: int) -> Batch:
+        arrays = {key: array for source in self.sources for key, array in source[index].items()}
+        return typing.cast(Batch, arrays)
 
 
 class _EvalBatches:
-    """Batch number → the rows of the global batch that this process reads."""
+    """Maps a batch number to this process's rows of the global batch, for evaluation."""
 
-    def __init__(self, source, config: Config, batch_size: int, hand_model, process_index: int, process_count: int):
+    def __init__(
+        self,
+        source: Source,
+        config: Config,
+        batch_size: int,
+        hand_model: SkinnedHand | None,
+        process_index: int,
+        process_count: int,
+    ):
         self.source, self.config, self.batch_size = source, config, batch_size
         self.rows = _rows(batch_size, process_index, process_count)
         self.crops = _Crops(source, config, hand_model)
@@ -147,34 +165,39 @@ class _EvalBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
 
-    def __getitem__(self, number: int) -> dict:
+    def __getitem__(self, index: int) -> Batch:
         last = len(self.source) - 1
-        index = (number * self.batch_size + np.arange(self.batch_size))[self.rows]
-        held = np.minimum(index, last)
-        return self.crops(held, [{}] * len(held)) | _bookkeeping(held, index <= last)
+        numbers = (index * self.batch_size + np.arange(self.batch_size))[self.rows]
+        held = np.minimum(numbers, last)
+        return typing.cast(Batch, self.crops(held, [{}] * len(held)) | _bookkeeping(held, numbers <= last))
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
     if batch_size % process_count:
-        raise UserError(f"a batch of {batch_size} cannot be shared evenly by {process_count} processes")
+        raise UserError(f"a batch of {batch_size} cannot be divided by {process_count} processes; change its size")
     local = batch_size // process_count
     return slice(process_index * local, (process_index + 1) * local)
 
 
 class _Crops:
-    """Crops records of a source as one batch, in the memory of earlier batches that are no longer in use.
+    """Crops records of a source into one batch, and reuses the memory of batches that are no longer in use.
 
-    New memory would cost as much time as decoding, because the system clears it page by page.
+    Allocating new memory would take as long as decoding, because the operating system clears each page.
     """
 
-    def __init__(self, source, config: Config, hand_model: SkinnedHand | None):
+    def __init__(self, source: Source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
         self.hand_model = hand_model
         self.rule = RULES[config.data.crop_rule]
-        self.free = {}  # bytes → blocks of memory
+        if hand_model is not None and not self.rule.mirror_left:
+            raise UserError(
+                f"data.crop_rule={config.data.crop_rule} leaves left hands as they are, and the mesh of model "
+                f"{config.model.name!r} is that of a right hand: set data.crop_rule=square"
+            )
+        self.free = {}  # size in bytes → free blocks of memory
 
-    def __call__(self, index, changes: list[dict]) -> dict:
-        """The crops of records `index`; `changes` are keyword arguments of `crop` for each."""
+    def __call__(self, index: np.ndarray, changes: Sequence[dict]) -> dict[str, np.ndarray]:
+        """Return the crops of the records `index`. `changes` has one dict of keyword arguments of `crop` per record."""
         batch = self._arrays(len(index))
         for row, (i, change) in enumerate(zip(index, changes)):
             out = {key: array[row, ...] for key, array in batch.items()}
@@ -182,7 +205,7 @@ class _Crops:
             crop(record, self.size, self.crop_scale, rule=self.rule, **change, hand_model=self.hand_model, out=out)
         return batch
 
-    def _arrays(self, count: int) -> dict:
+    def _arrays(self, count: int) -> dict[str, np.ndarray]:
         places, end = {}, 0
         for key, (shape, dtype) in layout(self.size, self.hand_model).items():
             places[key] = end, (count, *shape), dtype
@@ -191,11 +214,11 @@ class _Crops:
         try:
             memory = free.pop()
         except IndexError:
-            memory = memoryview(np.empty(end, np.uint8))
-        block = np.frombuffer(memory, np.uint8)  # every array that is a view of the memory keeps it alive
+            memory = np.empty(end, np.uint8).data
+        block = np.frombuffer(memory, np.uint8)  # lives as long as any array that is a view of it
         weakref.finalize(block, free.append, memory).atexit = False
         return {key: np.ndarray(shape, dtype, block, begin) for key, (begin, shape, dtype) in places.items()}
 
 
-def _bookkeeping(index, valid) -> dict:
+def _bookkeeping(index: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
     return {"index": np.asarray(index, np.int32), "valid": np.asarray(valid, np.float32)}

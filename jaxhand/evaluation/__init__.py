@@ -1,4 +1,4 @@
-"""From predictions to numbers and pictures."""
+"""Evaluate predictions: metrics, benchmark protocols, checks for mistakes, and files for leaderboards."""
 
 from jaxhand.evaluation.evaluator import Evaluator
 from jaxhand.evaluation.streaming_evaluator import StreamingEvaluator

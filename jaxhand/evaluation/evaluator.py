@@ -1,9 +1,10 @@
-"""Scores predictions batch by batch, whatever program made them."""
+"""Score predictions batch by batch. The predictions can come from any program."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.metrics.epoch import COUNTS, ERRORS, formatted, sample_errors
@@ -12,10 +13,10 @@ _sample_errors = jax.jit(sample_errors, static_argnames=("root", "keypoints", "m
 
 
 class Evaluator:
-    """Accumulates root-relative errors over a test set; every sample counts once.
+    """Accumulates the root-relative errors of a test set; every sample has the same weight.
 
     A prediction that is not finite makes the metrics infinite and is counted as `nonfinite`. A sample whose label is
-    not finite or has all its joints in one place is left out and counted as `invalid`.
+    not finite or has all its joints at one point is left out and counted as `invalid`.
 
         evaluator = Evaluator(len(test_set))
         for batch in batches:
@@ -23,10 +24,10 @@ class Evaluator:
         evaluator.log()
 
     Args:
-        dataset_length: samples expected; more of them is an error.
-        keypoint_list: joints to score, after the root is subtracted; None scores all.
-        root_joint_idx: joint subtracted from prediction and label, the wrist.
-        metrics: names out of `jaxhand.metrics.epoch.ERRORS`.
+        dataset_length: number of samples of the test set; it is an error to add more.
+        keypoint_list: indices of the joints to score, after the root is subtracted; None: all joints.
+        root_joint_idx: joint that is subtracted from prediction and label; 0 is the wrist.
+        metrics: names of metrics in `jaxhand.metrics.epoch.ERRORS`.
         save_predictions: keep the predictions for `get_predictions_dict`.
 
     Raises:
@@ -47,21 +48,23 @@ class Evaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Drop all samples."""
-        self.counter = 0  # samples added, with those left out
+        """Remove all samples."""
+        self.counter = 0  # number of added samples, with the invalid ones
         self._errors = {name: np.zeros(self.dataset_length) for name in self._options["metrics"]}  # mm
         self._labelled = np.zeros(self.dataset_length, bool)
         self._finite = np.zeros(self.dataset_length, bool)
         self._predictions = []
 
-    def __call__(self, pred, gt, valid=None, joint_valid=None) -> None:
+    def __call__(
+        self, pred: ArrayLike, gt: ArrayLike, valid: ArrayLike | None = None, joint_valid: ArrayLike | None = None
+    ) -> None:
         """Add a batch.
 
         Args:
             pred: (B, J, 3) joints, mm.
             gt: (B, J, 3) joints, mm.
-            valid: (B,) 0 for rows that only fill the batch; None counts all.
-            joint_valid: (B, J) mask of the labelled joints; None takes all.
+            valid: (B,) 0 for padding rows, else 1; None: there are no padding rows.
+            joint_valid: (B, J) mask of the labelled joints; None: all joints are labelled.
 
         Raises:
             UserError: there are more samples than `dataset_length`.
@@ -72,8 +75,8 @@ class Evaluator:
         end = self.counter + len(labelled[rows])
         if end > self.dataset_length:
             raise UserError(
-                f"evaluator got {end} samples but was made for {self.dataset_length}: "
-                "call reset() before another pass, or mask the rows that fill the last batch with valid=0"
+                f"evaluator: {end} samples were added, but dataset_length is {self.dataset_length}; "
+                "call reset() before another pass, or set valid=0 for the padding rows of the last batch"
             )
         here = slice(self.counter, end)
         for name, values in errors.items():
@@ -84,10 +87,11 @@ class Evaluator:
         self.counter = end
 
     def get_metrics_dict(self) -> dict[str, float]:
-        """Means over the samples counted, mm, infinite if there is none, and what was counted.
+        """Return the mean errors in mm over all samples with a valid label, and the numbers of samples.
 
-        Keys: the metrics; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are measured; `count` samples in the means,
-        `nonfinite` predictions among them, `invalid` labels left out.
+        Keys: the metrics, infinite without a valid sample; `avg_metric` = (mpjpe + pa_mpjpe) / 2 if both are measured;
+        `count`, the number of samples in the means; `nonfinite`, the number of these samples whose prediction is not
+        finite; `invalid`, the number of samples that are left out because of their label.
         """
         labelled, finite = self._labelled[: self.counter], self._finite[: self.counter]
         count = int(labelled.sum())
@@ -104,33 +108,33 @@ class Evaluator:
         """`keypoints_3d` (counter, J, 3) mm: all predictions in the order in which they were added.
 
         Raises:
-            UserError: they were not kept, or there are none yet.
+            UserError: `save_predictions` is False, or no batch was added.
         """
         if not self._predictions:
-            raise UserError("no predictions kept: use Evaluator(..., save_predictions=True) and call it on a batch")
+            raise UserError("no predictions were kept; use Evaluator(..., save_predictions=True) and add a batch")
         return {"keypoints_3d": np.concatenate(self._predictions)}
 
     def log(self) -> None:
-        """Print one line: the metrics, the number of samples, and how many of them had a fault."""
+        """Print one line: the metrics, and the numbers of all samples and of faulty ones."""
         values = self.get_metrics_dict()
         parts = [formatted(name, values[name], "mm") for name in values if name not in COUNTS]
         print(f"{', '.join(parts)} over {values['count']} of {self.dataset_length} samples{faults(values)}")
 
 
 def options(keypoint_list: Sequence[int] | None, root_joint_idx: int, metrics: Sequence[str]) -> dict:
-    """The keyword arguments of `sample_errors` from those of an evaluator.
+    """Convert the arguments of an evaluator to keyword arguments of `sample_errors`.
 
     Raises:
         UserError: a metric is unknown.
     """
     unknown = [name for name in metrics if name not in ERRORS]
     if unknown:
-        raise UserError(f"unknown metric {unknown[0]!r}, known are {', '.join(ERRORS)}")
+        raise UserError(f"unknown metric {unknown[0]!r}; known metrics: {', '.join(ERRORS)}")
     keypoints = None if keypoint_list is None else tuple(int(joint) for joint in keypoint_list)
     return {"root": root_joint_idx, "keypoints": keypoints, "metrics": tuple(metrics)}
 
 
 def faults(values: dict) -> str:
-    """How many samples of a metrics dict had a fault, as the end of a sentence; empty if none had."""
+    """Text for the end of a line: the numbers of non-finite predictions and invalid labels, if there are any."""
     text = f", {values['nonfinite']} predictions NOT FINITE" if values["nonfinite"] else ""
     return text + (f", {values['invalid']} invalid labels left out" if values["invalid"] else "")

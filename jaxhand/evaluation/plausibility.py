@@ -1,4 +1,4 @@
-"""Common mistakes in files of predictions: units, joint order, camera frame, mirrored hands, shuffled samples."""
+"""Find common mistakes in files of predictions: units, joint order, camera frame, mirrored hands, shuffled samples."""
 
 import numpy as np
 
@@ -7,21 +7,23 @@ from jaxhand.hand.anatomy import CLEARLY_BETTER, RADIUS_RANGE_MM, UNITS_MM, bone
 from jaxhand.hand.skeleton import JOINT_ORDERS
 from jaxhand.metrics.protocols import Protocol
 
-MAX_CHECKED_HANDS = 500  # evenly spaced over the data set
+MAX_CHECKED_HANDS = 500  # the checked hands are evenly spaced in the data set
 FILE_UNITS = ("metres", "centimetres", "millimetres")  # units that occur in users' files
-CLEARLY_SHORTER = 0.9  # ratio of total bone length; bones in a wrong order cross the hand: 1.2 times as long, or more
-MIN_MIRRORED_SHARE = 0.1  # share of the hands that must be mirrored for a warning
-SIMILAR_SIZE = (0.5, 2)  # range of the size of predicted hands relative to the ground truth's
+# Another joint order is more likely if it multiplies the total bone length by less than this factor. In a wrong order,
+# bones cross the hand, and the total is at least 1.2 times as long.
+CLEARLY_SHORTER = 0.9
+MIN_MIRRORED_SHARE = 0.1  # a warning is printed if at least this fraction of the hands is mirrored
+SIMILAR_SIZE = (0.5, 2)  # accepted range of the size of a predicted hand / size of the true hand
 AXIS_FLIPS = {
     (1, -1, -1): "y and z are negated: one file is in OpenGL's camera frame, the other in OpenCV's",
-    (-1, 1, 1): "x is negated: left hands for right ones, or a mirrored image",
+    (-1, 1, 1): "x is negated: left and right hands are swapped, or the image is mirrored",
     (1, 1, -1): "z is negated",
     (1, -1, 1): "y is negated",
     (-1, -1, 1): "x and y are negated",
 }
-DEPTH_SIGN = {"freihand": 1, "dexycb": 1, "interhand": 1, "ho3d": -1}  # of z in the protocol's camera frame
-ABSOLUTE_PROTOCOLS = ("freihand", "ho3d", "dexycb")  # with metrics that compare absolute positions
-MAX_MESH_OFFSET_MM = 150  # between the mean of a hand's joints and the mean of its vertices
+DEPTH_SIGN = {"freihand": 1, "dexycb": 1, "interhand": 1, "ho3d": -1}  # sign of z in the protocol's camera frame
+ABSOLUTE_PROTOCOLS = ("freihand", "ho3d", "dexycb")  # protocols that compare absolute positions
+MAX_MESH_OFFSET_MM = 150  # largest plausible distance of mean joint and mean vertex
 
 
 def unit_of(unit_mm: float) -> str:
@@ -37,7 +39,7 @@ def fully_labelled_hands(
     Args:
         pred, gt: (N, 21 | 42, 3) joints.
         ids: (N,) names of the samples.
-        valid: (N, 21 | 42) mask of the labelled joints; None means all.
+        valid: (N, 21 | 42) mask of the labelled joints; None: all joints are labelled.
 
     Returns:
         Predicted and true joints (M, 21, 3) of these hands, and the names (M,) of their samples.
@@ -52,7 +54,7 @@ def fully_labelled_hands(
 def check_units(
     pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, unit_mm: float, pred_name: str, gt_name: str
 ) -> None:
-    """Check that both files are in the protocol's unit: true hands have a hand's size, predicted ones a similar size.
+    """Check the unit of both files: true hands must have the size of a hand, and predicted hands a similar size.
 
     Args:
         pred, gt: (M, P, 3) points of hands, finite.
@@ -61,7 +63,7 @@ def check_units(
         pred_name, gt_name: names of the files in error messages.
 
     Raises:
-        UserError: one file, or some samples of the predictions, are in another unit of `FILE_UNITS`.
+        UserError: a file, or some samples of the predictions, are in a wrong unit of `FILE_UNITS`.
     """
     radius, target = _rms_radius(pred), _rms_radius(gt)
     ids, radius, target = (values[target > 0] for values in (ids, radius, target))
@@ -71,34 +73,34 @@ def check_units(
     unit = unit_of(unit_mm)
     for other in FILE_UNITS:
         factor = UNITS_MM[other] / unit_mm
-        advice = f"looks like {other} where the protocol takes {unit}: multiply by {factor:g}"
+        advice = f"seems to be in {other}, but the protocol needs {unit}; multiply by {factor:g}"
         low, high = RADIUS_RANGE_MM
         if not low < typical < high and low < typical * factor < high:
-            raise UserError(f"{gt_name}: {advice} (a hand measures {typical:.3g} mm from its centre)")
+            raise UserError(f"{gt_name}: {advice} (the radius of a hand is {typical:.3g} mm)")
         if factor != 1 and SIMILAR_SIZE[0] < np.median(ratio) * factor < SIMILAR_SIZE[1]:
-            raise UserError(f"{pred_name}: {advice} (its hands are {np.median(ratio):.4g} times the ground truth's)")
+            raise UserError(f"{pred_name}: {advice} (predicted size / true size: {np.median(ratio):.4g})")
     wrong = (ratio > 300) | (ratio < 1 / 300) & (ratio > 1 / 3000)
     if wrong.any():
         raise UserError(
             f"{pred_name}: sample {ids[wrong][0]} is {ratio[wrong][0]:.3g} times as large as its ground truth "
-            f"({wrong.sum()} of {len(ids)} samples are like this); the protocol takes {unit}"
+            f"({wrong.sum()} of {len(ids)} samples have a wrong size); the protocol needs {unit}"
         )
 
 
 def prediction_warnings(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, protocol: Protocol) -> list[str]:
-    """One sentence for each likely mistake in the predictions, with the numbers that indicate it.
+    """List the likely mistakes in the predictions: one sentence per mistake, with the measured numbers.
 
     Args:
         pred, gt: (M, 21, 3) joints of hands in the protocol's joint order and unit, finite.
         ids: (M,) names of the samples.
-        protocol: its joint order, unit and name are used.
+        protocol: defines the joint order, unit and name.
     """
     if not len(gt):
         return []
     rows = np.unique(np.linspace(0, len(gt) - 1, min(len(gt), MAX_CHECKED_HANDS)).astype(int))
     pred, gt, ids = pred[rows] * protocol.unit_mm, gt[rows] * protocol.unit_mm, ids[rows]
     about_labels, label_order = _check_labels(gt, protocol)
-    gt = gt[:, JOINT_ORDERS[label_order]]  # our order from here on
+    gt = gt[:, JOINT_ORDERS[label_order]]  # in our joint order from here on
     about_order, pred = _check_order(pred, gt, label_order)
     about_frame, pred = _check_frame(pred, gt, ids)
     about_samples = _check_sample_order(pred, gt)
@@ -106,7 +108,7 @@ def prediction_warnings(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray, proto
 
 
 def mesh_offset_warnings(joints: np.ndarray, vertices: np.ndarray, unit_mm: float, name: str) -> list[str]:
-    """A warning if joints (N, J, 3) of file `name` are far from their own mesh (N, V, 3), both in `unit_mm`."""
+    """Warn if joints (N, J, 3) and vertices (N, V, 3) of the same hands in file `name` are far from each other."""
     distance = np.median(np.linalg.norm(joints.mean(1) - vertices.mean(1), axis=-1)) * unit_mm
     if distance < MAX_MESH_OFFSET_MM:
         return []
@@ -114,14 +116,14 @@ def mesh_offset_warnings(joints: np.ndarray, vertices: np.ndarray, unit_mm: floa
 
 
 def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
-    """Warn if the ground truth is of another data set; also return the name of its joint order."""
+    """Return warnings if the ground truth seems to be of another data set, and the name of its joint order."""
     order, sentences = protocol.joint_order, []
     lengths = {name: np.median(bone_lengths(gt[:, other]).sum(1)) for name, other in JOINT_ORDERS.items()}
-    best = min(lengths, key=lengths.get)
+    best = min(lengths, key=lengths.__getitem__)
     if lengths[best] < CLEARLY_SHORTER * lengths[order]:
         sentence = (
-            f"the ground truth's joints seem to be in the order of {_same_order(best)}, not of {order}: its bones "
-            f"measure {lengths[order]:.0f} mm in all as they are, {lengths[best]:.0f} mm reordered"
+            f"the ground truth's joints seem to be in the order of {_same_order(best)}, not of {order}: total bone "
+            f"length {lengths[order]:.0f} mm as in the file, {lengths[best]:.0f} mm after reordering"
         )
         order, sentences = best, [sentence]
     depth = np.median(gt[..., 2])
@@ -132,26 +134,26 @@ def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
 
 
 def _check_order(pred: np.ndarray, gt: np.ndarray, expected: str) -> tuple[list[str], np.ndarray]:
-    """Warn if predictions are in another data set's joint order; also return them in our order."""
+    """Return warnings if predictions have another joint order, and the predictions in our joint order."""
     errors = {name: np.median(_aligned_errors(pred[:, order], gt)[1]) for name, order in JOINT_ORDERS.items()}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     if errors[best] >= CLEARLY_BETTER * errors[expected]:
         return [], pred[:, JOINT_ORDERS[expected]]
     sentence = (
-        f"the predicted joints seem to be in the order of {_same_order(best)}, not of {expected}: aligned rms error "
-        f"{errors[expected]:.1f} mm as they are, {errors[best]:.1f} mm reordered"
+        f"the predicted joints seem to be in the order of {_same_order(best)}, not of {expected}: aligned RMS error "
+        f"{errors[expected]:.1f} mm as in the file, {errors[best]:.1f} mm after reordering"
     )
     return [sentence], pred[:, JOINT_ORDERS[best]]
 
 
 def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Warn if axes are negated or hands mirrored; also return the corrected predictions."""
+    """Return warnings if axes are negated or hands are mirrored, and the corrected predictions."""
     pose, target = pred - pred[:, :1], gt - gt[:, :1]
     errors = {flip: np.median(_rms(pose * flip - target)) for flip in [(1, 1, 1), *AXIS_FLIPS]}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     as_is = errors[1, 1, 1]
     if errors[best] < CLEARLY_BETTER * as_is:
-        numbers = f"wrist-relative error {as_is:.1f} mm as they are, {errors[best]:.1f} mm turned back"
+        numbers = f"wrist-relative RMS error {as_is:.1f} mm as in the file, {errors[best]:.1f} mm after correction"
         return [f"{AXIS_FLIPS[best]}: {numbers}"], pred * best
     plain, mirrored = _aligned_errors(pred, gt)
     wrong = mirrored < CLEARLY_BETTER * plain
@@ -159,20 +161,20 @@ def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[lis
         return [], pred
     count, first = wrong.sum(), ids[wrong.argmax()]
     sentence = (
-        f"{count} of the {len(wrong)} hands checked are mirrored, first in sample {first}: left and right swapped? "
-        "The alignment of FreiHAND, HO-3D and DexYCB may mirror, which hides this"
+        f"{count} of the {len(wrong)} hands checked are mirrored, first in sample {first}: are left and right swapped? "
+        "The aligned errors of FreiHAND, HO-3D and DexYCB do not show this, because their alignment can mirror hands"
     )
     return [sentence], np.where(wrong[:, None, None], pred * (-1, 1, 1), pred)
 
 
 def _check_sample_order(pred: np.ndarray, gt: np.ndarray) -> list[str]:
-    """Warn if predictions belong to other samples."""
+    """Warn if the predictions seem to be in another order of samples than the ground truth."""
     own, other = (np.median(_aligned_errors(pred, target)[0]) for target in (gt, np.roll(gt, len(gt) // 2, 0)))
     if len(gt) < 20 or own < 0.8 * other:
         return []
     sentence = (
-        f"hands are no nearer to their own ground truth ({own:.1f} mm aligned) than to another sample's "
-        f"({other:.1f} mm): are the samples in the same order?"
+        f"predicted hands are not nearer to their own ground truth ({own:.1f} mm after alignment) than to that of "
+        f"another sample ({other:.1f} mm): are the samples of both files in the same order?"
     )
     return [sentence]
 
@@ -182,7 +184,7 @@ def _check_position(pred: np.ndarray, gt: np.ndarray, protocol: str) -> list[str
     distance = np.median(np.linalg.norm(gt[:, 0], axis=-1))
     if protocol not in ABSOLUTE_PROTOCOLS or distance < 100 or np.abs(pred[:, 0]).max() > 0.01 * distance:
         return []
-    return ["all wrists are at the origin, but metrics without alignment compare positions: use the aligned ones"]
+    return ["all predicted wrists are at the origin: use only metrics with alignment, the others compare positions"]
 
 
 def _same_order(name: str) -> str:
@@ -191,15 +193,15 @@ def _same_order(name: str) -> str:
 
 
 def _aligned_errors(pred: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square error after the best similarity transform without and with mirroring, from singular values.
+    """RMS errors after the best similarity transform, without and with mirroring, computed from singular values.
 
-    On the host, NumPy aligns a few hundred hands in every joint order faster than `jaxhand.metrics` compiles.
+    NumPy aligns a few hundred hands in every joint order in less time than `jaxhand.metrics` needs to compile.
 
     Args:
         pred, gt: (N, P, 3).
 
     Returns:
-        (N,) without mirroring, and (N,) with mirroring allowed.
+        Errors (N,) without mirroring, and errors (N,) with mirroring allowed.
     """
     pred, gt = pred - pred.mean(1, keepdims=True), gt - gt.mean(1, keepdims=True)
     product = np.swapaxes(pred, 1, 2) @ gt  # (N, 3, 3)

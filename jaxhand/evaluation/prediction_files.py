@@ -1,6 +1,6 @@
-"""Predictions and ground truth on disk: FreiHAND's and HO-3D's JSON, DexYCB's text, .npz and .npy, read and written.
+"""Read and write files of predictions and ground truth: JSON (FreiHAND, HO-3D), text (DexYCB), .npz and .npy.
 
-Arrays stay as the files have them: their unit, frame and joint order.
+The unit, camera frame and joint order of the arrays are not changed.
 """
 
 import contextlib
@@ -17,28 +17,29 @@ import orjson
 
 from jaxhand.config import UserError
 
-BLOCK = 2**20  # bytes read at a time
-SUFFIXES = "pred.json, pred.zip, .txt or .csv as DexYCB's results, .npz, .npy"
+BLOCK = 2**20  # number of bytes read at once
+SUFFIXES = "pred.json, pred.zip, .txt or .csv in DexYCB's format, .npz, .npy"
 _WHITE = b" \t\r\n"
-_LEAD = re.compile(rb"[\s,\[\]]*")  # text before the first number of a sample
+_LEAD = b" \t\n\r\f\v,[]"  # what may come before the first number of a sample
 _DEXYCB_COLUMNS = 64  # id, x1, y1, z1, …, z21
 
 
 def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """Read a file of samples; the values are not checked.
+    """Read predictions or ground truth; the values are not checked.
 
     Args:
-        path: `pred.json` ([xyz, verts], also inside a zip), `*_xyz.json` (with `*_verts.json` where that is next to
-            it), a folder that holds these, `id,x1,y1,z1,…,z21` lines (DexYCB), .npz, or .npy.
-        names: names of the arrays to read: joints first, then vertices, then any other. Files without names have the
-            arrays in this order; in an .npz the names are the keys, and other keys are ignored.
+        path: `pred.json` ([xyz, verts], also inside a zip), `*_xyz.json` (with `*_verts.json`, if that file is in the
+            same folder), a folder with these files, text with lines `id,x1,y1,z1,…,z21` (DexYCB), .npz, or .npy.
+        names: names of the arrays to read: joints first, then vertices, then any other. In a file without names, the
+            arrays must be in this order. In an .npz, the names are the keys, and other keys are ignored.
 
     Returns:
-        Arrays by name, (N, points, 3) float64 or as an .npz or .npy has them, and `id` (N,) where the file has ids; and
-        the files that they come from.
+        Arrays by name: (N, points, 3) float64, or as stored in an .npz or .npy; also `id` (N,) if the file has ids.
+        Paths of the files that were read.
 
     Raises:
-        UserError: a file is missing, cut off, ragged or of an unknown form; the error names it, and the sample or line.
+        UserError: a file is missing, cut off, ragged or has an unknown format; the error names the file, and the
+            sample or line.
     """
     path = Path(path).expanduser()
     try:
@@ -57,24 +58,24 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
             return _read_numpy(path, names), [path]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    raise UserError(f"{path}: a file of an unknown kind; known are {SUFFIXES}, and a folder of *_xyz.json")
+    raise UserError(f"{path}: unknown file format; known formats: {SUFFIXES}, or a folder with *_xyz.json")
 
 
 def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None:
-    """Write `pred.json`, as FreiHAND and HO-3D take it, or a zip of it if the path ends in .zip; `read` reads it again.
+    """Write a `pred.json` for FreiHAND or HO-3D, inside a zip if the path ends in .zip. `read` reads such files.
 
     Args:
         path: the file; it is written completely or not at all.
-        xyz: (N, 21, 3) m. FreiHAND: OpenCV camera frame, our joint order. HO-3D: OpenGL frame (y and z negated), its
-            own order (`hand.skeleton.from_our_order`).
-        verts: (N, V, 3) m, the same frame.
+        xyz: (N, 21, 3) m. FreiHAND: OpenCV camera frame, our joint order. HO-3D: OpenGL frame (y and z negated),
+            HO-3D's joint order (`hand.skeleton.from_our_order`).
+        verts: (N, V, 3) m, in the camera frame of `xyz`.
 
     Raises:
         UserError: a value is not finite, the lengths differ, or the file cannot be written.
     """
     arrays = [_checked(xyz, "xyz", path), _checked(verts, "verts", path)]
     if len(arrays[0]) != len(arrays[1]):
-        raise UserError(f"{path}: not written, xyz has {len(arrays[0])} samples and verts has {len(arrays[1])}")
+        raise UserError(f"{path}: not written: xyz has {len(arrays[0])} samples, but verts has {len(arrays[1])}")
     content = orjson.dumps(arrays, option=orjson.OPT_SERIALIZE_NUMPY)
     with draft_of(path) as draft:
         if Path(path).suffix == ".zip":
@@ -85,11 +86,11 @@ def write_freihand(path: str | Path, xyz: np.ndarray, verts: np.ndarray) -> None
 
 
 def write_dexycb(path: str | Path, ids: np.ndarray, joints: np.ndarray) -> None:
-    """Write DexYCB's text of results, one line `id,x1,y1,z1,…,z21` per image; `read` reads it again.
+    """Write a result file in DexYCB's text format, one line `id,x1,y1,z1,…,z21` per image. `read` reads such files.
 
     Args:
         path: the file; it is written completely or not at all.
-        ids: (N,) indices of the images in the order of the toolkit's setup.
+        ids: (N,) indices of the images in the split of the DexYCB toolkit.
         joints: (N, 21, 3) mm, OpenCV camera frame, not relative to the wrist.
 
     Raises:
@@ -97,7 +98,7 @@ def write_dexycb(path: str | Path, ids: np.ndarray, joints: np.ndarray) -> None:
     """
     joints = _checked(joints, "joints", path)
     if joints.shape != (len(ids), 21, 3):
-        raise UserError(f"{path}: not written, joints must be ({len(ids)}, 21, 3) for {len(ids)} ids, {joints.shape}")
+        raise UserError(f"{path}: not written, joints must be ({len(ids)}, 21, 3), got {joints.shape}")
     rows = orjson.dumps(joints.reshape(len(ids), 63), option=orjson.OPT_SERIALIZE_NUMPY)  # [[…],[…]]
     lines = rows.decode().strip("[]").split("],[")
     with draft_of(path) as draft:
@@ -106,10 +107,10 @@ def write_dexycb(path: str | Path, ids: np.ndarray, joints: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def draft_of(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to, which is renamed to `path` if there was no error, and else removed.
+    """Context manager with a temporary path. At the end its file is renamed to `path`; after an error, deleted.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     path = Path(path).expanduser()
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -134,12 +135,12 @@ def _checked(points: np.ndarray, name: str, path) -> np.ndarray:
 
 
 def _labels_in(folder: Path) -> Path:
-    """Find the `*_xyz.json` of a folder; if there are several, the evaluation set's."""
+    """Find the `*_xyz.json` in a folder; if there are several, `evaluation_xyz.json`."""
     found = sorted(folder.glob("*_xyz.json"))
     preferred = [path for path in found if path.name == "evaluation_xyz.json"] or found
     if len(preferred) != 1:
-        fault = f"several ({', '.join(path.name for path in found)}): give one of them" if found else "none"
-        raise UserError(f"{folder}: looked for *_xyz.json in this folder and found {fault}")
+        fault = f"several; give one of {', '.join(path.name for path in found)}" if found else "none"
+        raise UserError(f"{folder}: there must be one *_xyz.json in this folder, found {fault}")
     return preferred[0]
 
 
@@ -161,7 +162,7 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
             chosen = [member for member in members if Path(member).name == "pred.json"] or members
             if len(chosen) != 1:
                 found = ", ".join((chosen or archive.namelist())[:4]) or "nothing"
-                raise UserError(f"{path}: looked for one pred.json in it and found {found}")
+                raise UserError(f"{path}: must contain one pred.json, found {found}")
             with archive.open(chosen[0]) as stream:
                 return _read_json(stream, f"{path}:{chosen[0]}", names)
     except (
@@ -169,16 +170,16 @@ def _read_zip(path: Path, names) -> list[np.ndarray]:
         zlib.error,
         EOFError,
         RuntimeError,
-    ) as error:  # RuntimeError: encrypted or compressed in another way
+    ) as error:  # RuntimeError: encrypted, or an unknown compression
         advice = "make it again: zip -j pred.zip pred.json"
-        raise UserError(f"{path}: not a complete, plain zip file ({error}); {advice}") from None
+        raise UserError(f"{path}: not a complete zip file, or encrypted ({error}); {advice}") from None
 
 
 def _read_json(stream, where, names) -> list[np.ndarray]:
-    """Read lists of samples, [sample, …] or [[sample, …], …], where a sample is [[x, y, z], …]: (N, points, 3) each.
+    """Read one list of samples, or a list of such lists, from JSON: an array (N, points, 3) per list.
 
-    They are read sample by sample, because Python lists of all would take ten times the memory of the arrays. A sample
-    ends at `]]`.
+    A sample is [[x, y, z], …]; its end is found by `]]`. The samples are parsed one by one, because Python lists of the
+    complete file would take ten times the memory of the arrays.
     """
     lists, rest, opening, closed, spaced = [], b"", b"", False, None
 
@@ -187,15 +188,16 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
 
     while block := stream.read(BLOCK):
         if spaced is None:
-            spaced = re.search(rb"\]\s+\]", block) is not None  # indented: needs its white space removed
+            spaced = re.search(rb"\]\s+\]", block) is not None  # indented JSON: remove the white space
         *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
         for piece in pieces:
-            lead = _LEAD.match(piece)[0]
-            numbers, brackets = piece[len(lead) :], lead.translate(None, b"," + _WHITE)
+            numbers = piece.lstrip(_LEAD)
+            lead = piece[: len(piece) - len(numbers)]
+            brackets = lead.translate(None, b"," + _WHITE)
             if not lists:
                 opening, lists = brackets, [[]]
                 if opening not in (b"[[[", b"[[[["):
-                    raise UserError(f"{where}: holds no [{', '.join(names[:2])}] nor a list of samples of [x, y, z]")
+                    raise UserError(f"{where}: must contain [{', '.join(names[:2])}] or samples [[x, y, z], …]")
             elif closed or brackets not in (b"[[", b"][[[", b"][", b"]", b""):
                 raise UserError(f"{here()} is not a list of [x, y, z]")
             elif brackets.startswith(b"][") and opening == b"[[[[":
@@ -206,30 +208,30 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
                 closed = True
     if not lists:
         if not rest.translate(None, _WHITE).startswith(b"[[["):
-            raise UserError(f"{where}: {'not such JSON' if rest else 'empty'}; it should hold lists of [x, y, z]")
+            raise UserError(f"{where}: {'wrong content' if rest else 'empty'}; it must contain lists of [x, y, z]")
         lists = [[]]
     if rest.strip() != b"]" if opening == b"[[[" else rest.strip() or not closed:
-        raise UserError(f"{here()}: the file is cut off there; write or copy it again")
+        raise UserError(f"{here()}: the file is cut off here; write or copy the file again")
     if len(lists) > 2:
-        raise UserError(f"{where}: holds {len(lists)} lists where [{', '.join(names[:2])}] are expected")
+        raise UserError(f"{where}: contains {len(lists)} lists, expected [{', '.join(names[:2])}]")
     return [np.stack(samples) for samples in lists if samples]
 
 
 def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
-    """Parse the points (J, 3) of `x, y, z], [x, …, z`; J must be that of the sample before."""
+    """Parse a sample `x, y, z], [x, …, z` to points (J, 3). All samples must have the same J."""
     points = text.count(b"[") + 1
     flat = b"[%b]" % text.translate(None, b"[]")
     try:
         try:
             values = np.array(orjson.loads(flat), float)
         except orjson.JSONDecodeError:
-            values = np.array(json.loads(flat), float)  # slow, but reads NaN and Infinity; null becomes NaN as well
+            values = np.array(json.loads(flat), float)  # slower, but accepts NaN and Infinity; null becomes NaN
     except (ValueError, TypeError):
         raise UserError(f"{here()} is not a list of [x, y, z]") from None
     if values.shape != (3 * points,):
         raise UserError(f"{here()} is ragged: {values.size} numbers in {points} points of [x, y, z]")
     if before and len(before[0]) != points:
-        raise UserError(f"{here()} has {points} points, the samples before it have {len(before[0])}")
+        raise UserError(f"{here()} has {points} points, but the samples before have {len(before[0])}")
     return values.reshape(points, 3)
 
 
@@ -237,7 +239,7 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read ids (N,) and joints (N, 21, 3) from lines of 64 numbers."""
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     if not lines:
-        raise UserError(f"{path}: empty; it should hold a line id,x1,y1,z1,…,z21 for every image")
+        raise UserError(f"{path}: empty; the file must contain one line id,x1,y1,z1,…,z21 per image")
     for number, line in enumerate(lines, start=1):
         if line.count(b",") != _DEXYCB_COLUMNS - 1:
             found = line.count(b",") + 1
@@ -253,16 +255,16 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: id {ids[counts > 1][0]:g} is in more than one line")
     odd = ~np.isfinite(ids) | (ids != np.round(ids))
     if odd.any():
-        raise UserError(f"{path}: line {first[odd][0] + 1} starts with {ids[odd][0]:g}, an id is a whole number")
+        raise UserError(f"{path}: line {first[odd][0] + 1} starts with {ids[odd][0]:g}; an id must be a whole number")
     return table[:, 0].astype(int), table[:, 1:].reshape(-1, 21, 3)
 
 
 def _line(line: bytes, where: str) -> list[float]:
-    """Parse the numbers of a line that is not JSON: other programs also write "nan", "1." and "+1"."""
+    """Parse a line of numbers that are not all JSON, such as "nan", "1." and "+1"."""
     try:
         return [float(value) for value in line.split(b",")]
     except ValueError as error:
-        raise UserError(f"{where} is not all numbers ({error})") from None
+        raise UserError(f"{where} contains text that is not a number ({error})") from None
 
 
 def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
@@ -271,10 +273,10 @@ def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
         arrays = {names[0]: content} if path.suffix == ".npy" else {}
         arrays |= {name: content[name] for name in (*names, "id") if path.suffix == ".npz" and name in content}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a complete {path.suffix} of plain numbers ({error})") from None
+        raise UserError(f"{path}: not a complete {path.suffix} file of numbers ({error})") from None
     if names[0] not in arrays:
-        raise UserError(f"{path}: has no array {names[0]!r}; it holds {', '.join(content.files) or 'nothing'}")
+        raise UserError(f"{path}: has no array {names[0]!r}; the arrays are: {', '.join(content.files) or 'none'}")
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" and name != "hand_type":
-            raise UserError(f"{path}: array {name!r} holds no numbers but {array.dtype}")
+            raise UserError(f"{path}: array {name!r} must contain numbers, got {array.dtype}")
     return arrays

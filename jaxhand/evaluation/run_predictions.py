@@ -1,4 +1,4 @@
-"""Predictions of a run on a data set: transformed from the crops to the images, and into the form of a protocol."""
+"""Collect the predictions of a run on a data set: convert them from crops to images, and for a protocol."""
 
 from pathlib import Path
 
@@ -22,18 +22,18 @@ class PredictionCollector:
         """Add the predictions of a batch.
 
         Args:
-            batch: host batch with `valid` (B,), `K` and `K_image` (B,3,3), `is_right` (B,).
-            predictions: `keypoints_2d` (B,21,2) px and `keypoints_3d` (B,21,3) mm of the crops; with a mesh also
+            batch: host batch with `valid` (B,), `K` and `K_image` (B,3,3), `is_right` and `rotation` (B,).
+            predictions: `keypoints_2d` (B,21,2) px and `keypoints_3d` (B,21,3) mm in the crops; with a mesh also
                 `vertices` (B,V,3) mm.
         """
         rows = np.flatnonzero(batch["valid"])
         points = [predictions[key][rows] for key in ("keypoints_3d", "vertices") if key in predictions]
         points = np.concatenate(points, axis=1)  # (n, 21 + V, 3)
-        cameras = batch["K"][rows], batch["K_image"][rows]
-        self._batches.append(uncrop(predictions["keypoints_2d"][rows], points, *cameras, batch["is_right"][rows]))
+        transform = (batch[key][rows] for key in ("K", "K_image", "is_right", "rotation"))
+        self._batches.append(uncrop(predictions["keypoints_2d"][rows], points, *transform))
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Joints (N, 21, 3) and vertices (N, V, 3), V 0 without a mesh: mm in the camera frame of the images."""
+        """Joints (N, 21, 3) and vertices (N, V, 3) in mm, in the camera frames of the images. V is 0 without a mesh."""
         points = np.concatenate([points for _, points in self._batches]).astype(np.float32)
         return points[:, :21], points[:, 21:]
 
@@ -43,52 +43,52 @@ class PredictionCollector:
 
 
 def to_wrist(points: np.ndarray, joints: np.ndarray, records: list[Record]) -> np.ndarray:
-    """Move points so that the predicted wrist is at the labelled one.
+    """Move the points of each hand, so that the predicted wrist is at the labelled wrist.
 
     Args:
         points: (N, M, 3) mm.
         joints: (N, 21, 3) mm, the predicted joints.
-        records: N labels.
+        records: labels of the N hands.
 
     Returns:
         (N, M, 3) mm.
 
     Raises:
-        UserError: a record has no wrist.
+        UserError: a record has no labelled wrist.
     """
     for record in records:
         if not record.joint_valid[0]:
-            raise UserError(f"{record.name}: has no wrist to move the results to; download it again")
+            raise UserError(f"{record.name}: the wrist has no label, which HO-3D needs; download the data set again")
     wrists = np.reshape([record.keypoints_3d[0] for record in records], (-1, 1, 3)).astype(np.float32)
     return points + wrists - joints[:, :1]
 
 
 def to_ho3d(joints: np.ndarray) -> np.ndarray:
-    """Joints (N, 21, 3) in the camera frame and our order → in OpenGL's frame and HO-3D's order."""
+    """Convert joints (N, 21, 3) from our order and camera frame to HO-3D's order and OpenGL's camera frame."""
     return from_our_order(joints, "ho3d") * FROM_OPENGL
 
 
 def to_protocol(protocol: str, collector: PredictionCollector, records: list[Record], run: Path, data: str) -> Pair:
-    """The predictions and the labels of a data set in the unit, frame and joint order of a protocol.
+    """Convert predictions and labels of a data set to the unit, camera frame and joint order of a protocol.
 
-    Hands without a label of every joint are left out: the protocols in 3D have no mask. For "ho3d" the predictions are
-    moved to the labelled wrist, which its evaluation set publishes.
+    3D protocols have no mask, so hands with an unlabelled joint are left out. For "ho3d", the predictions are moved to
+    the labelled wrist, which HO-3D publishes for its evaluation set.
 
     Args:
         protocol: a name in `PROTOCOLS`, except "interhand".
-        collector: has the predictions of all records.
+        collector: contains the predictions for all records.
         records: the labels of the data set, N.
         run: folder of the run, for the report.
         data: name of the data set, for the report.
 
     Returns:
-        The pair to score.
+        The predictions and labels to score.
 
     Raises:
         UserError: the protocol compares pairs of hands, or no hand has the labels that it needs.
     """
     if protocol == "interhand":
-        raise UserError("protocol interhand compares both hands of an image: write them to an .npz for --predictions")
+        raise UserError("protocol interhand: needs both hands of an image; write them to an .npz for --predictions")
     forms = {"hint": _in_the_image, "ho3d": _ho3d}
     rows, pred, gt = forms.get(protocol, _in_the_camera)(collector, records)
     if not len(rows):
@@ -100,19 +100,20 @@ def to_protocol(protocol: str, collector: PredictionCollector, records: list[Rec
         for side in (pred, gt)
     )
     left_out = len(records) - len(rows)
-    warnings = [f"{left_out} hands are left out, not all of their joints are labelled"] if left_out else []
+    warnings = [f"{left_out} hands are left out, because not all of their joints are labelled"] if left_out else []
     ids = np.array([records[i].name for i in rows])
     return Pair(chosen, pred, gt, ids, [run], [Path(data)], warnings)
 
 
 def _in_the_camera(collector: PredictionCollector, records: list[Record]):
-    """Select the rows that count, with their predictions and labels: `joints`, and `verts` if both have meshes."""
+    """Rows of completely labelled hands, their predictions and labels: `joints`, and `verts` if both have meshes."""
     joints, vertices = collector.points()
     complete = np.flatnonzero([np.all(record.joint_valid) for record in records])
     labels = np.reshape([records[i].keypoints_3d for i in complete], (-1, *joints.shape[1:]))
     pred, gt = {"joints": joints[complete]}, {"joints": labels}
     meshes = [records[i].vertices for i in complete]
-    if vertices.size and all(mesh is not None for mesh in meshes) and len({len(mesh) for mesh in meshes}) == 1:
+    sizes = {None if mesh is None else len(mesh) for mesh in meshes}
+    if vertices.size and len(sizes) == 1 and None not in sizes:
         pred["verts"], gt["verts"] = vertices[complete], np.array(meshes)
     return complete, pred, gt
 
@@ -133,15 +134,15 @@ def _in_the_image(collector: PredictionCollector, records: list[Record]):
 
 
 def _labelled_pixels(record: Record) -> np.ndarray:
-    """2D labels x, y, valid (21, 3) of a record; if it has none, its projected joints."""
-    if record.keypoints_2d is not None:
+    """2D labels (21, 3) of a record: x, y, valid. Without 2D labels, the projected 3D joints."""
+    if record.keypoints_2d is not None and record.joint_valid_2d is not None:
         return np.concatenate([record.keypoints_2d, record.joint_valid_2d[:, None]], axis=1)
     valid = np.asarray(record.joint_valid)[:, None] > 0
     return np.concatenate([project(np.where(valid, record.keypoints_3d, (0, 0, 1)), record.K), valid], axis=1)
 
 
 def _box_size(record: Record, points: np.ndarray) -> float:
-    """Longer side of the record's box in px; if it has none, of the box around its labelled points (n, 2)."""
+    """Longer side in px of the record's box, or without a box, of the box around the labelled points (n, 2)."""
     if record.bbox is not None:
         return float(max(record.bbox[2:] - record.bbox[:2]))
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0

@@ -1,4 +1,4 @@
-"""Scores of a run on data sets: measured, printed, and written to the run folder."""
+"""Compute the scores of a run on data sets, print them, and write them to the run folder."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxhand import data, models
 from jaxhand.config import Config, UserError
-from jaxhand.data.record import Record, WithoutDepth, read_annotation, stacked_joints
+from jaxhand.data.record import Record, Source, WithoutDepth, read_annotation, stacked_joints
 from jaxhand.evaluation import scoring
 from jaxhand.evaluation.run_predictions import PredictionCollector, to_protocol
 from jaxhand.evaluation.submission import Submission
@@ -18,17 +18,18 @@ from jaxhand.metrics.protocols import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """How data sets are scored.
+    """Settings for scoring data sets.
 
     Attributes:
         workdir: run folder.
-        config: of the run.
+        config: config of the run.
         metrics: the metrics that `evaluate` measures.
-        evaluate: (source, collect) → results by name; `collect` is called with every host batch and its predictions.
-        split: of the data sets; None takes the run's.
-        submit: the leaderboard's file to write; None writes none.
-        protocol: benchmark that also scores the predictions, or None.
-        options: of the protocol.
+        evaluate: function (source, collect) → results by name. `collect` must be called with each host batch and its
+            predictions.
+        split: split of the data sets; None: the test split of the config.
+        submit: path of the file for the leaderboard; None: no file is written.
+        protocol: protocol of a benchmark that also scores the predictions, or None.
+        options: options of the protocol.
     """
 
     workdir: Path
@@ -42,17 +43,17 @@ class Job:
 
 
 def score(job: Job, name: str) -> list[dict]:
-    """Score a data set, with and without its depth, and print the results.
+    """Score a data set, with and without its depth images, and print the results.
 
     Args:
-        job: how.
-        name: data set, as in `data.test`.
+        job: how the data set is scored.
+        name: name of the data set, as in `data.test`.
 
     Returns:
-        One dict per kind of input, for `evaluation.json`.
+        One dict per kind of input ("RGB-D", "RGB"), for `evaluation.json`.
 
     Raises:
-        UserError: the data set, the protocol or the leaderboard's file has a mistake.
+        UserError: there is a mistake in the data set, the protocol or the file for the leaderboard.
     """
     config = job.config
     split = "test" if job.submit else job.split or config.data.test_split
@@ -78,23 +79,23 @@ def score(job: Job, name: str) -> list[dict]:
             pair = to_protocol(job.protocol.name, collector, records, job.workdir, name)
             results[-1][job.protocol.name] = scoring.report(pair, job.options, folder).values
     if found["count"]:
-        print("  Baselines, from this set's own labels:")
+        print("  Baselines, from the labels of this set:")
         print(f"    {baselines.own_line(stacked_joints(records))}")
     return results
 
 
 def write(workdir: Path, report: dict) -> Path:
-    """Write `evaluation.json` to the run folder; infinity, which JSON does not have, becomes null.
+    """Write `evaluation.json` to the run folder; infinity becomes null, because JSON has no infinity.
 
     Args:
         workdir: run folder.
-        report: JSON.
+        report: dict for JSON.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     report = json.loads(json.dumps(report), parse_constant=lambda _: None)
     path = workdir / "evaluation.json"
@@ -105,8 +106,8 @@ def write(workdir: Path, report: dict) -> Path:
     return path
 
 
-def _annotations(source) -> list[Record]:
-    """All labels of a source, without images and depth."""
+def _annotations(source: Source) -> list[Record]:
+    """All labels of a source, without the images and depth images."""
     records = (read_annotation(source, i) for i in range(len(source)))
     return [dataclasses.replace(record, image=None, depth=None) for record in records]
 
@@ -118,7 +119,7 @@ def _print(kind: str, results: dict, metrics: Sequence[EpochMetric]) -> None:
         for line in others:
             print(f"    {line}")
     else:
-        print(f"  {kind}: not scored, no hand has joints in 3D as ground truth; --protocol hint scores 2D joints")
+        print(f"  {kind}: not scored, because no hand has 3D labels; use --protocol hint to score 2D joints")
     if results["nonfinite"] or results["count"] and results["invalid"]:
-        left_out = f"{results['invalid']} hands left out for their labels"
+        left_out = f"{results['invalid']} hands left out because of invalid labels"
         print(f"    {results['nonfinite']} predictions not finite, {left_out}")

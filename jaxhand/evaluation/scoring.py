@@ -19,8 +19,8 @@ from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
 from jaxhand.metrics.protocols import PROTOCOLS, Protocol, Scores
 from jaxhand.metrics.tables import finger_means
 
-WORST = 5  # worst samples in the table
-_UNLABELLED = (-1, -1000)  # DexYCB's label of an image without a hand, in m and after the change to mm
+WORST = 5  # number of worst samples in the table
+_UNLABELLED = (-1, -1000)  # DexYCB's label of an image without a hand, in m and in mm
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Pair:
     """Predictions and ground truth of the same samples, checked, in the protocol's unit, frame and joint order."""
 
     protocol: Protocol
-    pred: dict[str, np.ndarray]  # (N, …) each, by the protocol's names
+    pred: dict[str, np.ndarray]  # arrays (N, …), with the names of the protocol
     gt: dict[str, np.ndarray]
-    ids: np.ndarray  # (N,) names of the samples: as the files have them, or their index
+    ids: np.ndarray  # (N,) names of the samples: the ids in the files, or indices
     pred_files: list[Path]
     gt_files: list[Path]
     warnings: list[str]  # possible mistakes, one sentence each
@@ -52,27 +52,27 @@ def protocol_of(name: str) -> Protocol:
     """Find a protocol by its name.
 
     Raises:
-        UserError: there is none; the nearest is named.
+        UserError: the name is unknown; the error suggests a similar name.
     """
     if name not in PROTOCOLS:
         near = difflib.get_close_matches(name, PROTOCOLS, n=1)
         meant = f" did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown protocol {name!r},{meant} known are {', '.join(PROTOCOLS)}")
+        raise UserError(f"unknown protocol {name!r};{meant} known protocols: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
 def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
-    """Parse options of a protocol from `key=value` texts, each of the type of its default.
+    """Parse options of a protocol from texts `key=value`. A value must have the type of the option's default.
 
     Raises:
-        UserError: a text is not of that form, the protocol has no such option, or it takes another type.
+        UserError: a text is not `key=value`, the protocol has no such option, or a value has the wrong type.
     """
     options, known = {}, protocol.options
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key not in known:
             have = ", ".join(f"{name}={default}" for name, default in known.items()) or "none"
-            raise UserError(f"no option {text!r} of {protocol.name}, which has (with its defaults): {have}")
+            raise UserError(f"no option {text!r} of {protocol.name}; its options and their defaults: {have}")
         kind = tuple if known[key] is None else type(known[key])
         try:
             options[key] = tuple(map(int, value.split(","))) if kind is tuple else yaml.safe_load(value)
@@ -80,7 +80,7 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
             options[key] = None
         if type(options[key]) is not kind:
             wanted = "whole numbers such as 0,4,8" if kind is tuple else f"a {kind.__name__} such as {known[key]}"
-            raise UserError(f"option {key} of {protocol.name} takes {wanted}, got {value!r}")
+            raise UserError(f"option {key} of {protocol.name} must be {wanted}, got {value!r}")
     return options
 
 
@@ -90,13 +90,13 @@ def score_files(
     """Score a file of predictions by a protocol: print the scores and write them.
 
     Args:
-        predictions, ground_truth: as `prediction_files.read` takes them.
-        protocol: how it is scored.
-        options: of the protocol.
-        output: folder to write to; None: one next to the predictions, `<name>_<protocol>`.
+        predictions, ground_truth: paths, see `prediction_files.read`.
+        protocol: how the predictions are scored.
+        options: options of the protocol.
+        output: folder to write to; None: the folder `<name>_<protocol>` next to the predictions.
 
     Raises:
-        UserError: as for `load_pair` and `report`.
+        UserError: see `load_pair` and `report`.
     """
     print(f"Reading {predictions} and {ground_truth}", flush=True)
     pair = load_pair(predictions, ground_truth, protocol)
@@ -104,11 +104,11 @@ def score_files(
 
 
 def report(pair: Pair, options: dict, folder: Path) -> Scores:
-    """Score a pair, print its warnings and the table, and write the files.
+    """Score a pair, print its warnings and the table of scores, and write the files.
 
     Args:
-        pair: what is scored.
-        options: of its protocol.
+        pair: the predictions and ground truth.
+        options: options of the pair's protocol.
         folder: where `scores.json` and `samples.csv` are written.
 
     Raises:
@@ -127,11 +127,11 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
     """Read predictions and ground truth, match their samples, and check them for mistakes.
 
     Args:
-        predictions, ground_truth: as `prediction_files.read` takes them.
-        protocol: names, shapes, unit and joint order of the arrays.
+        predictions, ground_truth: paths, see `prediction_files.read`.
+        protocol: defines the names, shapes, unit and joint order of the arrays.
 
     Raises:
-        UserError: a file cannot be read, samples are missing, a value is not finite, a shape or a unit is wrong.
+        UserError: a file cannot be read, samples are missing, a value is not finite, or a shape or unit is wrong.
     """
     pred, pred_files = read(predictions, [*protocol.pred, *protocol.pred_optional])
     gt, gt_files = read(ground_truth, [*protocol.gt, *protocol.gt_optional])
@@ -143,7 +143,7 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
     _check_finite(pred, ids, pred_files)
     _check_finite(gt, ids, gt_files, gt.get("joint_valid"))
     warnings = [
-        f"no scores of {name}: only {files[-1]} has them"
+        f"no scores of {name}: only {files[-1]} contains this array"
         for name in protocol.pred_optional
         for files, has, lacks in ((gt_files, gt, pred), (pred_files, pred, gt))
         if name in protocol.gt_optional and name in has and name not in lacks
@@ -153,7 +153,7 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
 
 
 def table(pair: Pair, scores: Scores) -> str:
-    """The scores as text: the official numbers, the fingers, the worst samples."""
+    """The scores as text: the official scores, the errors per finger, and the worst samples."""
     main, worst, scored = _worst(scores)
     count = f"{len(pair.ids)} samples" if scored == len(pair.ids) else f"{scored} of {len(pair.ids)} samples"
     lines = [f"{pair.protocol.name}, {count}, as {pair.protocol.source}:"]
@@ -170,7 +170,7 @@ def table(pair: Pair, scores: Scores) -> str:
         in_mm = f"{value * 10:12.3f} mm" if unit == "cm" else ""
         lines.append(f"  {name:{width}}{value:12.4f} {unit:2}{in_mm}".rstrip())
     if len(values) < len(scores.values):
-        lines.append(f"  and {len(scores.values) - len(values)} of single joints")
+        lines.append(f"  and {len(scores.values) - len(values)} scores of single joints")
     if fingers:
         lines.append(f"By finger, mm:\n  {'':{width}}" + "".join(f"{name:>9}" for name in ("wrist", *FINGERS)))
     for name, means in fingers.items():
@@ -189,10 +189,10 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
     """Write `scores.json` and `samples.csv`; a value that is not finite is null in the JSON and empty in the CSV.
 
     Args:
-        pair: what was scored.
-        scores: the result.
-        options: of the protocol.
-        folder: where to write; it is made if it does not exist.
+        pair: the predictions and ground truth.
+        scores: the scores of the pair.
+        options: options of the protocol.
+        folder: folder to write to, which is created if necessary.
 
     Returns:
         Paths of the two files.
@@ -230,17 +230,17 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and check that it can be written to.
+    """Make a folder if necessary, and check that it is writable.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: the folder cannot be made, or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder by --output") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}: permission denied; choose another folder by --output")
+        raise UserError(f"cannot write to {folder}: permission denied; choose another folder with --output")
 
 
 def _json(report: dict) -> bytes:
@@ -248,21 +248,22 @@ def _json(report: dict) -> bytes:
 
 
 def _named(joints: np.ndarray, protocol: Protocol) -> dict[str, float]:
-    """The means of `Scores.joints` by the joints' names."""
+    """Convert mean errors of joints, as in `Scores.joints`, to a dict: name of the joint → mean error."""
     hands = {f"{side}_".lstrip("_"): hand.tolist() for side, hand in _hands(joints, protocol).items()}
     return {side + name: mean for side, hand in hands.items() for name, mean in zip(JOINT_NAMES, hand)}
 
 
 def _hands(joints: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
-    """Values of the joints of each hand in our order: side → (21,). The side is "" if there is only one hand."""
+    """Split an array of joints into hands (21,), in our joint order. Keys: "right" and "left", or "" for one hand."""
     hands = joints.reshape(-1, 21)[:, np.array(JOINT_ORDERS[protocol.joint_order])]
     return dict(zip(("right", "left") if len(hands) == 2 else ("",), hands))
 
 
 def _worst(scores: Scores) -> tuple[str, np.ndarray, int]:
-    """The name of the smallest error over joints; the samples with the highest such error; how many samples have it.
+    """Find the worst samples: name of the error, rows of the samples, and number of samples that have the error.
 
-    The smallest of several errors is the one with the most alignment, which describes the shape of a hand best.
+    Of several joint errors, the one with the smallest mean is used. It is the error after the most alignment, and
+    describes the shape of a hand best.
     """
     over_joints = [name for name in scores.samples if name in scores.joints] or list(scores.samples)[:1]
     main = min(over_joints, key=lambda name: np.nanmean(scores.samples[name]))
@@ -278,13 +279,13 @@ def _check_lengths(arrays: dict, path: Path) -> None:
         if len(other) != len(values):
             raise UserError(f"{path}: {first} has {len(values)} samples but {name} has {len(other)}")
     if not len(values):
-        raise UserError(f"{path}: holds no samples")
+        raise UserError(f"{path}: contains no samples")
 
 
 def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict, dict, np.ndarray]:
-    """The arrays of both sides in the same order of samples, and the samples' names.
+    """Return predictions and ground truth in the same order of samples, and the names of the samples.
 
-    Predictions without ids must be in the order of the labels.
+    Predictions without ids must already be in the order of the ground truth.
     """
     pred_ids, (labels, *_) = pred.pop("id", None), [values for name, values in gt.items() if name != "id"]
     gt_ids = gt.pop("id", np.arange(len(labels)))
@@ -293,21 +294,21 @@ def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict
         if count != len(labels):
             raise UserError(
                 f"{pred_file}: has {count} samples, but {gt_file} has {len(labels)}: "
-                "there must be one for every sample of the ground truth, in its order"
+                "there must be one prediction per sample of the ground truth, in the same order"
             )
         return pred, gt, gt_ids
     shown = ~np.isin(labels, _UNLABELLED).reshape(len(labels), -1).all(1)
     gt, gt_ids = {name: values[shown] for name, values in gt.items()}, gt_ids[shown]
     missing = gt_ids[~np.isin(gt_ids, pred_ids)]
     if len(missing):
-        raise UserError(f"{pred_file}: lacks sample {missing[0]}, and {len(missing)} of {len(gt_ids)} in all")
+        raise UserError(f"{pred_file}: lacks sample {missing[0]} ({len(missing)} of {len(gt_ids)} samples are missing)")
     order = np.argsort(pred_ids)
     rows = order[np.searchsorted(pred_ids, gt_ids, sorter=order)]
     return {name: values[rows] for name, values in pred.items()}, gt, gt_ids
 
 
 def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
-    """Raise UserError where a number of a valid point is not finite."""
+    """Raise UserError if a coordinate of a valid point is not finite."""
     for i, (name, values) in enumerate(arrays.items()):
         if values.dtype.kind != "f":
             continue
@@ -320,12 +321,12 @@ def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
             point = f", point {where[0]}," if where else ""
             raise UserError(
                 f"{files[min(i, len(files) - 1)]}: sample {ids[sample]} of {name}{point} is not finite "
-                f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples are like this"
+                f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples have such values"
             )
 
 
 def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt_file: Path) -> list[str]:
-    """Warnings about 3D points; a wrong unit is an error."""
+    """Return warnings about implausible 3D points; raise UserError if a unit is wrong."""
     name, target = next(iter(protocol.pred)), gt[next(iter(protocol.gt))]
     if protocol.pred[name][-1] != 3:
         return []

@@ -1,4 +1,4 @@
-"""Scores any number of predictions in fixed memory, on the devices where they were made."""
+"""Score any number of predictions in constant memory, on the devices where the predictions are."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.evaluation.evaluator import faults, options
 from jaxhand.metrics.epoch import sample_errors
@@ -13,11 +14,11 @@ from jaxhand.metrics.streaming import QUANTILES, merge, start, summary, update
 
 
 class StreamingEvaluator:
-    """Accumulates root-relative errors of millions of hands; every sample counts once, by the rules of `Evaluator`.
+    """Accumulates the root-relative errors of millions of hands, with the same rules as `Evaluator`.
 
-    It keeps sums and histograms (`jaxhand.metrics.streaming`), not samples: 80 kB per metric. Adding a batch does not
-    wait for the device. Batches may be split over devices; the means do not depend on how. Errors of 16 km and more
-    count as not finite. The limits are 2^32 hands, and 2^20 per batch.
+    The memory is 80 kB per metric, because sums and histograms (`jaxhand.metrics.streaming`) replace the samples.
+    Adding a batch does not wait for the device. Batches may be split over devices in any way; the means do not change.
+    Errors of 16 km and more are treated as not finite. The limits are 2^32 hands, and 2^20 hands per batch.
 
         evaluator = StreamingEvaluator()
         for batch in batches:
@@ -25,9 +26,9 @@ class StreamingEvaluator:
         evaluator.log()
 
     Args:
-        keypoint_list: joints to score, after the root is subtracted; None scores all.
-        root_joint_idx: joint subtracted from prediction and label, the wrist.
-        metrics: names out of `jaxhand.metrics.epoch.ERRORS`.
+        keypoint_list: indices of the joints to score, after the root is subtracted; None: all joints.
+        root_joint_idx: joint that is subtracted from prediction and label; 0 is the wrist.
+        metrics: names of metrics in `jaxhand.metrics.epoch.ERRORS`.
 
     Raises:
         UserError: a metric is unknown.
@@ -43,17 +44,19 @@ class StreamingEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Drop all samples."""
+        """Remove all samples."""
         self.state = {"errors": start(self._options["metrics"]), "invalid": np.uint32(0)}
 
-    def __call__(self, pred, gt, valid=None, joint_valid=None) -> None:
+    def __call__(
+        self, pred: ArrayLike, gt: ArrayLike, valid: ArrayLike | None = None, joint_valid: ArrayLike | None = None
+    ) -> None:
         """Add a batch.
 
         Args:
             pred: (B, J, 3) joints, mm.
             gt: (B, J, 3) joints, mm.
-            valid: (B,) 0 for rows that only fill the batch; None counts all.
-            joint_valid: (B, J) mask of the labelled joints; None takes all.
+            valid: (B,) 0 for padding rows, else 1; None: there are no padding rows.
+            joint_valid: (B, J) mask of the labelled joints; None: all joints are labelled.
 
         Raises:
             ValueError: the shapes differ or are not (B, J, 3).
@@ -61,18 +64,18 @@ class StreamingEvaluator:
         self.add(_state_of(pred, gt, valid, joint_valid, **self._options))
 
     def add(self, state: dict) -> None:
-        """Add the `state` of another evaluator of the same metrics, such as another process's."""
+        """Add the `state` of another evaluator with the same metrics, for example from another process."""
         self.state = _sum(self.state, state)
 
     def get_metrics_dict(self) -> dict[str, float]:
-        """Return the dict of `Evaluator.get_metrics_dict`, with quantiles of the errors. Waits for the batches.
+        """Return the dict of `Evaluator.get_metrics_dict`, and quantiles of the errors. Waits for all batches.
 
-        Keys: the metrics, means in mm; for each `{name}_median`, `_p90`, `_p95`, `_p99` (within 0.051 mm, infinite from
-        1000 mm on) and `_max`; `avg_metric` = (mpjpe + pa_mpjpe) / 2 where both are measured; `count` samples in the
-        means, `nonfinite` predictions among them, which make means and maxima infinite, `invalid` labels left out.
+        Additional keys for each metric: `{name}_median`, `_p90`, `_p95` and `_p99` in mm, with an error of at most
+        0.051 mm, and infinite from 1000 mm on; `{name}_max`. A prediction that is not finite makes the means and maxima
+        infinite.
         """
         summaries = summary(self.state["errors"])
-        values = {name: found["mean"] for name, found in summaries.items()}
+        values: dict[str, float] = {name: found["mean"] for name, found in summaries.items()}
         if {"mpjpe", "pa_mpjpe"} <= values.keys():
             values["avg_metric"] = (values["mpjpe"] + values["pa_mpjpe"]) / 2
         spread = {f"{name}_{key}": found[key] for name, found in summaries.items() for key in (*QUANTILES, "max")}
@@ -80,7 +83,7 @@ class StreamingEvaluator:
         return values | spread | counts | {"invalid": int(self.state["invalid"])}
 
     def log(self) -> None:
-        """Print one line per metric, and one with the number of samples and how many of them had a fault."""
+        """Print one line per metric, and one line with the numbers of all samples and of faulty ones."""
         values = self.get_metrics_dict()
         for name in self._options["metrics"]:
             spread = ", ".join(f"{key} {values[f'{name}_{key}']:.2f}" for key in (*QUANTILES, "max"))
@@ -90,7 +93,7 @@ class StreamingEvaluator:
 
 @partial(jax.jit, static_argnames=("root", "keypoints", "metrics"))
 def _state_of(pred, gt, valid, joint_valid, root, keypoints, metrics):
-    """The state after one batch alone."""
+    """The state of an evaluator to which only this batch was added."""
     errors, labelled, _ = sample_errors(pred, gt, joint_valid, root=root, keypoints=keypoints, metrics=metrics)
     real = jnp.ones(labelled.shape, bool) if valid is None else valid > 0
     invalid = (real & ~labelled).sum(dtype=jnp.uint32)

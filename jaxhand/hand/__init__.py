@@ -1,4 +1,4 @@
-"""The hand itself: joints, cameras, rotations, surfaces. Nothing here needs a network."""
+"""Geometry of the hand: joints, cameras, rotations, surfaces. Nothing here needs a neural network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if typing.TYPE_CHECKING:
 
 @functools.lru_cache
 def load(config: HandConfig) -> SkinnedHand:
-    """Load the right hand that models pose; left hands are mirrored before a model and after it.
+    """Load the right-hand surface that networks pose. Left hands are mirrored before a network, its output afterwards.
 
     Args:
         config: with a `mano_path`, the hand is MANO; without one, it is the built-in hand.
@@ -22,9 +22,9 @@ def load(config: HandConfig) -> SkinnedHand:
         The hand. The same config returns the same object.
 
     Raises:
-        UserError: the file is missing, or not MANO's file of a right hand.
+        UserError: the file is missing, or is not MANO's file of a right hand.
     """
-    # Imported here: most users of this subpackage need neither them nor JAX.
+    # Imported here, because most users of this subpackage need neither these modules nor JAX.
     if config.mano_path:
         from jaxhand.hand import mano
 

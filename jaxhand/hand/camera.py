@@ -1,23 +1,28 @@
-"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; an integer pixel coordinate is a pixel's centre.
+"""Pinhole cameras. OpenCV frame (x right, y down, z forward), mm; integer pixel coordinates are pixel centres.
 
 Every function takes NumPy or JAX arrays and returns the same kind.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-DEPTH_RANGE_MM = 150.0  # a depth image is normalised to [-1, 1] over this distance in front of and behind the hand
-FROM_OPENGL = np.float32([1, -1, -1])  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
+Array = jax.Array | np.ndarray
+
+DEPTH_RANGE_MM = 150.0  # a depth image is normalised: the hand's distance ± this value → [-1, 1]
+FROM_OPENGL = np.array([1, -1, -1], np.float32)  # factors of x, y, z from OpenGL's camera frame to OpenCV's, and back
 
 
-def project(points, K):
+def project(points: Array, K: Array) -> Any:
     """Points (..., N, 3) mm in the frame of a camera K (..., 3, 3) → pixels (..., N, 2). Points need z > 0."""
     uvw = points @ _module(points, K).swapaxes(K, -1, -2)  # (..., N, 3)
     return uvw[..., :2] / uvw[..., 2:]
 
 
-def unproject(uv, z, K):
+def unproject(uv: Array, z: Array, K: Array) -> Any:
     """Pixels (..., N, 2) at depths z (..., N) mm → points (..., N, 3); exact for any K whose last row is 0 0 1."""
     xp = _module(uv, z, K)
     offset = uv - K[..., None, :2, 2]  # (..., N, 2)
@@ -27,36 +32,46 @@ def unproject(uv, z, K):
     return xp.stack([x * z, y * z, z + xp.zeros_like(x)], axis=-1)
 
 
-def uncrop(keypoints_2d, keypoints_3d, K_crop, K_image, is_right) -> tuple[np.ndarray, np.ndarray]:
-    """Bring predictions in a crop that was not rotated back to its image: the inverse of `data.crop.crop`.
+def uncrop(
+    keypoints_2d: Array,
+    keypoints_3d: Array,
+    K_crop: ArrayLike,
+    K_image: ArrayLike,
+    is_right: ArrayLike,
+    rotation: ArrayLike = 0.0,
+) -> tuple[np.ndarray, Array]:
+    """Map predictions from a crop to its image: the inverse of `data.crop.crop`.
 
     Args:
         keypoints_2d: (..., N, 2) px of the crop.
         keypoints_3d: (..., N, 3) mm, camera frame of the crop.
         K_crop: (..., 3, 3) of the crop.
         K_image: (..., 3, 3) of the image.
-        is_right: (...) 0 where the hand was mirrored.
+        is_right: (...); 0 for a hand that was mirrored.
+        rotation: (...) radians by which the crop was rotated, clockwise.
 
     Returns:
-        (..., N, 2) px of the image and (..., N, 3) mm in its camera frame, of the original left or right hand.
+        (..., N, 2) px of the image and (..., N, 3) mm in the image's camera frame. Mirrored hands are left hands again.
     """
-    signs = np.ones((*np.shape(is_right), 3))
-    signs[..., 0] = np.where(np.asarray(is_right) > 0, 1, -1)
-    to_crop = (np.asarray(K_crop, np.float64) * signs[..., None, :]) @ np.linalg.inv(K_image)  # A = K' R K^-1
+    cos, sin = np.cos(rotation), np.sin(rotation)
+    R = np.zeros((*np.broadcast_shapes(np.shape(is_right), np.shape(rotation)), 3, 3))
+    R[..., 0, 0], R[..., 0, 1], R[..., 1, 0], R[..., 1, 1], R[..., 2, 2] = cos, -sin, sin, cos, 1
+    R[..., :, 0] *= np.where(np.asarray(is_right) > 0, 1, -1)[..., None]  # the mirror comes before the rotation
+    to_crop = np.asarray(K_crop, np.float64) @ R @ np.linalg.inv(K_image)  # A = K' R K^-1
     pixels = np.concatenate([keypoints_2d, np.ones_like(keypoints_2d[..., :1])], axis=-1)  # (..., N, 3)
     pixels = pixels @ np.linalg.inv(to_crop).swapaxes(-1, -2)
-    return pixels[..., :2], keypoints_3d * signs[..., None, :]
+    return pixels[..., :2], keypoints_3d @ R
 
 
 def _module(*arrays):
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
-def weak_perspective_translation(camera, K, size: int):
-    """The translation of a hand in front of the camera K that matches its weak-perspective projection.
+def weak_perspective_translation(camera: Array, K: Array, size: int) -> Any:
+    """Convert a weak-perspective camera into the translation of the hand in front of the camera K.
 
-    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2 from the centre of
-    the crop, in parts of the crop's side.
+    The convention is HaMeR's (`cam_crop_to_full`): a point X in metres is projected to (X + t) s / 2. This is the
+    offset from the centre of the crop, as a fraction of the crop's side.
 
     Args:
         camera: (B, 3) s, tx, ty, with t in metres.

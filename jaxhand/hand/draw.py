@@ -1,4 +1,4 @@
-"""Draw hands: skeletons and meshes over images, and sheets that compare prediction and ground truth."""
+"""Draw skeletons and meshes of hands over images, and sheets that compare prediction and ground truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from jaxhand.config import UserError
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, WRIST_COLOR
 
-_SUBPIXEL_BITS = 4  # cv2 draws at 1/16 px
-_SUPERSAMPLING = 2  # a mesh is drawn that many times larger, then averaged, for smooth edges
-MESH_COLOR = (172, 196, 232)  # RGB, unlike skin
+_SUBPIXEL_BITS = 4  # of the coordinates for cv2: units of 1/16 px
+_SUPERSAMPLING = 2  # a mesh is drawn larger by this factor and then downsampled, for smooth edges
+MESH_COLOR = (172, 196, 232)  # RGB; differs from the colours of skin
 _LIGHT = np.array([-0.35, -0.6, -0.72])  # direction to the light: above, left, and behind the camera
 
 
@@ -33,10 +33,10 @@ def draw_skeleton(
     """
     canvas = upscale(image, scale)
     keypoints = np.asarray(keypoints_2d, np.float64)
-    shown = np.isfinite(keypoints).all(-1) & (np.abs(keypoints) < 1e5).all(-1)
+    shown = np.all(np.isfinite(keypoints) & (np.abs(keypoints) < 1e5), axis=-1)
     if valid is not None:
         shown &= np.asarray(valid) > 0
-    pixels = (np.where(shown[:, None], keypoints, 0) + 0.5) * scale - 0.5  # pixel centres stay pixel centres
+    pixels = (np.where(shown[:, None], keypoints, 0) + 0.5) * scale - 0.5  # in the centres of enlarged pixels
     pixels = [tuple(int(round(v * 2**_SUBPIXEL_BITS)) for v in point) for point in pixels]
     thickness = max(1, canvas.shape[0] // 140)
     for parent, child in BONES:
@@ -73,9 +73,10 @@ def draw_mesh(
     faces = faces[(vertices[faces][..., 2] > 1).all(-1)]
     corners, normals = _subdivide(vertices[faces]), _subdivide(_vertex_normals(vertices, faces)[faces])  # (4 F, 3, 3)
     order = np.argsort(-corners[..., 2].mean(-1))
-    pixels = (project(corners[order], K) + 0.5) * scale * _SUPERSAMPLING  # (4 F, 3, 2) from the canvas's corner
+    projected = project(corners[order], np.asarray(K))
+    pixels = (projected + 0.5) * scale * _SUPERSAMPLING  # (4 F, 3, 2), relative to the canvas's corner
     low, high = pixels.min((0, 1), initial=np.inf) / _SUPERSAMPLING, pixels.max((0, 1), initial=0) / _SUPERSAMPLING
-    (x0, y0), (x1, y1) = np.clip([np.floor(low), np.ceil(high)], 0, np.multiply(image.shape[1::-1], scale)).astype(int)
+    (x0, y0), (x1, y1) = np.clip([np.floor(low), np.ceil(high)], 0, canvas.shape[1::-1]).astype(int)
     if x0 >= x1 or y0 >= y1:
         return canvas
     painted = np.zeros(((y1 - y0) * _SUPERSAMPLING, (x1 - x0) * _SUPERSAMPLING, 4), np.float32)
@@ -85,12 +86,12 @@ def draw_mesh(
         cv2.fillConvexPoly(painted, triangle, (*color, 1.0), cv2.LINE_8, _SUBPIXEL_BITS)
     painted = cv2.resize(painted, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
     part = canvas[y0:y1, x0:x1]
-    part[...] = np.round(part + alpha * (painted[..., :3] - painted[..., 3:] * part))  # both terms are 0 if not painted
+    part[...] = np.round(part + alpha * (painted[..., :3] - painted[..., 3:] * part))  # both are 0 outside the mesh
     return canvas
 
 
 def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Normals (V, 3): the sum of the adjacent faces' normals, weighted by area, scaled to unit length."""
+    """Unit normals (V, 3): the normalised sum of the adjacent faces' normals, weighted by the faces' areas."""
     corners = vertices[faces]  # (F, 3, 3)
     face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.zeros_like(vertices)
@@ -100,14 +101,14 @@ def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _subdivide(corners: np.ndarray) -> np.ndarray:
-    """Values (F, 3, C) at the corners of triangles → (4 F, 3, C) of four smaller ones, for smoother shading."""
+    """Divide each triangle into four, for smoother shading: values at the corners (F, 3, C) → (4 F, 3, C)."""
     a, b, c = corners.swapaxes(0, 1)
     ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
     return np.concatenate([np.stack(quarter, 1) for quarter in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
 
 
 def _shades(corners: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Colours (F, 3) of triangles with corners and normals (F, 3, 3); back faces (at an open wrist) are dark."""
+    """Colours (F, 3) of triangles, from their corners and normals (F, 3, 3). Back faces (at an open wrist) are dark."""
     normals, rays = normals.mean(1), corners.mean(1)
     facing = -(normals * rays).sum(-1) / np.linalg.norm(rays, axis=-1)
     light = 0.2 + 0.4 * facing + 0.6 * np.maximum(normals @ _LIGHT, 0)
@@ -120,15 +121,15 @@ def upscale(image: ArrayLike, scale: int) -> np.ndarray:
 
 
 def comparison_sheet(
-    images: ArrayLike,
-    predicted_2d: ArrayLike,
-    true_2d: ArrayLike | None = None,
+    images: Sequence[ArrayLike] | np.ndarray,
+    predicted_2d: Sequence[ArrayLike] | np.ndarray,
+    true_2d: Sequence[ArrayLike] | np.ndarray | None = None,
     *,
     columns: int = 4,
     scale: int = 3,
-    valid: ArrayLike | None = None,
+    valid: Sequence[ArrayLike] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """One image of a batch: each sample next to its predicted skeleton and, if given, its true skeleton.
+    """Draw a batch as one image: each sample next to its predicted skeleton and, if given, its true skeleton.
 
     Args:
         images: (B, h, w, 3) uint8.
@@ -136,7 +137,7 @@ def comparison_sheet(
         true_2d: (B, 21, 2) px, or None.
         columns: samples per row.
         scale: integer factor of enlargement.
-        valid: (B, 21) mask of the labelled true joints; None means all.
+        valid: (B, 21) mask of the true joints that are labelled; None means all are labelled.
 
     Returns:
         (H, W, 3) uint8.
@@ -153,7 +154,7 @@ def comparison_sheet(
 
 
 def grid(images: Sequence[np.ndarray], *, columns: int, gap: int = 4) -> np.ndarray:
-    """Arrange images of one size in rows on a dark background.
+    """Arrange images of equal size in rows on a dark background.
 
     Args:
         images: (h, w, 3) uint8 each.
@@ -189,7 +190,7 @@ def write_png(path: str | Path, image: ArrayLike) -> None:
 
 
 def _titled(image: np.ndarray, title: str) -> np.ndarray:
-    """The image (h, w, 3) below a strip of 14 px with its title."""
+    """Add a strip of 14 px with the title above an image (h, w, 3)."""
     strip = np.full((14, image.shape[1], 3), 24, np.uint8)
     cv2.putText(strip, title, (3, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (230, 230, 230), 1, cv2.LINE_AA)
     return np.concatenate([strip, image], axis=0)

@@ -1,7 +1,7 @@
-"""MANO: reads its official files without running code from them, and converts poses to rotation matrices.
+"""Read MANO's official files without running their code, and convert MANO poses to rotation matrices.
 
 Romero et al., "Embodied Hands: Modeling and Capturing Hands and Bodies Together" (2017). The files have their own
-licence and come from https://mano.is.tue.mpg.de. They are in metres; everything here is in mm.
+licence and come from https://mano.is.tue.mpg.de. The files are in metres; jaxhand's arrays are in mm.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ from jaxhand.hand.skeleton import SIDES
 from jaxhand.hand.skinned import NUM_JOINTS, PARENTS, SkinnedHand
 from jaxhand.io import pickles
 
-# Vertices at the tips of thumb, index, middle, ring and little finger. Each code base has its own choice: HaMeR and
-# WiLoR use smplx's, DexYCB uses manopth's.
+# Indices of the vertices at the tips of thumb, index, middle, ring and little finger. The choice differs between code
+# bases: HaMeR and WiLoR use smplx's vertices, DexYCB uses manopth's.
 FINGERTIP_VERTICES = {
     "smplx": (744, 320, 443, 554, 671),
     "freihand": (744, 320, 443, 555, 672),
@@ -45,18 +45,18 @@ def read(
     """Read an official MANO file.
 
     Args:
-        path: MANO_RIGHT.pkl, MANO_LEFT.pkl, or the folder that holds them.
-        side: "right" or "left". None takes the side from the file's name, and the right hand from a folder. A file of
-            the other side is an error.
+        path: MANO_RIGHT.pkl, MANO_LEFT.pkl, or the folder that contains these files.
+        side: "right" or "left"; a file of the other hand is then an error. None: as the file's name says; the right
+            hand if `path` is a folder.
         fingertip_vertices: a name in `FINGERTIP_VERTICES`.
-        fix_left_shape: negate the x axis of a left hand's shape directions: the released MANO_LEFT.pkl has the right
-            hand's sign there (vchoutas/smplx#48). Shapes of InterHand2.6M need it, those of DexYCB do not.
+        fix_left_shape: negate x in the shape directions of a left hand. The released MANO_LEFT.pkl has the sign of the
+            right hand there (vchoutas/smplx#48). Set it for the shapes of InterHand2.6M, but not for those of DexYCB.
 
     Returns:
         The hand, in mm.
 
     Raises:
-        UserError: a name is unknown, the file does not exist, is damaged, is not MANO, or refers to code.
+        UserError: an argument is unknown, or the file does not exist, is damaged, is not MANO's, or refers to code.
     """
     if fingertip_vertices not in FINGERTIP_VERTICES:
         raise UserError(f"fingertip vertices {fingertip_vertices!r} are unknown; use {', '.join(FINGERTIP_VERTICES)}")
@@ -89,17 +89,17 @@ def read(
 
 
 def read_pose_space(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the part of MANO that data sets need for their poses.
+    """Read MANO's mean pose and principal components, which the poses of some data sets refer to.
 
     Args:
         path: MANO_RIGHT.pkl, or its folder.
 
     Returns:
-        The mean pose (n, 45) and the principal components (n, 45, 45). n is 2, right and left, if MANO_LEFT.pkl is in
-        the same folder; else 1.
+        The mean pose (n, 45) and the principal components (n, 45, 45). n is 2 (right, left) if MANO_LEFT.pkl is in the
+        same folder, else 1 (right).
 
     Raises:
-        UserError: as `read`.
+        UserError: as for `read`.
     """
     right, _ = _find(path, "right")
     left = right.parent / _FILES["left"]
@@ -116,14 +116,14 @@ def pose_rotations(
         hand_model: has the mean pose and the principal components.
         pose: radians, in the form that `kind` names:
             "axis_angle": (..., 48) or (..., 16, 3);
-            "pca": (..., 3 + n), the wrist's axis-angle, then coefficients of the first n of 45 components. n = 45 means
-            components too, while smplx reads 45 numbers as axis-angles;
-            "matrix": (..., 16, 3, 3), returned as it is.
+            "pca": (..., 3 + n), the wrist's axis-angle, then coefficients of the first n of 45 components. With n = 45
+            these are coefficients, too, although smplx would read 45 numbers as axis-angles;
+            "matrix": (..., 16, 3, 3), returned unchanged.
         flat_hand_mean: True: the pose is absolute and 0 is the flat hand. False: 0 is the mean pose. Matrices are
             always absolute.
 
     Returns:
-        (..., 16, 3, 3) of the joints relative to their parents, in MANO's joint order.
+        Rotations (..., 16, 3, 3) of the joints relative to their parents, in MANO's joint order.
 
     Raises:
         UserError: the pose has another shape, or the kind is unknown.
@@ -140,17 +140,17 @@ def pose_rotations(
         fingers = jnp.matmul(pose[..., 3:], hand_model.components[: shape[-1] - 3], precision="highest")
     else:
         known = "axis_angle (..., 48) or (..., 16, 3), pca (..., 3 to 48), matrix (..., 16, 3, 3) with a flat hand mean"
-        raise UserError(f"a pose of kind {kind!r} and shape {shape} cannot be read; known are {known}")
+        raise UserError(f"a pose of kind {kind!r} and shape {shape} is unknown; use {known}")
     if not flat_hand_mean:
         fingers = fingers + hand_model.mean_pose
     return axis_angle_to_matrix(jnp.concatenate([wrist, fingers], -1).reshape(*pose.shape[:-1], NUM_JOINTS, 3))
 
 
 def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
-    """The file of a hand of `side` (see `read`), and its side."""
+    """Return the path of the MANO file, and "right" or "left" for its hand. The arguments are those of `read`."""
     path = Path(path).expanduser()
     if side not in (None, *SIDES):
-        raise UserError(f"side {side!r} is neither right nor left")
+        raise UserError(f'side must be "right" or "left", got {side!r}')
     if path.is_dir():
         path = path / _FILES[side or "right"]
     found = next((each for each in SIDES if each in path.name.lower()), side or "right")
@@ -162,26 +162,26 @@ def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays that `_SHAPES` names, checked; float64 in metres, `f` as stored."""
+    """Read and check the arrays listed in `_SHAPES`: float64 in metres; `f` as stored."""
     content = pickles.load(file, placeholders=_PLACEHOLDERS)
     if not isinstance(content, dict):
-        raise UserError(f"{file}: holds no dictionary of arrays: not a MANO file")
+        raise UserError(f"{file}: not a MANO file (no dictionary of arrays); give MANO_RIGHT.pkl or MANO_LEFT.pkl")
     for key, shape in _SHAPES.items():
         if key not in content:
-            raise UserError(f"{file}: has no {key!r}: not a MANO file")
+            raise UserError(f"{file}: not a MANO file (no key {key!r}); give MANO_RIGHT.pkl or MANO_LEFT.pkl")
         array = content[key]
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.shape != shape:
             found = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise UserError(f"{file}: {key} is {found}, not numbers {shape}: not a MANO file")
+            raise UserError(f"{file}: not a MANO file ({key} is {found} and not numbers of shape {shape})")
         if not np.isfinite(array).all():
             raise UserError(f"{file}: {key} is not finite; download it again")
     if tuple(content["kintree_table"][0, 1:]) != PARENTS[1:]:
-        raise UserError(f"{file}: kintree_table is not the tree of MANO's joints")
+        raise UserError(f"{file}: not a MANO file (kintree_table is another tree of joints)")
     if not 0 <= content["f"].min() <= content["f"].max() < 778:
-        raise UserError(f"{file}: f has indices of vertices that do not exist")
+        raise UserError(f"{file}: f has indices of vertices that do not exist; download the file again")
     extent = np.ptp(content["v_template"], axis=0).max()
     if not 0.02 < extent < 2:
-        raise UserError(f"{file}: v_template is {extent:.3g} long: not a hand in metres")
+        raise UserError(f"{file}: not a MANO file (v_template is {extent:.3g} long, a hand in metres about 0.2)")
     return {key: content[key] if key == "f" else content[key].astype(np.float64) for key in _SHAPES}
 
 
@@ -189,14 +189,14 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 class _Chumpy(pickles.Placeholder):
-    """chumpy.ch.Ch: the array `x`."""
+    """Placeholder of chumpy.ch.Ch, whose content is the array `x`."""
 
     def materialize(self, convert):
         return np.asarray(convert(self.state["x"]))
 
 
 class _Select(pickles.Placeholder):
-    """chumpy.reordering.Select: some elements of an array in a new shape, such as the first shape directions."""
+    """Placeholder of chumpy.reordering.Select: some elements of an array in a new shape, e.g. 10 shape directions."""
 
     def materialize(self, convert):
         values = convert(self.state["a"]).ravel()[convert(self.state["idxs"])]
@@ -204,7 +204,7 @@ class _Select(pickles.Placeholder):
 
 
 class _CsrMatrix(pickles.Placeholder):
-    """scipy.sparse's matrix compressed by rows."""
+    """Placeholder of SciPy's sparse matrix in compressed sparse row (CSR) format."""
 
     def materialize(self, convert):
         return self._dense(convert, self.state["_shape"])
@@ -212,12 +212,12 @@ class _CsrMatrix(pickles.Placeholder):
     def _dense(self, convert, shape):
         dense, row_start = np.zeros(shape), convert(self.state["indptr"])
         indices = np.repeat(np.arange(shape[0]), np.diff(row_start)), convert(self.state["indices"])
-        np.add.at(dense, indices, convert(self.state["data"]))  # entries with equal indices are summed
+        np.add.at(dense, indices, convert(self.state["data"]))  # entries at the same row and column are summed
         return dense
 
 
 class _CscMatrix(_CsrMatrix):
-    """scipy.sparse's matrix compressed by columns."""
+    """Placeholder of SciPy's sparse matrix in compressed sparse column (CSC) format."""
 
     def materialize(self, convert):
         return self._dense(convert, self.state["_shape"][::-1]).T

@@ -1,7 +1,7 @@
-"""MANO poses as data sets store them → absolute axis-angles in the camera frame.
+"""Convert the MANO poses of data sets to absolute axis-angles in the camera frame.
 
-MANO's arrays (mean and principal components of the poses) come with its files, under its licence, from the user. If a
-data set needs them and they are not available, its records have no pose.
+Some data sets store poses relative to MANO's mean pose or principal components. These arrays are in MANO's files, which
+users download under MANO's own licence. Without MANO's files the records of these data sets have no pose.
 """
 
 import cv2
@@ -11,15 +11,15 @@ from jaxhand.hand.skeleton import SIDES
 
 
 def select_side(arrays: np.ndarray | None, shape: tuple[int, ...], side: str) -> np.ndarray | None:
-    """Select MANO's array of one hand: MANO has one model for the right hand and one for the left.
+    """Select the array of the right or left hand: MANO has one model for each.
 
     Args:
-        arrays: (*shape) of the right hand alone, (2, *shape) of right and left, or None.
+        arrays: (*shape) or (1, *shape) for the right hand only; (2, *shape) for right and left; or None.
         shape: (45,) for `hands_mean`, (45, 45) for `hands_components`.
         side: "right" or "left".
 
     Returns:
-        (*shape) float64, or None if `arrays` has none for this side.
+        (*shape) float64, or None if `arrays` does not contain this hand.
     """
     if arrays is None:
         return None
@@ -32,7 +32,7 @@ def rotate_axis_angle(axis_angle: np.ndarray, rotation: np.ndarray) -> np.ndarra
 
     Args:
         axis_angle: (3,) orientation of a hand, radians.
-        rotation: (3, 3) matrix, applied after it.
+        rotation: (3, 3) matrix, applied after the orientation.
 
     Returns:
         (3,) axis-angle of the rotated hand, radians.

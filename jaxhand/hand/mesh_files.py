@@ -1,9 +1,10 @@
-"""Meshes as files that other programs open: Wavefront OBJ and binary glTF (GLB).
+"""Write meshes to files for other programs: Wavefront OBJ and binary glTF (GLB).
 
-OBJ defines no unit and no axes: ours are mm in the OpenCV camera frame (x right, y down, z forward), as in all that
-jaxhand writes. glTF requires metres and y up, so a GLB is rotated by 180° about x; viewers then show the camera's view.
+OBJ defines no unit and no axes: ours are mm in the OpenCV camera frame (x right, y down, z forward), as in all other
+files of jaxhand. glTF requires metres and y up. So a GLB is rotated by 180° about x; viewers show the camera's view.
 """
 
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ def write(path: str | Path, meshes: dict[str, tuple[np.ndarray, np.ndarray]]) ->
     Raises:
         UserError: the file cannot be written.
     """
-    import trimesh  # imported here: it takes half a second, and only writing meshes needs it
+    import trimesh  # imported here: the import takes half a second, and only this function needs trimesh
 
     path, scene = Path(path), trimesh.Scene()
     for name, (vertices, faces) in meshes.items():
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         scene.add_geometry(mesh.apply_transform(TO_GLTF) if path.suffix == ".glb" else mesh, name, name)
-    content = scene.export(file_type=path.suffix[1:], include_normals=True)  # for smooth shading
+    content: typing.Any = scene.export(file_type=path.suffix[1:], include_normals=True)  # for smooth shading
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:

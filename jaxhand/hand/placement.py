@@ -1,4 +1,4 @@
-"""Where a hand of known shape is before the camera: from its joints in millimetres and in pixels, or by depth.
+"""Find a hand's position in front of the camera, from its joints in mm (any origin) and in pixels, or from depth.
 
 Every function but `place_by_depth` takes NumPy or JAX arrays and returns the same kind.
 """
@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxhand.hand.skeleton import PARENTS
 
-NEAREST_MM = 50.0  # a joint nearer than that weighs no more
-ROUNDS = 3  # of weighting by the distance found before
+NEAREST_MM = 50.0  # smallest distance used for a weight, so that a very near joint does not dominate
+ROUNDS = 3  # number of least-squares solutions; the distances of each one are the weights of the next
 # (21,) mm from a joint to the skin in front of it: about the mean over views of the built-in hand
 SKIN_MM = np.array([18, 19, 15, 13, 5, *4 * [13, 11, 10, 5]], float)
 VOTE_MM, REFINE_MM = 25.0, 15.0  # standard deviations of a joint's depth, when the distance is searched and refined
@@ -19,14 +19,14 @@ SIZE_SPREAD = 0.3  # standard deviation of the logarithm of a hand's size over t
 
 
 def translation(joints, pixels, K):
-    """The translation that makes joints project to where they were seen, in closed form.
+    """Return the translation with which joints project to given pixels, by iteratively reweighted least squares.
 
-    A joint X moved by t lies on the ray u of its pixel where (X + t)_xy = u (Z + t_z): two linear equations in t for
-    each joint. They are divided by the joint's distance Z + t_z, so that errors count in pixels; the distances are
-    those of the round before.
+    A joint X, moved by t, lies on the ray u of its pixel if (X + t)_xy = u (Z + t_z): two linear equations in t per
+    joint, solved in closed form. The equations are divided by the joint's distance Z + t_z, so that the errors are
+    proportional to pixels. The distance is taken from the previous solution.
 
     Args:
-        joints: (..., N, 3) mm, around any origin, axes of the camera.
+        joints: (..., N, 3) mm, around any origin, along the camera's axes.
         pixels: (..., N, 2) px.
         K: (..., 3, 3), any camera whose last row is 0 0 1.
 
@@ -58,10 +58,10 @@ def translation(joints, pixels, K):
 
 
 def place_on_rays(joints, pixels, K):
-    """Joints (..., N, 3) mm around any origin → (..., N, 3) mm in the camera's frame: on the rays of their pixels.
+    """Move joints (..., N, 3) mm, around any origin, onto the rays of their pixels: (..., N, 3) mm in the camera frame.
 
-    The distance of a joint is its own z plus that of `translation`; x and y are where the ray of its pixel is then.
-    Arguments are those of `translation`.
+    The distance of a joint is its z plus the z of `translation`. Its x and y follow from the ray at this distance. The
+    arguments are those of `translation`.
     """
     z = joints[..., 2:] + translation(joints, pixels, K)[..., None, 2:]
     return rays(pixels, K) * z
@@ -122,14 +122,14 @@ def _depth_at(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def rays(pixels, K):
-    """Pixels (..., N, 2) → the points (..., N, 3) that project to them at z = 1."""
+    """Pixels (..., N, 2) → points (..., N, 3) at z = 1 that project to these pixels."""
     xp = _module(pixels, K)
     homogeneous = xp.concatenate([pixels, xp.ones_like(pixels[..., :1])], -1)
     return homogeneous @ xp.linalg.inv(K).swapaxes(-1, -2)
 
 
 def _solve(normal, right):
-    """The solution (..., 3) of three symmetric equations (..., 3, 3) whose first two unknowns are not coupled."""
+    """Solve normal (..., 3, 3) @ x = right (..., 3), where `normal` is symmetric and its entry [0, 1] is 0."""
     xp = _module(normal, right)
     total = normal[..., 0, 0]
     coupling = normal[..., 2, :2] / total[..., None]  # (..., 2)

@@ -1,29 +1,31 @@
-"""The turned squares that MediaPipe's networks look at, and the way from a crop back to its image.
+"""Rotated squares, which are the crops for MediaPipe's networks, and the mapping from a crop back to its image.
 
-Pixels are (x, y), integers are pixel centres. Formulas and numbers are those of MediaPipe's graphs.
+Pixels are (x, y); integers are pixel centres. Formulas and constants come from MediaPipe's graphs.
 """
 
 import dataclasses
 
 import numpy as np
 
-HAND_OVER_PALM, TOWARDS_FINGERS = 2.6, 0.5  # side over that of the palm's box; shift of the centre in palm sides
-HAND_OVER_JOINTS, TOWARDS_TIPS = 2.0, 0.1  # side over that of the box of the joints below; shift in sides of that box
+# Square from a palm: its side, and the shift of its centre to the fingers, both divided by the side of the palm's box
+HAND_OVER_PALM, TOWARDS_FINGERS = 2.6, 0.5
+# Square from joints: its side, and the shift of its centre, both divided by the side of the box around `PALM_JOINTS`
+HAND_OVER_JOINTS, TOWARDS_TIPS = 2.0, 0.1
 PALM_JOINTS = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)  # wrist, thumb, and the two lowest joints of each finger
 HAND_OVER_BOX = 1.5  # side of an upright square over the longer side of the box around all joints
-PALM_WRIST, PALM_MIDDLE_BASE = 2, 4  # among the nine points of a palm
+PALM_WRIST, PALM_MIDDLE_BASE = 2, 4  # indices among the nine points of a palm
 
 
 @dataclasses.dataclass(frozen=True)
 class Roi:
-    """A turned square in an image."""
+    """A rotated square in an image."""
 
     center: np.ndarray  # (2,) px
-    side: float  # px
-    up: np.ndarray  # (2,) unit vector that points up in the crop
+    side: float  # length of each side, px
+    up: np.ndarray  # (2,) unit vector in the image; the upward direction of the crop
 
     def matrix(self, size: int) -> np.ndarray:
-        """A (3, 3) that maps pixels of the image to those of the crop of `size` px."""
+        """Return A (3, 3), which maps pixels of the image to pixels of a crop of `size` x `size` px."""
         zoom = size / self.side
         (x, y) = self.up
         turn = zoom * np.array([[-y, x], [-x, -y]])  # `up` becomes (0, -1)
@@ -31,13 +33,13 @@ class Roi:
         return np.block([[turn, move[:, None]], [np.zeros((1, 2)), 1]])
 
     def rotation(self) -> np.ndarray:
-        """R (3, 3) that maps directions in the image's camera to those in the crop's: x right, y down, z away."""
+        """Return R (3, 3), which maps directions from the image's camera frame to the crop's (OpenCV axes)."""
         (x, y) = self.up
         return np.array([[-y, x, 0], [-x, -y, 0], [0, 0, 1]])
 
 
 def whole(width: int, height: int) -> Roi:
-    """The upright square around a whole image."""
+    """Return the upright square around an image of width x height px."""
     return Roi(np.array([width - 1, height - 1]) / 2, float(max(width, height)), np.array([0.0, -1.0]))
 
 
@@ -48,7 +50,7 @@ def of_box(box: np.ndarray) -> Roi:
 
 
 def of_palm(points: np.ndarray) -> Roi:
-    """The square around the hand whose palm has these points (9, 2), as the palm detector returns them."""
+    """Return the square around a hand, from the nine points (9, 2) px of its palm that the palm detector returns."""
     corner, opposite = points[:2]
     up = _unit(points[PALM_MIDDLE_BASE] - points[PALM_WRIST])
     side = max(float((opposite - corner).max()), 1.0)
@@ -56,7 +58,7 @@ def of_palm(points: np.ndarray) -> Roi:
 
 
 def of_joints(joints: np.ndarray) -> Roi:
-    """The square around a hand with joints (21, 2) px, in the order of `JOINT_NAMES`; for a second look."""
+    """Return the square around a hand with joints (21, 2) px in the order of `JOINT_NAMES`; for a second pass."""
     up = _unit(joints[6] / 4 + joints[10] / 2 + joints[14] / 4 - joints[0])
     right = np.array([-up[1], up[0]])
     along = joints[list(PALM_JOINTS)] @ np.stack([right, up], 1)  # (12, 2)
@@ -68,7 +70,7 @@ def of_joints(joints: np.ndarray) -> Roi:
 
 
 def to_image(pixels: np.ndarray, A: np.ndarray) -> np.ndarray:
-    """Pixels (N, 2) of a crop → of the image, where A (3, 3) maps the image to the crop."""
+    """Map pixels (N, 2) of a crop to pixels (N, 2) of its image. A (3, 3) maps from the image to the crop."""
     return (pixels - A[:2, 2]) @ np.linalg.inv(A[:2, :2]).T
 
 

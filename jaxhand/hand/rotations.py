@@ -12,7 +12,7 @@ def axis_angle_to_matrix(axis_angle: jax.Array) -> jax.Array:
     half = 0.5 * jnp.sqrt(jnp.where(small, 1.0, square))
     sinc = jnp.where(small, 1 - square / 24 * (1 - square / 80), jnp.sin(half) / half)  # sin(θ/2) / (θ/2)
     w = jnp.where(small, 1 - square / 8 * (1 - square / 48), jnp.cos(half))[..., 0]
-    x, y, z = jnp.moveaxis(0.5 * sinc * axis_angle, -1, 0)  # with w a unit quaternion
+    x, y, z = jnp.moveaxis(0.5 * sinc * axis_angle, -1, 0)  # (w, x, y, z) is a unit quaternion
     entries = (
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
@@ -24,7 +24,7 @@ def axis_angle_to_matrix(axis_angle: jax.Array) -> jax.Array:
 def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
     """Rotation matrices (..., 3, 3) → axis-angle (..., 3), radians.
 
-    The angle is in [0, pi]; at pi, where two opposite axes are the same rotation, either one is returned.
+    The angle is in [0, pi]. At pi two opposite axes describe the same rotation; either of them is returned.
     """
     (a, b, c), (d, e, f), (g, h, i) = jnp.moveaxis(matrix, (-2, -1), (0, 1))
     products = (  # 4 q qᵀ of the unit quaternion q = (w, x, y, z)
@@ -34,7 +34,7 @@ def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
         *(d - b, c + g, f + h, 1 - a - e + i),
     )
     products = jnp.stack(products, -1).reshape(*a.shape, 4, 4)
-    largest = jnp.argmax(jnp.diagonal(products, axis1=-2, axis2=-1), -1)  # its row is far from 0
+    largest = jnp.argmax(jnp.diagonal(products, axis1=-2, axis2=-1), -1)  # this row of `products` is far from 0
     quaternion = jnp.take_along_axis(products, largest[..., None, None], -2)[..., 0, :]  # (..., 4)
     quaternion = quaternion / jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
     quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
@@ -48,13 +48,13 @@ def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
 
 
 def rotation_6d_to_matrix(rotation_6d: jax.Array) -> jax.Array:
-    """6D vectors → rotation matrices: the two columns in them are made orthonormal, the third is their cross product.
+    """6D vectors → rotation matrices: two columns, made orthonormal, and their cross product as the third column.
 
     Zhou et al., "On the Continuity of Rotation Representations in Neural Networks" (2019), in the layout of HaMeR.
 
     Args:
-        rotation_6d: (..., 6), the first column and then the second. float32: a part of HaMeR's mean wrist rotation is
-            in the last bits of its second column.
+        rotation_6d: (..., 6), the first column and then the second. It must be float32: HaMeR's mean wrist rotation
+            needs the last bits of its second column.
 
     Returns:
         (..., 3, 3).
@@ -75,5 +75,5 @@ def matrix_to_rotation_6d(matrix: jax.Array) -> jax.Array:
 
 
 def mirror_axis_angle(axis_angle: jax.Array) -> jax.Array:
-    """Axis-angle (..., 3) of a hand → (..., 3) of its mirror image (x negated), which is a hand of the other side."""
+    """Axis-angle (..., 3) of a left hand → of its mirror image (x negated), a right hand; and the other way round."""
     return axis_angle * np.array([1, -1, -1], np.float32)

@@ -1,6 +1,6 @@
-"""A hand surface that follows 16 joints by linear blend skinning. MANO and the built-in hand differ in its arrays.
+"""A hand surface that follows 16 joints by linear blend skinning. MANO and the built-in hand are two sets of arrays.
 
-The model is SMPL's: Loper et al., "SMPL: A Skinned Multi-Person Linear Model" (2015), for hands Romero et al.,
+The model is SMPL's: Loper et al., "SMPL: A Skinned Multi-Person Linear Model" (2015); for hands: Romero et al.,
 "Embodied Hands" (2017).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # wrist, index 1-3, middle, little, ring, thumb
 NUM_FINGERTIPS, NUM_JOINTS = 5, 16
-# Indices of our 21 joints among the 5 fingertips and the 16 joints: the wrist, then each finger's joints and its tip
+# For each of our 21 joints, its index in an array of 5 fingertips and 16 joints: the wrist, then each finger to its tip
 _OUR_ORDER = np.array(
     [5, *(n for tip, base in enumerate((13, 1, 4, 10, 7)) for n in (5 + base, 6 + base, 7 + base, tip))]
 )
@@ -22,17 +22,18 @@ _OUR_ORDER = np.array(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SkinnedHand:
-    """The arrays of a hand. P points are V vertices, 5 fingertips (thumb to little), and 16 joints in `PARENTS`' order.
+    """The arrays of a hand. The P points are V vertices, 5 fingertips (thumb to little), 16 joints (see `PARENTS`).
 
-    It is hashed by identity: as a static argument of `jax.jit`, its arrays become constants of the program.
+    Objects are hashed by identity. If a hand is a static argument of `jax.jit`, its arrays become constants of the
+    compiled program.
     """
 
     name: str  # "mano" | "builtin"
     side: str  # "right" | "left"
     template: np.ndarray  # (P, 3) mm
     shape_dirs: np.ndarray  # (P, 3, 10) mm
-    pose_dirs: np.ndarray  # (P, 3, 135) mm, times the 15 finger rotations minus the identity, flattened row by row
-    global_scale_per_beta: float  # all lengths grow by this factor times the first shape parameter
+    pose_dirs: np.ndarray  # (P, 3, 135) mm; factors of (15 finger rotations - identity), flattened by rows
+    global_scale_per_beta: float  # all lengths are multiplied by 1 + this value * first shape parameter
     weights: np.ndarray  # (V + 5, 16) skinning weights of vertices and fingertips; rows sum to 1
     faces: np.ndarray  # (F, 3) int32, outward by the right-hand rule
     mean_pose: np.ndarray  # (45,) axis-angle
@@ -40,7 +41,7 @@ class SkinnedHand:
 
     @property
     def num_vertices(self) -> int:
-        """V, without the fingertips."""
+        """V, the number of vertices without the fingertips."""
         return len(self.weights) - NUM_FINGERTIPS
 
 
@@ -53,14 +54,14 @@ class Posed(typing.NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(
-    hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array, translation: jax.Array | None = None
+    hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array, translation: jax.Array | np.ndarray | None = None
 ) -> Posed:
     """Pose hands.
 
     Args:
         hand_model: the arrays of the hand.
-        rotations: (..., 16, 3, 3) of every joint relative to its parent, in `PARENTS`' order; the first one rotates the
-            hand about its wrist.
+        rotations: (..., 16, 3, 3) of every joint relative to its parent, in the order of `PARENTS`. The first one
+            rotates the hand about its wrist.
         shape: (..., 10) shape parameters.
         translation: (..., 3) mm, added to every point.
 
@@ -74,30 +75,29 @@ def forward(
     global_rotations, positions = _forward_kinematics(rotations, rest_points[..., -NUM_JOINTS:])
     surface = _skin(hand_model.weights, rest_points, global_rotations, positions)
     joints = jnp.concatenate([surface[..., hand_model.num_vertices :], positions], -1)[..., _OUR_ORDER]
-    if translation is None:
-        translation = np.zeros(3, np.float32)
+    shift = np.zeros(3, np.float32) if translation is None else translation
 
     def points(coordinates):
-        return coordinates.swapaxes(1, 2).reshape(*lead, coordinates.shape[-1], 3) + translation[..., None, :]
+        return coordinates.swapaxes(1, 2).reshape(*lead, coordinates.shape[-1], 3) + shift[..., None, :]
 
     return Posed(points(surface[..., : hand_model.num_vertices]), points(joints))
 
 
-# From here on the axis of points is the last one, (N, 3, P): operations on many points then access contiguous memory.
+# Below, points are the last axis, (N, 3, P), so that operations on many points access contiguous memory.
 
 
 def _rest_points(hand_model: SkinnedHand, rotations: jax.Array, shape: jax.Array) -> jax.Array:
-    """All points in the rest pose, (N, 3, P), with the corrections for shape and pose in one product."""
+    """All points in the rest pose, (N, 3, P). One matrix product computes the corrections for shape and pose."""
     pose_features = (rotations[:, 1:] - jnp.eye(3, dtype=rotations.dtype)).reshape(-1, 135)
     directions = np.concatenate([hand_model.shape_dirs, hand_model.pose_dirs], -1).swapaxes(0, 1).reshape(-1, 145)
     offsets = jnp.matmul(jnp.concatenate([shape, pose_features], -1), directions.T, precision="highest")
-    points = (hand_model.template.T.reshape(-1) + offsets).reshape(-1, 3, len(hand_model.template))  # (N, 3, P)
+    points = (offsets + hand_model.template.T.reshape(-1)).reshape(-1, 3, len(hand_model.template))  # (N, 3, P)
     scale = hand_model.global_scale_per_beta
     return points if scale == 0 else points * (1 + scale * shape[:, :1, None])
 
 
 def _forward_kinematics(rotations: jax.Array, rest_joints: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rotations and positions of the posed joints; five fingers of three joints start at the wrist.
+    """Rotations and positions of the posed joints. Five fingers with three joints each start at the wrist.
 
     Args:
         rotations: (N, 16, 3, 3) relative to the parents.
@@ -106,7 +106,7 @@ def _forward_kinematics(rotations: jax.Array, rest_joints: jax.Array) -> tuple[j
     Returns:
         Rotations (N, 3, 3, 16) relative to the rest pose, and positions (N, 3, 16).
     """
-    ends = rest_joints[..., 1:].reshape(-1, 3, 5, 3)  # the last axis: along the finger
+    ends = rest_joints[..., 1:].reshape(-1, 3, 5, 3)  # (N, 3, 5 fingers, 3 joints along the finger)
     wrist = jnp.broadcast_to(rest_joints[..., :1, None], (*ends.shape[:3], 1))
     bones = jnp.moveaxis(ends - jnp.concatenate([wrist, ends[..., :-1]], -1), 1, -1)  # (N, 5, 3, 3)
     steps = jnp.concatenate([rotations[:, 1:].reshape(-1, 5, 3, 3, 3), bones[..., None]], -1)  # (N, 5, 3, 3, 4)
@@ -123,7 +123,7 @@ def _forward_kinematics(rotations: jax.Array, rest_joints: jax.Array) -> tuple[j
 
 
 def _skin(weights: np.ndarray, rest_points: jax.Array, rotations: jax.Array, positions: jax.Array) -> jax.Array:
-    """Vertices and fingertips by linear blend skinning.
+    """Compute vertices and fingertips by linear blend skinning.
 
     Args:
         weights: (V + 5, 16).
@@ -136,6 +136,6 @@ def _skin(weights: np.ndarray, rest_points: jax.Array, rotations: jax.Array, pos
     """
     x, y, z = (rest_points[:, None, axis, :-NUM_JOINTS] for axis in range(3))
     shift = positions - jnp.sum(rotations * rest_points[:, None, :, -NUM_JOINTS:], 2)  # (N, 3, 16)
-    # Four products: XLA:CPU takes twice as long for one product of (N * 12, 16) whose parts are then summed.
+    # Four matrix products: a single one of (N * 12, 16), followed by a sum, takes XLA:CPU twice as long.
     blend = functools.partial(jnp.matmul, b=weights.T, precision="highest")
     return blend(rotations[:, :, 0]) * x + blend(rotations[:, :, 1]) * y + blend(rotations[:, :, 2]) * z + blend(shift)

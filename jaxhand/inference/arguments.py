@@ -154,7 +154,7 @@ def central_camera(focal: float, width: int, height: int) -> np.ndarray:
 def _checked_depth(depth, height: int, width: int) -> np.ndarray:
     """A depth image (H, W) as float32 mm, 0 where unknown."""
     is_numeric = isinstance(depth, np.ndarray) and depth.dtype.kind in "fiu"
-    depth = np.float32(_checked_array("depth", np.nan_to_num(depth) if is_numeric else depth, (height, width)))
+    depth = _checked_array("depth", np.nan_to_num(depth) if is_numeric else depth, (height, width)).astype(np.float32)
     measured = depth[depth > 0]
     if measured.size and np.median(measured) < 10:
         raise UserError("depth seems to be in metres, but must be in mm: multiply it by 1000")

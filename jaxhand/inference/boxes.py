@@ -1,7 +1,7 @@
-"""Hand boxes of images, and the files that list them.
+"""Bounding boxes of the hands in images, and files of such boxes.
 
-A file of boxes has one entry per hand. It is JSON Lines (one entry per line) or JSON: a list of entries, or an object
-whose `hands` is such a list, for example the joints.json that `predict` writes. The keys of an entry:
+A file of boxes has one entry per hand. Its format is JSON Lines (one entry per line) or JSON: a list of entries, or an
+object with a list of entries under the key `hands`, such as the joints.json that `predict` writes. Keys of an entry:
 
 - `image`: path of the image, relative to the file's folder or to the current folder. Required.
 - `bbox`: x0, y0, x1, y1 in px of the image. Required.
@@ -15,6 +15,7 @@ import json
 import math
 import numbers
 import os
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -26,10 +27,10 @@ from jaxhand.data.checks import array_of, checked_bbox, checked_K
 
 @dataclasses.dataclass(frozen=True)
 class HandBoxes:
-    """The n hands of one image.
+    """The bounding boxes of the n hands in one image.
 
     Args:
-        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: as `ImagePredictor` does without boxes.
+        boxes: (n, 4) x0, y0, x1, y1 in px of the image; None: no boxes, see `ImagePredictor`.
         sides: "right" or "left" for each hand; with `boxes` None one word or None.
         scores: confidence of the detector for each hand; None where it is not known.
         K: (3, 3) camera matrix of the image in px; None: unknown.
@@ -45,17 +46,17 @@ NO_HANDS = HandBoxes(np.zeros((0, 4)), [], [])
 
 
 def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
-    """Read a file of boxes.
+    """Read a file of boxes; the module's docstring describes its format.
 
     Args:
-        path: the file, in one of the forms that the module's docstring describes.
+        path: the file.
 
     Returns:
-        Real path of an image → its hands, both in the order of the file.
+        Real path of an image → the hands of that image. Images and hands are in the order of the file.
 
     Raises:
-        UserError: the file cannot be read, or an entry is wrong. The message names the file, the line or the entry's
-            number, and the mistake.
+        UserError: the file cannot be read, or an entry is wrong. The message contains the file, the line or the number
+            of the entry, and the mistake.
     """
     path, entries_of_image = Path(path), {}
     for location, entry in _read_entries(path):
@@ -63,31 +64,37 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
             hand = parse_hand(entry)
             name = entry.get("image")
             if not isinstance(name, str):
-                raise UserError("missing key 'image', the path of the image")
+                raise UserError("missing key 'image' (path of the image)")
             next_to_file = path.parent / name
             hands = entries_of_image.setdefault(os.path.realpath(next_to_file if next_to_file.exists() else name), [])
-            if hands and not np.array_equal(hands[0].K, hand.K):
-                raise UserError(f"K differs from the K of an earlier hand of {name}: one image has one camera")
+            if hands and not _equal(hands[0].K, hand.K):
+                raise UserError(
+                    f"K differs from the K of an earlier hand in {name}; give all hands of an image the same K"
+                )
         except UserError as error:
             raise UserError(f"{location}: {error}") from None
         hands.append(hand)
     return {image: merge_hands(hands) for image, hands in entries_of_image.items()}
 
 
+def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    return first is second if first is None or second is None else np.array_equal(first, second)
+
+
 def parse_hand(entry: object) -> HandBoxes:
-    """Check one hand as a file of boxes or a detector describes it.
+    """Check and convert one hand, from an entry of a file of boxes or from a detector.
 
     Args:
-        entry: a mapping with `bbox`, and optionally `hand`, `score` and `K`, as the module's docstring describes them.
+        entry: a mapping with `bbox`, and optionally `hand`, `score` and `K`; see the module's docstring.
 
     Returns:
-        That one hand.
+        A `HandBoxes` with one hand.
 
     Raises:
         UserError: a key is missing or a value is wrong.
     """
     if not isinstance(entry, Mapping):
-        raise UserError(f"a hand must be an object with bbox, got {entry!r}")
+        raise UserError(f"a hand must be an object with the key bbox, got {entry!r}")
     if "bbox" not in entry:
         raise UserError("missing key 'bbox'")
     side, score = entry.get("hand", "right"), entry.get("score")
@@ -101,21 +108,23 @@ def parse_hand(entry: object) -> HandBoxes:
 
 
 def merge_hands(hands: list[HandBoxes]) -> HandBoxes:
-    """Merge hands of one image, which have the same K, into one object."""
-    boxes = np.concatenate([np.zeros((0, 4)), *(hand.boxes for hand in hands)])
+    """Merge the hands of one image, which all have the same K, into one `HandBoxes`."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(hand.boxes for hand in hands if hand.boxes is not None)])
     sides, scores = ([value for hand in hands for value in getattr(hand, name)] for name in ("sides", "scores"))
     return HandBoxes(boxes, sides, scores, hands[0].K if hands else None)
 
 
-def _read_entries(path: Path) -> Iterator[tuple[str, object]]:
-    """Yield (location for error messages, raw JSON entry) for every hand of a file."""
+def _read_entries(path: Path) -> Iterator[tuple[str, typing.Any]]:
+    """Yield a pair for every hand of a file: its location for error messages, and its JSON entry, not yet checked."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read boxes {path}: {getattr(error, 'strerror', 'it is not text')}") from None
+        raise UserError(
+            f"{path}: the boxes cannot be read ({getattr(error, 'strerror', 'the file is not text')})"
+        ) from None
     try:
         content = json.loads(text)
-    except ValueError:  # several lines of JSON Lines, or broken JSON
+    except ValueError:  # the file is JSON Lines, or invalid JSON
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
@@ -125,7 +134,7 @@ def _read_entries(path: Path) -> Iterator[tuple[str, object]]:
         return
     entries = content
     if isinstance(content, dict):
-        entries = content.get("hands", [content])  # a single line of JSON Lines is an object, too
+        entries = content.get("hands", [content])  # without `hands`: a JSON Lines file with one line
     if not isinstance(entries, list):
-        raise UserError(f"{path}: neither a list of hands nor an object with `hands`")
+        raise UserError(f"{path}: must be a list of hands, or an object with the key hands")
     yield from ((f"{path}: hand {number}", entry) for number, entry in enumerate(entries))

@@ -1,11 +1,11 @@
-"""Hand detectors: MediaPipe's networks, or any function that a user names as `module:function`.
+"""Hand detectors: MediaPipe's networks, or a function of the user, given as `module:function`.
 
-`mediapipe` stands for the networks in runs/mediapipe or, without that folder, in the installed package mediapipe; the
-run folder of `jaxhand convert mediapipe` may also be named.
+`mediapipe` means the networks in runs/mediapipe or, without that folder, in the installed package mediapipe. A run
+folder of `jaxhand convert mediapipe` can be given, too.
 
-A detector of your own is one function, `detect(image)`. It takes an image (H, W, 3) uint8 RGB and returns a list with
-one entry per hand: {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` may be missing
-(then it is "right"), and so may `score`. An image without hands has an empty list.
+A detector of your own is one function, `detect(image)`. Its argument is an image (H, W, 3) uint8 RGB. It returns a list
+of hands {"bbox": (x0, y0, x1, y1) in px, "hand": "right" or "left", "score": 0 to 1}. `hand` and `score` are optional;
+the default of `hand` is "right". For an image without hands, the list is empty.
 """
 
 import importlib.util
@@ -27,14 +27,14 @@ OLD_NAME = "jaxhand.interop.mediapipe:detect"  # when these networks ran through
 
 
 def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
-    """Import a detector and wrap it, so that what it returns is checked.
+    """Import a detector, and wrap it in a function that checks the returned hands.
 
     Args:
         spec: "mediapipe", a run folder, or "module:function". The module may be a file in the current folder.
 
     Returns:
-        A function of an image (H, W, 3) uint8 RGB that returns the image's hands. It raises a UserError where the
-        detector fails or returns anything but a list of hands.
+        A function: image (H, W, 3) uint8 RGB → the hands of the image. It raises a UserError if the detector fails or
+        does not return a list of hands.
 
     Raises:
         UserError: MediaPipe's networks are not there, or the module cannot be imported or has no such function; see
@@ -53,7 +53,7 @@ def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
             found = detect(image)
         except UserError:
             raise
-        except Exception as error:  # a mistake in the user's own function
+        except Exception as error:  # an error in the user's function
             raise UserError(f"detector {spec} failed: {_describe(error)}") from error
         if not isinstance(found, (list, tuple)):
             raise UserError(f"detector {spec} must return a list of hands, got {type(found).__name__}")
@@ -87,13 +87,13 @@ def _of_pipeline(pipeline: Pipeline) -> Callable[[np.ndarray], HandBoxes]:
     def detect(image: np.ndarray) -> HandBoxes:
         [found] = pipeline([image])
         sides = ["right" if right > 0.5 else "left" for right in found["right"]]
-        return HandBoxes(np.float64(found["boxes"]), sides, found["score"].tolist())
+        return HandBoxes(np.asarray(found["boxes"], np.float64), sides, found["score"].tolist())
 
     return detect
 
 
 def _describe(error: Exception) -> str:
-    """An error in one line, with the line of the user's code where it was raised."""
+    """Describe an error in one line of text, with the file and line number of the user's code that raised it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -1,4 +1,4 @@
-"""Image files in, predicted hands out: files are read in groups, and their hands go through the model together."""
+"""Predict the hands in image files. The model processes the hands of several files in one batch."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.inference.arguments import ImagePredictor, central_camera, exif_camera
 from jaxhand.inference.boxes import HandBoxes
 
-IMAGES_IN_MEMORY = 16  # images that are read before their hands go through the model
+IMAGES_IN_MEMORY = 16  # number of images that are read at a time, before the model runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class ImagePrediction:
     Args:
         path: the image file.
         image: (H, W, 3) uint8 RGB.
-        hands: the arrays that `ImagePredictor` returns, one row per hand; instead of `image` there is always `score`
-            (N,), the confidence of the detector or None for each hand.
+        hands: the arrays that `ImagePredictor` returns, one row per hand, but without `image` and with always `score`
+            (N,): the confidence of the detector for each hand, or None.
         camera: where the focal length is from: "given", "exif" or "guess".
     """
 
@@ -47,9 +47,9 @@ def predict_files(
     Args:
         predictor: the model.
         paths: the image files.
-        find_hands: function of a path and its image (H, W, 3) uint8 RGB that returns the hands of the image.
-        K: (3, 3) camera matrix in px, for the images whose hands come without one.
-        focal: focal length in px, used where there is no K; the principal point is then the image centre. Without it
+        find_hands: function: path, image (H, W, 3) uint8 RGB → the hands of the image.
+        K: (3, 3) camera matrix in px, for images for which `find_hands` returns no K.
+        focal: focal length in px, for images without any K; the principal point is then the image centre. Without it
             the focal length is that of the file's EXIF data.
         depth_paths: one 16-bit PNG in mm for each image; None: no depth.
 
@@ -57,7 +57,7 @@ def predict_files(
         One `ImagePrediction` for each file, in the order of `paths`.
 
     Raises:
-        UserError: a file cannot be read, or its hands are wrong. The message names the file.
+        UserError: a file cannot be read, or its hands are wrong. The message contains the file's path.
     """
     for start in range(0, len(paths), IMAGES_IN_MEMORY):
         group = paths[start : start + IMAGES_IN_MEMORY]

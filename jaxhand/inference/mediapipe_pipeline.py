@@ -162,16 +162,16 @@ class Pipeline:
         """The hand in the crop of each image: as `__call__`, of one hand, whether or not it is likely one."""
         if not rois:
             return []
-        readings = HandReading(*self._through(self._hand, images, rois, CROP))
+        readings = dict(zip(HandReading._fields, self._through(self._hand, images, rois, CROP)))
         found = []
         for i, square in enumerate(rois):
-            joints = roi.to_image(readings.pixels[i], square.matrix(CROP))
+            joints = roi.to_image(readings["pixels"][i], square.matrix(CROP))
             found.append(
                 {
                     "keypoints_2d": joints,
-                    "world": readings.world[i] @ square.rotation(),  # R^T of every joint
-                    "score": readings.presence[i],
-                    "right": readings.right[i],
+                    "world": readings["world"][i] @ square.rotation(),  # R^T of every joint
+                    "score": readings["presence"][i],
+                    "right": readings["right"][i],
                     "boxes": np.concatenate([joints.min(0), joints.max(0)]),
                 }
             )

@@ -50,11 +50,11 @@ class MediapipePredictor(ImagePredictor):
             joints = [place_by_depth(*hand, photograph.depth) for hand in zip(joints, pixels)]
         sides = photograph.sides if photograph.boxes is not None else photograph.sides * count
         return {
-            "keypoints_3d": np.float32(joints).reshape(-1, 21, 3),
-            "keypoints_2d": np.float32(pixels),
+            "keypoints_3d": np.asarray(joints, np.float32).reshape(-1, 21, 3),
+            "keypoints_2d": np.asarray(pixels, np.float32),
             "is_right": np.array([likely > 0.5 if side is None else side == "right"
                                   for side, likely in zip(sides, found["right"])], bool),
-            "score": np.float64(found["score"]),
-            "boxes": np.float64(found["boxes"] if photograph.boxes is None else photograph.boxes),
+            "score": np.asarray(found["score"], np.float64),
+            "boxes": np.asarray(found["boxes"] if photograph.boxes is None else photograph.boxes, np.float64),
             "K": K,
         }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,20 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "mano_shape": ("mano_shape", 5),
 }
 _UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
-_PICTURE_SIDE = 512  # px; the pictures of smaller images are enlarged up to this
+_PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
 
 class PredictionWriter:
-    """Writes predictions into a folder: the pictures and meshes of each image at once, joints.json at the end.
+    """Writes predictions into a folder: pictures and meshes after each image, joints.json at the end.
 
-    Use it as a context manager: joints.json is then also written where an error ends the command early.
+    Use the writer as a context manager: joints.json is then written even if an error ends the command early.
 
     Args:
-        folder: the folder to write to; made if missing.
+        folder: the output folder; it is created if it does not exist.
         mesh_kinds: kinds of the mesh files, some of `mesh_files.KINDS`.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path, mesh_kinds: tuple[str, ...] = mesh_files.KINDS):
@@ -60,7 +61,9 @@ class PredictionWriter:
         """
         path, image, hands = prediction.path, prediction.image, prediction.hands
         if not np.isfinite(hands["keypoints_3d"]).all():
-            raise UserError(f"{path}: the predicted joints are not finite; the model's parameters are broken")
+            raise UserError(
+                f"{path}: the predicted joints are not finite; the model's parameters are damaged: use another run"
+            )
         stem = self._new_stem(path)
         self._num_images += 1
         if not len(hands["is_right"]):
@@ -70,7 +73,7 @@ class PredictionWriter:
         scale = max(1, _PICTURE_SIDE // max(image.shape[:2]))
         picture = upscale(image, scale)
         for pixels in hands["keypoints_2d"]:
-            picture = draw_skeleton(picture, (pixels + 0.5) * scale - 0.5, scale=1)  # pixel centres stay pixel centres
+            picture = draw_skeleton(picture, (pixels + 0.5) * scale - 0.5, scale=1)  # keeps pixel centres at integers
         write_png(self.folder / files["overlay"], picture)
         if "vertices" in hands:
             files |= {"mesh_overlay": f"{stem}_mesh.png"} | {kind: f"{stem}.{kind}" for kind in self.mesh_kinds}
@@ -79,16 +82,16 @@ class PredictionWriter:
         print(f"{path} -> {self.folder / files['overlay']}")
 
     def _new_stem(self, path: Path) -> str:
-        """The stem of the output files; images of the same name in different folders are numbered."""
+        """Return a new stem for the output files. If an earlier image has the same name, a number is appended."""
         candidates = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
         stem = next(name for name in candidates if name not in self._stems)
         self._stems.add(stem)
         return stem
 
     def _write_meshes(self, files: dict[str, str], image: np.ndarray, scale: int, hands: dict) -> None:
-        """Draw the meshes of all hands over the image, and write them as objects of one file of each kind."""
+        """Draw the meshes of all hands over the image. Write one mesh file of each kind, with one object per hand."""
         num_hands, num_vertices = hands["vertices"].shape[:2]
-        faces = hands["faces"] + num_vertices * np.arange(num_hands)[:, None, None]  # (N, F, 3) of all vertices
+        faces = hands["faces"] + num_vertices * np.arange(num_hands)[:, None, None]  # (N, F, 3) into all vertices
         vertices, faces = hands["vertices"].reshape(-1, 3), faces.reshape(-1, 3)
         write_png(self.folder / files["mesh_overlay"], draw_mesh(image, vertices, faces, hands["K"][0], scale=scale))
         meshes = {
@@ -112,9 +115,9 @@ class PredictionWriter:
 
 
 def _json_entry(path: Path, hands: dict, row: int, files: dict[str, str]) -> dict:
-    """One hand of joints.json. A file of boxes accepts the same entry."""
+    """One hand of joints.json. It is also a valid entry of a file of boxes."""
     score = hands["score"][row]
-    entry = {"image": str(path), "hand": _side(hands["is_right"][row])}
+    entry: dict[str, typing.Any] = {"image": str(path), "hand": _side(hands["is_right"][row])}
     entry |= ({} if score is None else {"score": score}) | files
     for name, (key, decimals) in _JSON_ARRAYS.items():
         if key in hands:

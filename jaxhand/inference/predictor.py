@@ -56,12 +56,12 @@ class Predictor(ImagePredictor):
 
     def _records(self, photograph: Photograph) -> list[Record]:
         """One record without labels for each box; without boxes, of the hand whose crop is the whole image."""
-        boxes, no_labels = photograph.boxes, (np.zeros((21, 3)), np.zeros(21))
+        boxes, (height, width) = photograph.boxes, photograph.image.shape[:2]
         if boxes is None:
-            boxes = [whole_image_box(*photograph.image.shape[1::-1], self.config.data.crop_scale)]
+            boxes = [whole_image_box(width, height, self.config.data.crop_scale)]
         K = photograph.camera(self.crop_rule)
         return [
-            Record(photograph.image, K, *no_labels, side or "right", photograph.depth, box)
+            Record(photograph.image, K, np.zeros((21, 3)), np.zeros(21), side or "right", photograph.depth, box)
             for box, side in zip(boxes, photograph.sides)
         ]
 
@@ -86,7 +86,7 @@ class Predictor(ImagePredictor):
         predictions = {key: _concatenate([output[key] for output in outputs], len(records)) for key in outputs[0]}
         inputs = {
             "K": np.reshape([record.K for record in records], (-1, 3, 3)),
-            "boxes": np.reshape([record.bbox for record in records], (-1, 4)),
+            "boxes": np.array([record.bbox for record in records], np.float64).reshape(-1, 4),
             "is_right": np.array([record.hand == "right" for record in records], bool),
         }
         K_crop = _concatenate(K_crop, len(records))
@@ -94,7 +94,8 @@ class Predictor(ImagePredictor):
 
     def _apply_model(self, params, batch_stats, batch: dict) -> dict:
         """A batch of crops → the model's predictions, all as right hands in their crops."""
-        predictions = nnx.merge(self._graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
+        model = nnx.merge(self._graphdef, params, batch_stats)
+        predictions: dict = dict(model(batch | {"image": as_float(batch["image"])}))
         if "camera" in predictions:
             image_size = self.config.data.image_size
             translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
@@ -121,8 +122,8 @@ class Predictor(ImagePredictor):
             The same arrays in the images' cameras, and `faces` where there are `vertices`.
         """
         pixels, joints = uncrop(predictions["keypoints_2d"], predictions["keypoints_3d"], K_crop, K, is_right)
-        predictions |= {"keypoints_2d": np.float32(pixels), "keypoints_3d": np.float32(joints)}
-        mirror = np.where(is_right[:, None, None], 1, np.float32([-1, 1, 1]))  # (N, 1, 3)
+        predictions |= {"keypoints_2d": np.asarray(pixels, np.float32), "keypoints_3d": np.asarray(joints, np.float32)}
+        mirror = np.where(is_right[:, None, None], 1, np.array([-1, 1, 1], np.float32))  # (N, 1, 3)
         if "vertices" in predictions:
             predictions["vertices"] = predictions["vertices"] * mirror
             faces = hand.load(self.config.hand).faces

@@ -1,1 +1,1 @@
-"""Weights of other projects: read from their files without their libraries, and mapped to our parameter names."""
+"""Reads the weights of other projects from files, without the projects' libraries, and converts them to our models."""

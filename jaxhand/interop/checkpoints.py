@@ -1,9 +1,13 @@
-"""Checkpoints of HaMeR, WiLoR and ViTPose → configs and arrays of our models; one tensor is in memory at a time."""
+"""Converts checkpoints of HaMeR, WiLoR and ViTPose into configs and arrays of our models.
+
+Only one tensor of the checkpoint is in memory at a time.
+"""
 
 import collections
 import dataclasses
 import functools
 import math
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,32 +23,37 @@ from jaxhand.interop import names, safetensors, torch_file
 from jaxhand.interop.tensor import Tensor
 from jaxhand.models.hamer import CAMERA_PX
 
-VIT_HEADS = {384: 12, 768: 12, 1024: 16, 1280: 16}  # attention heads of ViTPose by width; shapes do not contain them
-DECODER_HEAD_WIDTH = 64  # of HaMeR's decoder
+VIT_HEADS = {
+    384: 12,
+    768: 12,
+    1024: 16,
+    1280: 16,
+}  # width of ViTPose → number of attention heads, which no tensor's shape shows
+DECODER_HEAD_WIDTH = 64  # channels of an attention head of HaMeR's decoder
 TREES = ("params", "non_trainable")
-ALIGNMENT = 64  # bytes: JAX on a CPU uses arrays with this alignment without a copy
+ALIGNMENT = 64  # bytes; JAX on a CPU uses arrays with this alignment without a copy
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """A model's arrays, float32 on the host, and for every tensor of the file whether it is used."""
+    """Arrays of a converted model (float32 NumPy), and for every tensor of the file whether it is used."""
 
     config: Config
     params: dict
-    non_trainable: dict  # batch statistics, the mean hand
+    non_trainable: dict  # batch statistics, mean MANO parameters
     used: dict[str, str]  # key in the file → path in the model
     unused: dict[str, str]  # key in the file → reason
-    partial: bool  # only a backbone
+    partial: bool  # whether only a backbone was converted
 
     def summary(self) -> list[str]:
-        """Lines on the model, on used tensors, and one per reason with the number of unused tensors."""
+        """Text lines: size of the model, number of used tensors, and for each reason the number of unused tensors."""
         vit = self.config.model.vit
         count = sum(leaf.size for leaf in jax.tree.leaves((self.params, self.non_trainable)))
         name = "backbone" if self.partial else self.config.model.name
-        size = f"{name}, {vit.depth} blocks, {vit.width} wide with {vit.heads} heads, {count / 1e6:.1f} M numbers"
+        size = f"{name}, {vit.depth} blocks, {vit.width} wide with {vit.heads} heads, {count / 1e6:.1f} M values"
         reasons = collections.Counter(self.unused.values())
         unused = [f"{count} not used: {reason}" for reason, count in reasons.items()]
-        return [size, f"{len(self.used)} tensors used, none is missing", *unused]
+        return [size, f"{len(self.used)} tensors used, no tensor is missing", *unused]
 
     def report(self) -> list[str]:
         """One line for every key of the file."""
@@ -56,20 +65,23 @@ class Converted:
 def convert(
     kind: str, path: str | Path, *, model_config: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Converted:
-    """Convert a checkpoint. Sizes come from the tensors' shapes, numbers of attention heads from the released models.
+    """Convert a checkpoint.
+
+    The model's sizes follow from the shapes of the tensors. Numbers of attention heads are those of the released
+    models.
 
     Args:
-        kind: "hamer", "wilor", or "vitpose": only the backbone, also from files of the other two.
-        path: a file of torch.save, or .safetensors.
-        model_config: HaMeR's or WiLoR's model_config.yaml, if the decoder has another number of heads.
-        overrides: `key.sub=value` of our config, such as model.vit.heads=16; they take precedence.
+        kind: "hamer" or "wilor"; or "vitpose" for only the backbone, from a file of ViTPose, HaMeR or WiLoR.
+        path: the file, of torch.save or .safetensors.
+        model_config: HaMeR's or WiLoR's model_config.yaml; needed only if the decoder has another number of heads.
+        overrides: `key.sub=value` of our config, such as model.vit.heads=16; they replace sizes from the file.
 
     Returns:
         The arrays and a report on every tensor.
 
     Raises:
-        UserError: the file cannot be read, a tensor is missing or does not have the model's shape (both are named), or
-            a number in it is not finite.
+        UserError: the file cannot be read; or a tensor is missing, has another shape than in the model, or has a value
+            that is not finite. The message contains the name of the tensor.
     """
     path = Path(path)
     tensors, unused = _tensors(kind, path)
@@ -90,8 +102,8 @@ def convert(
 
 
 def _tensors(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights of a checkpoint by name, and its other contents with the reason why they are not used."""
-    saved = safetensors.read(path) if path.suffix == ".safetensors" else torch_file.read(path)
+    """Read a checkpoint: name → weight, and name of any other entry → reason why it is not used."""
+    saved: typing.Any = safetensors.read(path) if path.suffix == ".safetensors" else torch_file.read(path)
     unused = {}
     if isinstance(saved, dict):
         inner = next((name for name in ("state_dict", "model") if isinstance(saved.get(name), dict)), None)
@@ -100,25 +112,25 @@ def _tensors(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             saved = saved[inner]
         saved = {str(key).removeprefix("module."): value for key, value in saved.items() if isinstance(value, Tensor)}
     if not isinstance(saved, dict) or not saved:
-        raise UserError(f"{path}: contains no weights: expected tensors by name, or under state_dict")
+        raise UserError(f"{path}: contains no weights; expected a dict of tensors, or such a dict under state_dict")
     if kind == "vitpose" and "pos_embed" in saved:
         saved = {f"backbone.{key}": value for key, value in saved.items()}
     return saved, unused
 
 
 def _sizes(kind: str, tensors: dict[str, Tensor], path: Path, overrides: Sequence[str]) -> list[str]:
-    """The sizes of the model, read from the shapes of the tensors, as overrides of the config."""
+    """Overrides of the config with the sizes of the model, which follow from the shapes of the tensors."""
 
     def shape(key: str, axes: int) -> tuple[int, ...]:
         if key not in tensors:
             found = ascii(list(tensors)[:3])[:150]
-            raise UserError(f"{path}: has no {key}, so it is not a checkpoint of {kind}; it has {found}, …")
+            raise UserError(f"{path}: not a checkpoint of {kind}: the tensor {key} is missing; the file has {found}, …")
         if len(tensors[key].shape) != axes:
-            raise UserError(f"{path}: {key} has shape {tensors[key].shape}, but {kind} has {axes} axes there")
+            raise UserError(f"{path}: {key} has shape {tensors[key].shape}, but {kind} needs {axes} axes")
         return tensors[key].shape
 
     width, _, patch, _ = shape("backbone.patch_embed.proj.weight", 4)
-    rows = math.isqrt((shape("backbone.pos_embed", 3)[1] - 1) * 4 // 3)  # the grid is three quarters as wide as high
+    rows = math.isqrt((shape("backbone.pos_embed", 3)[1] - 1) * 4 // 3)  # width of the grid = 3/4 of its height
     vit = {
         "width": width,
         "depth": names.count_layers(tensors, "backbone.blocks.{}.norm1.weight"),
@@ -147,7 +159,7 @@ def _sizes(kind: str, tensors: dict[str, Tensor], path: Path, overrides: Sequenc
 
 
 def _decoder(path: str | Path | None) -> list[str]:
-    """Heads of the decoder from a model_config.yaml of HaMeR or WiLoR, as overrides; its camera is checked."""
+    """Read the decoder's heads from a model_config.yaml, as overrides of the config. The focal length is checked."""
     if path is None:
         return []
     try:
@@ -166,7 +178,7 @@ def _decoder(path: str | Path | None) -> list[str]:
 
 
 def _abstract(config: Config) -> dict:
-    """Shape and dtype of a model's arrays: {(tree, path): …}, such as ("params", "backbone/positions")."""
+    """Shapes and dtypes of a model's arrays; a key is (tree, path), such as ("params", "backbone/positions")."""
     _, params, non_trainable = nnx.split(nnx.eval_shape(functools.partial(models.build, config)), nnx.Param, ...)
     flat = {}
     for tree, state in zip(TREES, (params, non_trainable)):
@@ -176,11 +188,11 @@ def _abstract(config: Config) -> dict:
 
 
 def _check(path: Path, kind: str, tensors: dict, plan: dict, wanted: dict) -> None:
-    """Check, before any tensor is read, that all tensors of a model are in the file and have the right shape."""
+    """Check that the file has all tensors of a model, in the right shapes, before any tensor is read."""
     missing = [key for source in plan.values() for key in source.keys if key not in tensors]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"{path}: {', '.join(missing[:3])}{more} missing, which {kind} needs")
+        raise UserError(f"{path}: not a complete checkpoint of {kind}: {', '.join(missing[:3])}{more} missing")
     for name, source in plan.items():
         shape = wanted[name].shape[source.stacked :]
         for key in source.keys:
@@ -189,16 +201,20 @@ def _check(path: Path, kind: str, tensors: dict, plan: dict, wanted: dict) -> No
             except (ValueError, IndexError):  # another number of axes
                 fits = False
             if not fits:
-                raise UserError(f"{path}: {key} {tensors[key].shape} does not fit {name[1]} {shape} of the model")
+                raise UserError(
+                    f"{path}: {key} of shape {tensors[key].shape} does not fit the model's {name[1]} of shape {shape}"
+                )
 
 
 def _read(path: Path, tensors: dict[str, Tensor], source: names.Source, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of our model, float32, from its tensors."""
+    """Read the tensors that make up one array of our model; returns the array, float32."""
     array = _empty(shape)
     for row, key in enumerate(source.keys):
         tensor = tensors[key].read()
         if not np.isfinite(tensor).all():
-            raise UserError(f"{path}: {key} is not finite: the file is damaged, or its training diverged")
+            raise UserError(
+                f"{path}: {key} has values that are not finite: the file is damaged, or its training diverged"
+            )
         array[row if source.stacked else ...] = source.transform(tensor)
     return array
 
@@ -211,7 +227,7 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _nested(flat: dict[str, np.ndarray]) -> dict:
-    """{"a/0/b": x} → {"a": {0: {"b": x}}}: nnx writes lists as dicts of integers."""
+    """Nest a dict: {"a/0/b": x} → {"a": {0: {"b": x}}}. A list of nnx is a dict with integer keys."""
     tree = {}
     for path, array in flat.items():
         *parents, last = [int(part) if part.isdecimal() else part for part in path.split("/")]

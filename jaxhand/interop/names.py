@@ -1,4 +1,4 @@
-"""Names and shapes of our models' parameters in checkpoints of HaMeR, WiLoR and ViTPose."""
+"""Names and shapes that our models' parameters have in checkpoints of HaMeR, WiLoR and ViTPose."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ import numpy as np
 from jaxhand.models.refine import SCALES
 
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-Transform = Callable[[np.ndarray], np.ndarray]  # of a tensor's axes, from the checkpoint's to ours
+Transform = Callable[[np.ndarray], np.ndarray]  # from the axes of a checkpoint's tensor to those of our array
 
 
 def _same(x: np.ndarray) -> np.ndarray:
@@ -17,17 +17,17 @@ def _same(x: np.ndarray) -> np.ndarray:
 
 
 def _linear(x: np.ndarray) -> np.ndarray:
-    """(out, in) → (in, out)."""
+    """Kernel of a linear layer: (out, in) → (in, out)."""
     return x.T
 
 
 def _conv(x: np.ndarray) -> np.ndarray:
-    """A convolution of patches that do not overlap, (out, in, h, w) → a matrix product, (h * w * in, out)."""
+    """Kernel of a convolution with stride = kernel size: (out, in, h, w) → matrix (h * w * in, out)."""
     return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
 
 
 def _deconv(x: np.ndarray) -> np.ndarray:
-    """A transposed convolution, (in, out, h, w) → (h, w, in, out), rotated by 180°."""
+    """Kernel of a transposed convolution: (in, out, h, w) → (h, w, in, out), rotated by 180°."""
     return x.transpose(2, 3, 0, 1)[::-1, ::-1]
 
 
@@ -37,12 +37,12 @@ def _one_output(x: np.ndarray) -> np.ndarray:
 
 
 def _positions(x: np.ndarray) -> np.ndarray:
-    """(1, 1 + T, width) → (T, width): the class token's embedding is added to all others; there is no class token."""
+    """Position embedding: (1, 1 + T, width) → (T, width). The class token's row is added to all other rows."""
     return x[0, 1:] + x[0, :1]
 
 
-# Our path → (checkpoint key, transform of the weight). A path names a layer or a single parameter. {} in a key is the
-# layer index: our arrays are stacked over layers.
+# Our path → (checkpoint key, transform of the weight). The path belongs to a layer or to a single parameter. {} in a
+# key is the layer index: one array of our model contains the parameters of all layers.
 Table = dict[str, tuple[str, Transform]]
 BACKBONE: Table = {
     "positions": ("pos_embed", _positions),
@@ -97,7 +97,7 @@ _DISCRIMINATOR = {
 
 
 def _within(path_prefix: str, key_prefix: str, table: Table) -> Table:
-    """The table with a prefix before all paths and all keys."""
+    """Put a prefix before all paths of a table, and another prefix before all keys."""
     return {f"{path_prefix}/{path}": (f"{key_prefix}.{key}", transform) for path, (key, transform) in table.items()}
 
 
@@ -117,31 +117,31 @@ TABLES: dict[str, Table] = {
     "vitpose": _within("backbone", "backbone", BACKBONE),
 }
 _UNUSED = {
-    r"mano\..*": "MANO's arrays: they are read from the file of --mano",
+    r"mano\..*": "MANO's arrays, which are read from the file of --mano instead",
     r"discriminator\..*": "only for training; model.hamer.discriminator=true includes it",
-    r".*\.num_batches_tracked": "a counter",
-    r"initialized": "a flag of its training",
-    r"(keypoint_head|head|associate_keypoint_heads)\..*": "detects joints of bodies",
+    r".*\.num_batches_tracked": "a counter of training steps",
+    r"initialized": "a flag that only training uses",
+    r"(keypoint_head|head|associate_keypoint_heads)\..*": "the head for joints of the body",
     r"backbone\.cls_token": "not used by the original model either",
-    r"(mano_head|refine_net)\..*|backbone\.(init_|\w+_emb\.|dec).*": "only the transformer is converted",
+    r"(mano_head|refine_net)\..*|backbone\.(init_|\w+_emb\.|dec).*": "only the backbone is converted",
 }
 
 
 class Source(NamedTuple):
     """The tensors of a checkpoint that make up one array of a model."""
 
-    keys: list[str]  # one, or one per layer
-    stacked: bool  # the array's first axis is the layer
-    transform: Transform
+    keys: list[str]  # one key, or one key per layer
+    stacked: bool  # whether the array's first axis is the layer index
+    transform: Transform  # of each tensor
 
 
 def source_of(kind: str, path: str, shape: tuple[int, ...]) -> Source:
-    """Find the tensors for an array of our model.
+    """Find the tensors of a checkpoint that make up an array of our model.
 
     Args:
         kind: "hamer", "wilor" or "vitpose".
-        path: of a parameter or a batch statistic, such as "backbone/encoder/norm/scale".
-        shape: of the array; its first axis is the layer if the array is stacked.
+        path: path of a parameter or a batch statistic, such as "backbone/encoder/norm/scale".
+        shape: shape of the array. If the array is stacked, its first axis is the layer index.
     """
     layer, _, leaf = path.rpartition("/")
     table = TABLES[kind]
@@ -154,17 +154,17 @@ def source_of(kind: str, path: str, shape: tuple[int, ...]) -> Source:
 
 
 def is_mapped(kind: str, path: str) -> bool:
-    """Whether checkpoints of a kind contain the array of our model at `path`."""
+    """Whether checkpoints of a kind contain our model's array at `path`."""
     return path in TABLES[kind] or path.rpartition("/")[0] in TABLES[kind]
 
 
 def why_unused(key: str) -> str:
-    """The reason why our model does not use a tensor of a checkpoint."""
+    """The reason why our model does not use the tensor `key` of a checkpoint."""
     return next((reason for pattern, reason in _UNUSED.items() if re.fullmatch(pattern, key)), "unknown")
 
 
 def count_layers(keys: Iterable[str], pattern: str) -> int:
-    """The number of layers with a key like `pattern`, in which {} is the layer index."""
+    """Count the layers in the keys of a checkpoint. {} in `pattern`, a key, is the layer index."""
     keys, number = set(keys), 0
     while pattern.format(number) in keys:
         number += 1

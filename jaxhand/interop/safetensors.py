@@ -1,4 +1,7 @@
-"""Reads .safetensors files: a JSON header with names, types, shapes and byte offsets, then the tensors' bytes."""
+"""Reads .safetensors files.
+
+Such a file has a JSON header with names, types, shapes and byte offsets of the tensors. The tensors' bytes follow.
+"""
 
 import json
 import math
@@ -24,16 +27,16 @@ DTYPES = {
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """Read the header of a file.
+    """Read the header of a .safetensors file.
 
     Args:
-        path: the .safetensors file.
+        path: the file.
 
     Returns:
-        The tensors by name; their elements are not read yet.
+        Name → tensor, whose elements are not read yet.
 
     Raises:
-        UserError: the file does not exist, is damaged or of another format, or a tensor's type is unknown.
+        UserError: the file does not exist, is damaged or has another format, or a tensor's type is unknown.
     """
     path = Path(path)
     try:
@@ -47,30 +50,29 @@ def read(path: str | Path) -> dict[str, Tensor]:
         header = None
     if not isinstance(header, dict):
         raise UserError(
-            f"{path}: damaged or incomplete .safetensors file, its header cannot be read; download it again"
+            f"{path}: damaged or incomplete .safetensors file: its header cannot be read; download it again"
         )
     header.pop("__metadata__", None)
     return {name: _tensor(path, name, entry, begin, end) for name, entry in header.items()}
 
 
 def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
-    """The tensor of a header's entry; the data section of the file goes from byte `begin` to `end`."""
+    """The tensor of an entry of the header. `begin` and `end` are the first byte and the end of the data section."""
     origin = f"{path}: {ascii(name)[:100]}"
+    incomplete = UserError(f"{origin}: its type, shape or offsets are missing or invalid; download the file again")
     try:
-        shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
-        numbers_ok = all(type(number) is int and number >= 0 for number in (*shape, first, last))
-        kind = entry["dtype"]
+        shape, (first, last), kind = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
     except (TypeError, KeyError, ValueError):
-        numbers_ok = False
-    if not numbers_ok:
-        raise UserError(f"{origin}: has no type, shape and offsets; download the file again")
+        raise incomplete from None
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise incomplete
     if kind not in DTYPES:
-        raise UserError(f"{origin}: its type {ascii(kind)[:20]} is not known, only {', '.join(DTYPES)}")
+        raise UserError(f"{origin}: its type {ascii(kind)[:20]} is unknown; known types are {', '.join(DTYPES)}")
     dtype = np.dtype(DTYPES[kind])
     if last - first != math.prod(shape) * dtype.itemsize:
         raise UserError(
-            f"{origin}: has {last - first} bytes, not {math.prod(shape)} of {kind}; download the file again"
+            f"{origin}: has {last - first} bytes, not {math.prod(shape)} elements of {kind}; download the file again"
         )
     if begin + last > end:
-        raise UserError(f"{origin}: lies beyond the end of the file; download it again")
+        raise UserError(f"{origin}: its offsets are beyond the end of the file; download the file again")
     return Tensor(path, begin + first, dtype, shape, dense_strides(shape))

@@ -1,4 +1,4 @@
-"""A tensor in a file: its elements are read on request and not kept."""
+"""A tensor in a file. Its elements are read only on request, and are not cached."""
 
 import math
 import zlib
@@ -14,18 +14,18 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class Tensor(NamedTuple):
-    """The location of a tensor's elements. It is a tuple, so that no pickle can change the file that it refers to."""
+    """The location of a tensor's elements in a file. It is a tuple, because a pickle cannot change a tuple."""
 
     file: Path
-    start: int  # byte of its first element
+    start: int  # offset of the first element in the file, bytes
     dtype: np.dtype
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements, none negative
-    crc: int = 0  # CRC-32 of its bytes; 0: unknown
+    strides: tuple[int, ...]  # step along each axis, in elements; never negative
+    crc: int = 0  # CRC-32 checksum of the tensor's bytes; 0: unknown
 
     @property
     def span(self) -> int:
-        """Number of elements in the file from its first to its last one."""
+        """Number of elements in the file from the tensor's first element to its last one, both included."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides))
@@ -34,17 +34,19 @@ class Tensor(NamedTuple):
         """Read the elements.
 
         Returns:
-            Array of `shape`; floating-point numbers of any width as float32.
+            Array of `shape`; float32 for all floating-point types, else of the tensor's type.
 
         Raises:
-            UserError: the file is truncated or its checksum differs.
+            UserError: the file is truncated, or the checksum differs.
         """
         raw = np.fromfile(self.file, np.uint8, self.span * self.dtype.itemsize, offset=self.start)
         if raw.nbytes != self.span * self.dtype.itemsize:
-            raise UserError(f"{self.file}: ends at byte {self.start + raw.nbytes}, inside a tensor; download it again")
-        if self.crc and zlib.crc32(raw) != self.crc:
             raise UserError(
-                f"{self.file}: the tensor at byte {self.start} is damaged (its checksum differs); download it again"
+                f"{self.file}: the file ends at byte {self.start + raw.nbytes}, inside a tensor; download it again"
+            )
+        if self.crc and zlib.crc32(raw.data) != self.crc:
+            raise UserError(
+                f"{self.file}: the tensor at byte {self.start} is damaged (wrong checksum); download the file again"
             )
         steps = [stride * self.dtype.itemsize for stride in self.strides]
         values = np.lib.stride_tricks.as_strided(raw.view(self.dtype), self.shape, steps, writeable=False)

@@ -1,9 +1,9 @@
-"""Reads a TFLite network without TensorFlow: its operations in the order they run, with their constants and options.
+"""Reads a TFLite network without TensorFlow: its operations in order of execution, with their constants and options.
 
-A .tflite file is a flatbuffer: tables whose fields are found through a list of offsets. Only the few tables of TFLite's
-schema that hold operations, tensors and constants are read. Field numbers are those of TensorFlow's
-`lite/schema/schema.fbs`. Every offset is checked against the size of the file, and constants are views of its bytes, so
-a damaged file costs no more memory than its own size.
+A .tflite file is a flatbuffer: tables, each with a list of the offsets of its fields. Only the tables for operations,
+tensors and constants are read. Field numbers are those of TensorFlow's `lite/schema/schema.fbs`. Every offset is
+checked against the size of the file. Constants are views of the file's bytes, so a damaged file cannot need more memory
+than its own size.
 """
 
 import math
@@ -18,9 +18,9 @@ import numpy as np
 
 from jaxhand.config import UserError
 
-MOST_BYTES = 256 << 20  # of one file; MediaPipe's networks for hands have 2 to 6 MB
-MOST_ITEMS = 5_000  # operations, tensors or constants of one network
-MOST_TENSORS = 32  # of one operation, and at each end of a network
+MOST_BYTES = 256 << 20  # size limit of a file; MediaPipe's networks for hands have 2 to 6 MB
+MOST_ITEMS = 5_000  # limit on the operations, tensors or constants of a network
+MOST_TENSORS = 32  # limit on the inputs or outputs of an operation or a network
 IDENTIFIER = b"TFL3"
 DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 9: "i1"}
 OPERATIONS = {
@@ -30,7 +30,7 @@ OPERATIONS = {
 }  # fmt: skip
 _PADDING = ("SAME", "VALID")
 _ACTIVATION = ("", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
-# Options of an operation: name: (number of the field, its struct format, default)
+# Options of an operation: name → (field number, format of the struct module, default)
 _STRIDES = {"padding": (0, "b", 0), "stride_w": (1, "<i", 0), "stride_h": (2, "<i", 0)}
 _POOL = _STRIDES | {"filter_w": (3, "<i", 0), "filter_h": (4, "<i", 0), "activation": (5, "b", 0)}
 OPTIONS = {
@@ -49,7 +49,7 @@ OPTIONS = {
 
 
 class TensorInfo(NamedTuple):
-    """A tensor at an end of a network."""
+    """An input or output tensor of a network."""
 
     number: int
     name: str
@@ -57,17 +57,17 @@ class TensorInfo(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One step of a network."""
+    """One operation of a network."""
 
-    name: str  # such as "CONV_2D"; "BUILTIN_99" where the reader has no name, "CUSTOM" for one from outside TFLite
-    constants: list[np.ndarray]  # those of its inputs that are constants, in the order of the inputs; read-only
-    options: dict  # such as stride_h; only of the operations in `OPTIONS`
-    inputs: tuple[int, ...]  # numbers of tensors; -1 where an optional one is missing
+    name: str  # such as "CONV_2D"; "BUILTIN_99" if `OPERATIONS` lacks its number; "CUSTOM" if it is not one of TFLite
+    constants: list[np.ndarray]  # the constants among its inputs, in the order of the inputs; read-only arrays
+    options: dict  # option such as stride_h → value; empty if `OPTIONS` lacks the operation
+    inputs: tuple[int, ...]  # tensor numbers; -1: an optional input that is missing
     outputs: tuple[int, ...]
 
 
 class Network(NamedTuple):
-    """A whole network. Operations that only widen float16 constants are left out; these constants are float16."""
+    """A network. Operations that only convert float16 constants to float32 are left out: the constants are float16."""
 
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
@@ -78,7 +78,7 @@ def read(source: str | Path) -> Network:
     """Read a .tflite file.
 
     Raises:
-        UserError: there is no such file, it is damaged or has another format, or a constant is sparse or quantised.
+        UserError: the file does not exist, is damaged, has another format, or has a sparse or quantised constant.
     """
     path = Path(source)
     try:
@@ -94,13 +94,13 @@ def read_archive(source: str | Path, wanted: Callable[[str], bool]) -> dict[str,
 
     Args:
         source: the archive.
-        wanted: whether the member with a name is to be read.
+        wanted: function of a member's name that returns whether to read the member.
 
     Returns:
-        Networks by the names of their members.
+        Name of a member → network.
 
     Raises:
-        UserError: there is no such file, it is damaged or no zip archive, or a network in it is as in `read`.
+        UserError: the archive does not exist or is damaged, or a network in it cannot be read, see `read`.
     """
     path = Path(source)
     try:
@@ -112,7 +112,9 @@ def read_archive(source: str | Path, wanted: Callable[[str], bool]) -> dict[str,
                         members[info.filename] = member.read(left + 1)
                     left -= len(members[info.filename])
                     if left < 0:
-                        raise UserError(f"{path}: its networks take more than {MOST_BYTES >> 20} MB")
+                        raise UserError(
+                            f"{path}: its networks are larger than {MOST_BYTES >> 20} MB together, too large for hands"
+                        )
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (
@@ -125,7 +127,7 @@ def read_archive(source: str | Path, wanted: Callable[[str], bool]) -> dict[str,
         struct.error,
     ) as error:
         reason = ascii(" ".join(str(error).split()))[1:-1][:100]
-        raise UserError(f"{path}: not a whole zip archive ({reason}); download it again") from None
+        raise UserError(f"{path}: damaged or incomplete zip archive ({reason}); download it again") from None
     return {name: parse(content, f"{path}: {ascii(name)[1:-1][:200]}") for name, content in members.items()}
 
 
@@ -133,16 +135,16 @@ def parse(content: bytes, where: str) -> Network:
     """Read the bytes of a .tflite file.
 
     Args:
-        content: all of the file.
-        where: the name of the file, for errors.
+        content: all bytes of the file.
+        where: the name of the file, for error messages.
 
     Raises:
-        UserError: as `read`.
+        UserError: see `read`.
     """
     if len(content) > MOST_BYTES:
-        raise UserError(f"{where}: larger than {MOST_BYTES >> 20} MB, so it is no network for hands")
+        raise UserError(f"{where}: larger than {MOST_BYTES >> 20} MB, too large for a network for hands of MediaPipe")
     if content[4:8] != IDENTIFIER:
-        raise UserError(f"{where}: not a .tflite file, it begins with {ascii(content[:8])}")
+        raise UserError(f"{where}: not a .tflite file: the file begins with {ascii(content[:8])}")
     try:
         return _network(_Table(content, _number(content, "<I", 0)))
     except _Damaged as damage:
@@ -152,28 +154,28 @@ def parse(content: bytes, where: str) -> Network:
 
 
 class _Damaged(Exception):
-    """What in a file contradicts the format."""
+    """The content of a file contradicts the .tflite format."""
 
 
 class _Unsupported(Exception):
-    """What a valid file has and this reader has not."""
+    """A valid file uses a feature of the format that this reader does not support."""
 
 
 def _number(content: bytes, kind: str, at: int):
-    """The number of a struct format at a byte."""
+    """Read the number at byte `at`; `kind` is its format in the struct module."""
     if at < 0 or at + struct.calcsize(kind) > len(content):
-        raise _Damaged(f"points to byte {at}, but has {len(content)}")
+        raise _Damaged(f"refers to byte {at}, but has {len(content)} bytes")
     return struct.unpack_from(kind, content, at)[0]
 
 
 class _Table(NamedTuple):
-    """A table of a flatbuffer: fields by their numbers."""
+    """A table of a flatbuffer. Each method reads a field, given its number."""
 
     content: bytes
     start: int
 
     def _place(self, field: int) -> int:
-        """The byte where a field lies; 0 where the table does not have it."""
+        """Offset of a field in the file, bytes; 0 if the table does not have the field."""
         fields = self.start - _number(self.content, "<i", self.start)
         at = 4 + 2 * field
         if at + 2 > _number(self.content, "<H", fields):
@@ -182,17 +184,17 @@ class _Table(NamedTuple):
         return self.start + offset if offset else 0
 
     def number(self, field: int, kind: str, default=0):
-        """A number."""
+        """Read a field that is a number; `kind` is its format in the struct module."""
         at = self._place(field)
         return _number(self.content, kind, at) if at else default
 
     def table(self, field: int) -> "_Table | None":
-        """A table inside this one."""
+        """Read a field that is a table; None if it is missing."""
         at = self._place(field)
         return _Table(self.content, at + _number(self.content, "<I", at)) if at else None
 
     def array(self, field: int, dtype: str) -> np.ndarray:
-        """A list of numbers, as a view of the file."""
+        """Read a field that is a list of numbers, as a view of the file's bytes."""
         at = self._place(field)
         if not at:
             return np.empty(0, dtype)
@@ -203,30 +205,30 @@ class _Table(NamedTuple):
         return np.frombuffer(self.content, dtype, length, begin + 4)
 
     def tables(self, field: int) -> "list[_Table]":
-        """A list of tables."""
+        """Read a field that is a list of tables."""
         offsets = self.array(field, "<u4")
         if len(offsets) > MOST_ITEMS:
-            raise _Damaged(f"lists {len(offsets)} parts; a network for hands has a few hundred")
+            raise _Damaged(f"has a list of {len(offsets)} tables; a network for hands has a few hundred")
         begin = self._place(field)
         begin += _number(self.content, "<I", begin) + 4 if begin else 0
         return [_Table(self.content, begin + 4 * i + int(offset)) for i, offset in enumerate(offsets)]
 
     def text(self, field: int) -> str:
-        """A short text."""
+        """Read a field that is a text, at most 1000 bytes of it."""
         return self.array(field, "u1")[:1000].tobytes().decode("utf-8", "replace")
 
 
 def _network(model: _Table) -> Network:
     graphs = model.tables(2)
     if len(graphs) != 1:
-        raise _Unsupported(f"has {len(graphs)} networks, only files of one are read")
+        raise _Unsupported(f"has {len(graphs)} networks; only a file with one network can be read")
     graph, buffers, codes = graphs[0], model.tables(4), [_code(table) for table in model.tables(1)]
     tensors = graph.tables(0)
-    widened, operations = {}, []  # constants that are widened when the network runs, by the number of the wide tensor
+    widened, operations = {}, []  # `widened`: number of a float32 tensor → its float16 constant
 
     def tensor(number: int) -> _Table:
         if not 0 <= number < len(tensors):
-            raise _Damaged(f"names tensor {number}, but has {len(tensors)}")
+            raise _Damaged(f"refers to tensor {number}, but has {len(tensors)} tensors")
         return tensors[number]
 
     def constant(number: int) -> np.ndarray | None:
@@ -235,28 +237,30 @@ def _network(model: _Table) -> Network:
     for table in graph.tables(3):
         code = table.number(0, "<I")
         if code >= len(codes):
-            raise _Damaged(f"names operation {code}, but has {len(codes)}")
+            raise _Damaged(f"refers to operation code {code}, but has {len(codes)} codes")
         name = codes[code]
         inputs, outputs = (_ints(table.array(field, "<i4")) for field in (1, 2))
         constants = [array for array in map(constant, (i for i in inputs if i >= 0)) if array is not None]
         if name == "DEQUANTIZE" and len(outputs) == 1 and len(constants) == len(inputs) == 1:
             if constants[0].dtype != np.float16:
-                raise _Unsupported("has quantised constants, only float ones are read")
+                raise _Unsupported("has quantised constants; only floating-point constants can be read")
             widened[outputs[0]] = constants[0]
         else:
             operations.append(Operation(name, constants, _options(name, table.table(4)), inputs, outputs))
-    ends = ([TensorInfo(i, *_info(tensor(i))) for i in _ints(graph.array(field, "<i4"))] for field in (1, 2))
-    return Network(*ends, operations)
+    inputs, outputs = ([TensorInfo(i, *_info(tensor(i))) for i in _ints(graph.array(field, "<i4"))] for field in (1, 2))
+    return Network(inputs, outputs, operations)
 
 
 def _ints(array: np.ndarray) -> tuple[int, ...]:
     if len(array) > MOST_TENSORS:
-        raise _Damaged(f"has an operation or an end with {len(array)} tensors")
+        raise _Damaged(
+            f"has an operation, or is a network, with {len(array)} inputs or outputs; at most {MOST_TENSORS} are read"
+        )
     return tuple(map(int, array))
 
 
 def _code(table: _Table) -> str:
-    """The name of an operation; older files have its number in a field of one byte."""
+    """The name of an operation code. Older files store the number in field 0, of one byte; newer files in field 3."""
     number = max(table.number(0, "b"), table.number(3, "<i"))
     return "CUSTOM" if number == 32 else OPERATIONS.get(number, f"BUILTIN_{number}")
 
@@ -264,12 +268,13 @@ def _code(table: _Table) -> str:
 def _options(name: str, table: _Table | None) -> dict:
     fields = OPTIONS.get(name, {})
     options = {
-        key: default if table is None else table.number(*field, default) for key, (*field, default) in fields.items()
+        key: default if table is None else table.number(*field, default=default)
+        for key, (*field, default) in fields.items()
     }
     for key, names in (("padding", _PADDING), ("activation", _ACTIVATION)):
         if key in options:
             if not 0 <= options[key] < len(names):
-                raise _Damaged(f"{name} has {key} {options[key]}")
+                raise _Damaged(f"{name} has the unknown {key} {options[key]}")
             options[key] = names[options[key]]
     return options
 
@@ -280,21 +285,21 @@ def _info(table: _Table) -> tuple[str, tuple[int, ...]]:
 
 
 def _constant(table: _Table, buffers: list[_Table]) -> np.ndarray | None:
-    """The constant that a tensor is; None for one that is computed."""
+    """The array of a constant tensor; None for a tensor that the network computes."""
     number = table.number(2, "<I")
     if number >= len(buffers):
-        raise _Damaged(f"names constant {number}, but has {len(buffers)}")
+        raise _Damaged(f"refers to constant {number}, but has {len(buffers)} constants")
     raw = buffers[number].array(0, "u1")
     if not raw.size:
         return None
     name, shape = _info(table)
     name = ascii(name)[1:-1][-60:]
     if table.table(6) is not None:
-        raise _Unsupported(f"constant {name} is sparse, only dense ones are read")
+        raise _Unsupported(f"constant {name} is sparse; only dense constants can be read")
     kind = table.number(1, "b")
     if kind not in DTYPES:
-        raise _Unsupported(f"constant {name} has type {kind} of TFLite's schema, which is not read")
+        raise _Unsupported(f"constant {name} has type {kind} of TFLite's schema, which cannot be read")
     dtype = np.dtype(DTYPES[kind])
     if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != raw.size:
-        raise _Damaged(f"constant {name} has {raw.size} bytes, not {shape} of {dtype}")
+        raise _Damaged(f"constant {name} has {raw.size} bytes, which do not fit shape {shape} of {dtype}")
     return raw.view(dtype).reshape(shape)

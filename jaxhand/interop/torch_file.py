@@ -1,7 +1,7 @@
-"""Reads files of `torch.save` without PyTorch: no code of the pickle runs, and tensors stay on disk until requested.
+"""Reads files of `torch.save` without PyTorch. No code of the pickle runs, and tensors stay on disk until requested.
 
-The archive contains a pickle, data.pkl, in which a tensor is a function call with the number of a storage, and one
-uncompressed member, data/NUMBER, with the bytes of each storage.
+The file is a zip archive. Its member data.pkl is a pickle, in which a tensor is a function call that refers to a
+storage by its number. The bytes of each storage are in an uncompressed member, data/NUMBER.
 """
 
 import io
@@ -31,7 +31,7 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# Classes in checkpoints that are not weights: settings, states of optimizers and training loops. They are read as None.
+# Objects in checkpoints that are not weights: settings, states of optimizers and of training loops. They become None.
 _IGNORED = re.compile(
     r"(yacs|omegaconf|pytorch_lightning|lightning|lightning_\w+|mmcv|mmengine|mmpose|hamer|wilor|argparse|typing"
     r"|torch\.optim|torch\.nn)\..+"
@@ -39,7 +39,7 @@ _IGNORED = re.compile(
     r"|collections\.(Counter|defaultdict|deque)"
     r"|(builtins|__builtin__)\.(bool|dict|float|int|list|str|tuple|type)"
 )
-_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the magic number of PyTorch before 1.6
+_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # first bytes of a file before PyTorch 1.6
 
 
 def read(path: str | Path) -> typing.Any:
@@ -49,11 +49,11 @@ def read(path: str | Path) -> typing.Any:
         path: the file.
 
     Returns:
-        Nested plain values and arrays. Each tensor is a `Tensor`, whose elements are not read yet; objects of other
-        libraries, such as Lightning's settings, are None.
+        Nested dicts and lists of plain values. Each tensor is a `Tensor`, whose elements are not read yet. Objects of
+        other libraries, such as Lightning's settings, are None.
 
     Raises:
-        UserError: the file does not exist, is damaged, of another format, or refers to code.
+        UserError: the file does not exist, is damaged, has another format, or refers to code.
     """
     path = Path(path)
     try:
@@ -61,68 +61,72 @@ def read(path: str | Path) -> typing.Any:
             members = _Members(path, file)
             order = members.content("byteorder") if "byteorder" in members.sizes else b"little"
             if order != b"little":
-                raise UserError(f"{path}: was written on a big-endian machine; save it again on another")
+                raise UserError(
+                    f"{path}: was written on a big-endian machine; save the file again on a little-endian one"
+                )
             return pickles.read(_Unpickler(members), f"{path}: data.pkl")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 class _Members:
-    """The members of an archive and the location of their bytes."""
+    """The members of a zip archive, and the position of each member in the file."""
 
     def __init__(self, path: Path, file: typing.BinaryIO):
         self.path, self._file = path, file
         try:
             infos = zipfile.ZipFile(file).infolist()
-        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: unknown version of zip
+        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: unknown zip version
             raise UserError(f"{path}: {_describe_other_format(file)}") from None
         roots = [info.filename.removesuffix("data.pkl") for info in infos if info.filename.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:
-            raise UserError(f"{path}: a zip archive, but not one of torch.save: it has {len(roots)} data.pkl")
+            raise UserError(
+                f"{path}: a zip archive, but not one of torch.save: it has {len(roots)} members data.pkl, not 1"
+            )
         self._infos = {info.filename.removeprefix(roots[0]): info for info in infos}
         self.sizes = {name: info.file_size for name, info in self._infos.items()}
         self.end = file.seek(0, io.SEEK_END)
 
     def location(self, name: str) -> tuple[int, int]:
-        """Offset of a member's first byte in the archive, and its CRC-32 (0: unknown)."""
+        """Offset of a member's first byte in the archive, and the CRC-32 checksum of the member (0: unknown)."""
         info = self._infos[name]
         self._file.seek(info.header_offset)
         header = self._file.read(30)
         if info.compress_type != zipfile.ZIP_STORED or header[:4] != b"PK\x03\x04":
-            raise UserError(f"{self.path}: {name} is compressed or damaged; save it again with torch.save")
+            raise UserError(f"{self.path}: {name} is compressed or damaged; save the file again with torch.save")
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         if start + info.file_size > self.end:
             raise UserError(f"{self.path}: ends inside {name}; download it again")
         return start, info.CRC
 
     def content(self, name: str) -> bytes:
-        """All bytes of a small member."""
+        """Read all bytes of a small member."""
         start, crc = self.location(name)
         self._file.seek(start)
         content = self._file.read(self.sizes[name])
         if crc and zlib.crc32(content) != crc:
-            raise UserError(f"{self.path}: {name} is damaged (its checksum differs); download it again")
+            raise UserError(f"{self.path}: {name} is damaged (wrong checksum); download the file again")
         return content
 
 
 def _describe_other_format(file: typing.BinaryIO) -> str:
-    """Describe the format of a file that zipfile cannot open, and what to do with it."""
+    """Describe a file that is not a readable zip archive, and what the user can do: the end of an error message."""
     file.seek(0)
     begin = file.read(512)
     if begin.startswith(b"PK\x03\x04"):
-        return "is truncated; download it again"
+        return "the file is truncated; download it again"
     if begin.startswith(_LEGACY) or begin[257:262] == b"ustar":
         again = "torch.save(torch.load(FILE, map_location='cpu'), NEW_FILE)"
-        return f"is in PyTorch's format before version 1.6; save it again with PyTorch: {again}"
-    return f"not a file of torch.save, it begins with {begin[:40]!a}"
+        return f"has the format of PyTorch before version 1.6; save the file again with PyTorch: {again}"
+    return f"not a file of torch.save: the file begins with {begin[:40]!a}"
 
 
 class TensorUnpickler(pickles.Unpickler):
-    """Resolves tensors and ignores objects of other libraries; `persistent_load` of a subclass returns the storages.
+    """Unpickles tensors and ignores objects of other libraries. Subclasses implement `persistent_load` for storages.
 
     Args:
         stream: the pickle.
-        most: no tensor has more elements, whatever its strides.
+        most: largest number of elements of a tensor, whatever its strides.
     """
 
     def __init__(self, stream: typing.BinaryIO, most: int):
@@ -133,8 +137,8 @@ class TensorUnpickler(pickles.Unpickler):
         super().__init__(stream, allowed)
         self._most = most
 
-    def find_class(self, module, name):
-        """Resolve an allowed global, as `pickles.Unpickler`."""
+    def find_class(self, module: str, name: str) -> typing.Any:
+        """Resolve a global name: a class of `_IGNORED` is replaced, all others are checked by `pickles.Unpickler`."""
         return _Ignored if _IGNORED.fullmatch(f"{module}.{name}") else super().find_class(module, name)
 
     def _tensor(self, storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
@@ -146,8 +150,10 @@ class TensorUnpickler(pickles.Unpickler):
         )
         [elements] = storage.shape
         if len(shape) != len(strides) or offset + tensor.span > elements:
-            raise ValueError(f"a tensor {shape} with strides {strides} from {offset} on, in {elements} elements")
-        if math.prod(shape) > self._most:  # stride 0 can describe more than fits in memory
+            raise ValueError(
+                f"a tensor {shape} with strides {strides} and offset {offset} in a storage of {elements} elements"
+            )
+        if math.prod(shape) > self._most:  # with stride 0, a shape can be larger than the memory
             raise ValueError(f"a tensor {shape} in a file of {self._most} bytes")
         covers_storage = not offset and tensor.span == elements
         return _TensorPlaceholder(tensor if covers_storage else tensor._replace(crc=0))
@@ -169,13 +175,13 @@ class _Unpickler(TensorUnpickler):
         if member not in self._members.sizes:
             raise ValueError(f"{member} is missing")
         if self._members.sizes[member] != elements * dtype.itemsize:
-            raise ValueError(f"{member} has {self._members.sizes[member]} bytes, not {elements} of {dtype}")
+            raise ValueError(f"{member} has {self._members.sizes[member]} bytes, not {elements} elements of {dtype}")
         start, crc = self._members.location(member)
         return Tensor(self._members.path, start, dtype, (elements,), (1,), crc)
 
 
 class _TensorPlaceholder(pickles.Placeholder):
-    """Protects a tensor from what a pickle can do to the objects that it creates."""
+    """Placeholder of a tensor, which the pickle cannot change."""
 
     def __init__(self, tensor: Tensor):
         self._tensor = tensor
@@ -185,7 +191,7 @@ class _TensorPlaceholder(pickles.Placeholder):
 
 
 class _Ignored(pickles.Placeholder):
-    """Placeholder of an object that is not needed, of a library that may not be installed: ignores all its content."""
+    """Placeholder of an object of `_IGNORED`, whose library may not be installed. It ignores the object's content."""
 
     def __init__(self, *args, **kwargs):
         pass

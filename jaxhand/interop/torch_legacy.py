@@ -1,7 +1,8 @@
-"""Files of `torch.save` before PyTorch 1.6, read without PyTorch: pickles, then the bytes of the tensors.
+"""Reads files of `torch.save` before PyTorch 1.6, without PyTorch.
 
-Such a file is a row of pickles (a magic number, a version, the machine's types, what was saved, the keys of the
-storages) and then, for every storage in the order of the keys, its number of elements and its elements.
+Such a file begins with five pickles: a magic number, a version, the sizes of types on the machine, the saved object,
+and a list of the keys of the storages. For each storage, in the order of this list, the number of elements and the
+elements follow.
 """
 
 import io
@@ -14,15 +15,21 @@ from jaxhand.interop import torch_file
 from jaxhand.interop.tensor import Tensor
 from jaxhand.io import pickles
 
-MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # how such a file begins
-MOST_PICKLED = 16 << 20  # bytes of the pickles
+MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # first bytes of such a file
+MOST_PICKLED = 16 << 20  # limit on the size of the five pickles, bytes
 
 
 def read(path: str | Path):
-    """What was saved, as `torch_file.read` returns it; files of today's format are read by that function.
+    """Read a file of `torch.save`. A file of PyTorch 1.6 or later is read by `torch_file.read`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The saved object, as `torch_file.read` returns it.
 
     Raises:
-        UserError: there is no such file, it is damaged or of another format, or it wants to run anything.
+        UserError: the file does not exist, is damaged, has another format, or refers to code.
     """
     path = Path(path)
     try:
@@ -34,27 +41,27 @@ def read(path: str | Path):
     if not begin.startswith(MAGIC):
         return torch_file.read(path)
     stream, where = io.BytesIO(begin), f"{path}: a pickle"
-    sizes: dict[str, int] = {}  # bytes of every storage, by its key
+    sizes: dict[str, int] = {}  # key of a storage → its size in bytes
     heads = [pickles.read(pickles.Unpickler(stream), where) for _ in range(3)]
     if not isinstance(heads[2], dict) or heads[2].get("little_endian") is not True:
-        raise UserError(f"{path}: was written on a big-endian machine; save it again on another")
+        raise UserError(f"{path}: was written on a big-endian machine; save the file again on a little-endian one")
     start = stream.tell()
-    pickles.read(_Unpickler(stream, path, end, sizes, {}), where)  # to learn the sizes
+    pickles.read(_Unpickler(stream, path, end, sizes, {}), where)  # the first pass only fills `sizes`
     keys = pickles.read(pickles.Unpickler(stream), where)
     if not isinstance(keys, list) or set(keys) != set(sizes) or len(keys) != len(sizes):
-        raise UserError(f"{path}: its list of storages is not that of its tensors; download it again")
+        raise UserError(f"{path}: its list of storages does not match its tensors; download it again")
     places, at = {}, stream.tell()
     for key in keys:
         places[key] = at + 8
         at += 8 + sizes[key]
     if at > end:
-        raise UserError(f"{path}: ends at byte {end}, {at} are needed; download it again")
+        raise UserError(f"{path}: incomplete, {end} of {at} bytes; download it again")
     stream.seek(start)
     return pickles.read(_Unpickler(stream, path, end, sizes, places), where)
 
 
 class _Unpickler(torch_file.TensorUnpickler):
-    """Notes the size of every storage, and returns it as a `Tensor` once its place in the file is known."""
+    """Writes the size of every storage into `sizes`, and returns it as a `Tensor` at its offset, if `places` has it."""
 
     def __init__(self, stream, path: Path, end: int, sizes: dict[str, int], places: dict[str, int]):
         super().__init__(stream, end)

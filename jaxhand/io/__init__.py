@@ -1,1 +1,1 @@
-"""Reading and writing files: pickles without running code, checked array files, small helpers."""
+"""Read and write files: pickles without running their code, array files with checksums, small helpers."""

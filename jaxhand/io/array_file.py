@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 _MAGIC = b"jaxhand1"
-_PREFIX = struct.Struct("<8sII")  # magic, header length, header CRC
+_PREFIX = struct.Struct("<8sII")  # magic number, length of the header, CRC-32 of the header
 _ALIGN = 64
 
 
@@ -30,7 +30,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
     Args:
         path: the file; its folder is created if needed.
-        arrays: by name.
+        arrays: name → array.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; no partial file remains.
@@ -45,7 +45,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
             file.write(_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header)
             for array in arrays.values():
                 file.write(bytes(-file.tell() % _ALIGN))
-                file.write(array)
+                file.write(array.data)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -54,7 +54,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read a file of `write`.
+    """Read a file that `write` has written.
 
     Args:
         path: the file.
@@ -64,17 +64,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        OSError: it cannot be read.
-        DamagedError: it is damaged or of another format, as the message says.
+        OSError: the file cannot be read.
+        DamagedError: the file is damaged or of another format; the message says which.
     """
     with path.open("rb") as file:
         prefix = file.read(_PREFIX.size)
         if len(prefix) < _PREFIX.size or not prefix.startswith(_MAGIC):
-            raise DamagedError("it is not an array file of jaxhand")
+            raise DamagedError("the file is not an array file of jaxhand")
         _, length, crc = _PREFIX.unpack(prefix)
         header = file.read(length)
         if zlib.crc32(header) != crc:
-            raise DamagedError("its header is damaged")
+            raise DamagedError("the header is damaged")
         start = _PREFIX.size + length
         content = np.memmap(file, np.uint8, mode="r")
     arrays, crcs = {}, []
@@ -82,16 +82,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
         start += -start % _ALIGN
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if start + size > len(content):
-            raise DamagedError("it is truncated")
+            raise DamagedError("the file is truncated")
         arrays[name] = np.asarray(content[start : start + size]).view(dtype).reshape(shape)
         crcs.append(crc)
         start += size
     if start != len(content) or _checksums(arrays.values()) != crcs:
-        raise DamagedError("its contents are damaged")
+        raise DamagedError("the arrays are damaged")
     return arrays
 
 
 def _checksums(arrays: Iterable[np.ndarray]) -> list[int]:
-    """CRC-32 of every array's bytes, in parallel threads: zlib releases the GIL."""
+    """CRC-32 checksum of every array, computed in parallel threads: zlib releases the GIL."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(zlib.crc32, arrays))

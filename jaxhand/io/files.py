@@ -1,4 +1,4 @@
-"""Small helpers for files: read with clear errors, fingerprint code."""
+"""Small helpers for files: reading with clear errors, and fingerprints of source code."""
 
 import ast
 import hashlib
@@ -20,12 +20,13 @@ def read_bytes(file: Path) -> bytes:
 
 
 def unreadable(file: Path, error: OSError) -> UserError:
-    """A UserError for a file of a data set that the operating system could not read."""
-    return UserError(f"{file}: {error.strerror.lower()}; check the path, or download this part of the set again")
+    """Return the UserError for a file of a data set that the operating system could not read."""
+    reason = (error.strerror or "cannot be read").lower()
+    return UserError(f"{file}: {reason}; check the path, or download this file of the data set again")
 
 
 def code_fingerprint(*sources: str | Path) -> str:
-    """A hash (64 hex digits) of the code in Python files; comments, docstrings and layout do not change it."""
+    """Return a hash (64 hex digits) of Python source files. Comments, docstrings and layout do not change the hash."""
     digest = hashlib.sha256()
     for source in sources:
         tree = ast.parse(Path(source).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Reads pickles without running code from them: plain Python values, NumPy arrays, and classes with a placeholder.
+"""Read pickles without running their code: plain Python values, NumPy arrays, and classes with a placeholder.
 
-NumPy's own reconstruction of dtypes and arrays is not used: a damaged state can crash the process, and a forged one
+Dtypes and arrays are not rebuilt by NumPy's own functions: damaged data can crash the process, and manipulated data
 makes NumPy interpret bytes of the file as pointers.
 """
 
@@ -22,19 +22,20 @@ from jaxhand.config import UserError
 def load(
     source: str | Path | bytes, origin: str = "", *, placeholders: typing.Mapping[str, type["Placeholder"]] = {}
 ) -> typing.Any:
-    """Read a pickle of any protocol, also one of Python 2 (its `str` becomes text) or of another NumPy version.
+    """Read a pickle of any protocol, also from Python 2 (where `str` becomes text) or from another NumPy version.
 
     Args:
         source: the file's path, or its bytes.
         origin: name of the file in error messages; empty: the path.
-        placeholders: further classes that may be read, as "module.name" → placeholder class.
+        placeholders: more classes that may be read: "module.name" → placeholder class.
 
     Returns:
-        Numbers, text, bytes, None; lists, tuples, dicts and sets of them; arrays of numbers, text or objects; and the
-        objects that placeholders return.
+        Numbers, text, bytes or None; lists, tuples, dicts and sets of such values; arrays of numbers, text or objects;
+        and the objects that placeholders return.
 
     Raises:
-        UserError: the file does not exist, is damaged, or refers to any other class or function; the message names it.
+        UserError: the file does not exist, is damaged, or refers to any other class or function; the message names
+            that class or function.
     """
     origin = origin or str(source)
     if not isinstance(source, bytes):
@@ -46,10 +47,10 @@ def load(
 
 
 def read(unpickler: "Unpickler", origin: str) -> typing.Any:
-    """Read with an `Unpickler`; results and errors as for `load`.
+    """Read one pickle with an `Unpickler`. Results and errors are those of `load`.
 
     Args:
-        unpickler: opened on the pickle.
+        unpickler: has the opened pickle.
         origin: name of the file in error messages.
     """
     try:
@@ -62,16 +63,16 @@ def read(unpickler: "Unpickler", origin: str) -> typing.Any:
 
 
 def load_npz(file: Path) -> dict[str, typing.Any]:
-    """Read an .npz file; arrays of objects, which are pickles, are read as by `load`.
+    """Read an .npz file. Arrays of objects are stored as pickles, which `load` reads.
 
     Args:
-        file: its path.
+        file: path of the .npz file.
 
     Returns:
-        The arrays by name.
+        The arrays: name → array.
 
     Raises:
-        UserError: the file does not exist, is damaged, or refers to anything else than plain values and arrays.
+        UserError: the file does not exist, is damaged, or refers to anything other than plain values and arrays.
     """
     arrays = {}
     try:
@@ -96,26 +97,26 @@ def load_npz(file: Path) -> dict[str, typing.Any]:
 
 
 def _one_line(error: Exception) -> str:
-    """An error's message as one short ASCII line, whatever text of the file it contains."""
+    """Return an error's message as one short ASCII line, because the message can contain arbitrary text of the file."""
     return ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
 
 
 class ForbiddenGlobal(Exception):
-    """A pickle refers to a class or function that is not allowed; the message is its name."""
+    """A pickle refers to a class or function that is not allowed; the error message is the name of that object."""
 
 
 class Unpickler(pickle.Unpickler):
-    """Resolves the globals of plain values, of NumPy arrays and of `placeholders` (see `load`); refuses all others."""
+    """An unpickler that allows only the classes and functions of plain values, NumPy arrays and `placeholders`."""
 
     def __init__(self, file: typing.BinaryIO, placeholders: typing.Mapping[str, typing.Any] = {}):
         super().__init__(file, encoding="latin1")
         self._allowed = {**_ALLOWED, **placeholders}
 
     def find_class(self, module: str, name: str) -> typing.Any:
-        """Resolve an allowed global; refuse all others.
+        """Return the class or function `module.name`, if it is allowed.
 
         Raises:
-            ForbiddenGlobal: it is not allowed.
+            ForbiddenGlobal: the class or function is not allowed.
         """
         key = f"{module}.{name}".replace("__builtin__.", "builtins.").replace("numpy._core.", "numpy.core.")
         if key not in self._allowed:
@@ -124,17 +125,17 @@ class Unpickler(pickle.Unpickler):
 
 
 class Placeholder(abc.ABC):
-    """Takes the place of an object while a pickle is read; `__setstate__`, called last, stores all of its content."""
+    """Replaces an object while a pickle is read. `__setstate__` is called last and stores the object's full content."""
 
     def __setstate__(self, state):
         self.state = state
 
     @abc.abstractmethod
     def materialize(self, convert: typing.Callable) -> typing.Any:
-        """Build the object.
+        """Build the object that the placeholder replaces.
 
         Args:
-            convert: replaces all placeholders in a part of the state by their objects.
+            convert: function that replaces all placeholders in a value by their objects.
         """
 
 
@@ -149,13 +150,13 @@ class _Array(Placeholder):
             content = _NumpyGlobals.encode(content)
             flat = np.frombuffer(content, dtype.value) if content else np.empty(0, dtype.value)
         if min(shape, default=0) < 0:
-            raise ValueError("an array's shape is negative")
+            raise ValueError("an array has a negative shape")
         order = "F" if fortran else "C"
         return flat.reshape(shape, order=order).copy(order)  # a copy, because `content` is read-only
 
 
 class _Dtype(Placeholder):
-    """The kind and size of a dtype are arguments of its constructor; `__setstate__` adds the byte order."""
+    """Placeholder of a dtype. The constructor takes kind and size, such as "f8"; `__setstate__` adds the byte order."""
 
     def __init__(self, code: str):
         if not re.fullmatch(r"[biufcSUO]\d*", code):
@@ -165,7 +166,7 @@ class _Dtype(Placeholder):
     def __setstate__(self, state):
         _, order, subarray, names, fields = state[:5]
         if not (subarray is names is fields is None):
-            raise ForbiddenGlobal("numpy.dtype of a structure")
+            raise ForbiddenGlobal("numpy.dtype with fields")
         self.value = self.value.newbyteorder(order)
 
     def materialize(self, convert):
@@ -175,8 +176,8 @@ class _Dtype(Placeholder):
 def _materialize(value: typing.Any, memo: dict[int, typing.Any]) -> typing.Any:
     """Replace all placeholders in a value by their objects.
 
-    `memo` maps the id of a value to its result, so that shared parts stay shared: without it, a small file could expand
-    to more than fits in memory.
+    `memo` maps the id of a value to its result: an object that occurs several times is built only once. Otherwise a
+    small file could fill the memory.
     """
     if id(value) not in memo:
         convert = functools.partial(_materialize, memo=memo)
@@ -193,7 +194,7 @@ def _materialize(value: typing.Any, memo: dict[int, typing.Any]) -> typing.Any:
 
 
 class _NumpyGlobals:
-    """The functions that NumPy's pickles call. They are bound methods, whose attributes a pickle cannot set."""
+    """Replacements for the functions that NumPy's pickles call: bound methods, whose attributes a pickle cannot set."""
 
     @classmethod
     def dtype(cls, code, align=False, copy=False):
@@ -215,26 +216,26 @@ class _NumpyGlobals:
 
     @classmethod
     def encode(cls, text="", encoding=""):
-        """Bytes: old protocols write them as text, and empty ones as a call without arguments."""
+        """Return bytes. Old protocols write bytes as text, and empty bytes as a call without arguments."""
         return text.encode("latin1") if isinstance(text, str) else text
 
     @classmethod
     def instance(cls, kind, base, state):
-        """Create an object, as protocols before 2 do."""
+        """Create an object of a placeholder class. Pickles of protocols 0 and 1 call this function."""
         if not (isinstance(kind, type) and issubclass(kind, Placeholder)):
             raise ForbiddenGlobal(f"copyreg._reconstructor({kind})")
         return kind()
 
 
 _ALLOWED = {
-    "numpy.ndarray": "ndarray",  # only an argument of `reconstruct`
+    "numpy.ndarray": "ndarray",  # never called, only an argument of `reconstruct`
     "numpy.dtype": _NumpyGlobals.dtype,
     "numpy.core.multiarray._reconstruct": _NumpyGlobals.reconstruct,
     "numpy.core.multiarray.scalar": _NumpyGlobals.scalar,
     "numpy.core.numeric._frombuffer": _NumpyGlobals.frombuffer,
     "_codecs.encode": _NumpyGlobals.encode,
     "builtins.bytes": _NumpyGlobals.encode,
-    "builtins.object": "object",  # only an argument of `instance`
+    "builtins.object": "object",  # never called, only an argument of `instance`
     "copy_reg._reconstructor": _NumpyGlobals.instance,
     "copyreg._reconstructor": _NumpyGlobals.instance,
     "collections.OrderedDict": collections.OrderedDict,

@@ -1,4 +1,4 @@
-"""Objects from outside the package, which a user names as `module:name`."""
+"""Import objects from a user's own modules, by the name `module:name`."""
 
 import importlib
 import os
@@ -9,17 +9,17 @@ from jaxhand.config import UserError
 
 
 def load_object(spec: str, what: str) -> typing.Any:
-    """Import the object that `module:name` names, such as a function or a class.
+    """Import an object, such as a function or a class, by its name `module:name`.
 
-    The module is looked for in the current folder, too. That folder stays on `sys.path`, so that the module can import
-    its neighbours later.
+    The current folder is searched for the module, too. It stays on `sys.path`, so that the module can import other
+    modules of this folder later.
 
     Args:
         spec: "module:name", such as "my_package.hands:load".
         what: kind of the object in error messages, such as "data set".
 
     Raises:
-        UserError: `spec` has another form, the module cannot be imported, or it has no such name.
+        UserError: `spec` has another form, the module cannot be imported, or the module has no such name.
     """
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):

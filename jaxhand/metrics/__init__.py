@@ -1,4 +1,4 @@
-"""Errors of hands as pure, jitted functions on batches of points in millimetres, and the protocols of benchmarks."""
+"""Error metrics of hands, as pure functions on batches of points in millimetres, and benchmark protocols."""
 
 from jaxhand.metrics.align import align_by_joints, scale_align, scale_translation_align
 from jaxhand.metrics.curves import eval_util, keypoint_3d_auc, keypoint_3d_pck, pck, pck_auc

@@ -1,4 +1,4 @@
-"""Errors of predictors that do not use the image: the numbers to compare a network's errors with."""
+"""Baselines for the errors of a network: the errors of two predictors that do not use the image."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from jaxhand.metrics.procrustes import procrustes_align
 
 
 def lines(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> list[str]:
-    """Both baselines as the console shows them before training.
+    """Text lines with both baselines, which are printed before training.
 
     Args:
         train: joints (N, J, 3) mm of the training set and their mask (N, J).
@@ -22,7 +22,7 @@ def lines(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
 
 
 def own_line(labels: tuple[np.ndarray, np.ndarray]) -> str:
-    """Both baselines of a set from its own labels, on one line.
+    """One line with both baselines of a set, computed from the labels of the same set.
 
     Args:
         labels: joints (N, J, 3) mm and their mask (N, J), N > 0.
@@ -42,7 +42,7 @@ def _texts(train, test, form: str) -> tuple[str, str]:
 def mean_pose(
     train: np.ndarray, test: np.ndarray, train_valid: np.ndarray | None = None, test_valid: np.ndarray | None = None
 ) -> float:
-    """MPJPE in mm of predicting the mean wrist-relative pose of the training set for every test hand.
+    """MPJPE in mm if the prediction for every test hand is the mean wrist-relative pose of the training set.
 
     Args:
         train: (N, J, 3) mm.
@@ -60,16 +60,16 @@ def rigid_hand(
     test_valid: np.ndarray | None = None,
     rounds: int = 3,
 ) -> float:
-    """PA-MPJPE in mm of one rigid hand, aligned to every test hand.
+    """PA-MPJPE in mm if the prediction for every test hand is one rigid hand.
 
-    The hand is the mean of the training hands after aligning each to it (generalised Procrustes, Gower 1975). The mean
-    pose itself would be too weak a baseline: averaged over views, a skeleton collapses.
+    The rigid hand is the mean of the training hands after alignment (generalised Procrustes, Gower 1975). The mean pose
+    without alignment would be too weak a baseline, because the average of a skeleton over many views collapses.
 
     Args:
         train: (N, J, 3) mm.
         test: (M, J, 3) mm.
         train_valid, test_valid: (N, J) and (M, J) masks, or None for all.
-        rounds: how often the hands are aligned and averaged.
+        rounds: number of iterations; each one aligns the hands to the mean and averages them again.
     """
     complete = np.ones(len(train), bool) if train_valid is None else np.asarray(train_valid).all(1)
     hands = train[complete] if complete.any() else train
@@ -80,20 +80,20 @@ def rigid_hand(
 
 
 def _aligned(points, targets, valid) -> np.ndarray:
-    """`procrustes_align` of (N, J, 3), always with the same kinds of arguments, so that a run compiles it once."""
+    """Apply `procrustes_align` to (N, J, 3), always with a mask, so that JAX does not compile it twice."""
     valid = np.ones(targets.shape[:2]) if valid is None else valid
     dtype = np.result_type(targets, np.float32)
     return np.asarray(procrustes_align(points.astype(dtype), targets.astype(dtype), valid=valid.astype(dtype)))
 
 
 def _error(joints, targets, valid) -> float:
-    """Mean over hands of the mean distance of their valid joints, mm."""
+    """Mean distance of the valid joints of each hand, averaged over the hands, mm."""
     distance = np.linalg.norm(joints - targets, axis=-1)  # (N, J)
     weight = np.ones(distance.shape) if valid is None else np.asarray(valid, float)
     return float(np.mean((distance * weight).sum(1) / np.maximum(weight.sum(1), 1)))
 
 
 def _mean(joints, valid):
-    """Mean over hands of (N, J, 3), joint by joint over the hands in which it is valid."""
+    """Mean hand (J, 3) of (N, J, 3). Each joint is averaged over the hands in which this joint is valid."""
     weight = np.ones(joints.shape[:2]) if valid is None else np.asarray(valid, float)
     return (joints * weight[..., None]).sum(0) / np.maximum(weight.sum(0), 1)[:, None]

@@ -1,15 +1,17 @@
-"""Metrics of an epoch: every hand counts once, and a value that is not finite is never hidden.
+"""Metrics of an epoch. Every hand has the same weight, also hands whose prediction is not finite.
 
 An `EpochMetric` is one number of an epoch. The eval step, the loop, the console, TensorBoard, `metrics.jsonl` and
-`jaxhand.evaluate` use the same list of them (`jaxhand.metrics.epoch_metrics`).
+`jaxhand.evaluate` use the same list of metrics (`jaxhand.metrics.epoch_metrics`).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.metrics.mesh import f_score, mpvpe
@@ -20,42 +22,42 @@ ERRORS = {
     "mpjpe": mpjpe,
     "pa_mpjpe": pa_mpjpe,
     "pa_mpjpe_reflection": partial(pa_mpjpe, reflection=True),
-}  # by name, each (pred, gt, valid=) -> (B,) mm
-COUNTS = ("count", "nonfinite", "invalid")  # of the hands, see `epoch_sums`
+}  # name → function (pred, gt, valid=) -> (B,) mm
+COUNTS = ("count", "nonfinite", "invalid")  # names of the numbers of hands in `epoch_sums`
 F_THRESHOLDS_MM = (5, 15)
-MIN_VARIANCE = 1e-8  # mm^2; a hand whose joints coincide is a placeholder, not a label
+MIN_VARIANCE = 1e-8  # mm^2; below this variance all joints coincide, so the label is a placeholder
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochMetric:
-    """One number that an epoch measures, and how it is printed.
+    """One metric of an epoch: how it is computed and printed.
 
     Attributes:
-        name: its key in `metrics.jsonl`, `evaluation.json` and TensorBoard (`metric/<name>`).
-        unit: "mm", or "" for a share of 1.
-        sums: (predictions, batch) → {key: scalar}: sums over the hands of a batch. `jax.jit` traces it. The sums of all
-            batches, devices and hosts are added. Rows where `batch["valid"]` is 0 only fill the batch: they must not
-            count. Metrics with the same function share its sums, and one line of the console.
-        mean: the added sums → the number; None where nothing was measured.
+        name: key of the metric in `metrics.jsonl`, `evaluation.json` and TensorBoard (`metric/<name>`).
+        unit: "mm", or "" for a fraction of 1.
+        sums: function (predictions, batch) → {key: scalar}, traced by `jax.jit`: sums over the hands of a batch. The
+            sums of all batches, devices and hosts are added. Padding rows, where `batch["valid"]` is 0, must be left
+            out. Metrics with the same function share its sums, and one line on the console.
+        mean: function from the added sums to the number; it returns None if nothing was measured.
         label: name on the console; empty: `name`.
-        needs: predictions without which the metric is left out, such as "vertices" of models with a mesh.
+        needs: names of predictions, such as "vertices". A model without them is not measured by this metric.
     """
 
     name: str
     unit: str
-    sums: Callable[[dict, dict], dict[str, jax.Array]]
+    sums: Callable[[Any, Any], dict[str, jax.Array]]
     mean: Callable[[dict[str, float]], float | None]
     label: str = ""
     needs: tuple[str, ...] = ()
 
 
-def batch_sums(metrics: Sequence[EpochMetric], predictions: dict, batch: dict) -> list[dict[str, jax.Array]]:
-    """Sums of a batch, one dict per different `sums` function, in the order of the list; empty where a need is not met.
+def batch_sums(metrics: Sequence[EpochMetric], predictions: Mapping, batch: dict) -> list[dict[str, jax.Array]]:
+    """Compute the sums of a batch: one dict per distinct `sums` function, empty if a needed prediction is missing.
 
     Args:
-        metrics: what is measured.
+        metrics: the metrics, whose order is also the order of the dicts.
         predictions: what a model returns, leading axis B.
-        batch: its labels, leading axis B.
+        batch: the labels, leading axis B.
 
     Raises:
         UserError: a metric reads a prediction or a label that does not exist; the error names both.
@@ -65,17 +67,17 @@ def batch_sums(metrics: Sequence[EpochMetric], predictions: dict, batch: dict) -
         try:
             found.append(sums(predictions, batch) if all(key in predictions for key in metric.needs) else {})
         except KeyError as error:
-            missing = f"neither the predictions of the model nor the batch have {error}"
+            missing = f"neither the predictions of the model nor the batch contain {error}"
             raise UserError(f"epoch metric {metric.name!r} cannot be computed: {missing}") from error
     return found
 
 
 def means(metrics: Sequence[EpochMetric], sums: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Values by name, of the metrics that measured anything.
+    """Compute name → value, only for the metrics that measured at least one hand.
 
     Args:
-        metrics: what is measured.
-        sums: what `batch_sums` returned, added over all batches.
+        metrics: the metrics.
+        sums: the dicts of `batch_sums`, added over all batches.
     """
     values = {}
     for shared, arrays in zip(_by_sums(metrics).values(), sums):
@@ -85,7 +87,7 @@ def means(metrics: Sequence[EpochMetric], sums: Sequence[dict[str, float]]) -> d
 
 
 def console_lines(metrics: Sequence[EpochMetric], results: dict[str, float]) -> list[str]:
-    """The metrics in `results`, one line per different `sums` function: `MPJPE: 12.345 mm, PA-MPJPE: 8.901 mm`."""
+    """The metrics in `results`, one line per distinct `sums` function: `MPJPE: 12.345 mm, PA-MPJPE: 8.901 mm`."""
     lines = []
     for shared in _by_sums(metrics).values():
         shown = [metric for metric in shared if metric.name in results]
@@ -96,7 +98,7 @@ def console_lines(metrics: Sequence[EpochMetric], results: dict[str, float]) -> 
 
 
 def formatted(label: str, value: float, unit: str) -> str:
-    """One number as the console shows it: `MPJPE: 12.345 mm`."""
+    """Text of one metric for the console: `MPJPE: 12.345 mm`."""
     return f"{label}: {value:.3f} {unit}".rstrip()
 
 
@@ -108,22 +110,29 @@ def _by_sums(metrics: Sequence[EpochMetric]) -> dict[Callable, list[EpochMetric]
 
 
 def sample_errors(
-    pred, gt, joint_valid=None, *, root: int | None = 0, keypoints=None, metrics: Sequence[str] = ("mpjpe", "pa_mpjpe")
+    pred: jax.Array,
+    gt: jax.Array,
+    joint_valid: jax.Array | None = None,
+    *,
+    root: int | None = 0,
+    keypoints: ArrayLike | None = None,
+    metrics: Sequence[str] = ("mpjpe", "pa_mpjpe"),
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    """Errors of every sample, and which samples can be measured.
+    """Errors of every sample, and masks of the samples with a valid label and with a finite prediction.
 
     Args:
         pred: (B, J, 3) joints, mm.
         gt: (B, J, 3) joints, mm.
-        joint_valid: (B, J) mask of labelled joints; None takes all.
-        root: joint subtracted from both, 0 is the wrist; None compares the joints as they are.
-        keypoints: indices of the joints to score after that; None scores all.
+        joint_valid: (B, J) mask of labelled joints; None: all joints are labelled.
+        root: joint that is subtracted from `pred` and `gt`; 0 is the wrist. None: no joint is subtracted.
+        keypoints: indices of the joints that are scored after the subtraction; None: all.
         metrics: names in `ERRORS`.
 
     Returns:
-        `{name: (B,) mm}`, 0 where the label is invalid, else inf where the prediction is not finite; `labelled` (B,),
-        False where a valid joint of `gt` is not finite, the root is not valid, or all valid joints coincide (variance
-        <= 1e-8 mm^2); `finite` (B,), False where a prediction or its error is not.
+        Errors `{name: (B,) mm}`: 0 if the label is invalid, inf if only the prediction is not finite.
+        `labelled` (B,): False if a valid joint of `gt` is not finite, the root is not valid, or all valid joints
+        coincide (variance <= 1e-8 mm^2).
+        `finite` (B,): False if the prediction or an error is not finite.
     """
     pred, gt = as_points(pred, gt)
     valid = jnp.ones(gt.shape[:-1], bool) if joint_valid is None else joint_valid > 0
@@ -142,19 +151,19 @@ def sample_errors(
     return errors, labelled, finite
 
 
-def epoch_sums(pred, gt, joint_valid, valid) -> dict[str, jax.Array]:
-    """Sums of wrist-relative errors over a batch, and counts of its hands.
+def epoch_sums(pred: jax.Array, gt: jax.Array, joint_valid: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    """Sums of the wrist-relative errors of a batch, and its numbers of valid, non-finite and invalid hands.
 
     Args:
         pred: (B, 21, 3) joints, mm.
         gt: (B, 21, 3) joints, mm.
         joint_valid: (B, 21) mask of labelled joints.
-        valid: (B,) 0 for rows that only fill the batch.
+        valid: (B,) 0 for padding rows.
 
     Returns:
-        Scalars: `mpjpe` and `pa_mpjpe` (mm, summed over the samples that count, infinite with a prediction that is not
-        finite), `count` of these samples, how many of them are `nonfinite`, and how many were left out for an `invalid`
-        label (see `sample_errors`).
+        Scalars. `mpjpe` and `pa_mpjpe`: mm, summed over the hands with a valid label (see `sample_errors`); infinite
+        if a prediction is not finite. `count`: number of these hands. `nonfinite`: number of these hands whose
+        prediction is not finite. `invalid`: number of hands that were left out, because their label is invalid.
     """
     errors, labelled, finite = sample_errors(pred, gt, joint_valid)
     real = valid > 0
@@ -167,17 +176,17 @@ def epoch_sums(pred, gt, joint_valid, valid) -> dict[str, jax.Array]:
     }
 
 
-def mesh_sums(pred, gt, valid) -> dict[str, jax.Array]:
-    """Sums of a batch over the hands whose mesh is labelled.
+def mesh_sums(pred: jax.Array, gt: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    """Sums of mesh errors and F-scores of a batch, over the hands whose mesh is labelled.
 
     Args:
         pred: (B, V, 3) vertices relative to the wrist, mm.
         gt: (B, V, 3) labelled vertices relative to the wrist, mm.
-        valid: (B,) 0 for rows that do not count.
+        valid: (B,) 0 for hands that are left out.
 
     Returns:
-        Scalars: `mpvpe`, `pa_mpvpe` in mm, `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm, summed.
-        For a prediction that is not finite, errors are infinite and scores 0. `meshes` is the number of hands counted.
+        Scalars, summed: `mpvpe` and `pa_mpvpe` in mm; `f_5` and `f_15`, the F-scores of aligned meshes at 5 and 15 mm.
+        If a prediction is not finite, its errors are infinite and its scores 0. `meshes`: number of summed hands.
     """
     counted = valid > 0
     finite = jnp.isfinite(pred).all((1, 2))

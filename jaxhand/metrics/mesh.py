@@ -1,48 +1,68 @@
-"""Errors of hand meshes: MPVPE, PA-MPVPE and the F-score. Inputs in millimetres."""
+"""Errors of hand meshes: MPVPE, PA-MPVPE and the F-score. Inputs are in millimetres."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxhand.metrics.pose import mpjpe, pa_mpjpe
 
-BLOCK_SAMPLES = 64  # scored together, and BLOCK_POINTS unrolled: the fastest on a CPU, whose caches hold them
-BLOCK_POINTS = 16
-FAR_MM = 1e18  # of points that only fill a block; its square is finite in float32
+BLOCK_SAMPLES = 64  # meshes that are scored together: the fastest on a CPU, whose caches hold them
+BLOCK_POINTS = 16  # vertices in one unrolled step of the loop
+FAR_MM = 1e18  # coordinate of points that only fill a block; its square is finite in float32
 
 
-def mpvpe(pred, gt, *, valid=None):
-    """Mean per-vertex position error of (..., V, 3) meshes, mm: (...,), one number a sample.
+def mpvpe(pred: ArrayLike, gt: ArrayLike, *, valid: ArrayLike | None = None) -> jax.Array:
+    """Mean per-vertex position error, without alignment.
 
-    Vertices are compared as they are. `valid` (..., V) masks them; NaN where none is valid.
+    Args:
+        pred: (..., V, 3) vertices, mm.
+        gt: (..., V, 3) vertices, mm.
+        valid: (..., V) mask of the vertices to measure; None measures all.
+
+    Returns:
+        (...,) mm, one number per sample. NaN where no vertex is valid.
+
+    Raises:
+        ValueError: the shapes differ or are not (..., V, 3).
     """
     return mpjpe(pred, gt, valid=valid)
 
 
-def pa_mpvpe(pred, gt, *, reflection: bool = False, valid=None):
-    """Mean per-vertex position error of (..., V, 3) meshes aligned by their own vertices, mm: (...,), one a sample.
+def pa_mpvpe(pred: ArrayLike, gt: ArrayLike, *, reflection: bool = False, valid: ArrayLike | None = None) -> jax.Array:
+    """Mean per-vertex position error of meshes that are aligned by their own vertices.
 
-    As FreiHAND does it for meshes of the same topology, where `reflection=True` is its convention (see
-    `procrustes_align`). `valid` (..., V) masks the vertices; NaN where none is valid.
+    FreiHAND computes it like this for meshes of the same topology.
+
+    Args:
+        pred: (..., V, 3) vertices, mm.
+        gt: (..., V, 3) vertices, mm.
+        reflection: whether the alignment may mirror (True is FreiHAND's convention), see `procrustes_align`.
+        valid: (..., V) mask of the vertices to align by and to measure; None takes all.
+
+    Returns:
+        (...,) mm, one number per sample. NaN where no vertex is valid.
+
+    Raises:
+        ValueError: the shapes differ or are not (..., V, 3).
     """
     return pa_mpjpe(pred, gt, reflection=reflection, valid=valid)
 
 
 @jax.jit
-def f_score(pred, gt, threshold):
-    """Harmonic mean of precision and recall between two surfaces' points, as FreiHAND's `calculate_fscore`.
+def f_score(pred: ArrayLike, gt: ArrayLike, threshold: ArrayLike) -> jax.Array:
+    """Harmonic mean of precision and recall between the points of two surfaces, as FreiHAND's `calculate_fscore`.
 
-    A point is met when its nearest neighbour in the other set is strictly closer than the threshold. Pass aligned
-    meshes for the aligned figure. The distances are taken directly: |a|^2 - 2ab + |b|^2 would be little faster and
+    A point is a hit if its nearest neighbour in the other set is strictly closer than the threshold. Pass aligned
+    meshes for the aligned score. Distances are computed directly: |a|^2 - 2ab + |b|^2 would be hardly faster, and would
     miscount in float32.
 
     Args:
         pred: (..., V, 3) vertices, mm.
         gt: (..., W, 3) vertices, mm; W may differ from V.
-        threshold: mm; F@5 and F@15 are the field's. A sequence of T thresholds costs no more than one.
+        threshold: mm; usual are 5 and 15 (F@5, F@15). A sequence of T thresholds costs no more than one.
 
     Returns:
-        (...,) between 0 and 1, one number a sample, or (..., T); 0 where nothing is met, NaN for a mesh that is not
-        finite.
+        (...,) between 0 and 1, one number per sample, or (..., T); 0 without hits, NaN for a mesh that is not finite.
 
     Raises:
         ValueError: the shapes are not (..., V, 3) and (..., W, 3).
@@ -68,10 +88,10 @@ def f_score(pred, gt, threshold):
 
 
 def _nearest_squared(points, others):
-    """Squared distance of (3, V) points to the nearest of (3, W) others, (V,); others that are not finite are far.
+    """Squared distances (V,) of (3, V) points to the nearest of (3, W) others; others that are not finite are ignored.
 
-    The loop is over blocks of `others`, with the points and the samples of a block in the lanes: nothing is reduced
-    across lanes, and V x W distances never exist. `where` is one instruction, the NaN-proof `minimum` several.
+    The loop runs over blocks of `others`, and the vector lanes hold points and samples. So nothing is reduced across
+    lanes, and the V x W distances are never stored. `where` is one instruction; `minimum`, which keeps NaN, is several.
     """
     others = jnp.pad(others, ((0, 0), (0, -others.shape[1] % BLOCK_POINTS)), constant_values=FAR_MM)
 

@@ -1,72 +1,74 @@
-"""Errors of 3D joints: MPJPE and PA-MPJPE. Inputs in millimetres."""
+"""Errors of 3D joints: MPJPE and PA-MPJPE. Inputs are in millimetres."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxhand.metrics.procrustes import aligned_distances, aligned_error, as_points, length, mean
+from jaxhand.metrics.procrustes import aligned_error, as_points, masked_mean, norm
 
 
 @partial(jax.jit, static_argnames="root")
-def mpjpe(pred, gt, *, root: int | None = None, valid=None):
+def mpjpe(pred: ArrayLike, gt: ArrayLike, *, root: int | None = None, valid: ArrayLike | None = None) -> jax.Array:
     """Mean per-joint position error.
 
     Args:
         pred: (..., N, 3) joints, mm.
         gt: (..., N, 3) joints, mm.
-        root: joint subtracted from both first (0 is the wrist: "root-relative"); None compares as they are.
-        valid: (..., N) mask of the joints to measure; the values of the others are never read.
+        root: index of the joint that is subtracted from both (0 is the wrist: "root-relative"); None subtracts none.
+        valid: (..., N) mask of the joints to measure; the others do not affect the result.
 
     Returns:
-        (...,) mm, one number a sample. NaN where no joint is valid, or the root is not.
+        (...,) mm, one number per sample. NaN where no joint is valid, or the root is not valid.
+
+    Raises:
+        ValueError: the shapes differ or are not (..., N, 3).
     """
     valid = _with_root(valid, root)
     return masked_mean(distances(pred, gt, root, valid), valid)
 
 
-def pa_mpjpe(pred, gt, *, reflection: bool = False, valid=None):
+def pa_mpjpe(pred: ArrayLike, gt: ArrayLike, *, reflection: bool = False, valid: ArrayLike | None = None) -> jax.Array:
     """Mean per-joint position error after `procrustes_align`; some papers call it reconstruction error.
 
     Args:
         pred: (..., N, 3) joints, mm.
         gt: (..., N, 3) joints, mm.
-        reflection: False as HaMeR and mmpose, True as FreiHAND, HO-3D and DexYCB, where a mirrored hand scores 0.
-        valid: (..., N) mask of the joints to align by and to measure; the values of the others are never read. (The
+        reflection: False as in HaMeR and mmpose; True as in FreiHAND, HO-3D and DexYCB, where a mirrored hand scores 0.
+        valid: (..., N) mask of the joints to align by and to measure; the others do not affect the result. (The
             official codes align by all joints and mask the mean: `mpjpe(procrustes_align(pred, gt), gt, valid=valid)`.)
 
     Returns:
-        (...,) mm, one number a sample. NaN where no joint is valid. Gradients (reverse mode) are finite for all finite
+        (...,) mm, one number per sample. NaN where no joint is valid. Gradients (reverse mode) are finite for finite
         points.
+
+    Raises:
+        ValueError: the shapes differ or are not (..., N, 3).
     """
-    if valid is None:
-        return aligned_error(pred, gt, reflection=reflection)
-    return _masked_pa_mpjpe(pred, gt, reflection, valid)
+    return aligned_error(pred, gt, reflection=reflection, valid=valid)
 
 
-@partial(jax.jit, static_argnums=2)
-def _masked_pa_mpjpe(pred, gt, reflection, valid):
-    return masked_mean(aligned_distances(pred, gt, reflection=reflection, valid=valid), valid)
+def distances(pred: ArrayLike, gt: ArrayLike, root: int | None = None, valid: ArrayLike | None = None) -> jax.Array:
+    """Distance of each joint to its target.
 
+    Args:
+        pred: (..., N, 3) joints, any unit.
+        gt: (..., N, 3) joints.
+        root: index of the joint that is subtracted from both; None subtracts none.
+        valid: (..., N) mask of the joints to measure; None measures all.
 
-def distances(pred, gt, root: int | None = None, valid=None):
-    """(..., N) distance of every joint to its target in the unit of (..., N, 3), relative to joint `root` if given.
+    Returns:
+        (..., N) in the unit of the joints; 0 for joints that are not valid.
 
-    It is 0 where `valid` (..., N) is given and 0, whatever stands there.
+    Raises:
+        ValueError: the shapes differ or are not (..., N, 3).
     """
     pred, gt = as_points(pred, gt)
     if root is not None:
         pred, gt = (points - points[..., root : root + 1, :] for points in (pred, gt))
     difference = [pred[..., c] - gt[..., c] for c in range(3)]
-    return length(difference if valid is None else [jnp.where(valid > 0, d, 0) for d in difference])
-
-
-def masked_mean(values, valid):
-    """Mean over the last axis of (..., N) values where `valid` > 0, or of all of them if it is None."""
-    if valid is None:
-        return mean(values)
-    keep = jnp.broadcast_to(jnp.asarray(valid) > 0, values.shape)
-    return mean(jnp.where(keep, values, 0)) / mean(keep.astype(values.dtype))
+    return norm(difference if valid is None else [jnp.where(jnp.asarray(valid) > 0, d, 0) for d in difference])
 
 
 def _with_root(valid, root):

@@ -1,47 +1,51 @@
-"""Motion of joints over time: how far its acceleration is off, and how much it jitters."""
+"""Motion of joints over time: acceleration error and jitter."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxhand.metrics.pose import distances
-from jaxhand.metrics.procrustes import length
+from jaxhand.metrics.procrustes import norm
 
 
 @partial(jax.jit, static_argnames="fps")
-def acceleration_error(pred, gt, *, fps: float | None = None, valid=None):
+def acceleration_error(
+    pred: ArrayLike, gt: ArrayLike, *, fps: float | None = None, valid: ArrayLike | None = None
+) -> jax.Array:
     """Mean distance between the accelerations of prediction and label (HMMR, VIBE `compute_error_accel`).
 
     Args:
         pred: (..., T, J, 3) joints of T frames, mm.
         gt: (..., T, J, 3) joints, mm.
-        fps: frames a second; None leaves the unit mm / frame^2, as VIBE prints it.
-        valid: (..., T) mask of labelled frames. Only three valid frames in a row count, the values of the others are
-            never read.
+        fps: frames per second; None keeps the unit mm / frame^2, as VIBE prints it.
+        valid: (..., T) mask of labelled frames. Only three valid frames in a row count; the others do not affect the
+            result.
 
     Returns:
-        (...,) mm / s^2, or mm / frame^2, one number a sequence. NaN where no three frames in a row are valid.
+        (...,) mm / s^2, or mm / frame^2, one number per sequence. NaN where no three frames in a row are valid.
     """
     error = distances(_difference(pred, 2), _difference(gt, 2)).mean(-1)  # (..., T - 2)
     return _mean_over_time(error, valid, 3) * (1 if fps is None else fps**2)
 
 
 @partial(jax.jit, static_argnames="fps")
-def jitter(joints, *, fps: float | None = None, valid=None):
-    """Mean size of the third difference in time, the jerk (TransPose, WHAM `compute_jitter`).
+def jitter(joints: ArrayLike, *, fps: float | None = None, valid: ArrayLike | None = None) -> jax.Array:
+    """Mean norm of the jerk, the third derivative in time (TransPose, WHAM `compute_jitter`).
 
-    Those print it in 10 m / s^3: divide the result in mm / s^3 by 1e4.
+    Both print it in 10 m / s^3: divide the result in mm / s^3 by 1e4.
 
     Args:
         joints: (..., T, J, 3) joints of T frames, mm.
-        fps: frames a second; None leaves the unit mm / frame^3.
-        valid: (..., T) mask of frames. Only four valid frames in a row count, the values of the others are never read.
+        fps: frames per second; None keeps the unit mm / frame^3.
+        valid: (..., T) mask of frames. Only four valid frames in a row count; the others do not affect the
+            result.
 
     Returns:
-        (...,) mm / s^3, or mm / frame^3, one number a sequence. NaN where no four frames in a row are valid.
+        (...,) mm / s^3, or mm / frame^3, one number per sequence. NaN where no four frames in a row are valid.
     """
-    size = length(jnp.moveaxis(_difference(joints, 3), -1, 0)).mean(-1)  # (..., T - 3)
+    size = norm(jnp.moveaxis(_difference(joints, 3), -1, 0)).mean(-1)  # (..., T - 3)
     return _mean_over_time(size, valid, 4) * (1 if fps is None else fps**3)
 
 

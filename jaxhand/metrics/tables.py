@@ -1,25 +1,32 @@
-"""Means by joint and by finger, in float64 on the host: where a network fails."""
+"""Mean errors by joint and by finger, in float64 on the host."""
+
+import typing
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def mean_where(values, valid=None, axis: int | None = None) -> np.ndarray:
-    """Mean of the entries whose mask is > 0 over an axis, or over all: NaN where there is none.
+def mean_where(values: ArrayLike, valid: ArrayLike | None = None, axis: int | None = None) -> np.ndarray:
+    """Mean of the valid entries.
 
     Args:
-        values: array; those that are masked are never read.
-        valid: mask of its shape; None takes all.
+        values: array of any shape and unit; entries that are not valid do not affect the result.
+        valid: mask of the same shape, > 0 for valid entries; None takes all.
+        axis: axis to average over; None averages over all.
+
+    Returns:
+        float64 array without that axis, or a scalar; NaN where no entry is valid.
     """
     if valid is None:
-        return np.mean(values, axis, dtype=np.float64)
+        return typing.cast(np.ndarray, np.mean(np.asarray(values), axis, dtype=np.float64))
     keep = np.asarray(valid) > 0
     count = keep.sum(axis)
     total = np.where(keep, values, 0).sum(axis, dtype=np.float64)
     return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
 
 
-def joint_means(distances, valid=None) -> np.ndarray:
-    """Mean distance of every joint over the samples.
+def joint_means(distances: ArrayLike, valid: ArrayLike | None = None) -> np.ndarray:
+    """Mean distance of each joint over the samples.
 
     Args:
         distances: (N, J), any unit.
@@ -31,15 +38,15 @@ def joint_means(distances, valid=None) -> np.ndarray:
     return mean_where(distances, valid, 0)
 
 
-def finger_means(joints, valid=None) -> np.ndarray:
-    """Wrist, thumb, index, middle, ring and little finger: the mean over the joints of each.
+def finger_means(joints: ArrayLike, valid: ArrayLike | None = None) -> np.ndarray:
+    """Mean over the joints of the wrist, the thumb, the index, middle, ring and little finger.
 
     Args:
-        joints: (..., 21) errors of the joints in jaxhand's order, means of a set or distances of samples.
+        joints: (..., 21) errors in jaxhand's joint order, any unit: means of a set, or distances of samples.
         valid: (..., 21) mask of the entries that count.
 
     Returns:
-        (..., 6) in the unit of `joints`; NaN where nothing counts.
+        (..., 6) in the unit of `joints`; NaN where no joint is valid.
     """
     joints = np.asarray(joints)
     valid = np.ones(joints.shape) if valid is None else np.asarray(valid)

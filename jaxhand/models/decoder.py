@@ -1,4 +1,4 @@
-"""HaMeR's transformer decoder: one query token, self-attention and cross-attention to the tokens of an image.
+"""HaMeR's transformer decoder: one query token, with self-attention and with cross-attention to the image tokens.
 
 Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
@@ -6,6 +6,7 @@ Attribute names are the parameter paths of saved checkpoints: do not change them
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.config import HamerConfig
 from jaxhand.models.layers import layer_norm, normal_param
@@ -14,12 +15,13 @@ NORM_EPSILON = 1e-5
 
 
 class Decoder(nnx.Module):
-    """Decoder of a single query token. Each array of `layers` holds the parameters of all layers, on its first axis.
+    """Decoder of a single query token. The first axis of each array in `layers` is the layer index.
 
     Args:
-        config: `width` of the query token, `depth`, `heads` of `head_width`, hidden channels `mlp`.
-        context: channels of the image tokens.
-        dtype: of the matrix products; parameters, norms and residuals are float32.
+        config: `width` (channels of the query token), `depth` (number of layers), `heads` (number of attention heads),
+            `head_width` (channels of a head), `mlp` (hidden channels).
+        context: number of channels of the image tokens.
+        dtype: type of the matrix products; parameters, norms and residuals are float32.
         rngs: draws the parameters.
     """
 
@@ -31,7 +33,7 @@ class Decoder(nnx.Module):
         self.layers = build(jax.random.split(rngs.params(), config.depth))
 
     def __call__(self, context: jax.Array) -> jax.Array:
-        """Image tokens (B, T, E) → the query token after all layers, (B, width) float32."""
+        """Image tokens (B, T, E) → query token after the last layer, (B, width) float32."""
         graphdef, parameters = nnx.split(self.layers)
         token = self.to_token_embedding(jnp.zeros((len(context), 1))) + self.pos_embedding[0]
         return jax.lax.scan(lambda x, layer: (nnx.merge(graphdef, layer)(x, context), None), token, parameters)[0]
@@ -40,7 +42,7 @@ class Decoder(nnx.Module):
 class Layer(nnx.Module):
     """Pre-norm decoder layer: self-attention, cross-attention and an MLP, each with a residual connection."""
 
-    def __init__(self, config: HamerConfig, context: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, context: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = SelfAttention(config, dtype, rngs)
         self.cross_attention = CrossAttention(config, context, dtype, rngs)
         self.feed_forward = FeedForward(config, dtype, rngs)
@@ -53,9 +55,9 @@ class Layer(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Self-attention of a single token. Its attention weight is always 1, so only the value is computed."""
+    """Self-attention of a single token. The attention weight is always 1, so query and key are not needed."""
 
-    def __init__(self, config: HamerConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, dtype: DTypeLike, rngs: nnx.Rngs):
         inner = config.heads * config.head_width
         self.norm = layer_norm(config.width, NORM_EPSILON, rngs)
         self.to_qkv = _linear(config.width, 3 * inner, dtype, rngs, bias=False)
@@ -69,11 +71,11 @@ class SelfAttention(nnx.Module):
 class CrossAttention(nnx.Module):
     """Multi-head cross-attention from the query token to the image tokens.
 
-    With a single query it is cheaper to apply the key and value projections `to_kv` to the query and to the attention
-    output than to all image tokens.
+    The projections of keys and values (`to_kv`) are not applied to the image tokens. For a single query, it is cheaper
+    to apply the first to the query and the second to the output of the attention.
     """
 
-    def __init__(self, config: HamerConfig, context: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, context: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads, self.head_width, self.dtype = config.heads, config.head_width, dtype
         inner = config.heads * config.head_width
         self.norm = layer_norm(config.width, NORM_EPSILON, rngs)
@@ -96,7 +98,7 @@ class CrossAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """MLP of two layers with the exact GELU, after a layer norm."""
 
-    def __init__(self, config: HamerConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: HamerConfig, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = layer_norm(config.width, NORM_EPSILON, rngs)
         self.fc1 = _linear(config.width, config.mlp, dtype, rngs)
         self.fc2 = _linear(config.mlp, config.width, dtype, rngs)

@@ -1,20 +1,21 @@
-"""Convolutions and batches, each in the form that is fast on the device it runs on.
+"""Convolutions with one implementation for CPUs and one for GPUs.
 
-On a CPU, XLA's own depthwise convolution is 10 to 30 times slower than the same sum written as products of shifted
-images, a convolution of three channels 4 times slower than a matrix product of patches, and large batches of fine maps
-fall out of the cache. On a GPU the native forms are the fast ones. The choice is
-made when a function is compiled for a device, so the same function runs on both.
+On a CPU, a depthwise convolution of XLA is 10 to 30 times slower than a sum of shifted images times weights. A
+convolution of three channels is 4 times slower than a matrix product of patches. The feature maps of a large batch do
+not fit in the cache. On a GPU, XLA's own convolutions and whole batches are faster. JAX chooses the implementation when
+it compiles a function for a device.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve every channel with its own kernel; padding "SAME" as TensorFlow has it.
+    """Depthwise convolution: each channel has its own kernel. Padding is TensorFlow's "SAME".
 
     Args:
         x: (B, H, W, C).
@@ -30,7 +31,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve an image of few channels; padding "SAME" as TensorFlow has it.
+    """Convolution of an image with few channels. Padding is TensorFlow's "SAME".
 
     Args:
         x: (B, H, W, inputs).
@@ -44,15 +45,15 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_patches, stride), default=native)
 
 
-def each_image(function: Callable[[jax.Array], jax.Array], images: jax.Array):
-    """Apply a function to a batch: on a CPU image by image, elsewhere to the whole batch.
+def each_image(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+    """Apply a function to a batch of images: on a CPU one image at a time, on other devices the whole batch at once.
 
     Args:
-        function: of a batch (B, ...); returns arrays with a leading axis B.
+        function: function of a batch (B, ...) that returns arrays with a first axis B.
         images: (B, ...).
 
     Returns:
-        What the function returns for the batch.
+        The arrays that the function returns for the batch.
     """
 
     def one_by_one(images):
@@ -71,7 +72,7 @@ def _native(stride: int, x, kernel, groups: int | None = None):
 
 
 def _patches(stride: int, x, kernel):
-    """A matrix product of patches with the kernel."""
+    """Convolution as a matrix product: the patches of the image times the kernel."""
     size, (height, width) = kernel.shape[0], (-(-extent // stride) for extent in x.shape[1:3])
     rows, columns = (_same(extent, size, stride) for extent in x.shape[1:3])
     parts = [part for _, _, part in _taps(_padded(x, rows, columns), size, height, width, stride)]
@@ -80,7 +81,7 @@ def _patches(stride: int, x, kernel):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _shifted(stride: int, x, kernel):
-    """A sum over the kernel's taps: the shifted image times the tap's weights."""
+    """Depthwise convolution as a sum over the kernel's entries: shifted image times the entry's weights."""
     size = kernel.shape[0]
     height, width = (-(-extent // stride) for extent in x.shape[1:3])
     (rows, columns) = (_same(extent, size, stride) for extent in x.shape[1:3])
@@ -93,16 +94,16 @@ def _forward(stride: int, x, kernel):
 
 
 def _backward(stride: int, saved, gradient):
-    """The gradient of the input is a convolution of the spread gradient with the flipped kernel."""
+    """Gradients of `_shifted`. The input's gradient is a transposed convolution: zero padding, then flipped kernel."""
     x, kernel = saved
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     gradient = jax.lax.optimization_barrier(gradient)
     (rows, columns) = (_same(extent, size, stride) for extent in (height, width))
-    taps = _taps(_padded(x, rows, columns), size, *gradient.shape[1:3], stride)
+    taps = _taps(_padded(x, rows, columns), size, *gradient.shape[1:3], stride=stride)
     of_kernel = jnp.stack([jnp.einsum("bhwc,bhwc->c", part, gradient) for _, _, part in taps])
 
     def spread(extent: int, before: int, out: int) -> tuple[int, int, int]:
-        """Padding before, after, and between the rows of the gradient, so that `extent` + size - 1 rows come out."""
+        """Padding before, after and between the rows of the gradient, for a result of `extent` + size - 1 rows."""
         return size - 1 - before, extent - 1 + before - (out - 1) * stride, stride - 1
 
     edges = [spread(*numbers) for numbers in zip((height, width), (rows[0], columns[0]), gradient.shape[1:3])]
@@ -117,18 +118,18 @@ _shifted.defvjp(_forward, _backward)
 
 
 def _same(extent: int, size: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "SAME" padding before and after: of an odd total the larger half comes after."""
+    """TensorFlow's "SAME" padding, (before, after). If the total is odd, the larger half is after."""
     total = max((-(-extent // stride) - 1) * stride + size - extent, 0)
     return total // 2, total - total // 2
 
 
 def _padded(x, rows: tuple[int, int], columns: tuple[int, int]):
-    """The image with zeros around it. The barrier keeps XLA from computing the padding again for every tap."""
+    """Pad an image with zeros. Without the barrier, XLA would pad it again for every entry of the kernel."""
     return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), rows, columns, (0, 0))))
 
 
 def _taps(padded, size: int, height: int, width: int, stride: int):
-    """Row and column of every tap of a kernel, and the part of the padded image that it multiplies."""
+    """For every entry of a kernel, yield its row, its column, and the pixels of the padded image that it multiplies."""
     for i in range(size):
         for j in range(size):
             rows, columns = ((k, k + (n - 1) * stride + 1) for k, n in ((i, height), (j, width)))

@@ -1,6 +1,6 @@
-"""HMR's discriminator for hands: it scores how real a pose is, per joint and for the whole hand.
+"""HMR's discriminator, for hands: it scores how realistic a pose and a shape are.
 
-Kanazawa et al., "End-to-end Recovery of Human Shape and Pose" (2018), in the sizes of HaMeR.
+Kanazawa et al., "End-to-end Recovery of Human Shape and Pose" (2018). The sizes of the layers are those of HaMeR.
 """
 
 import jax
@@ -14,9 +14,10 @@ LOGITS = DIGIT_JOINTS + 2
 
 
 class Discriminator(nnx.Module):
-    """Joint rotations of the digits and shape → 17 scores, trained towards 1 for real and 0 for predicted hands.
+    """Rotations of the digits' joints, and shape → 17 scores. The targets are 1 for real and 0 for predicted hands.
 
-    Attributes are named as in HaMeR's checkpoint; `pose_out` holds its 15 layers of one output as rows.
+    Attributes are named as in HaMeR's checkpoint. There, `pose_out` is a list of 15 layers with one output each; here,
+    a layer is a row of an array.
     """
 
     def __init__(self, rngs: nnx.Rngs):
@@ -30,17 +31,17 @@ class Discriminator(nnx.Module):
         self.D_alljoints_fc2, self.D_alljoints_out = linear(HIDDEN, HIDDEN), linear(HIDDEN, 1)
 
     def __call__(self, rotations: jax.Array, shape: jax.Array) -> jax.Array:
-        """Rotations (B, 15, 3, 3) and shapes (B, 10) → scores (B, 17): 15 joints, the shape, the whole pose."""
+        """Rotations (B, 15, 3, 3) and shapes (B, 10) → scores (B, 17): 15 for the joints, shape, whole pose."""
         B, relu = len(rotations), jax.nn.relu
         joints = relu(self.D_conv2(relu(self.D_conv1(rotations.reshape(B, DIGIT_JOINTS, 9)))))  # (B, 15, 32)
         shape = self.betas_out(relu(self.betas_fc2(relu(self.betas_fc1(shape)))))  # (B, 1)
-        pose = joints.swapaxes(1, 2).reshape(B, -1)  # (B, 32 * 15), the joints of a channel together as in PyTorch
+        pose = joints.swapaxes(1, 2).reshape(B, -1)  # (B, 32 * 15), channel by channel as in HaMeR's code
         pose = self.D_alljoints_out(relu(self.D_alljoints_fc2(relu(self.D_alljoints_fc1(pose)))))  # (B, 1)
         return jnp.concatenate([self.pose_out(joints), shape, pose], axis=-1)
 
 
 class PerJoint(nnx.Module):
-    """A separate linear layer with one output for each of 15 joints."""
+    """15 linear layers with one output each, one for each joint."""
 
     def __init__(self, rngs: nnx.Rngs):
         spread = jax.nn.initializers.variance_scaling(2.0, "fan_in", "uniform", in_axis=1, out_axis=())
@@ -59,8 +60,8 @@ def discriminator_outputs(
     real_rotations: jax.Array,
     real_shape: jax.Array,
     real: jax.Array,
-) -> dict:
-    """The scores for the adversarial loss terms; gradients are stopped as the arguments below describe.
+) -> dict[str, jax.Array]:
+    """The scores for the adversarial loss terms. Gradients are stopped where the arguments below say so.
 
     Args:
         discriminator: receives no gradient from `fake_logits`.
@@ -69,8 +70,8 @@ def discriminator_outputs(
         real: (B, R), 0 where there is no real hand.
 
     Returns:
-        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17), which is 1, its target, where
-        there is no real hand.
+        `fake_logits` (B, 17), `critic_fake` (B, 17) and `critic_real` (B, R, 17). Where there is no real hand,
+        `critic_real` is its target 1, so that the loss is 0 there.
     """
     digits, R = rotations[:, 1:], real.shape[1]
     graphdef, parameters = nnx.split(discriminator)

@@ -1,9 +1,9 @@
-"""The real-time mesh network: `VotingNet` predicts the joints, and the mesh is a linear function of vectors at them.
+"""The real-time mesh network: `VotingNet` predicts the joints, and each vertex is a weighted sum of vectors.
 
-A vertex is a weighted sum of vectors that rotate and scale with the joints; the weights are the same for every hand.
-The vectors are the joints themselves, the axes of the bones between them, and vectors predicted from tokens for what
-the joints do not determine, such as the thickness of a hand or the twist of its thumb. The initial weights are those of
-the skinned hand.
+The vectors rotate and scale with the joints; the weights are the same for every hand. There are three kinds of vectors:
+the joints, the axes of the bones, and vectors predicted from tokens. The predicted vectors describe what the joints do
+not determine, such as the thickness of a hand or the twist of its thumb. The initial weights are those of the skinned
+hand.
 Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
 
@@ -15,27 +15,28 @@ from flax import nnx
 from jaxhand.config import Config
 from jaxhand.hand.skeleton import JOINT_ORDERS, to_our_order
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
+from jaxhand.models.contract import Predictions
 from jaxhand.models.layers import NUM_KEYPOINTS, Linear, MlpBlock, TokenMlp, normal_param
 from jaxhand.models.voting_net import VotingNet
 
-UNIT_MM = 100.0  # of the vectors
-WEIGHT_GAIN = 0.3  # weights of the vectors / their parameters: they learn this much slower than all others
-UPSAMPLE = 4  # tokens of a stage / tokens of the stage before
-BASES = np.flatnonzero(np.array(JOINT_ORDERS["mano"]) < NUM_JOINTS)  # (16,) keypoints at which bones start
-# (21,) the bone whose frame the vectors of a joint are in: the palm for the wrist, the last bone for a fingertip
+UNIT_MM = 100.0  # the vectors are in units of 100 mm
+WEIGHT_GAIN = 0.3  # the weights are 0.3 * `sums`, so they train more slowly than other parameters
+UPSAMPLE = 4  # each stage has 4 times as many tokens as the stage before
+BASES = np.flatnonzero(np.array(JOINT_ORDERS["mano"]) < NUM_JOINTS)  # (16,) keypoint at the start of each bone
+# (21,) for each joint, the bone whose frame its vectors use: the palm for the wrist, the last bone for a fingertip
 BONES = np.searchsorted(BASES, np.arange(NUM_KEYPOINTS), side="right") - 1
-SOFT_MM = 0.1
-KNUCKLES = np.array([5, 9, 13, 17])
+SOFT_MM = 0.1  # see `soft_normalize`
+KNUCKLES = np.array([5, 9, 13, 17])  # base joints of the four fingers
 
 
 class FastMesh(nnx.Module):
-    """RGB and depth crops → joints and mesh. One set of weights works with and without depth.
+    """RGB and depth crops → joints and mesh. The same weights work with and without depth.
 
-    The joints are those that pose the hand, as data sets label them; joints regressed from the mesh, as in simpleHand,
-    would be some 3 mm off. The mesh follows the predicted joints.
+    The joints are predicted first, and the mesh follows them. They are the joints that pose the hand, as in the labels
+    of data sets. Joints regressed from the mesh, as in simpleHand, would be about 3 mm away from these.
 
     Args:
-        config: as for `VotingNet`, and `model.mesh`.
+        config: as for `VotingNet`; `model.mesh` is used, too.
         hand_model: the hand whose mesh is predicted.
         rngs: draws the parameters.
     """
@@ -47,24 +48,25 @@ class FastMesh(nnx.Module):
         self.dense = VotingNet(config, None, rngs)
         self.mesh = MeshHead(config, hand_model, rngs)
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
-        """The predictions of `VotingNet`, and `vertices` (B,V,3) mm in the camera frame. Nothing is random."""
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
+        """Predict joints as `VotingNet` does, and `vertices` (B,V,3) mm in the camera frame; `key` is not used."""
         predictions, features = self.dense.predict_with_features(batch)
-        return predictions | {"vertices": self.mesh(features, predictions["keypoints_3d"])}
+        predictions["vertices"] = self.mesh(features, predictions["keypoints_3d"])
+        return predictions
 
 
 class MeshHead(nnx.Module):
     """Joints and their features → vertices, which translate, rotate and scale with the joints.
 
-    After simpleHand (Zhou et al., "A Simple Baseline for Efficient Hand Mesh Reconstruction", 2024): layers on the
-    tokens of the joints, then on 4 and 16 times as many. Its attention is replaced by linear layers over the tokens,
-    which learn as much in half the time: a token stands for the same position on every hand. Its last two layers, to
-    the vertices and to their coordinates, are linear: in the opposite order they compute the same at a twentieth of the
-    cost.
+    The design follows simpleHand (Zhou et al., "A Simple Baseline for Efficient Hand Mesh Reconstruction", 2024): there
+    is one token per joint, then 4 times and 16 times as many tokens. Two things differ. Linear layers over the tokens
+    replace the attention: they reach the same error in half the time, because a token has the same position on every
+    hand. The last two layers, from tokens to vertices and from channels to coordinates, are linear, so they can be
+    swapped: this needs a twentieth of the operations.
 
     Args:
-        config: `model.joint_width` channels of the features; `model.mesh`.
-        hand_model: the mesh of an untrained network.
+        config: `model.joint_width` (channels of the features) and `model.mesh`.
+        hand_model: the hand whose mesh an untrained network predicts.
         rngs: draws the parameters.
     """
 
@@ -78,7 +80,7 @@ class MeshHead(nnx.Module):
         )
         self.norm = nnx.RMSNorm(channels[-1], rngs=rngs)
         self.vector = Linear(channels[-1], 3, rngs, scale=0.02)
-        self.rest, skinned = skinning_basis(hand_model)  # `rest` is an array of the checkpoint, too
+        self.rest, skinned = skinning_basis(hand_model)  # `rest` is saved in checkpoints
         token_weights = counts[-1] ** -0.5 * jax.random.normal(rngs.params(), (counts[-1], hand_model.num_vertices))
         self.sums = nnx.Param(jnp.concatenate([skinned / WEIGHT_GAIN, token_weights]))  # (20 + 48 + T, V)
 
@@ -100,11 +102,11 @@ class MeshHead(nnx.Module):
 
 
 class UpsampleStage(nnx.Module):
-    """Upsample the tokens, change their channels, then an MLP over the tokens and one over the channels.
+    """Upsample the tokens and change their channels, then apply an MLP over the tokens and an MLP over the channels.
 
     Args:
-        tokens, new_tokens: their number before and after.
-        width, new_width: their channels before and after.
+        tokens, new_tokens: number of tokens before and after.
+        width, new_width: number of channels before and after.
         rngs: draws the parameters.
     """
 
@@ -122,11 +124,11 @@ class UpsampleStage(nnx.Module):
 
 
 def skinning_basis(hand_model: SkinnedHand) -> tuple[np.ndarray, np.ndarray]:
-    """The skinning of a hand as weighted sums of vectors, without its pose-dependent corrections.
+    """Write the skinning of a hand as weighted sums of vectors, without the pose-dependent corrections.
 
     Returns:
-        Joints in the rest pose (21, 3) mm, and weights (20 + 48, V): of the joints relative to the wrist, and of the
-        axes of the 16 bones.
+        Joints in the rest pose, (21, 3) mm; and weights (20 + 48, V) of the vectors. The vectors are the 20 joints
+        relative to the wrist, and three axes of each of the 16 bones.
     """
     V = hand_model.num_vertices
     joints = np.concatenate([hand_model.template[-NUM_JOINTS:], hand_model.template[V:-NUM_JOINTS]])
@@ -135,25 +137,26 @@ def skinning_basis(hand_model: SkinnedHand) -> tuple[np.ndarray, np.ndarray]:
     offsets = weights[..., None] * (hand_model.template[:V, None] - joints[BASES]) / UNIT_MM  # (V, 16, 3)
     joint_weights = np.zeros((V, NUM_KEYPOINTS))
     joint_weights[:, BASES] = weights
-    # (V, 16, 3) → (V, 48); all: (V, 68) → (68, V)
+    # offsets (V, 16, 3) → (V, 48); result (V, 20 + 48) → (68, V)
     return joints, np.concatenate([joint_weights[:, 1:], offsets.reshape(V, -1)], axis=1).T.astype(np.float32)
 
 
 def bone_frames(joints: jax.Array, rest: np.ndarray) -> jax.Array:
-    """Rotations of the bones of a hand from the rest pose, as far as the joints determine them.
+    """Estimate the rotations of a hand's bones, relative to the rest pose, from the joints.
 
-    The knuckles and the wrist define the frame of the palm. A bone of a digit follows the rotation of the bone before
-    it, and then rotates by the smallest angle to its own direction: the joints do not determine its twist about itself.
+    The knuckles and the wrist define the rotation of the palm. A bone of a digit has the rotation of the bone before
+    it, followed by the smallest rotation to its direction. The joints do not determine the twist of a bone about its
+    axis.
 
     Args:
         joints: (..., 21, 3) mm.
         rest: (21, 3) mm.
 
     Returns:
-        (..., 16, 3, 3): palm, thumb 1-3, index 1-3, middle, ring, little.
+        (..., 16, 3, 3): palm, then three bones of the thumb, index, middle, ring and little finger each.
     """
     bones, rest_bones = (
-        # (..., 20, 3) → (..., 5, 4, 3) → (..., 5, 3, 3): of each digit three bones
+        # joints (..., 20, 3) → (..., 5, 4, 3) → (..., 5, 3, 3): directions of three bones per digit
         soft_normalize(jnp.diff(points[..., 1:, :].reshape(*points.shape[:-2], 5, 4, 3), axis=-2))
         for points in (joints, rest)
     )
@@ -168,12 +171,12 @@ def bone_frames(joints: jax.Array, rest: np.ndarray) -> jax.Array:
     return jnp.concatenate([palm, digits.reshape(*palm.shape[:-3], 15, 3, 3)], axis=-3)
 
 
-def palm_frame(joints: jax.Array) -> jax.Array:
-    """Frame of the palm of joints (..., 21, 3).
+def palm_frame(joints: jax.Array | np.ndarray) -> jax.Array:
+    """Frame of the palm, from joints (..., 21, 3).
 
     Returns:
-        (..., 3, 3); the columns are unit vectors from the index to the little finger, towards the fingers, and normal
-        to both.
+        (..., 3, 3). The columns are unit vectors: from the index to the little finger, from the wrist to the fingers,
+        and perpendicular to both.
     """
     along = soft_normalize(joints[..., KNUCKLES, :].mean(-2) - joints[..., 0, :])
     across = joints[..., 17, :] - joints[..., 5, :]
@@ -186,11 +189,11 @@ def half_turn(axis: jax.Array) -> jax.Array:
     return 2 * axis[..., :, None] * axis[..., None, :] - jnp.eye(3)
 
 
-def soft_normalize(vectors: jax.Array, soft: float = SOFT_MM) -> jax.Array:
-    """Normalise vectors (..., 3). Those as short as `soft` become shorter than 1, which bounds the gradient."""
-    return vectors / jnp.sqrt((vectors**2).sum(-1, keepdims=True) + soft**2)
+def soft_normalize(vectors: jax.Array | np.ndarray, soft: float = SOFT_MM) -> jax.Array:
+    """Normalise vectors (..., 3). To limit the gradient, vectors of about length `soft` become shorter than 1."""
+    return jnp.divide(vectors, jnp.sqrt((vectors**2).sum(-1, keepdims=True) + soft**2))
 
 
-def palm_length(joints: jax.Array) -> jax.Array:
+def palm_length(joints: jax.Array | np.ndarray) -> jax.Array:
     """Mean distance between the knuckles and the wrist of joints (..., 21, 3): (...), mm."""
     return jnp.sqrt(((joints[..., KNUCKLES, :] - joints[..., :1, :]) ** 2).sum(-1) + SOFT_MM**2).mean(-1)

@@ -1,7 +1,9 @@
-"""HaMeR: a vision transformer encodes the crop, a transformer decoder with one query token regresses MANO parameters.
+"""HaMeR: a vision transformer encodes the crop; a transformer decoder with one query token predicts MANO parameters.
 
-Pavlakos et al., "Reconstructing Hands in 3D with Transformers" (2024). Attributes are named as in its checkpoint.
+Pavlakos et al., "Reconstructing Hands in 3D with Transformers" (2024). Attributes are named as in HaMeR's checkpoint.
 """
+
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,14 @@ from jaxhand.config import Config
 from jaxhand.hand.rotations import axis_angle_to_matrix, rotation_6d_to_matrix
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
 from jaxhand.models import vit
+from jaxhand.models.contract import Predictions
 from jaxhand.models.decoder import Decoder
 from jaxhand.models.discriminator import Discriminator, discriminator_outputs
 from jaxhand.models.layers import output_layer
 from jaxhand.models.mano_head import mano_predictions, mean_mano_params
 from jaxhand.models.preprocess import center_crop_normalize
 
-CAMERA_PX = 5000.0  # focal length of the camera that HaMeR assumes, px of a crop of 256 px
+CAMERA_PX = 5000.0  # focal length that HaMeR assumes, px, for a crop of 256 px
 FOCAL = CAMERA_PX / 256  # focal length / side of the crop
 LOSS_TERMS = ("keypoints_2d", "keypoints_3d", "global_orient", "hand_pose", "betas")
 ADVERSARIAL_TERMS = ("adversarial", "discriminator")
@@ -27,8 +30,9 @@ class Hamer(nnx.Module):
     """RGB crop → pose, shape and camera of a hand.
 
     Args:
-        config: `model.vit`, `model.hamer`, `model.dtype` of the matrix products, `model.remat`. `data.image_size` must
-            be a multiple of 4 patches: the network reads the middle three quarters of the width.
+        config: the config. Used: `model.vit`, `model.hamer`, `model.dtype` (type of the matrix products),
+            `model.remat`, `data.image_size`. The network uses the middle three quarters of the image's width, so the
+            image size must be a multiple of 4 patches.
         hand_model: the hand whose parameters are predicted.
         rngs: draws the parameters.
 
@@ -49,13 +53,13 @@ class Hamer(nnx.Module):
         self.backbone = vit.ViT(**vit.center_crop_arguments(config), rngs=rngs)
         self.mano_head = ManoHead(config, self.hand_model, rngs)
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict a hand.
 
         Args:
             batch: `image` (B,S,S,3) in 0..1 and `K` (B,3,3) of the crop; with a key and a discriminator also the
                 arguments of `real_hands`.
-            key: draws the drop-path; None is test mode.
+            key: random key of stochastic depth (drop-path); None: test mode.
 
         Returns:
             The predictions of `mano_predictions`; with a key and a discriminator also `discriminator_outputs`.
@@ -65,7 +69,7 @@ class Hamer(nnx.Module):
         predictions = mano_predictions(self.hand_model, rotations, shape, camera, batch, focal=FOCAL)
         if self.discriminator is not None and key is not None:
             predictions |= discriminator_outputs(self.discriminator, rotations, shape, *real_hands(batch))
-        return predictions
+        return typing.cast(Predictions, predictions)
 
     def predict_params(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Preprocessed image (B, S, 3S/4, 3) → 6D rotations (B, 96), shape (B, 10), camera (B, 3) s, tx, ty."""
@@ -73,10 +77,10 @@ class Hamer(nnx.Module):
 
 
 class ManoHead(nnx.Module):
-    """Transformer decoder over the image tokens; its outputs are added to the mean parameters.
+    """Transformer decoder over the image tokens. Its outputs are added to the mean MANO parameters.
 
-    The output layers and the sums are float32 whatever `model.dtype`: bfloat16 would move fingertips by tenths of
-    millimetres, and the wrist rotation of HaMeR's mean parameters depends on an entry of 1.5e-7.
+    The output layers and these sums are always float32. In bfloat16, fingertips would move by tenths of a millimetre;
+    and the wrist rotation of HaMeR's mean parameters depends on a value of only 1.5e-7.
     """
 
     def __init__(self, config: Config, hand_model: SkinnedHand, rngs: nnx.Rngs):
@@ -96,14 +100,14 @@ class ManoHead(nnx.Module):
 
 
 def real_hands(batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Real hands for the discriminator: from `data.mocap` as in HaMeR, or else the labelled hands of the batch.
+    """Real hands for the discriminator: from `data.mocap`, as in HaMeR, if set, else the labelled hands of the batch.
 
     Args:
-        batch: `mocap_pose` (B,R,48), axis-angles, the first one of the whole hand, and `mocap_shape` (B,R,10); or
-            `mano_pose` (B,48), `mano_shape` (B,10) and `has_pose` (B,).
+        batch: `mocap_pose` (B,R,48) axis-angle vectors, first that of the whole hand, and `mocap_shape` (B,R,10); or
+            `mano_pose` (B,48), `mano_shape` (B,10) and `has_pose` (B,), with R = 1.
 
     Returns:
-        Rotations (B,R,15,3,3) of the digits, shapes (B,R,10), and (B,R), 0 where there is no hand.
+        Rotations of the digits' joints (B,R,15,3,3), shapes (B,R,10), and a mask (B,R): 0 where there is no hand.
     """
     B = len(batch["image"])
     pose, shape, real = batch["mano_pose"], batch["mano_shape"], batch["has_pose"]

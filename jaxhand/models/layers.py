@@ -16,14 +16,15 @@ NUM_KEYPOINTS = len(JOINT_NAMES)  # 21
 class Linear(nnx.Linear):
     """A linear layer over the last axis of (..., C).
 
-    It flattens all other axes: XLA:CPU computes the weight's gradient 1.5 times faster than over (B, h, w).
+    All other axes are flattened to one: on a CPU, XLA computes the gradient of the kernel 1.5 times faster than for
+    axes (B, h, w).
 
     Args:
-        inputs, outputs: channels.
+        inputs, outputs: number of channels.
         rngs: draws the kernel.
-        scale: standard deviation of the kernel, times 1 / sqrt(inputs).
+        scale: standard deviation of the initial kernel * sqrt(inputs).
         kernel_init: replaces the initialiser that `scale` describes.
-        dtype: of the matrix product; None takes the type of the inputs and parameters.
+        dtype: type of the matrix product; None: the type of the inputs and parameters.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class MlpBlock(nnx.Module):
     """Residual MLP of two layers over the channels, after an RMS norm.
 
     Args:
-        width: channels.
-        hidden: channels between the two layers.
+        width: number of channels.
+        hidden: number of channels between the two layers.
         rngs: draws the parameters.
     """
 
@@ -72,11 +73,11 @@ class ShiftMlpBlock(MlpBlock):
 
 
 class TokenMixer(nnx.Module):
-    """Residual linear layer over the cells of a grid, the same for all channels: global context.
+    """Residual linear layer over all cells of a grid, with the same weights for all channels: global context.
 
     Args:
         tokens: number of cells T.
-        width: channels.
+        width: number of channels.
         rngs: draws the parameters.
     """
 
@@ -91,11 +92,11 @@ class TokenMixer(nnx.Module):
 
 
 class TokenMlp(nnx.Module):
-    """Residual MLP of two layers over the tokens (such as the joints), the same for all channels.
+    """Residual MLP of two layers over the tokens, such as the joints, with the same weights for all channels.
 
     Args:
-        tokens: number of tokens T; the hidden layer has 2 T.
-        width: channels.
+        tokens: number of tokens T; the hidden layer has 2 T tokens.
+        width: number of channels.
         rngs: draws the parameters.
     """
 
@@ -118,23 +119,24 @@ def patchify(x: jax.Array, side: int) -> jax.Array:
 
 
 def shift_channels(x: jax.Array) -> jax.Array:
-    """Shift four fifths of the channels of (B, h, w, C) by one cell, one fifth per direction, with zero padding."""
+    """Shift channels of a grid (B, h, w, C) by one cell: one fifth in each of four directions, with zero padding."""
     C, h, w = x.shape[-1], *x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))  # of the window that each fifth is taken from
+    # Upper left corners of the windows from which the five fifths of the channels are cut
+    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
     return jnp.concatenate(
         [padded[:, i : i + h, j : j + w, C * k // 5 : C * (k + 1) // 5] for k, (i, j) in enumerate(corners)], axis=-1
     )
 
 
 def output_layer(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A float32 linear layer for the last outputs of a network. It starts near zero and uses full precision."""
+    """A float32 linear layer, at full precision, for the outputs of a network. Its initial weights are near zero."""
     kernel_init = jax.nn.initializers.variance_scaling(1e-4, "fan_avg", "uniform")
     return nnx.Linear(inputs, outputs, kernel_init=kernel_init, precision="highest", rngs=rngs)
 
 
 def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm that computes the variance as PyTorch does: from the differences to the mean."""
+    """Layer norm that computes the variance from the differences to the mean, as PyTorch does."""
     return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 

@@ -1,4 +1,4 @@
-"""From MANO parameters to predictions: the posed hand, its position in front of the camera, and the mean parameters."""
+"""MANO parameters → predictions: poses the hand, and translates it in the camera frame. Also the mean parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from jaxhand.hand.rotations import matrix_to_axis_angle
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
 from jaxhand.models.preprocess import CROP_MM
 
-NEAREST_MM = 1.0  # smallest depth of a projected point
+NEAREST_MM = 1.0  # smallest depth of a point before projection
 
 
 class Constant(nnx.Variable):
-    """An array of a checkpoint that is not trained."""
+    """An array that is saved in checkpoints but not trained."""
 
 
 def mano_predictions(
@@ -27,17 +27,17 @@ def mano_predictions(
     batch: dict,
     *,
     focal: float | None = None,
-) -> dict:
+) -> dict[str, jax.Array]:
     """Pose a hand, translate it by its weak-perspective camera, and return a model's predictions.
 
     Args:
-        hand_model: the hand that is posed.
-        rotations: (B,16,3,3), of the whole hand first.
-        shape: (B,10).
-        camera: (B,3) s, tx, ty: see `weak_perspective_translation`.
+        hand_model: the hand to pose.
+        rotations: (B,16,3,3) of the joints; the first one rotates the whole hand.
+        shape: (B,10) MANO shape parameters.
+        camera: (B,3) s, tx, ty; see `weak_perspective_translation`.
         batch: `image` (B,S,S,3) and `K` (B,3,3) of the crop.
-        focal: focal length of the camera that the model itself assumes, over the crop's side: `keypoints_2d` are then
-            projected by this camera, with its axis through the crop's centre, as in HaMeR. None takes `K`.
+        focal: focal length / side of the crop of a camera that projects `keypoints_2d` instead of `K`, as in HaMeR. The
+            principal point of this camera is the centre of the crop. None: `K` projects them.
 
     Returns:
         `keypoints_3d` (B,21,3) and `vertices` (B,V,3) mm in the frame of the camera K · `keypoints_2d` (B,21,2) px of
@@ -63,22 +63,22 @@ def mano_predictions(
 
 
 def clamp_depth(points: jax.Array) -> jax.Array:
-    """Points (...,3) mm with a depth of at least `NEAREST_MM`, so that they can be projected."""
+    """Raise the depth of points (...,3) mm to at least `NEAREST_MM`, so that they can be projected."""
     return jnp.concatenate([points[..., :2], jnp.maximum(points[..., 2:], NEAREST_MM)], axis=-1)
 
 
 def mean_mano_params(path: str, hand_model: SkinnedHand) -> tuple[Constant, Constant, Constant]:
-    """The mean parameters that the heads add their outputs to.
+    """Load the mean MANO parameters. A model adds its outputs to them.
 
     Args:
-        path: HaMeR's mano_mean_params.npz; empty for a flat hand in the middle of the crop, its palm to the camera.
-        hand_model: the hand that the parameters are for.
+        path: HaMeR's mano_mean_params.npz; "": a flat hand in the middle of the crop, whose palm faces the camera.
+        hand_model: the hand whose parameters are needed.
 
     Returns:
-        6D rotations (1, 96) of the joints, shape (1, 10), camera (1, 3) s, tx, ty.
+        6D rotations of the joints (1, 96), shape (1, 10), and camera s, tx, ty (1, 3).
 
     Raises:
-        UserError: the file cannot be read, or an array is missing, of another size or not finite.
+        UserError: the file cannot be read, or an array is missing, has another size, or is not finite.
     """
     if not path:
         found = _flat_hand(hand_model)
@@ -87,20 +87,23 @@ def mean_mano_params(path: str, hand_model: SkinnedHand) -> tuple[Constant, Cons
             with np.load(path) as file:
                 found = {name: np.asarray(file[name], np.float32) for name in ("pose", "shape", "cam")}
         except KeyError as error:
-            raise UserError(f"model.hamer.init {path}: {error.args[0]}; expected pose, shape and cam") from error
+            raise UserError(
+                f"model.hamer.init {path}: {error.args[0]}; the file must contain pose, shape and cam"
+            ) from error
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"model.hamer.init {path} is not a readable mano_mean_params.npz: {error}") from error
+            raise UserError(f"model.hamer.init {path}: not a readable mano_mean_params.npz ({error})") from error
     arrays = {name: np.float32(value).reshape(1, -1) for name, value in found.items()}
     for name, size in (("pose", 96), ("shape", 10), ("cam", 3)):
         if arrays[name].size != size or not np.isfinite(arrays[name]).all():
-            raise UserError(f"model.hamer.init {path}: {name} should be {size} finite numbers")
-    return tuple(Constant(jnp.asarray(arrays[name])) for name in ("pose", "shape", "cam"))
+            raise UserError(f"model.hamer.init {path}: {name} must be {size} finite numbers")
+    pose, shape, camera = (Constant(jnp.asarray(arrays[name])) for name in ("pose", "shape", "cam"))
+    return pose, shape, camera
 
 
 def _flat_hand(hand_model: SkinnedHand) -> dict:
-    rotations = np.tile(np.float32([1, 0, 0, 0, 1, 0]), (NUM_JOINTS, 1))
-    rotations[0] = 1, 0, 0, 0, 0, 1  # the back of the hand turns away from the camera
-    vertices = hand_model.template[: hand_model.num_vertices] / 1000  # m, fingers along x
+    rotations = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), (NUM_JOINTS, 1))
+    rotations[0] = 1, 0, 0, 0, 0, 1  # the palm faces the camera
+    vertices = hand_model.template[: hand_model.num_vertices] / 1000  # metres; the fingers point along x
     center = (vertices.min(0) + vertices.max(0)) / 2
     wrist = hand_model.template[-NUM_JOINTS] / 1000
     center = wrist + [1, -1, 1] * (center - wrist)[[0, 2, 1]]

@@ -5,14 +5,19 @@ middle, and how likely there is a hand at all and it is a right one. Weights: `p
 """
 
 import dataclasses
+import typing
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxhand.config import Config, ConfigError
+from jaxhand.hand import joint_mix
 from jaxhand.hand.placement import place_on_rays
-from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Pointwise
+from jaxhand.hand.rotations import axis_angle_to_matrix
+from jaxhand.models.contract import Predictions
+from jaxhand.models.efficientnet_lite import SIZES, EfficientNetLite, Features, Pointwise
 
 CROP = 224  # px
 JOINTS = 21
@@ -41,16 +46,21 @@ class Mediapipe(nnx.Module):
     """
 
     has_mesh = False
-    loss_terms = ("joints_3d", "joints_2d")
+    loss_terms = ("joints_3d", "joints_2d", "camera")
+    optional_parameters = ("mix_2d", "mix_3d", "correction")
 
     @dataclasses.dataclass(frozen=True)
     class Options:
         """Settings of this model."""
 
         size: str = "full"  # or "lite", or "lite0": the backbone as EfficientNet-Lite0 of ImageNet has it
+        # Parameters to adapt to a data set: `mix_2d` and `mix_3d`, from MediaPipe's joints to those of its labels, and
+        # `correction`, which rotates and scales the hand. At first they change nothing.
+        adapt: bool = False
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
-        size = config.model.options.size
+        options = typing.cast(Mediapipe.Options, config.model.options)
+        size, adapt = options.size, options.adapt
         if size not in SIZES:
             raise ConfigError(f"model.options.size must be one of {', '.join(SIZES)}, got {size!r}")
         if config.data.image_size != CROP:
@@ -61,8 +71,10 @@ class Mediapipe(nnx.Module):
         self.world = Pointwise(width, 3 * JOINTS, rngs=rngs)
         self.presence = Pointwise(width, 1, rngs=rngs)
         self.handedness = Pointwise(width, 1, rngs=rngs)
+        self.mix_2d, self.mix_3d = (nnx.Param(joint_mix.identity()) if adapt else None for _ in range(2))
+        self.correction = Correction(width) if adapt else None
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict joints.
 
         Args:
@@ -70,21 +82,53 @@ class Mediapipe(nnx.Module):
             key: nothing here is random.
 
         Returns:
-            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `presence` (B,) ·
-            `right` (B,).
+            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `world` (B,21,3) mm
+            around the hand's middle · `presence` (B,) · `right` (B,).
         """
-        reading = self.read(batch["image"])
+        return self.placed(self.read(batch["image"]), batch["K"])
+
+    def placed(self, reading: HandReading, K: jax.Array) -> Predictions:
+        """Readings of B crops with cameras K (B, 3, 3) → what `__call__` returns."""
         return {
-            "keypoints_3d": place_on_rays(reading.world, reading.pixels, batch["K"]),
+            "keypoints_3d": place_on_rays(reading.world, reading.pixels, K),
             "keypoints_2d": reading.pixels,
+            "world": reading.world,
             "presence": reading.presence,
             "right": reading.right,
         }
 
     def read(self, image: jax.Array) -> HandReading:
         """Crops (B, 224, 224, 3) in 0..1 → what MediaPipe's network says of them."""
-        pooled = self.backbone(image).pooled
+        return self.read_features(self.backbone(image))
+
+    def read_features(self, features: Features) -> HandReading:
+        """As `read`, of what the backbone makes of the crops."""
+        pooled = features.pooled
         landmarks, world = (head(pooled).reshape(-1, JOINTS, 3) for head in (self.landmarks, self.world))
         presence, right = (jax.nn.sigmoid(head(pooled))[:, 0] for head in (self.presence, self.handedness))
         pixels = landmarks[..., :2] - 0.5  # MediaPipe counts from the corner of the first pixel
-        return HandReading(pixels, landmarks[..., 2], world * 1000, presence, right)
+        world = world * 1000
+        if self.correction is not None and self.mix_2d is not None and self.mix_3d is not None:
+            pixels, world = joint_mix.apply(self.mix_2d[...], pixels), joint_mix.apply(self.mix_3d[...], world)
+            world = self.correction(pooled, world)
+        return HandReading(pixels, landmarks[..., 2], world, presence, right)
+
+
+class Correction(nnx.Module):
+    """A linear layer that corrects the rotation and the size of a hand, and leaves its pose as it is.
+
+    A few hundred photographs hold few poses. These four numbers per hand cannot learn them, so they hold for others.
+
+    Args:
+        width: of the pooled features.
+    """
+
+    def __init__(self, width: int):
+        self.kernel = nnx.Param(jnp.zeros((width, 4)))
+        self.bias = nnx.Param(jnp.zeros(4))
+
+    def __call__(self, pooled, joints):
+        """Features (B, width) and joints (B, 21, 3) mm → (B, 21, 3) mm, rotated and scaled about their origin."""
+        found = pooled @ self.kernel[...] + self.bias[...]  # (B, 4): axis-angle in radians, log of the scale
+        R = axis_angle_to_matrix(found[:, :3]) * jnp.exp(found[:, 3])[:, None, None]
+        return jnp.matmul(joints, R.mT, precision="highest")

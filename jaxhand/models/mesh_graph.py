@@ -1,4 +1,4 @@
-"""Graph convolutions over the vertices of a hand's mesh (Kipf and Welling 2017), pooled with the skinning weights."""
+"""Graph convolutions (Kipf and Welling 2017) over the vertices of a hand's mesh, and pooling to the joints."""
 
 import functools
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.hand.skinned import SkinnedHand
 
@@ -14,19 +15,25 @@ from jaxhand.hand.skinned import SkinnedHand
 class MeshGraph(nnx.Module):
     """Features of the vertices → features of the 16 joints.
 
-    A linear layer, then graph convolutions; the features of a joint are the mean over the vertices that it moves,
-    weighted by their skinning weights.
+    A linear layer, then graph convolutions over the vertices. The features of a joint are the mean features of the
+    vertices, weighted by their skinning weights for this joint.
 
     Args:
         hand_model: the hand with the mesh.
-        channels_in: of the vertices.
-        channels: of the vertices after the linear layer, then after every graph convolution.
-        dtype: of the matrix products; parameters are float32.
+        channels_in: number of input channels of a vertex.
+        channels: number of channels after the linear layer, and after each graph convolution.
+        dtype: type of the matrix products; parameters are float32.
         rngs: draws the parameters.
     """
 
     def __init__(
-        self, hand_model: SkinnedHand, channels_in: int, channels: Sequence[int], *, dtype="float32", rngs: nnx.Rngs
+        self,
+        hand_model: SkinnedHand,
+        channels_in: int,
+        channels: Sequence[int],
+        *,
+        dtype: DTypeLike = "float32",
+        rngs: nnx.Rngs,
     ):
         self.hand_model = hand_model
         he = jax.nn.initializers.he_normal()
@@ -37,7 +44,7 @@ class MeshGraph(nnx.Module):
         """(B, V, C) → (B, 16, channels[-1])."""
         shape = x.shape[:2]
         for n, layer in enumerate(self.layers):
-            # Propagate before the product: after it, XLA:CPU would propagate again wherever the ReLU's mask is needed.
+            # Propagate before the matrix product: after it, XLA:CPU would propagate again for each use of the ReLU.
             x = propagate(x, self.hand_model) if n else x
             x = jax.nn.relu(layer(x.reshape(-1, x.shape[-1]))).reshape(*shape, -1)  # (B * V, c) → (B, V, c')
         weights = self.hand_model.weights[: self.hand_model.num_vertices]  # (V, 16)
@@ -47,14 +54,15 @@ class MeshGraph(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def propagate(x: jax.Array, hand_model: SkinnedHand) -> jax.Array:
-    """Mix features (B, V, C) of neighbouring vertices: D^-1/2 (A + I) D^-1/2 x, where A are the edges of the mesh.
+    """Multiply features x (B, V, C) by D^-1/2 (A + I) D^-1/2: a weighted sum of each vertex and its neighbours.
 
-    The matrix is symmetric, so the gradient is propagated in the same way: it too only gathers, and never scatters.
+    A is the adjacency matrix of the mesh. D is the diagonal matrix with the row sums of A + I.
+
+    The matrix is symmetric, so the same function propagates the gradient: it uses gather operations, no slow scatter.
     """
     neighbours, weights = neighbourhoods(hand_model)
-    return sum(
-        jnp.take(x, n, axis=1, mode="clip") * w[:, None].astype(x.dtype) for n, w in zip(neighbours.T, weights.T)
-    )
+    shares = (jnp.take(x, n, axis=1, mode="clip") * w[:, None].astype(x.dtype) for n, w in zip(neighbours.T, weights.T))
+    return jnp.asarray(sum(shares))
 
 
 propagate.defvjp(
@@ -65,12 +73,14 @@ propagate.defvjp(
 
 @functools.cache
 def neighbourhoods(hand_model: SkinnedHand) -> tuple[np.ndarray, np.ndarray]:
-    """The sparse rows of D^-1/2 (A + I) D^-1/2: (V, n) vertices and (V, n) weights, padded with weight 0."""
+    """The matrix D^-1/2 (A + I) D^-1/2, sparse: (V, n) columns and (V, n) values of each row, padded with zeros."""
     V, sides = hand_model.num_vertices, [(0, 1), (1, 2), (2, 0)]
     edges = np.concatenate([hand_model.faces[:, side] for side in sides] + [np.arange(V)[:, None].repeat(2, 1)])
-    edges = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)  # (E, 2), both directions, sorted, with loops
+    # (E, 2) sorted: both directions of each edge, and (v, v) for each vertex v
+    edges = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
     degrees = np.bincount(edges[:, 0], minlength=V)
-    column = np.arange(len(edges)) - np.repeat(np.cumsum(degrees) - degrees, degrees)  # of an edge in its row
+    # Of each edge: its position among the edges of its first vertex
+    column = np.arange(len(edges)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
     neighbours = np.zeros((V, degrees.max()), np.int32)
     weights = np.zeros(neighbours.shape, np.float32)
     neighbours[edges[:, 0], column] = edges[:, 1]

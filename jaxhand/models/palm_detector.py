@@ -1,7 +1,7 @@
 """MediaPipe's palm detector (Zhang et al., "MediaPipe Hands", 2020): a single-shot detector of palms in a square image.
 
-It looks for palms and not for hands: a palm is rigid and nearly square, so that boxes of one shape suffice.
-Weights: `python -m jaxhand.convert mediapipe`.
+It detects palms, not hands: a palm is rigid and nearly square, so square boxes are sufficient.
+The command `jaxhand convert mediapipe` converts the weights.
 """
 
 import functools
@@ -16,25 +16,25 @@ from jaxhand.config import ConfigError
 from jaxhand.models.depthwise import each_image
 from jaxhand.models.efficientnet_lite import Conv, Depthwise, Pointwise, max_pool
 
-SIDE = 192  # px of the image
-BLOCKS = {"full": 4, "lite": 3}  # of every stage that keep its map's size
-WIDTHS = (32, 64, 128, 256, 256)  # channels of the maps of 96, 48, 24, 12 and 6 cells along a side
-BLOCKS_UP = 2  # after each step back to a finer map
-CELLS = ((8, 2), (16, 6))  # width in px of the cells that have anchors, and how many
-POINTS = 9  # of a palm: two corners of its box, wrist, bases of index, middle, ring and little finger, two of the thumb
-WRIST, MIDDLE_BASE = 2, 4  # among the points
-MOST_OVERLAP = 0.3  # intersection over union of two palms above which they are one; MediaPipe's
+SIDE = 192  # side of the image, px
+BLOCKS = {"full": 4, "lite": 3}  # number of residual blocks per stage that do not change the size of the map
+WIDTHS = (32, 64, 128, 256, 256)  # channels of each stage; the sides of the maps are 96, 48, 24, 12 and 6 cells
+BLOCKS_UP = 2  # number of residual blocks after each upsampling
+CELLS = ((8, 2), (16, 6))  # (side of a cell in px, number of anchors per cell) of the two output maps
+POINTS = 9  # points per palm: 2 corners of its box, wrist, bases of index, middle, ring, little finger, 2 of the thumb
+WRIST, MIDDLE_BASE = 2, 4  # indices of these points
+MOST_OVERLAP = 0.3  # MediaPipe's limit on the intersection over union of the boxes of two palms
 
 
 class Palms(NamedTuple):
-    """Candidates, one for each of the 2016 anchors of an image."""
+    """Candidate palms, one for each of the 2016 anchors of an image."""
 
     points: jax.Array  # (B, 2016, 9, 2) px of the image, integers are pixel centres
     scores: jax.Array  # (B, 2016) 0 to 1
 
 
 class PalmDetector(nnx.Module):
-    """Image → candidates for palms.
+    """Image → candidate palms.
 
     Args:
         size: "full" or "lite".
@@ -46,7 +46,7 @@ class PalmDetector(nnx.Module):
 
     def __init__(self, size: str, *, rngs: nnx.Rngs):
         if size not in BLOCKS:
-            raise ConfigError(f"size of the palm detector must be one of {', '.join(BLOCKS)}, got {size!r}")
+            raise ConfigError(f"the size of the palm detector must be one of {', '.join(BLOCKS)}, got {size!r}")
         self.stem = Conv(5, 3, WIDTHS[0], stride=2, rngs=rngs)
         self.stem_slope = Slope(WIDTHS[0])
         stages, inputs = [], WIDTHS[0]
@@ -64,11 +64,11 @@ class PalmDetector(nnx.Module):
         self.boxes_fine = Pointwise(fine, fine_boxes * 2 * POINTS, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Palms:
-        """(B, 192, 192, 3) in 0..1 → candidates."""
+        """Image (B, 192, 192, 3) in 0..1 → candidate palms."""
         return decode(*self.read(image))
 
     def read(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(B, 192, 192, 3) in 0..1 → the network's numbers (B, 2016, 18) and logits (B, 2016), for `decode`."""
+        """Image (B, 192, 192, 3) in 0..1 → arguments of `decode`: boxes and points (B, 2016, 18), logits (B, 2016)."""
         return each_image(self._numbers, image)
 
     def _numbers(self, image):
@@ -87,7 +87,7 @@ class PalmDetector(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Depthwise 5x5 and 1x1 convolution, plus the input; where strided, plus its max pooling and channels of zeros."""
+    """Residual block: depthwise 5x5, then 1x1 convolution. Max pooling and zero padding fit the shortcut's size."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs):
         self.depthwise = Depthwise(5, inputs, stride, rngs=rngs)
@@ -95,7 +95,7 @@ class Residual(nnx.Module):
         self.slope = Slope(outputs)
         self.stride, self.wider = stride, outputs - inputs
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, inputs) → (B, H / stride, W / stride, outputs)."""
         shortcut = x if self.stride == 1 else max_pool(x)
         if self.wider:
@@ -104,14 +104,14 @@ class Residual(nnx.Module):
 
 
 class Up(nnx.Module):
-    """A coarse map made twice as fine, plus the backbone's map of that size."""
+    """Upsample a coarse map by 2, add the backbone's map of the new size, then apply residual blocks."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.project = Pointwise(inputs, outputs, rngs=rngs)
         self.slope = Slope(outputs)
         self.blocks = nnx.List([Residual(outputs, outputs, rngs=rngs) for _ in range(BLOCKS_UP)])
 
-    def __call__(self, x, fine):
+    def __call__(self, x: jax.Array, fine: jax.Array) -> jax.Array:
         """(B, H, W, inputs) and (B, 2H, 2W, outputs) → (B, 2H, 2W, outputs)."""
         x = jax.image.resize(x, (*fine.shape[:3], x.shape[-1]), "bilinear")
         x = fine + self.slope(self.project(x))
@@ -121,31 +121,33 @@ class Up(nnx.Module):
 
 
 class Slope(nnx.Module):
-    """PReLU (He et al. 2015): every channel has its own slope below zero."""
+    """PReLU (He et al. 2015): each channel has a learned slope for negative inputs."""
 
     def __init__(self, channels: int):
         self.slope = nnx.Param(jnp.full(channels, 0.25))
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """(..., C) → (..., C)."""
         return jnp.maximum(x, 0) + self.slope[...] * jnp.minimum(x, 0)
 
 
-def decode(numbers, logits) -> Palms:
-    """The network's numbers (B, 2016, 18) px and logits (B, 2016) → candidates.
+def decode(numbers: jax.Array, logits: jax.Array) -> Palms:
+    """Raw outputs of the network, (B, 2016, 18) px and logits (B, 2016) → candidate palms.
 
-    The numbers of an anchor are the box's centre from the anchor, its extent, and seven points from the anchor.
+    The 18 numbers of an anchor are the centre of the box relative to the anchor, width and height of the box, and seven
+    points relative to the anchor.
     """
     numbers = numbers.reshape(*numbers.shape[:-1], POINTS, 2)
     around = jnp.asarray(anchors())[:, None]  # (2016, 1, 2)
     center, half = numbers[..., :1, :] + around, numbers[..., 1:2, :] / 2
     points = jnp.concatenate([center - half, center + half, numbers[..., 2:, :] + around], -2)
-    return Palms(points - 0.5, jax.nn.sigmoid(logits))  # MediaPipe counts from the corner of the first pixel
+    # MediaPipe's origin is the corner of the first pixel, ours is its centre
+    return Palms(points - 0.5, jax.nn.sigmoid(logits))
 
 
 @functools.cache
 def anchors() -> np.ndarray:
-    """The middles of the cells that candidates start from, (2016, 2) px: 24x24 cells with 2, then 12x12 with 6."""
+    """Anchors (2016, 2) px: centres of 24x24 cells with two anchors each, then of 12x12 cells with six each."""
     rows = []
     for cell, boxes in CELLS:
         middles = np.arange(SIDE // cell, dtype=np.float32) * cell + cell / 2
@@ -155,15 +157,16 @@ def anchors() -> np.ndarray:
 
 
 def suppress(points: np.ndarray, scores: np.ndarray, *, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted non-maximum suppression, as MediaPipe has it: candidates that overlap the best are averaged with it.
+    """MediaPipe's weighted non-maximum suppression: overlapping candidates are averaged to one palm.
 
     Args:
-        points: (n, 9, 2), of one image.
+        points: (n, 9, 2) px, candidates of one image.
         scores: (n,).
-        least: candidates of a lower score are left out.
+        least: candidates with a lower score are not used.
 
     Returns:
-        Palms (m, 9, 2), means weighted by the scores, and the best score of each, (m,); the best first.
+        Palms (m, 9, 2) px, each the mean of candidates, weighted by their scores; and the best score of each palm,
+        (m,). The palm with the best score is first.
     """
     likely = np.flatnonzero(scores >= least)
     likely = likely[np.argsort(-scores[likely], kind="stable")]

@@ -1,15 +1,15 @@
-"""Steps before the first layer that several networks share, and their assumptions about a crop."""
+"""Preprocessing of crops for several networks, and constants for it."""
 
 import jax
 import jax.numpy as jnp
 
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB of ImageNet, for values in 0..1
-CROP_MM = 280.0  # width of a crop at the hand's distance that an untrained network assumes
-RELATIVE_DEPTH_GAIN = 3.0  # relative depth is clipped at DEPTH_RANGE_MM / this
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the RGB values of ImageNet, in 0..1
+CROP_MM = 280.0  # an untrained network assumes that a crop is this wide at the hand's distance
+RELATIVE_DEPTH_GAIN = 3.0  # factor of `relative_depth`, which is therefore clipped at ± DEPTH_RANGE_MM / 3
 
 
 def center_crop(image: jax.Array) -> jax.Array:
-    """Cut the middle three quarters of the width out of square images: (B, S, S, ...) → (B, S, 3S/4, ...)."""
+    """Crop square images to the middle three quarters of their width: (B, S, S, ...) → (B, S, 3S/4, ...)."""
     edge = image.shape[2] // 8
     return image[:, :, edge:-edge]
 
@@ -20,10 +20,10 @@ def center_crop_normalize(image: jax.Array) -> jax.Array:
 
 
 def relative_depth(measured: jax.Array, reference: jax.Array) -> jax.Array:
-    """How far a measured depth lies behind a reference depth, enlarged and clipped to [-1, 1].
+    """Measured depth minus reference depth, times `RELATIVE_DEPTH_GAIN`, clipped to [-1, 1].
 
     Args:
-        measured: normalised depth, in [-1, 1] over ± `DEPTH_RANGE_MM` around the hand; any shape.
-        reference: in the same units, of a shape that broadcasts.
+        measured: depth relative to the hand; [-1, 1] is ± `DEPTH_RANGE_MM`. Any shape.
+        reference: depth in the same units; its shape broadcasts with that of `measured`.
     """
     return jnp.clip((measured - reference) * RELATIVE_DEPTH_GAIN, -1, 1)

@@ -1,4 +1,4 @@
-"""WiLoR's refinement: image features sampled at the projected vertices of the coarse hand correct its parameters.
+"""WiLoR's refinement net: corrects MANO parameters with image features at the projected vertices of the coarse hand.
 
 Potamias et al., "WiLoR: End-to-end 3D Hand Localization and Reconstruction in-the-wild" (2024).
 """
@@ -11,19 +11,19 @@ from jaxhand.models.hamer import CAMERA_PX
 from jaxhand.models.layers import output_layer
 from jaxhand.models.upsample import Upsampler, sample_bilinear
 
-SCALES = 3
+SCALES = 3  # number of feature maps
 
 
 class RefineNet(nnx.Module):
     """Image tokens, coarse vertices and camera → corrections. Attributes are named as in WiLoR's checkpoint.
 
-    WiLoR's code uses the projection, in parts of the crop's side from its centre, as if it were pixels: all vertices
-    sample close to the first pixel of a map, or in the zero padding next to it. Its weights were trained so, and this
-    code does the same.
+    The projected positions are fractions of the crop's side, from its centre. WiLoR's code uses them as if they were
+    pixels, so all samples are close to the first pixel of a map, or in the zero padding next to it. WiLoR's weights
+    were trained with this code, so this class does the same.
 
     Args:
-        channels: of the tokens, a multiple of 8.
-        dtype: of the convolutions; parameters, norms and the output layers are float32.
+        channels: number of channels of the tokens, a multiple of 8.
+        dtype: type of the convolutions; parameters, norms and the output layers are float32.
         rngs: draws the parameters.
     """
 
@@ -38,16 +38,16 @@ class RefineNet(nnx.Module):
         """Predict corrections of the parameters of a hand.
 
         Args:
-            features: (B,h,w,C) of the backbone.
-            vertices: (B,V,3) of the coarse hand before the camera's translation, metres.
+            features: (B,h,w,C) image tokens of the backbone.
+            vertices: (B,V,3) metres, vertices of the coarse hand before the translation by the camera.
             camera: (B,3) s, tx, ty of the coarse hand.
-            train: normalise by the statistics of this batch, and update the running ones.
+            train: batch norms use the statistics of this batch, and update the running statistics.
 
         Returns:
             Corrections to add to the 6D rotations (B,96), the shape (B,10) and the camera (B,3).
         """
         sampled = []
-        for feature_map in reversed(self.deconv(features, train=train)):  # the finest first
+        for feature_map in reversed(self.deconv(features, train=train)):  # the finest map first
             focal = CAMERA_PX / feature_map.shape[1]
             translation = jnp.stack([camera[:, 1], camera[:, 2], 2 * focal / (camera[:, 0] + 1e-9)], axis=-1)
             points = vertices + translation[:, None]  # (B, V, 3)

@@ -1,4 +1,4 @@
-"""Cost of a model, module by module: `python -m jaxhand.models.summary CONFIG [key=value …]`."""
+"""Cost of a model and of each of its modules: `jaxhand summary CONFIG [key=value …]`."""
 
 import argparse
 import inspect
@@ -21,20 +21,20 @@ from jaxhand.config import Config, UserError
 from jaxhand.models.vit import Encoder
 
 NOTES = """\
-FLOPs: of matrix products and convolutions in the forward pass of one image; a multiply-add counts as 2. A training step
-needs about 3 times as many. Activations: bytes that a training step saves in the forward pass for the backward pass,
-without the parameters and without what only training computes."""
-_SCOPE = re.compile(r"<([\w.]*)>")  # a module's path in the name stack of an equation
-_TIMED_S = 2.0  # seconds for which the forward pass is repeated
+FLOPs: operations of matrix products and convolutions in the forward pass of one image; a multiply-add is 2 operations.
+A training step needs about 3 times as many. Activations: bytes that the forward pass of a training step saves for the
+backward pass. They do not include the parameters, the loss and other operations that only training needs."""
+_SCOPE = re.compile(r"<([\w.]*)>")  # the path of a module in the name stack of an equation
+_TIMED_S = 2.0  # the forward pass is repeated for this time, s
 
 
 def summarize(config: Config) -> list[dict]:
-    """Count the cost of the model of a config, from shapes alone.
+    """Compute the cost of a config's model from the shapes of its arrays, without running the model.
 
     Returns:
-        Rows in the order of use: `part`, `parameters`, `flops` of one image, `activations` in bytes at the config's
-        batch size. There is one row for each top-level module, "(between)" for what the model computes outside of them,
-        and "total". Below a module, a row with `count` is the cost of one of `count` equal blocks in it.
+        Rows with `part` (module), `parameters`, `flops` (one image) and `activations` (bytes, at the config's batch
+        size). There is one row for each top-level module, in the order of use; a row "(between)" for operations outside
+        of modules; and a row "total". Below its module, a row with `count` is the cost of one of `count` equal blocks.
 
     Raises:
         UserError: the config's model cannot be built.
@@ -82,10 +82,11 @@ def summarize(config: Config) -> list[dict]:
 
 
 def measure(config: Config, sizes: typing.Iterable[int]) -> typing.Iterator[dict]:
-    """Time the compiled forward pass on batches of the given sizes.
+    """Measure the compiled forward pass on batches of the given sizes.
 
     Yields:
-        `batch`, `milliseconds` (median), `memory`: bytes that XLA needs besides parameters, batch and predictions.
+        `batch` (size), `milliseconds` (median), `memory` (bytes that XLA needs besides parameters, batch and
+        predictions).
     """
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: models.build(config)))
     state = jax.jit(lambda: nnx.split(models.build(config))[1])()
@@ -98,14 +99,15 @@ def measure(config: Config, sizes: typing.Iterable[int]) -> typing.Iterator[dict
             begin = time.perf_counter()
             jax.block_until_ready(forward(state, batch))
             seconds.append(time.perf_counter() - begin)
-        memory = forward.memory_analysis().temp_size_in_bytes
+        analysis = forward.memory_analysis()
+        memory = analysis.temp_size_in_bytes if analysis else None
         yield {"batch": size, "milliseconds": 1e3 * statistics.median(seconds), "memory": memory}
 
 
 def _batch(config: Config, rows: int) -> dict:
-    """A batch of noise with all inputs of a model."""
+    """A batch with all inputs of a model, filled with noise."""
     side, rng = config.data.image_size, np.random.default_rng(0)
-    K = np.float32([[1.5 * side, 0, side / 2], [0, 1.5 * side, side / 2], [0, 0, 1]])
+    K = np.array([[1.5 * side, 0, side / 2], [0, 1.5 * side, side / 2], [0, 0, 1]], np.float32)
     return {
         "image": rng.random((rows, side, side, 3), np.float32),
         "depth": rng.uniform(-1, 1, (rows, side, side)).astype(np.float32),
@@ -117,9 +119,10 @@ def _batch(config: Config, rows: int) -> dict:
 
 
 def _name_calls(model: nnx.Module) -> None:
-    """Wrap the methods of every module of a model so that its path is in the name stack of each equation.
+    """Wrap the methods of every module, so that the name stack of each equation contains the path of the module.
 
-    The wrapped methods belong to the module's class, so they also apply to copies in the body of a loop.
+    Every module gets a subclass of its own with the wrapped methods. So copies of the module, as in the body of a loop,
+    have these methods, too.
     """
     for path, module in nnx.iter_modules(model):
         kind, scope = type(module), f"<{'.'.join(map(str, path))}>"
@@ -127,7 +130,7 @@ def _name_calls(model: nnx.Module) -> None:
         names = {name for base in ours for name, value in vars(base).items() if inspect.isfunction(value)}
         calls = {name: _named(getattr(kind, name), scope) for name in names if name == "__call__" or name[0] != "_"}
         if path and calls:
-            object.__setattr__(module, "__class__", type(kind)(kind.__name__, (kind,), calls))
+            object.__setattr__(module, "__class__", typing.cast(type, type(kind))(kind.__name__, (kind,), calls))
 
 
 def _named(function: typing.Callable, scope: str) -> typing.Callable:
@@ -139,7 +142,7 @@ def _named(function: typing.Callable, scope: str) -> typing.Callable:
 
 
 def _stacks(model: nnx.Module) -> dict[str, int]:
-    """Path → number of equal blocks, outermost only: in encoders, and in lists of modules of one class and size."""
+    """Find stacks of equal blocks: path → number of blocks. A stack inside of another stack is left out."""
     found = {}
     for path, module in sorted(nnx.iter_modules(model), key=lambda item: len(item[0])):
         path = ".".join(map(str, path))
@@ -158,10 +161,10 @@ def _stacks(model: nnx.Module) -> dict[str, int]:
 
 
 def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tuple[str, int]]:
-    """(module's path, FLOPs) of every product in a jaxpr and in the jaxprs inside it.
+    """Yield (module's path, FLOPs) for every matrix product and convolution in a jaxpr and in its inner jaxprs.
 
-    The body of a scan counts as often as it runs; XLA's own analysis counts it once. A loop of unknown length counts
-    once here too.
+    The FLOPs of a scan's body are multiplied by the number of iterations, unlike in XLA's analysis. A loop of unknown
+    length is counted as one iteration.
     """
     for equation in jaxpr.eqns:
         here, name = _path(equation, path), equation.primitive.name
@@ -171,10 +174,10 @@ def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tup
             yield here, 2 * times * equation.outvars[0].aval.size * summed
         elif name == "conv_general_dilated":
             kernel, layout = equation.invars[1].aval, equation.params["dimension_numbers"]
-            summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # input channels of one group
+            summed = kernel.size // kernel.shape[layout.rhs_spec[0]]  # input channels of a group * kernel size
             zeros = math.prod(equation.params["lhs_dilation"])  # a transposed convolution inserts zeros between pixels
             yield here, 2 * times * equation.outvars[0].aval.size * summed // zeros
-        elif name.startswith("dot_product_attention_fwd"):  # cuDNN's: q and k are (B, T, H, D)
+        elif name.startswith("dot_product_attention_fwd"):  # cuDNN's attention: queries (B, T, H, D), keys (B, S, H, D)
             (B, T, H, D), S = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
             yield here, 4 * times * B * H * T * S * D
         else:
@@ -184,7 +187,7 @@ def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tup
 
 
 def _saved_activations(jaxpr) -> typing.Iterator[tuple[str, int]]:
-    """(module's path, bytes) of each computed output of a jaxpr; outputs of a scan belong to the module in its body."""
+    """Yield (module's path, bytes) for each computed output of a jaxpr; a scan's belong to its body's module."""
     wanted = {v for v in jaxpr.outvars if not hasattr(v, "val")}  # literals are not variables
     for equation in jaxpr.eqns:
         path = _path(equation, "")
@@ -196,12 +199,12 @@ def _saved_activations(jaxpr) -> typing.Iterator[tuple[str, int]]:
 
 
 def _path(equation, outer: str) -> str:
-    """The path of the module that an equation belongs to; `outer` where its name stack has none."""
+    """The path of an equation's module; `outer` if the equation's name stack contains no path."""
     return (_SCOPE.findall(str(equation.source_info.name_stack)) or [outer])[-1]
 
 
 def _all_equations(jaxpr) -> typing.Iterator:
-    """All equations of a jaxpr and of the jaxprs inside it, in order."""
+    """Yield all equations of a jaxpr and of its inner jaxprs, in order."""
     for equation in jaxpr.eqns:
         yield equation
         for body in _inner_jaxprs(equation):
@@ -209,7 +212,7 @@ def _all_equations(jaxpr) -> typing.Iterator:
 
 
 def _inner_jaxprs(equation) -> typing.Iterator:
-    """The jaxprs inside an equation."""
+    """Yield the jaxprs inside an equation, such as the body of a loop."""
     for value in jax.tree.leaves(list(equation.params.values())):
         value = getattr(value, "jaxpr", value)
         if hasattr(value, "eqns"):
@@ -217,7 +220,7 @@ def _inner_jaxprs(equation) -> typing.Iterator:
 
 
 def table(rows: list[dict], batch: int) -> str:
-    """The rows of `summarize` as text."""
+    """Format the rows of `summarize` as a text table."""
     lines = [("", "parameters", "GFLOPs", "activations"), ("", "", "one image", f"batch of {batch}")]
     for row in rows:
         name = f"  {row['part']}, one of {row['count']}" if "count" in row else row["part"]
@@ -232,7 +235,7 @@ def table(rows: list[dict], batch: int) -> str:
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit code."""
     raw = argparse.RawDescriptionHelpFormatter
     name = "jaxhand summary"
     parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=NOTES, formatter_class=raw)

@@ -3,27 +3,36 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class Upsampler(nnx.Module):
     """Feature map → a list of maps, each with twice the resolution and half the channels of the map before.
 
-    A 1x1 convolution computes the first map; a transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
-    normalisation and ReLU compute the next. Kernels are (4, 4, in, out): PyTorch's (in, out, 4, 4), reversed along both
-    sides.
+    A 1x1 convolution computes the first map. A transposed 4x4 convolution of stride 2 (PyTorch's padding 1), batch
+    normalisation and ReLU compute each next map. A kernel is (4, 4, in, out): PyTorch's kernel (in, out, 4, 4), flipped
+    vertically and horizontally.
     Attribute names are the parameter paths of saved checkpoints: do not change them.
 
     Args:
-        channels_in: of the input map.
-        channels: of the first map.
-        scales: number of maps.
+        channels_in: number of channels of the input map.
+        channels: number of channels of the first output map.
+        scales: number of output maps.
         rngs: draws the parameters.
-        branched: compute every map from the first one with separate layers, as in WiLoR; else from the map before.
-        dtype: of the convolutions and the maps; parameters and statistics are float32.
+        branched: True: every map is computed from the first map, by layers of its own, as in WiLoR. False: every map is
+            computed from the map before.
+        dtype: type of the convolutions and the maps; parameters and statistics are float32.
     """
 
     def __init__(
-        self, channels_in: int, channels: int, scales: int, rngs: nnx.Rngs, *, branched: bool = False, dtype="float32"
+        self,
+        channels_in: int,
+        channels: int,
+        scales: int,
+        rngs: nnx.Rngs,
+        *,
+        branched: bool = False,
+        dtype: DTypeLike = "float32",
     ):
         self.branched, dtype = branched, jnp.dtype(dtype)
         self.first = nnx.Linear(channels_in, channels, dtype=dtype, rngs=rngs)
@@ -31,7 +40,7 @@ class Upsampler(nnx.Module):
         self.chains = nnx.List([nnx.List([_Step(channels >> step, dtype, rngs) for step in chain]) for chain in steps])
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> list[jax.Array]:
-        """(B, h, w, C) → maps (B, h, w, c), (B, 2h, 2w, c/2), …; with `train`, normalised by the batch's statistics."""
+        """(B, h, w, C) → maps (B, h, w, c), (B, 2h, 2w, c/2), …; `train`: batch norms use the batch's statistics."""
         maps = [self.first(x)]
         for chain in self.chains:
             x = maps[0 if self.branched else -1]
@@ -59,15 +68,15 @@ def sample_bilinear(image: jax.Array, positions: jax.Array) -> jax.Array:
     """Sample maps bilinearly, with zero padding: PyTorch's `grid_sample`.
 
     Args:
-        image: (B, h, w, C).
-        positions: (B, N, 2) x, y in pixels of the map; integers are the centres of pixels.
+        image: (B, h, w, C) maps.
+        positions: (B, N, 2) x, y in px of the map; integers are pixel centres.
 
     Returns:
         (B, N, C).
     """
     B, h, w, C = image.shape
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(B, (h + 2) * (w + 2), C)
-    positions = jnp.clip(positions + 1, 0, jnp.array([w + 1, h + 1], positions.dtype))  # in the padded map
+    positions = jnp.clip(positions + 1, 0, jnp.array([w + 1, h + 1], positions.dtype))  # px of the padded map
     corner = jnp.clip(positions.astype(jnp.int32), 0, jnp.array([w, h]))  # (B, N, 2) upper left of the four neighbours
     right, down = jnp.moveaxis((positions - corner).astype(image.dtype), -1, 0)[..., None]  # (B, N, 1) each
     at = lambda i, j: jnp.take_along_axis(

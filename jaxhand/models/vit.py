@@ -1,4 +1,4 @@
-"""Vision transformer (Dosovitskiy et al. 2021), with the details of ViTPose and HaMeR: no class token, any input size.
+"""Vision transformer (Dosovitskiy et al. 2021) as in ViTPose and HaMeR: no class token, images of any size.
 
 Attribute names are the parameter paths of saved checkpoints: do not change them.
 """
@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxhand.config import Config, ConfigError, ViTConfig
 from jaxhand.models.layers import Linear, layer_norm, patchify
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}  # width, depth, heads
-PADDING = 2  # px of zeros around the image, in ViTPose and HaMeR
+PADDING = 2  # zero padding around the image in ViTPose and HaMeR, px
 _INIT = jax.nn.initializers.truncated_normal(0.02)
 
 
 def resolve_size(config: ViTConfig) -> ViTConfig:
-    """Replace `size`, where it is set, by the width, depth and heads that it stands for.
+    """If `size` is set, replace `size` by the width, depth and number of heads of this size.
 
     Raises:
-        ConfigError: the size is unknown, or the width is not a multiple of the heads.
+        ConfigError: the size is unknown, or the width is not a multiple of the number of heads.
     """
     if config.size:
         if config.size not in SIZES:
@@ -30,12 +31,12 @@ def resolve_size(config: ViTConfig) -> ViTConfig:
         width, depth, heads = SIZES[config.size]
         config = dataclasses.replace(config, size="", width=width, depth=depth, heads=heads)
     if config.width % config.heads:
-        raise ConfigError(f"model.vit.width {config.width} cannot be shared by model.vit.heads {config.heads}")
+        raise ConfigError(f"model.vit.width must be a multiple of model.vit.heads {config.heads}, got {config.width}")
     return config
 
 
 def center_crop_arguments(config: Config, *, padding: int = PADDING) -> dict:
-    """The arguments of a `ViT` for the output of `preprocess.center_crop`.
+    """The arguments of a `ViT` whose input is the output of `preprocess.center_crop`.
 
     Raises:
         ConfigError: three quarters of the crop's side are not a whole number of patches.
@@ -57,16 +58,16 @@ def center_crop_arguments(config: Config, *, padding: int = PADDING) -> dict:
 
 
 class ViT(nnx.Module):
-    """Image → tokens: patches, learned position embedding, transformer blocks, final norm.
+    """Image → tokens: patch embedding, learned position embedding, transformer blocks, final norm.
 
     Args:
-        config: sizes.
-        image_size: (H, W) in px of the position embedding; for other image sizes it is resized.
-        channels: of the image.
-        padding: px of zeros around the image.
-        eps: of the layer norms.
-        dtype: of the matrix products; parameters, norms and residuals are float32.
-        remat: compute the activations of a block again in the backward pass.
+        config: sizes of the transformer.
+        image_size: (H, W) px, image size of the position embedding, which is resized for images of other sizes.
+        channels: number of channels of the image.
+        padding: zero padding around the image, px.
+        eps: epsilon of the layer norms.
+        dtype: type of the matrix products; parameters, norms and residuals are float32.
+        remat: rematerialisation: compute the activations of a block again in the backward pass.
         rngs: draws the parameters.
     """
 
@@ -78,7 +79,7 @@ class ViT(nnx.Module):
         channels: int = 3,
         padding: int = 0,
         eps: float = 1e-6,
-        dtype="float32",
+        dtype: DTypeLike = "float32",
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
@@ -89,11 +90,11 @@ class ViT(nnx.Module):
         self.encoder = Encoder(config, eps=eps, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) → (B, T, E), the grid row by row; `key` draws the drop-path, None is test mode."""
+        """(B, H, W, C) → (B, T, E), row by row; `key` is the random key of stochastic depth, None: test mode."""
         return self.encoder(self.embed(image), key)
 
     def embed(self, image: jax.Array) -> jax.Array:
-        """Embed patches and add their position embedding: (B, H, W, C) → (B, T, E)."""
+        """Embed the patches of images, and add the position embedding: (B, H, W, C) → (B, T, E)."""
         grid = self.patch_embed.grid(*image.shape[1:3])
         return self.patch_embed(image) + resize_positions(self.positions[...], self.grid, grid)
 
@@ -104,12 +105,14 @@ class PatchEmbed(nnx.Module):
     `proj.kernel` is (patch * patch * channels, width).
     """
 
-    def __init__(self, channels: int, width: int, patch: int, padding: int = 0, *, rngs: nnx.Rngs, dtype="float32"):
+    def __init__(
+        self, channels: int, width: int, patch: int, padding: int = 0, *, rngs: nnx.Rngs, dtype: DTypeLike = "float32"
+    ):
         self.patch, self.padding = patch, padding
         self.proj = _linear(patch * patch * channels, width, rngs, dtype)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Number of patches along the height and the width of an image in px; an incomplete patch is cut off.
+        """Number of patches along the height and the width (px) of an image; incomplete patches are cut off.
 
         Raises:
             ConfigError: the image is smaller than a patch.
@@ -132,12 +135,14 @@ class PatchEmbed(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Transformer blocks and a final norm. An array of `blocks` holds the parameters of all blocks, on its first axis.
+    """Transformer blocks and a final norm. The first axis of each array in `blocks` is the block index.
 
     Args: as for `ViT`.
     """
 
-    def __init__(self, config: ViTConfig, *, eps: float = 1e-6, dtype="float32", remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ViTConfig, *, eps: float = 1e-6, dtype: DTypeLike = "float32", remat: bool = False, rngs: nnx.Rngs
+    ):
         config = resolve_size(config)
         self.depth, self.drop_path, self.remat = config.depth, config.drop_path, remat
         build = nnx.vmap(lambda key: Block(config, eps, dtype, nnx.Rngs(key)))
@@ -145,16 +150,16 @@ class Encoder(nnx.Module):
         self.norm = layer_norm(config.width, eps, rngs)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(B, T, E) → (B, T, E) float32; `key` draws the drop-path: which samples skip which residual."""
+        """(B, T, E) → (B, T, E) float32; `key` is the random key of stochastic depth, None: test mode."""
         graphdef, parameters = nnx.split(self.blocks)
 
         def body(x, block):
             parameters, kept = block
             return nnx.merge(graphdef, parameters)(x, kept), None
 
-        # Only these products are saved; the rest is cheap to compute again: training needs a third of the memory and no
-        # more time. Unrolling the loop by 2, 4 or 12 is no faster on a CPU, at batch 1, 8 and in training, and takes up
-        # to 5 times as long to compile.
+        # The backward pass keeps only the results of matrix products and computes the rest again. So training needs one
+        # third of the memory, and no more time. Unrolling the loop by 2, 4 or 12 is not faster on a CPU (prediction at
+        # batch 1 and 8, training), and compilation takes up to 5 times as long.
         policies = jax.checkpoint_policies
         policy = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
@@ -162,7 +167,7 @@ class Encoder(nnx.Module):
         return self.norm(jax.lax.scan(body, tokens.astype(jnp.float32), (parameters, kept))[0])
 
     def _kept(self, key, rows: int):
-        """Factors (depth, 2, B) of the residuals: 0 where a sample skips one, else 1 / (probability to keep it)."""
+        """Stochastic depth: factors (depth, 2, B) of the residual branches: 0, or 1 / (probability of keeping it)."""
         keep = 1 - jnp.linspace(0, self.drop_path, self.depth)[:, None, None]
         return jax.random.bernoulli(key, keep, (self.depth, 2, rows)) / keep
 
@@ -170,22 +175,22 @@ class Encoder(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block: self-attention, then an MLP, each with a residual connection."""
 
-    def __init__(self, config: ViTConfig, eps: float, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm1, self.norm2 = (layer_norm(config.width, eps, rngs) for _ in range(2))
         self.attn = Attention(config.width, config.heads, rngs, dtype)
         self.mlp = Mlp(config.width, int(config.mlp_ratio * config.width), rngs, dtype)
 
     def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """(B, T, E) → (B, T, E); `kept` (2, B) are the drop-path factors of the two residuals."""
+        """(B, T, E) → (B, T, E); `kept` (2, B) are the stochastic-depth factors of the two residual branches."""
         first, second = (1, 1) if kept is None else kept[:, :, None, None]
         x = x + first * self.attn(self.norm1(x))
         return x + second * self.mlp(self.norm2(x))
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention; `qkv` returns queries, keys and values of all heads, in this order."""
+    """Multi-head self-attention. The layer `qkv` returns all queries, then all keys, then all values."""
 
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs, dtype):
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs, dtype: DTypeLike):
         self.heads = heads
         self.qkv, self.proj = _linear(width, 3 * width, rngs, dtype), _linear(width, width, rngs, dtype)
 
@@ -194,7 +199,7 @@ class Attention(nnx.Module):
         B, T, E = x.shape
         # (B, T, heads, E / heads) each
         query, key, value = (part.reshape(B, T, self.heads, -1) for part in jnp.split(self.qkv(x), 3, axis=-1))
-        # JAX does not choose the fused kernel itself; cuDNN takes only half precision and head widths that are
+        # JAX does not choose cuDNN's fused kernel by itself. This kernel needs half precision and head widths that are
         # multiples of 8.
         fused = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() == "gpu"
         mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else "xla")
@@ -204,7 +209,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """MLP of two layers with the exact GELU."""
 
-    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype):
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype: DTypeLike):
         self.fc1, self.fc2 = _linear(width, hidden, rngs, dtype), _linear(hidden, width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -217,7 +222,7 @@ def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype) -> Linear:
 
 
 def resize_positions(positions: jax.Array, old: tuple[int, int], new: tuple[int, int]) -> jax.Array:
-    """Resize a position embedding (T, E) bicubically from an `old` grid (rows, columns) to a `new` one: (T', E)."""
+    """Resize a position embedding bicubically: (T, E) of grid `old` (rows, columns) → (T', E) of grid `new`."""
     if old == new:
         return positions
     width = positions.shape[-1]

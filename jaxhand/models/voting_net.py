@@ -1,11 +1,12 @@
-"""The default network, `model.name=dense`: patch-wise voting for 21 joints, then per-joint refinement.
+"""The default network, `model.name=dense`: patches of the image vote for 21 joints, then each joint is refined.
 
-Every cell of a coarse grid votes for the position of every joint. Refinement stages then read a small window of the
-image around each joint at full resolution, exchange the features of all joints with an MLP, and correct each joint.
+Every cell of a coarse grid votes for the position of every joint. Refinement stages then use a small window of the
+image around each joint, at full resolution. They exchange the features of all joints with an MLP, and correct each
+joint.
 
-Nearly all of its work is matrix products over 64 to 256 channels, the one operation that every backend runs at full
-speed: a 3x3 convolution is a shift of channel groups to the neighbour cells and a product; global context is a product
-over the cells.
+Nearly all operations are matrix products over 64 to 256 channels, because every backend runs these at full speed.
+Instead of a 3x3 convolution, groups of channels are shifted to the neighbour cells before a matrix product. A matrix
+product over the cells adds global context.
 """
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx
 
 from jaxhand.config import Config, ConfigError, ModelConfig
 from jaxhand.hand.camera import DEPTH_RANGE_MM, unproject
+from jaxhand.models.contract import Predictions
 from jaxhand.models.layers import (
     NUM_KEYPOINTS,
     Linear,
@@ -26,63 +28,66 @@ from jaxhand.models.layers import (
 )
 from jaxhand.models.preprocess import CROP_MM, relative_depth
 
-PATCH = 4  # px, side of a cell of the fine grid; a cell of the coarse grid is twice as wide
-WINDOW = 12  # px, side of the window that a refinement stage reads around each joint
-WINDOW_FEATURES = 128  # channels of the features of a window
+PATCH = 4  # side of a cell of the fine grid, px; a cell of the coarse grid is twice as wide
+WINDOW = 12  # side of the window around each joint that a refinement stage uses, px
+WINDOW_FEATURES = 128  # number of channels of the features of a window
 
 
 class VotingNet(nnx.Module):
-    """RGB and depth crops → joints. One set of weights works with and without depth.
+    """RGB and depth crops → joints. The same weights work with and without depth.
 
     Args:
-        config: `model.width` channels of the coarse grid (the fine grid has half), number of `model.blocks` on it,
-            number of refinement stages `model.looks`; `data.image_size` must be a multiple of 8.
+        config: the config. Used: `model.width` (channels of the coarse grid; the fine grid has half as many),
+            `model.blocks` (number of blocks on the coarse grid), `model.looks` (number of refinement stages), other
+            sizes of `model`, and `data.image_size`, a multiple of 8.
         hand_model: not used.
         rngs: draws the parameters.
 
     Raises:
-        ConfigError: the image size does not fit.
+        ConfigError: the image size is not a multiple of 8, or is too small.
     """
 
     has_mesh = False
     loss_terms = ("joints_3d", "joints_2d", "depth", "distance", "size", "guesses")
 
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
-        config, image_size = config.model, config.data.image_size
+        settings, image_size = config.model, config.data.image_size
         if image_size % (2 * PATCH) or image_size < 4 * PATCH:
             raise ConfigError(f"data.image_size must be a multiple of {2 * PATCH} for model 'dense', got {image_size}")
-        self.image_size, width, fine = image_size, config.width, config.width // 2
+        self.image_size, width, fine = image_size, settings.width, settings.width // 2
         cells = (image_size // (2 * PATCH)) ** 2
         self.stem = Linear(4 * PATCH**2, fine, rngs)
-        self.fine = nnx.List([ShiftMlpBlock(fine, config.expansion * fine, rngs) for _ in range(config.fine_blocks)])
+        expansion = settings.expansion
+        self.fine = nnx.List([ShiftMlpBlock(fine, expansion * fine, rngs) for _ in range(settings.fine_blocks)])
         self.down = Linear(4 * fine, width, rngs)
-        self.mixers = nnx.List([TokenMixer(cells, width, rngs) for _ in range(config.blocks)])
-        self.coarse = nnx.List([ShiftMlpBlock(width, config.expansion * width, rngs) for _ in range(config.blocks)])
+        self.mixers = nnx.List([TokenMixer(cells, width, rngs) for _ in range(settings.blocks)])
+        self.coarse = nnx.List([ShiftMlpBlock(width, expansion * width, rngs) for _ in range(settings.blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.votes = Linear(width, NUM_KEYPOINTS * 4, rngs, scale=0.1)
-        self.seen = Linear(width, config.joint_width, rngs)  # grid features → joint features
-        self.names = normal_param(rngs, (NUM_KEYPOINTS, config.joint_width), 0.5)  # joint embedding
-        self.looks = nnx.List([RefinementStage(config, rngs) for _ in range(config.looks)])
-        self.size_norm = nnx.RMSNorm(config.joint_width, rngs=rngs)
-        self.size = Linear(config.joint_width, 1, rngs, scale=0.1)  # log of the crop's width at the hand
+        self.seen = Linear(width, settings.joint_width, rngs)  # grid features → joint features
+        self.names = normal_param(rngs, (NUM_KEYPOINTS, settings.joint_width), 0.5)  # joint embedding
+        self.looks = nnx.List([RefinementStage(settings, rngs) for _ in range(settings.looks)])
+        self.size_norm = nnx.RMSNorm(settings.joint_width, rngs=rngs)
+        # Log of (width of the crop at the hand's distance / CROP_MM)
+        self.size = Linear(settings.joint_width, 1, rngs, scale=0.1)
 
-    def __call__(self, batch: dict, key: jax.Array | None = None) -> dict:
+    def __call__(self, batch: dict, key: jax.Array | None = None) -> Predictions:
         """Predict joints.
 
         Args:
             batch: `image` (B,h,w,3) in 0..1, `depth` (B,h,w) in [-1,1], `has_depth` (B,), `depth_center` (B,) mm,
                 `K` (B,3,3).
-            key: not used; nothing is random.
+            key: not used; the network has no random operations.
 
         Returns:
-            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · the same from the vote
-            and from every refinement stage except the last, as intermediate predictions `guesses_3d` (B,G,21,3) and
-            `guesses_2d` (B,G,21,2) · `root_depth` (B,) mm, the hand's distance estimated without depth.
+            `keypoints_3d` (B,21,3) mm, camera frame · `keypoints_2d` (B,21,2) px of the crop · `guesses_3d` (B,G,21,3)
+            mm and `guesses_2d` (B,G,21,2) px, the joints after the vote and after every refinement stage except the
+            last · `root_depth` (B,) mm, the hand's distance estimated without depth.
         """
         return self.predict_with_features(batch)[0]
 
-    def predict_with_features(self, batch: dict) -> tuple[dict, jax.Array]:
-        """The predictions of a call, and the final features of the joints (B, 21, c)."""
+    def predict_with_features(self, batch: dict) -> tuple[Predictions, jax.Array]:
+        """Predict joints, as `__call__`; returns the predictions and the final features of the joints (B, 21, c)."""
         B, has_depth = batch["image"].shape[0], batch["has_depth"]
         image = jnp.concatenate([batch["image"] * 2 - 1, batch["depth"][..., None]], axis=-1)  # (B, h, w, 4)
         x = self.stem(patchify(image, PATCH))  # (B, h/4, w/4, C/2)
@@ -104,7 +109,7 @@ class VotingNet(nnx.Module):
         estimated = batch["K"][:, 0, 0] * crop_mm / self.image_size  # (B,) mm
         distance = jnp.where(has_depth > 0, batch["depth_center"], estimated)
         points, pixels = self._unproject(jnp.stack(stages, axis=1), distance, batch["K"])  # (B, G+1, 21, 3), (…, 2)
-        predictions = {
+        predictions: Predictions = {
             "keypoints_3d": points[:, -1],
             "keypoints_2d": pixels[:, -1],
             "guesses_3d": points[:, :-1],
@@ -117,11 +122,11 @@ class VotingNet(nnx.Module):
         """Average the votes of all cells, weighted by a softmax over the cells.
 
         Args:
-            votes: (B, T, 4*21), of each cell and joint a logit and the offset x, y, z from the cell.
-            depth: (B, h, w), the normalised depth image; z is relative to its mean over the cell.
+            votes: (B, T, 4*21), for each cell and joint a logit and the joint's offset x, y, z from the cell.
+            depth: (B, h, w) depth relative to the hand. The offset z is relative to the mean depth of the cell.
 
         Returns:
-            Joints (B, 21, 3) in [-1, 1] around the crop, and the weights (B, T, 21).
+            Joints (B, 21, 3) in crop coordinates, [-1, 1], and the weights of the cells (B, T, 21).
         """
         B, T, _ = votes.shape
         grid, cell = self.image_size // (2 * PATCH), 2 * PATCH
@@ -134,12 +139,12 @@ class VotingNet(nnx.Module):
         return jnp.stack([(weight * vote).sum(1) for vote in votes_xyz], axis=-1), weight
 
     def _unproject(self, joints, distance, K):
-        """Joints in crop coordinates → camera frame and pixels.
+        """Convert joints from crop coordinates to the camera frame and to pixels.
 
         Args:
-            joints: (B, G, 21, 3) in [-1, 1] around the crop.
-            distance: (B,) mm, of the hand.
-            K: (B, 3, 3).
+            joints: (B, G, 21, 3) in crop coordinates, [-1, 1].
+            distance: (B,) mm, distance of the hand.
+            K: (B, 3, 3) camera matrix of the crop.
 
         Returns:
             (B, G, 21, 3) mm and (B, G, 21, 2) px.
@@ -170,9 +175,9 @@ class RefinementStage(nnx.Module):
 
         Args:
             features: (B, 21, c) of the joints.
-            joints: (B, 21, 3) in [-1, 1] around the crop.
-            image: (B, h, w, 4), RGB in [-1, 1] and normalised depth.
-            has_depth: (B,).
+            joints: (B, 21, 3) in crop coordinates, [-1, 1].
+            image: (B, h, w, 4), RGB in [-1, 1] and depth relative to the hand.
+            has_depth: (B,), 0 where depth must not be used.
 
         Returns:
             New features (B, 21, c) and joints (B, 21, 3).
@@ -186,20 +191,20 @@ class RefinementStage(nnx.Module):
 
 
 def joint_windows(image: jax.Array, joints: jax.Array, has_depth: jax.Array) -> jax.Array:
-    """Cut the window around each joint out of the images, with depth relative to the joint.
+    """Cut the window around each joint out of the images, and convert its depth to depth relative to the joint.
 
     Args:
-        image: (B, h, w, 4), RGB and normalised depth.
-        joints: (B, 21, 3) in [-1, 1] around the crop.
-        has_depth: (B,).
+        image: (B, h, w, 4), RGB and depth relative to the hand.
+        joints: (B, 21, 3) in crop coordinates, [-1, 1].
+        has_depth: (B,), 0 where depth must not be used.
 
     Returns:
-        (B, 21, 4 * WINDOW^2 + 2): colours, depth (0 where none was measured), and the joint's position within the
-        middle pixel of its window, px.
+        (B, 21, 4 * WINDOW^2 + 2): colours, depth (0 without depth), and x and y of the joint relative to the middle of
+        its window, px.
     """
     B, side = image.shape[0], image.shape[1]
-    position = (joints[..., :2] + 1) * (side / 2)  # from the image's edge, px
-    corner = jnp.clip(jnp.round(position), 0, side).astype(jnp.int32)  # of the window in the padded image
+    position = (joints[..., :2] + 1) * (side / 2)  # of the joint, px from the upper left corner of the image
+    corner = jnp.clip(jnp.round(position), 0, side).astype(jnp.int32)  # of the window, in `padded`
     margin = WINDOW // 2
     padded = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     cut = lambda picture, at: jax.lax.dynamic_slice(picture, (at[1], at[0], 0), (WINDOW, WINDOW, 4))  # noqa: E731

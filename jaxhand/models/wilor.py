@@ -1,7 +1,7 @@
-"""WiLoR: a vision transformer with tokens for joints, shape and camera, and a refinement net that corrects its output.
+"""WiLoR: a vision transformer with tokens for joints, shape and camera predicts a hand; a refinement net corrects it.
 
 Potamias et al., "WiLoR: End-to-end 3D Hand Localization and Reconstruction in-the-wild" (2024). Attributes are named as
-in its checkpoint.
+in WiLoR's checkpoint.
 """
 
 import jax
@@ -20,12 +20,12 @@ from jaxhand.models.refine import RefineNet
 
 
 class Wilor(Hamer):
-    """RGB crop → pose, shape and camera of a hand, as `Hamer`.
+    """RGB crop → pose, shape and camera of a hand, with the inputs and outputs of `Hamer`.
 
     Args:
-        config: as for `Hamer`, but only `init` and `discriminator` of `model.hamer`. `model.vit.width` is a multiple
-            of 8.
-        hand_model: the hand whose parameters are predicted; its vertices are where the refinement samples features.
+        config: as for `Hamer`, but of `model.hamer` only `init` and `discriminator` are used. `model.vit.width` must
+            be a multiple of 8.
+        hand_model: the hand whose parameters are predicted. The refinement net samples image features at its vertices.
         rngs: draws the parameters.
 
     Raises:
@@ -41,17 +41,18 @@ class Wilor(Hamer):
         self.refine_net = RefineNet(width, config.model.dtype, rngs)
 
     def predict_params(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """As for `Hamer`; with a key the refinement also normalises by the statistics of this batch."""
+        """As `Hamer.predict_params`. With a key, batch norms of the refinement net use the statistics of the batch."""
         *coarse, features = self.backbone(image, key)
         pose, shape, camera = coarse
         rotations = rotation_6d_to_matrix(pose.reshape(-1, NUM_JOINTS, 6))  # (B, 96) → (B, 16, 3, 3)
         vertices = skinned.forward(self.hand_model, rotations, shape).vertices  # (B, V, 3) mm
         corrections = self.refine_net(features, vertices / 1000, camera, train=key is not None)
-        return tuple(params + correction for params, correction in zip(coarse, corrections))
+        pose, shape, camera = (params + correction for params, correction in zip(coarse, corrections))
+        return pose, shape, camera
 
 
 class Backbone(vit.ViT):
-    """A `ViT` with 18 further input tokens, made from the mean parameters; their outputs are the coarse hand."""
+    """A `ViT` with 18 more input tokens: the mean MANO parameters. Their outputs become the coarse MANO parameters."""
 
     def __init__(self, config: Config, hand_model: SkinnedHand, rngs: nnx.Rngs):
         super().__init__(**vit.center_crop_arguments(config), rngs=rngs)

@@ -1,7 +1,7 @@
-"""Checkpoints of a run over Orbax: written in the background, checked by SHA-256 when read, kept by avg_metric.
+"""Checkpoints of a run: Orbax writes them in the background, and their SHA-256 checksums are checked on reading.
 
-A step's folder `checkpoints/<step>/` holds the items `params`, `rest`, `optimizer` (trees of arrays), `data` and
-`meta` (JSON). Its manifest of checksums is part of the same atomic rename, so no committed step is without one.
+The folder `checkpoints/<step>/` contains the items `params`, `rest`, `optimizer` (trees of arrays), `data` and `meta`
+(JSON), and a file of checksums. The folder gets its name by an atomic rename, after all its files are written.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -31,24 +32,24 @@ from jaxhand.training.checkpoint_damage import (
 )
 from jaxhand.training.checkpoint_files import Restored
 
-_TREES, _JSON = ("params", "rest", "optimizer"), ("data", "meta")  # items of a step
+_TREES, _JSON = ("params", "rest", "optimizer"), ("data", "meta")  # names of the Orbax items of a checkpoint
 _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
 
 
 class Checkpoints:
-    """The checkpoints of one run, for the process that trains it (every process, where there are several).
+    """Writes and restores the checkpoints of one run. Every process of the run makes its own object.
 
-    Kept together: the best step, the latest two, and every multiple of `keep_every_steps` (0: none). The best step has
-    the lowest finite avg_metric; of equal steps, it is the earliest. A step without a finite avg_metric is never the
-    best.
+    Three kinds of steps are kept: the best step, the latest two, and every multiple of `keep_every_steps`. The best
+    step has the lowest finite avg_metric; if several steps have the same value, the earliest is the best. A step
+    without a finite avg_metric is never the best.
 
     Args:
         workdir: run folder.
-        keep_every_steps: see above.
-        compress: False writes arrays without compression. Weights look random, so they are hardly larger then, and on a
-            CPU Orbax writes from the arrays themselves instead of from a second copy in memory.
-        on_best: called with the step and its avg_metric in mm once a new best step is on disk, from `save`, `wait` or
-            `poll`.
+        keep_every_steps: every multiple of this number of steps is kept; 0: no multiples are kept.
+        compress: False writes arrays without compression. The files are hardly larger, because weights look random.
+            On a CPU, Orbax then needs no second copy of the arrays in memory.
+        on_best: called with a new best step and its avg_metric in mm, after the step is on disk. `save`, `wait` and
+            `poll` make this call.
         warn: called with one line about each damaged step.
 
     Raises:
@@ -67,8 +68,8 @@ class Checkpoints:
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._every, self._compress = keep_every_steps, compress
         self._on_best, self._warn = on_best, warn
-        self._saving = None  # step that is being written
-        self._new_best = None  # the same, if it is the best and `on_best` was not called yet
+        self._saving = None  # step that Orbax is writing
+        self._new_best = None  # new best step for which `on_best` has not been called yet, else None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._folder).close()
@@ -76,21 +77,25 @@ class Checkpoints:
             raise CheckpointError(f"cannot write checkpoints to {self._folder}: {error.strerror}") from error
         self._open()
 
-    def save(self, step: int, *, params, rest, optimizer, data: dict, meta: dict, avg_metric: float | None) -> bool:
-        """Copy the arrays off the devices and write them in the background; they may be donated right after.
+    def save(
+        self, step: int, *, params: dict, rest: dict, optimizer: Any, data: dict, meta: dict, avg_metric: float | None
+    ) -> bool:
+        """Copy the arrays from the devices and write the copies in the background. The arrays may then be donated.
 
         Args:
             step: must be later than every step saved before.
             params, rest, optimizer: trees of arrays; `rest` is everything else in the model, such as batch statistics.
-            data, meta: JSON; NumPy and JAX numbers become Python's. `step`, `avg_metric` and `versions` are added
-                to `meta`.
-            avg_metric: mm, which ranks the steps, equal on all processes; None in mid-epoch.
+            data, meta: dicts for JSON; NumPy and JAX numbers are converted to Python numbers. `step`, `avg_metric` and
+                `versions` are added to `meta`.
+            avg_metric: error in mm by which the steps are ranked, equal on all processes; None in the middle of an
+                epoch.
 
         Returns:
             Whether this step is the best so far.
 
         Raises:
-            CheckpointError: the step is not later than the latest, or this write or the one before it failed.
+            CheckpointError: `step` is not later than the latest saved step, or writing this checkpoint or the previous
+                one failed.
         """
         self.wait()
         latest = self.latest_step()
@@ -100,7 +105,7 @@ class Checkpoints:
         versions |= {module.__name__: module.__version__ for module in (jax, flax)} | {"orbax": ocp.__version__}
         avg_metric = None if avg_metric is None else float(avg_metric)
         meta = checkpoint_files.plain({**meta, "step": int(step), "avg_metric": avg_metric, "versions": versions})
-        self._metas[step] = meta  # before the save, in which Orbax calls `should_preserve`
+        self._metas[step] = meta  # set before the save, because Orbax calls `should_preserve` in it
         named = {"params": params, "rest": rest, "optimizer": optimizer}
         form = ocp.args.StandardSave if self._compress else ocp.args.PyTreeSave
         items = {name: form(tree) for name, tree in named.items() if jax.tree.leaves(tree)}
@@ -115,42 +120,42 @@ class Checkpoints:
         except Exception as error:
             raise self._failure(error) from error
         if not saved:
-            raise self._failure(RuntimeError("Orbax declined the save"))
+            raise self._failure(RuntimeError("Orbax did not save the step"))
         is_best = checkpoint_files.best(self._metas) == step
         self._new_best = step if is_best else None
         return is_best
 
     def latest_step(self) -> int | None:
-        """The latest step that is saved or being saved."""
+        """The latest step that is saved or being saved; None if there is none."""
         return self._manager.latest_step()
 
     def best(self) -> tuple[int, float, dict] | None:
-        """(step, avg_metric in mm, meta) of the best step that is saved or being saved."""
+        """(step, avg_metric in mm, meta) of the best step that is saved or being saved; None if there is none."""
         step = checkpoint_files.best(self._metas)
         return None if step is None else (step, self._metas[step]["avg_metric"], self._metas[step])
 
     def restore_latest(self, abstract: dict) -> Restored | None:
-        """Restore the latest sound step, for training to go on from it.
+        """Restore the latest undamaged step, to continue training from it.
 
-        Damaged steps are skipped with a warning and, once a sound one is found, moved to
+        Damaged steps are skipped with a warning. After an undamaged step is found, the damaged ones are renamed to
         `checkpoints/damaged-<step>`, so that their step numbers can be used again.
 
         Args:
             abstract: {"params", "rest", "optimizer"}: trees of `jax.ShapeDtypeStruct` with shardings.
 
         Returns:
-            The step with its optimizer and data state; None where nothing was saved yet.
+            The step with its optimizer and data state; None if no step was saved yet.
 
         Raises:
-            CheckpointError: shape, dtype or name of a parameter differs from the saved one (it is named), no step can
-                be read, or the folder holds converted weights and not a run.
+            CheckpointError: the shape, dtype or name of a parameter differs from the saved one (the error names the
+                parameter), no step can be read, or the folder contains converted weights instead of a run.
         """
         self.wait()
         if any("converted" in meta for meta in self._metas.values()):
             source = self._folder.parent
-            start = f"choose another --workdir, with training.init_from={source}"
-            raise CheckpointError(f"{source} holds converted weights, not a run: {start}")
-        damaged = {}  # step → what is wrong
+            start = f"choose another --workdir and set training.init_from={source}"
+            raise CheckpointError(f"{source}: contains converted weights, not a run; {start}")
+        damaged = {}  # step → error
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = _restore(self._manager, self._folder, step, abstract)
@@ -162,7 +167,7 @@ class Checkpoints:
                 raise none_readable(self._folder, damaged)
             return None
         sound = {step: meta for step, meta in self._metas.items() if step not in damaged}
-        while (best := checkpoint_files.best(sound)) not in (None, restored.step):  # the best must be intact, too
+        while (best := checkpoint_files.best(sound)) not in (None, restored.step):  # is the best undamaged, too?
             try:
                 verify(self._folder / str(best), _TREES + _JSON)
                 break
@@ -174,15 +179,15 @@ class Checkpoints:
         return dataclasses.replace(restored, data=data)
 
     def poll(self) -> None:
-        """Do the work of `wait` if no waiting is needed for it; cheap enough for every step."""
+        """Call `wait` if the background save is finished. This is fast enough to be called after every step."""
         if self._new_best is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the save in the background.
+        """Wait until the background save is finished, then call `on_best` if there is a new best step.
 
         Raises:
-            CheckpointError: it failed; the steps saved before it are kept.
+            CheckpointError: the save failed; the steps saved before are kept.
         """
         self._finish_save()
         step, self._new_best = self._new_best, None
@@ -190,10 +195,10 @@ class Checkpoints:
             self._on_best(step, self._metas[step]["avg_metric"])
 
     def close(self) -> None:
-        """Wait for the save in the background and end its threads; `on_best` is not called.
+        """Wait until the background save is finished and stop Orbax's threads; `on_best` is not called.
 
         Raises:
-            CheckpointError: as `wait`.
+            CheckpointError: the save failed; the steps saved before are kept.
         """
         try:
             self._finish_save()
@@ -201,7 +206,7 @@ class Checkpoints:
             self._manager.close()
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Choose which of `checkpoints`, sorted by step, are kept. Orbax calls it after each save."""
+        """Whether to keep each of `checkpoints`, which are sorted by step. Orbax calls this method after each save."""
         del context
         steps = [info.step for info in checkpoints]
         stay = {checkpoint_files.best(self._metas), *steps[-2:]}
@@ -218,7 +223,7 @@ class Checkpoints:
         self._metas = checkpoint_files.metas(self._folder)
 
     def _write_manifest(self) -> None:
-        """Orbax calls it in the background on the first process, after writing and before renaming the step."""
+        """Write the checksums of a step. Orbax calls this on the first process before it renames the folder."""
         path = next(self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self._folder / str(self._saving))
         checkpoint_files.write_manifest(path)
 
@@ -229,12 +234,12 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> CheckpointError:
-        """Remove a failed save, so that the next one can succeed; returns the error to raise."""
+        """Delete the files of a failed save, so that the next save can succeed. Returns the error to raise."""
         self._new_best = None
         if jax.process_index() == 0:
             for leftover in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        if jax.process_count() == 1:  # several processes would wait here for each other, and they stop anyway
+        if jax.process_count() == 1:  # several processes would block here, and the run ends anyway
             self._manager.close()
             self._open()
         full = getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL.values())
@@ -252,8 +257,8 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
             self._warn(
-                f"checkpoint {self._folder / str(step)} is damaged ({damage}); it is now {aside.name}, "
-                f"training goes on from step {restored_step}"
+                f"checkpoint {self._folder / str(step)} is damaged ({damage}) and was renamed to {aside.name}; "
+                f"training continues from step {restored_step}"
             )
         agree(True)
         self._manager.close()
@@ -267,23 +272,23 @@ def restore_best(
     partial: bool = False,
     warn: Callable[[str], None] = warn,
 ) -> Restored:
-    """Restore the best step of a run for evaluation; no optimizer is read and nothing is written.
+    """Restore the best step of a run for evaluation. The optimizer is not read, and nothing is written.
 
-    The number of devices that the run was trained on does not matter. Keys that are numbers become int, as in
-    `nnx.List`. A damaged step is skipped for the next best, with a warning.
+    The run may have been trained on another number of devices. Dict keys that are numbers become int, as in
+    `nnx.List`. If the best step is damaged, a warning is printed and the next best step is restored.
 
     Args:
-        workdir: the run's folder.
-        sharding: of every array; by default each is complete on this process's first device.
-        partial: also accept a checkpoint that holds only a part of a model.
+        workdir: run folder.
+        sharding: sharding of every array; None: every array is complete on the first device of this process.
+        partial: also accept a checkpoint that contains only a part of a model, such as a backbone.
         warn: called with one line about each damaged step.
 
     Returns:
         Parameters, batch statistics and metadata of the best step.
 
     Raises:
-        CheckpointError: there is no such folder, no checkpoint in it, none with a finite avg_metric, none that can be
-            read, or only a part of a model although `partial` is False.
+        CheckpointError: the folder does not exist, or contains no checkpoint; no checkpoint has a finite avg_metric,
+            or none can be read; or the checkpoint contains only a part of a model and `partial` is False.
     """
     folder = Path(workdir).absolute() / "checkpoints"
     if not folder.parent.is_dir():
@@ -292,7 +297,7 @@ def restore_best(
     if not checkpoint_files.steps(folder):
         raise CheckpointError(f"no checkpoint in {folder}; train: python -m jaxhand.train --workdir {workdir}")
     if checkpoint_files.best(metas) is None:
-        raise CheckpointError(f"no checkpoint in {folder} has a finite avg_metric, so none is the best; train further")
+        raise CheckpointError(f"no checkpoint in {folder} has a finite avg_metric, so none is best; train longer")
     damaged = {}
     manager = _manager(folder, read_only=True)
     try:
@@ -304,10 +309,10 @@ def restore_best(
                 del metas[step]
                 continue
             for bad, damage in damaged.items():
-                warn(f"checkpoint {folder / str(bad)} is damaged ({damage}); step {step} is read in its place")
+                warn(f"checkpoint {folder / str(bad)} is damaged ({damage}); step {step} is used instead")
             if restored.partial and not partial:
-                only = f"start a training with training.init_from={workdir}"
-                raise CheckpointError(f"{workdir} holds a part of a model: {only}")
+                only = f"start a training from it with training.init_from={workdir}"
+                raise CheckpointError(f"{workdir}: contains only a part of a model; {only}")
             return restored
     finally:
         manager.close()
@@ -322,9 +327,9 @@ def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointMa
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics["avg_metric"],  # makes Orbax write the metrics
+            best_fn=lambda metrics: metrics["avg_metric"],  # without this function, Orbax does not write the metrics
             best_mode="min",
-            lightweight_initialize=True,  # a damaged file must not prevent opening the folder
+            lightweight_initialize=True,  # the folder must open even if a file is damaged
             **options,
         ),
         item_handlers={name: tree() for name in _TREES} | {name: to_json(filename=f"{name}.json") for name in _JSON},
@@ -332,7 +337,7 @@ def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointMa
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    """Drop Orbax's log: it repeats, with a traceback, every failure that Orbax raises and that is one line here."""
+    """Filter out Orbax's log. Orbax logs every error with a traceback and also raises it; one line is enough."""
     return "orbax" not in record.pathname
 
 
@@ -343,7 +348,7 @@ def _restore(
     abstract: dict | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Restored:
-    """Read a step into the shapes of `abstract`; if it is None, read `params` and `rest` as they were saved."""
+    """Restore a step with the shapes in `abstract`; if this is None, only `params` and `rest`, as they were saved."""
     path, names = folder / str(step), tuple(abstract or ("params", "rest"))
     verify(path, (*names, *_JSON))
     with as_damage():
@@ -352,7 +357,8 @@ def _restore(
         unread = [name for name in names if metadata.get(name) is None and (path / name).is_dir()]
         if unread:
             raise ValueError(f"{unread[0]}/_METADATA is missing")
-        saved = {name: {} if metadata.get(name) is None else metadata[name].tree for name in names}  # {}: no arrays
+        # A tree without arrays is not saved; it is {} here.
+        saved = {name: {} if metadata.get(name) is None else metadata[name].tree for name in names}
     targets = jax.tree.map(lambda leaf: pytree_checks.stored(leaf, sharding), abstract or saved)
     for name in names:
         if difference := pytree_checks.mismatch(name, saved[name], targets[name]):

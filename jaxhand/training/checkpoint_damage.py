@@ -1,4 +1,4 @@
-"""Damaged checkpoints: found, agreed on by all processes, and described in one line."""
+"""Find damaged checkpoints, report the damage to all processes, and describe it in one line."""
 
 import contextlib
 import sys
@@ -17,34 +17,36 @@ class CheckpointError(UserError):
 
 
 class Damaged(Exception):
-    """The files of a step are damaged; the message says how."""
+    """A file of a checkpoint is missing or changed; the message describes the damage."""
 
 
 @contextlib.contextmanager
 def as_damage():
-    """Turn any error of Orbax about a step's files, on this or another process, into `Damaged`."""
+    """Context manager: an error of Orbax in it, on this or another process, is raised as `Damaged`."""
     error = None
     try:
         yield
     except Exception as exception:
         error = exception
     if not agree(error is None):
-        raise Damaged(first_line(error) if error else "unreadable on another process") from error
+        raise Damaged(first_line(error) if error else "another process cannot read it") from error
 
 
 def verify(step_folder: Path, items: tuple[str, ...]) -> None:
-    """Compare the files of a step's items with their checksums; the first process reads for all.
+    """Check the files of the given checkpoint items, such as "params", against their checksums.
+
+    Only the first process reads the files; all processes get the result.
 
     Raises:
-        Damaged: a file differs.
+        Damaged: a file is missing or differs from its checksum.
     """
     damage = checkpoint_files.damage(step_folder, items) if jax.process_index() == 0 else None
     if not agree(damage is None):
-        raise Damaged(damage or "found by the first process")
+        raise Damaged(damage or "the first process found a damaged file")
 
 
 def agree(ok: bool) -> bool:
-    """Whether `ok` is true on all processes, so that they take the same branch; each waits for all others."""
+    """Whether `ok` is true on all processes. Each process must call this function, and waits for all others."""
     return ok if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
@@ -52,15 +54,15 @@ def none_readable(folder: Path, damaged: dict[int, Exception]) -> CheckpointErro
     """The error for a folder whose steps are all damaged.
 
     Args:
-        folder: with all steps of a run.
-        damaged: step → what is wrong.
+        folder: `checkpoints/` of a run.
+        damaged: step → error.
     """
     listed = ", ".join(f"{step}: {damage}" for step, damage in damaged.items())
     return CheckpointError(f"no checkpoint in {folder} can be read ({listed}); move the folder away to start again")
 
 
 def first_line(error: Exception) -> str:
-    """The start of an error's first line; TensorStore's messages have a hundred lines."""
+    """The first line of an error, at most 200 characters; TensorStore's messages have a hundred lines."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) < 200 else f"{line[:200]}…"
 

@@ -1,4 +1,4 @@
-"""Evaluate a complete data set on all devices, every sample exactly once, during training and after it."""
+"""Evaluate a complete data set on all devices, during and after training; every sample is used exactly once."""
 
 import dataclasses
 import math
@@ -9,24 +9,27 @@ import jax
 
 from jaxhand.config import UserError
 from jaxhand.data import pipeline
+from jaxhand.data.batch import Batch
+from jaxhand.data.record import Source
 from jaxhand.metrics import epoch
 from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import Restored, restore_best
 from jaxhand.training.sharding import local_rows, make_mesh, replicated, to_global
 from jaxhand.training.step import EvalModel
 
-SAMPLE_KEYS = ("image", "keypoints_2d", "joint_valid_2d")  # arrays of a batch for the picture of an epoch
+SAMPLE_KEYS = ("image", "keypoints_2d", "joint_valid_2d")  # arrays of a batch that are drawn in the sample image
 
 
 def load_best(workdir: str | Path, *, metrics: Sequence[str] | None = None) -> tuple[EvalModel, Restored]:
-    """The compiled eval step of a run's model, and its best parameters on all devices; no optimizer is built.
+    """Load the model of a run: its compiled eval step, and its best parameters on all devices.
 
     Args:
         workdir: run folder.
-        metrics: names of further metrics, as in `training.metrics`; None measures those of the run.
+        metrics: names of additional metrics, as in `training.metrics`; None: the metrics of the run's config.
 
     Raises:
-        UserError: the folder holds no run, its parameters do not fit the model of its config, or a metric is unknown.
+        UserError: the folder contains no run, the parameters do not fit the model of the config, or a metric is
+            unknown.
     """
     device_mesh = make_mesh()
     restored = restore_best(workdir, sharding=replicated(device_mesh))
@@ -36,12 +39,12 @@ def load_best(workdir: str | Path, *, metrics: Sequence[str] | None = None) -> t
     eval_model = EvalModel(config, device_mesh)
     difference = pytree_checks.mismatch("params", restored.params, eval_model.abstract_model()["params"])
     if difference:
-        raise UserError(f"the best checkpoint of {workdir} does not fit its model: {difference}")
+        raise UserError(f"the best checkpoint of {workdir} does not fit the model of its config: {difference}")
     return eval_model, restored
 
 
-def batches_of(source, eval_model: EvalModel) -> Iterable[dict]:
-    """Split a source into this process's host batches, with a size that all devices can share."""
+def batches_of(source: Source, eval_model: EvalModel) -> Iterable[Batch]:
+    """Make the host batches of this process from a source. Their size is a multiple of the number of devices."""
     config, devices = eval_model.config, jax.device_count()
     size = -(-config.training.batch_size // devices) * devices
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -52,25 +55,25 @@ def evaluate_dataset(
     eval_model: EvalModel,
     params: dict,
     batch_stats: dict,
-    batches: Iterable[dict],
+    batches: Iterable[Batch],
     *,
     samples: int = 0,
-    collect: Callable[[dict, dict], None] | None = None,
+    collect: Callable[[Batch, dict], None] | None = None,
 ) -> tuple[dict, dict]:
-    """Evaluate parameters on host batches (`batches_of`).
+    """Evaluate the parameters of a model on host batches (see `batches_of`).
 
     Args:
         eval_model: the model.
-        params: its parameters, on the devices.
-        batch_stats: everything else in the model, on the devices.
-        batches: of the whole data set.
-        samples: how many images of the first batch to return with their joints.
-        collect: called with every host batch and its predictions (of this process's rows), where given.
+        params: the parameters of the model, on the devices.
+        batch_stats: everything else in the model, such as batch statistics, on the devices.
+        batches: all batches of the data set.
+        samples: number of images of the first batch that are returned with their joints.
+        collect: called with every host batch and its predictions, both for the rows of this process; None: no call.
 
     Returns:
-        `test_loss`, `losses` (every term), the metrics of `eval_model.metrics` that were measured, by name, and
-        `count`, `nonfinite`, `invalid` hands; and `image`, `keypoints_2d`, `joint_valid_2d`, `predicted_2d` of the
-        samples.
+        Two dicts. The first contains `test_loss`, `losses` (every term), each measured metric of `eval_model.metrics`
+        by its name, and the numbers of hands `count`, `nonfinite` and `invalid`. The second contains `image`,
+        `keypoints_2d`, `joint_valid_2d` and `predicted_2d` of the returned images.
 
     Raises:
         UserError: a loss term or a metric cannot be computed.
@@ -88,6 +91,6 @@ def evaluate_dataset(
             collect(batch, {key: local_rows(value) for key, value in predictions.items()})
     sums = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
     losses = {name: value / max(sums["rows"], 1) for name, value in sums["losses"].items()}
-    counts = {name: int(sums["metrics"][0][name]) for name in epoch.COUNTS}  # the first metric is of the joints
+    counts = {name: int(sums["metrics"][0][name]) for name in epoch.COUNTS}  # the joint metrics come first
     metrics = epoch.means(eval_model.metrics, sums["metrics"])
     return {"test_loss": losses["loss"], "losses": losses, **metrics, **counts}, shown

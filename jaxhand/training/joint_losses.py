@@ -1,11 +1,11 @@
-"""Loss terms of joints and vertices as means over the points of a hand: each (predictions, batch) → (B,).
+"""Loss terms of joints and vertices. Each term is a function (predictions, batch) → (B,): a mean over a hand's points.
 
-A batch that is `balanced` (see `losses.terms`) enlarges them by `label_scale`.
+In a `balanced` batch (see `losses.terms`), each term is multiplied by `label_scale`.
 
-Predictions: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px; for some terms `root_depth` (B,) mm, `guesses_3d`
-(B,G,21,3) and `guesses_2d` (B,G,21,2), which are intermediate predictions, `vertices` (B,V,3) mm.
-Batch: the labels of the same names, `joint_valid` and `joint_valid_2d` (B,21), `has_depth` (B,), `has_vertices` (B,),
-and `image` (B,h,w,3), whose size sets the unit of pixels.
+Predictions: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px. Some terms also need `root_depth` (B,) mm,
+`vertices` (B,V,3) mm, or the intermediate predictions `guesses_3d` (B,G,21,3) mm and `guesses_2d` (B,G,21,2) px.
+Batch: labels with the same names as the predictions, `joint_valid` and `joint_valid_2d` (B,21), `has_depth` (B,),
+`has_vertices` (B,), and `image` (B,h,w,3), whose side is the unit of 2D errors.
 """
 
 import jax
@@ -13,20 +13,26 @@ import jax.numpy as jnp
 
 
 def joints_3d(predictions: dict, batch: dict) -> jax.Array:
-    """Mean distance to the true joint, both relative to the wrist, in 100 mm; 0 without a labelled wrist."""
+    """Mean distance to the true joint, both relative to the wrist, in units of 100 mm; 0 without a labelled wrist."""
     distance = length(from_wrist(predictions, "keypoints_3d") - from_wrist(batch, "keypoints_3d"))  # (B, 21)
     valid = batch["joint_valid"]
     return masked_mean(distance, valid * valid[:, :1]) / 100 * label_scale(batch, "joint_valid")
 
 
 def joints_2d(predictions: dict, batch: dict) -> jax.Array:
-    """Mean distance along x and y in the crop, in half its side."""
+    """Mean absolute error of x and y of the 2D joints, as a fraction of half the crop's side."""
     distance, half_side = jnp.abs(predictions["keypoints_2d"] - batch["keypoints_2d"]), batch["image"].shape[1] / 2
     return masked_mean(distance.mean(-1), batch["joint_valid_2d"]) / half_side * label_scale(batch, "joint_valid_2d")
 
 
+def camera(predictions: dict, batch: dict) -> jax.Array:
+    """Mean distance to the true joint in the camera's frame, in 100 mm."""
+    distance = length(predictions["keypoints_3d"] - batch["keypoints_3d"])  # (B, 21)
+    return masked_mean(distance, batch["joint_valid"]) / 100 * label_scale(batch, "joint_valid")
+
+
 def depth(predictions: dict, batch: dict) -> jax.Array:
-    """Mean error of a joint's depth relative to the mean depth of the hand, in 100 mm."""
+    """Mean absolute error of the joints' depths, relative to the mean depth of the hand, in units of 100 mm."""
     valid = batch["joint_valid"]
     predicted, true = predictions["keypoints_3d"][..., 2], batch["keypoints_3d"][..., 2]  # (B, 21)
     error = (predicted - masked_mean(predicted, valid)[:, None]) - (true - masked_mean(true, valid)[:, None])
@@ -34,38 +40,38 @@ def depth(predictions: dict, batch: dict) -> jax.Array:
 
 
 def distance(predictions: dict, batch: dict) -> jax.Array:
-    """Error of the hand's mean depth where a sensor measured it, in 100 mm."""
+    """Absolute error of the hand's mean depth, in units of 100 mm; 0 without a depth image."""
     error = jnp.abs(_mean_depth(predictions, batch) - _mean_depth(batch, batch))
     return error / 100 * batch["has_depth"] * label_scale(batch, "joint_valid")
 
 
 def size(predictions: dict, batch: dict) -> jax.Array:
-    """Error of the hand's distance that is estimated from its size in the image (`root_depth`): |log of the ratio|."""
+    """|log(`root_depth` / true depth)|, where `root_depth` is the depth estimated from the hand's size in the image."""
     estimate, true_depth = predictions["root_depth"], _mean_depth(batch, batch)
-    target = jnp.where(batch["joint_valid"].any(-1), true_depth, estimate)  # without labels there is no error
+    target = jnp.where(batch["joint_valid"].any(-1), true_depth, estimate)  # without labels the error is 0
     return jnp.abs(jnp.log(estimate / jnp.maximum(target, 1.0))) * label_scale(batch, "joint_valid")
 
 
 def guesses(predictions: dict, batch: dict) -> jax.Array:
-    """Auxiliary loss: the sum of the three joint terms over all intermediate predictions."""
+    """Auxiliary loss: `joints_3d` + `joints_2d` + `depth`, summed over all intermediate predictions."""
     stages = zip(*(jnp.moveaxis(predictions[name], 1, 0) for name in ("guesses_3d", "guesses_2d")))
     stages = [{"keypoints_3d": joints, "keypoints_2d": pixels} for joints, pixels in stages]
     losses = (sum(term(stage, batch) for term in (joints_3d, joints_2d, depth)) for stage in stages)
-    return sum(losses, jnp.zeros(len(batch["image"])))
+    return jnp.asarray(sum(losses, jnp.zeros(len(batch["image"]))))
 
 
 def vertices(predictions: dict, batch: dict) -> jax.Array:
-    """Mean distance to the true vertex, both relative to the wrist, in 100 mm; 0 without labels."""
+    """Mean distance to the true vertex, both relative to the wrist, in units of 100 mm; 0 without labels."""
     apart = length(from_wrist(predictions, "vertices") - from_wrist(batch, "vertices")).mean(-1) / 100
     return apart * batch["has_vertices"] * batch["joint_valid"][:, 0] * label_scale(batch, "has_vertices")
 
 
 def label_scale(batch: dict, mask: str) -> jax.Array | float:
-    """1, or in a balanced batch 1 / (share of the hands with a label): 1 where all have one.
+    """Factor of a loss term: 1 / (fraction of the hands with a label) in a balanced batch, else 1.
 
     Args:
-        batch: contains `mask`, and `balanced` if it is balanced.
-        mask: name of the labels' mask, (B,) or (B, N).
+        batch: contains the array `mask`, and the flag `balanced`.
+        mask: name of the mask of the labels, (B,) or (B, N).
     """
     if not batch.get("balanced"):
         return 1.0
@@ -73,18 +79,18 @@ def label_scale(batch: dict, mask: str) -> jax.Array | float:
     return len(valid) / jnp.maximum((valid > 0).any(-1).sum(), 1)
 
 
-def masked_mean(values, mask) -> jax.Array:
-    """Mean over the last axis of the values where the mask is not 0; 0 where it is 0 everywhere."""
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the last axis of the values whose mask is 1; 0 if the mask is 0 everywhere."""
     return (values * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
 
 
-def length(vectors) -> jax.Array:
-    """Euclidean length over the last axis, with a gradient at 0."""
+def length(vectors: jax.Array) -> jax.Array:
+    """Euclidean length over the last axis, with a finite gradient at 0."""
     return jnp.sqrt((vectors**2).sum(-1) + 1e-12)
 
 
 def from_wrist(points: dict, name: str) -> jax.Array:
-    """The points `name` (B,N,3) mm of predictions or a batch, relative to its wrist."""
+    """The array `name` (B,N,3) mm of `points` (predictions or a batch), relative to the wrist."""
     return points[name] - points["keypoints_3d"][:, :1]
 
 

@@ -1,7 +1,7 @@
 """The output of a run: TensorBoard curves, one line of JSON per epoch, the console and its progress bar.
 
-The calling thread writes the events: tensorboardX's SummaryWriter passes them to another thread, and its flush returns
-before they are on disk.
+The calling thread writes the TensorBoard events. tensorboardX's SummaryWriter is not used: it writes in another thread,
+and its flush returns before the events are on disk.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] (protobuf makes them)
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
@@ -26,19 +26,19 @@ from jaxhand.config import UserError
 
 
 class Logger:
-    """Writes `tensorboard/` and `metrics.jsonl` of a run folder and prints.
+    """Writes `tensorboard/` and `metrics.jsonl` in the run folder, and prints to the console.
 
-    Curves and lines of an earlier start that are later than `resume_step` are removed from the files, so that no
-    program that reads them finds a step twice. The methods are not for signal handlers; a handler sets a flag, and the
-    loop then calls `close`.
+    When a run continues from a checkpoint, all points and lines later than `resume_step` are removed from the files.
+    So no step occurs twice. Signal handlers must not call the methods; a handler can set a flag, after which the
+    training loop calls `close`.
 
     Args:
         workdir: run folder.
-        is_main: False on all processes but the first: the logger then does nothing.
-        resume_step: step of the checkpoint that the run goes on from; None removes all earlier curves and lines.
+        is_main: True on the first process. On the other processes, False: the logger does nothing.
+        resume_step: step of the checkpoint that the run continues from; None removes all earlier points and lines.
 
     Raises:
-        UserError: the folder cannot be written to, here and in every method that writes.
+        UserError: the folder cannot be written to. Every method that writes can raise this error, too.
     """
 
     def __init__(self, workdir: str | Path, *, is_main: bool, resume_step: int | None = None):
@@ -54,17 +54,17 @@ class Logger:
             _trim_lines(lines, last_step)
             self._lines = lines.open("a")
             self._events = EventsWriter(str(events / "events"), filename_suffix=f".{time.time_ns()}")
-            # A TensorBoard that is already open has read the removed points: this event makes it drop them too.
+            # A running TensorBoard has already read the removed points. This event makes it forget them.
             self._events.write_event(Event(step=last_step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._events.flush()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add one point to the curve of every tag, such as `loss/train`."""
+        """Add one point to the TensorBoard curve of each tag, such as `loss/train`."""
         if self._is_main:
             self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
-        """Add an RGB image, (H, W, 3) uint8."""
+        """Add an RGB image, (H, W, 3) uint8, to TensorBoard."""
         if self._is_main:
             (height, width, _), png = image.shape, cv2.imencode(".png", image[..., ::-1])[1].tobytes()
             picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
@@ -74,7 +74,7 @@ class Logger:
         """Append one line to `metrics.jsonl` and flush everything to disk.
 
         Args:
-            line: JSON with the key `step`. NaN and infinity, which JSON does not have, become null.
+            line: dict for JSON with the key `step`. NaN and infinity become null, because JSON has neither.
         """
         if self._is_main:
             text = json.dumps({"step": line["step"]} | line, default=lambda value: value.tolist())
@@ -90,20 +90,20 @@ class Logger:
             sys.stdout.flush()
 
     def progress(self, total: int, *, initial: int = 0, desc: str = "") -> "Progress":
-        """A progress bar that counts images, on stderr where that is a terminal; a context manager.
+        """Make a progress bar that counts images; a context manager. It is shown only if stderr is a terminal.
 
         Args:
-            total: images of the epoch.
-            initial: how many of them are done.
+            total: number of images of the epoch.
+            initial: number of images that are already done.
             desc: text in front of the bar.
         """
-        hidden = None if self._is_main else True  # None: hidden where stderr is no terminal
+        hidden = None if self._is_main else True  # None: hidden if stderr is not a terminal
         return Progress(
             total=total, initial=initial, desc=desc, unit="img", mininterval=0.5, leave=False, disable=hidden
         )
 
     def flush(self) -> None:
-        """Flush everything to disk."""
+        """Flush all events and lines to disk."""
         if self._is_main and not self._closed:
             with self._writing():
                 self._events.flush()
@@ -111,7 +111,7 @@ class Logger:
                 os.fsync(self._lines.fileno())
 
     def close(self) -> None:
-        """Flush everything to disk and close the files; a second call does nothing."""
+        """Flush all events and lines to disk and close the files; a second call does nothing."""
         if self._is_main and not self._closed:
             self.flush()
             self._closed = True
@@ -131,17 +131,17 @@ class Logger:
 
 
 class Progress(tqdm):
-    """tqdm with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
+    """A tqdm bar with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
 
-    def step(self, images: int, loss) -> None:
-        """Count `images` more. The `loss` is fetched from the device, which waits for it, only when it is shown."""
+    def step(self, images: int, loss: float) -> None:
+        """Add `images` to the count. `loss` is copied from the device only when the bar is drawn: the copy waits."""
         if self.update(images):
             self.set_postfix_str(f"loss={float(loss):.4f}", refresh=False)
 
 
 def _trim_events(path: Path, last_step: int) -> None:
-    """Keep the records of an event file up to a step; no reader can read what follows a damaged record."""
-    kept = path.with_name("trimmed.tmp")  # TensorBoard reads names with `tfevents` in them
+    """Remove all records after `last_step`, and all after a damaged record, which no program can read."""
+    kept = path.with_name("trimmed.tmp")  # a name without `tfevents`, which TensorBoard does not read
     with path.open("rb") as source, kept.open("wb") as target:
         while record := _read_record(source):
             with contextlib.suppress(DecodeError):
@@ -155,7 +155,7 @@ def _trim_events(path: Path, last_step: int) -> None:
 
 
 def _read_record(file) -> bytes:
-    """The next complete TFRecord: length (8 bytes), its CRC (4), data, CRC of the data (4); empty at the end."""
+    """The next TFRecord: length (8 bytes), CRC of the length (4), data, CRC of the data (4). Empty at the end."""
     header = file.read(12)
     if len(header) < 12 or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
         return b""
@@ -165,7 +165,7 @@ def _read_record(file) -> bytes:
 
 
 def _trim_lines(path: Path, last_step: int) -> None:
-    """Keep the lines of a JSON-lines file up to a step; a line that a crash cut off is removed."""
+    """Remove all lines of a JSON-lines file after `last_step`, and a last line that is not complete."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = path.with_name("metrics.jsonl.tmp")
     kept.write_text("".join(line + "\n" for line in lines if _step(line) <= last_step))

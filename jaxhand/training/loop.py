@@ -93,18 +93,25 @@ class Run:
         self.checkpoints = Checkpoints(
             workdir, keep_every_steps=self.steps * config.training.save_freq, on_best=self._print_best
         )
-        self.logger = None  # opened by `restore`
+        self._logger = None  # opened by `restore`
+
+    @property
+    def logger(self) -> Logger:
+        """The logs of the run; `restore` opens them."""
+        assert self._logger is not None, "call `restore` first"
+        return self._logger
 
     def restore(self) -> Start:
         """Restore the latest checkpoint, or draw new parameters, and open the logs at that step."""
         start = self._start()
-        self.logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
+        self._logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
         return start
 
     def _start(self) -> Start:
         abstract = self.trainer.abstract_state()
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
+            assert saved.data is not None, "`restore_latest` reads all items"
             self.batches.set_state(saved.data)
             state = {key: getattr(saved, item) for item, key in ITEMS.items()}
             state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
@@ -113,18 +120,24 @@ class Run:
         if not source:
             return Start(state)
         best = restore_best(source, sharding=replicated(self.device_mesh), partial=True)
-        difference = pytree_checks.mismatch("params", best.params, abstract["params"], partial=best.partial)
+        optional = models.optional_parameters(self.config)
+        wanted = {
+            name: tree for name, tree in abstract["params"].items() if name in best.params or name not in optional
+        }
+        difference = pytree_checks.mismatch("params", best.params, wanted, partial=best.partial)
         if difference:
             raise UserError(f"training.init_from {source} does not fit: {difference}")
-        state |= {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
-        taken = pytree_checks.parts(best.params, abstract["params"]) if best.partial else ""
+        model = {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
+        state = self.trainer.start_from(state, **model)
+        some_new = best.partial or len(wanted) < len(abstract["params"])
+        taken = pytree_checks.parts(best.params, abstract["params"]) if some_new else ""
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
 
     def close(self) -> None:
         """Close the logs, and also the checkpoints unless that could wait for a process that is gone."""
         try:
-            if self.logger is not None:
-                self.logger.close()
+            if self._logger is not None:
+                self._logger.close()
         finally:
             if jax.process_count() == 1:
                 self.checkpoints.close()
@@ -190,7 +203,7 @@ class Run:
                 f"{_suspects(records)}"
             )
         if step % LOG_EVERY == 0:
-            rate = float(self.trainer.learning_rate(step - 1))
+            rate = np.asarray(self.trainer.learning_rate(step - 1)).item()
             self.logger.scalars(step, {"loss/step": value, "learning_rate": rate})
 
     def _finish_epoch(self, number: int, seconds: float) -> None:
@@ -207,7 +220,7 @@ class Run:
         means = {name: value / self.steps for name, value in self.trainer.host_sums(self.state).items()}
         metrics = {metric.name: results[metric.name] for metric in self.trainer.metrics if metric.name in results}
         summary = {"epoch": number, "train_loss": means["loss"], "test_loss": results["test_loss"], **metrics}
-        summary["learning_rate"] = float(self.trainer.learning_rate(step - 1))
+        summary["learning_rate"] = np.asarray(self.trainer.learning_rate(step - 1)).item()
         self.checkpoints.wait()  # prints the best of the epoch before; the next save waits for it anyway
         curves = {f"loss_train/{name}": value for name, value in means.items()}
         curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}

@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxhand.config import LossConfig, UserError
 from jaxhand.io.plugins import load_object
@@ -17,19 +19,20 @@ class LossTerm:
 
     Attributes:
         function: (predictions, batch) → (B,), not weighted; 0 for a hand that lacks the labels of the term.
-        train_only: it needs predictions that exist only in training; the test loss leaves it out.
-        always_mean: the mean over the batch is taken even where `loss.reduction` is "sum".
+        train_only: True if the term needs predictions that exist only in training; the test loss does not contain it.
+        always_mean: True if the term is averaged over the batch even if `loss.reduction` is "sum".
     """
 
-    function: Callable[[dict, dict], jax.Array]
+    function: Callable[[Any, Any], jax.Array]
     train_only: bool = False
     always_mean: bool = False
 
 
-_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these and sums all others
+_ADVERSARIAL = {"train_only": True, "always_mean": True}  # HaMeR averages these two terms and sums all others
 TERMS = {
     "joints_3d": LossTerm(joint_losses.joints_3d),
     "joints_2d": LossTerm(joint_losses.joints_2d),
+    "camera": LossTerm(joint_losses.camera),
     "depth": LossTerm(joint_losses.depth),
     "distance": LossTerm(joint_losses.distance),
     "size": LossTerm(joint_losses.size),
@@ -71,7 +74,7 @@ def resolved(name: str) -> LossTerm:
 
 
 def names_of(model_terms: Sequence[str], weights: LossConfig) -> tuple[str, ...]:
-    """Names of the terms that a model is trained with: its own `loss_terms` and the keys of `loss.extra`.
+    """Names of all loss terms of a training: the model's `loss_terms`, and the keys of `loss.extra`.
 
     Raises:
         UserError: a term is unknown or has no weight.
@@ -87,26 +90,26 @@ def weight(name: str, weights: LossConfig) -> float:
     """The weight of a term.
 
     Raises:
-        UserError: the config has none.
+        UserError: the config has no weight for the term.
     """
     if name in weights.extra:
         return weights.extra[name]
     if name not in TERMS:
-        raise UserError(f"loss term {name!r} has no weight: add loss.extra: {{{name}: 1.0}}")
+        raise UserError(f"loss term {name!r} has no weight; add one to the config: loss.extra: {{{name}: 1.0}}")
     return getattr(weights, name)
 
 
 def terms(
-    predictions: dict, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
+    predictions: Mapping, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
 ) -> dict[str, jax.Array]:
-    """Terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
+    """Compute terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
 
     Args:
         predictions: what a model returns, leading axis B.
         batch: its labels, leading axis B.
-        names: which terms, as `resolved` takes them.
-        balanced: enlarge the terms of joints and `vertices` so that the mean over the batch is the mean over the hands
-            that have such labels: hands labelled in 2D only do not weaken the terms in 3D.
+        names: names of the terms, see `resolved`.
+        balanced: enlarge the terms of joints and of `vertices`, so that their mean over the batch is the mean over the
+            hands with such labels. Hands with only 2D labels then do not weaken the 3D terms.
 
     Returns:
         name → (B,).
@@ -115,18 +118,18 @@ def terms(
         UserError: a term reads a prediction or a label that does not exist; the error names both.
     """
     batch, found = batch | {"balanced": balanced}, {}
-    # In the order of TERMS: the order of the terms decides how the sum of their gradients is rounded.
+    # The terms are computed in the order of TERMS, because the order changes the rounding of the summed gradients.
     for name in (*(name for name in TERMS if name in names), *(name for name in names if name not in TERMS)):
         try:
             found[name] = resolved(name).function(predictions, batch)
         except KeyError as error:
-            missing = f"neither the predictions of the model nor the batch have {error}"
+            missing = f"neither the predictions of the model nor the batch contain {error}"
             raise UserError(f"loss term {name!r} cannot be computed: {missing}") from error
     return {name: found[name] for name in names}
 
 
 def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.Array]:
-    """Every term (B,) of a batch as one number, by `weights.reduction`, and the `loss`, their weighted sum."""
+    """Reduce each term (B,) to one number by `weights.reduction`, and add `loss`, the weighted sum of the terms."""
     if weights.reduction == "mean":
         return {name: value.mean() for name, value in (losses | {"loss": total(losses, weights)}).items()}
     sums = {name: value.mean() if resolved(name).always_mean else value.sum() for name, value in losses.items()}
@@ -135,4 +138,4 @@ def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.
 
 def total(losses: dict[str, jax.Array], weights: LossConfig) -> jax.Array:
     """The weighted sum of the terms, with the shape of one term."""
-    return sum(weight(name, weights) * value for name, value in losses.items())
+    return jnp.asarray(sum(weight(name, weights) * value for name, value in losses.items()))

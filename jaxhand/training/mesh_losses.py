@@ -1,7 +1,7 @@
-"""Loss terms of networks that pose a hand, as sums over its joints, which is how their authors weigh them.
+"""Loss terms of networks that predict MANO parameters. Each term is a sum over joints, as in the authors' code.
 
-Each is (predictions, batch) → (B,). The `w_…` terms are for `rgbd_fusion`, with UTNet's names and weights; the others
-are for `hamer` and `wilor`, with HaMeR's names and weights (its `compute_loss`).
+The terms are functions (predictions, batch) → (B,). The `w_…` terms of the config are for `rgbd_fusion`, with UTNet's
+names and weights. The other terms are for `hamer` and `wilor`, with the names and weights of HaMeR's `compute_loss`.
 
 Batch: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px, `joint_valid` and `joint_valid_2d` (B,21), `image`
 (B,h,w,3), `vertices` (B,V,3) mm, `has_vertices` (B,), `mano_pose` (B,48) axis-angle, `mano_shape` (B,10),
@@ -16,19 +16,19 @@ from jaxhand.training.joint_losses import from_wrist
 
 
 def vertices(predictions: dict, batch: dict) -> jax.Array:
-    """Summed distance along x, y and z of the vertices, relative to the wrist: mm; 0 without labels."""
+    """L1 distance (x, y and z) of the vertices, relative to the wrist, summed, in mm; 0 without labels."""
     distance = jnp.abs(from_wrist(predictions, "vertices") - from_wrist(batch, "vertices")).sum((-2, -1))
     return distance * batch["has_vertices"] * batch["joint_valid"][:, 0]
 
 
 def keypoints_2d(predictions: dict, batch: dict) -> jax.Array:
-    """Summed distance along x and y of the labelled joints, in parts of the crop's side."""
+    """L1 distance (x and y) of the labelled 2D joints, summed, as a fraction of the crop's side."""
     distance = jnp.abs(predictions["keypoints_2d"] - batch["keypoints_2d"]).sum(-1)
     return (distance * batch["joint_valid_2d"]).sum(-1) / batch["image"].shape[1]
 
 
 def keypoints_3d(predictions: dict, batch: dict) -> jax.Array:
-    """Summed distance along x, y and z of the labelled joints, relative to the wrist: mm."""
+    """L1 distance (x, y and z) of the labelled joints, relative to the wrist, summed, in mm."""
     distance = jnp.abs(from_wrist(predictions, "keypoints_3d") - from_wrist(batch, "keypoints_3d")).sum(-1)
     return (distance * batch["joint_valid"]).sum(-1) * batch["joint_valid"][:, 0]
 
@@ -39,14 +39,15 @@ def keypoints_3d_in_m(predictions: dict, batch: dict) -> jax.Array:
 
 
 def shape_prior(predictions: dict, batch: dict) -> jax.Array:
-    """Mean square of the predicted shape."""
+    """Mean square of the predicted shape parameters."""
     return (predictions["mano_shape"] ** 2).mean(-1)
 
 
 def coarse_parameters(predictions: dict, batch: dict) -> jax.Array:
-    """Mean square error of the coarse hand's pose and shape: `coarse_rotations` (B,16,3,3), `coarse_shape` (B,10).
+    """Mean squared error of the coarse pose `coarse_rotations` (B,16,3,3), plus that of `coarse_shape` (B,10).
 
-    The pose is compared as matrices: axis-angles jump at half a turn, where every palm faces the camera.
+    The poses are compared as rotation matrices, because axis-angle vectors jump at half a turn. The wrist is at half a
+    turn when the palm faces the camera.
     """
     coarse = predictions["coarse_rotations"] - true_rotations(batch)
     coarse = (coarse**2).mean((1, 2, 3)) + ((predictions["coarse_shape"] - batch["mano_shape"]) ** 2).mean(-1)
@@ -54,17 +55,17 @@ def coarse_parameters(predictions: dict, batch: dict) -> jax.Array:
 
 
 def global_orient(predictions: dict, batch: dict) -> jax.Array:
-    """Square error of the wrist's rotation matrix; predictions: `rotations` (B,16,3,3)."""
+    """Squared error of the wrist's rotation matrix; predictions: `rotations` (B,16,3,3)."""
     return _rotation_errors(predictions, batch)[:, 0] * batch["has_pose"]
 
 
 def hand_pose(predictions: dict, batch: dict) -> jax.Array:
-    """Summed square error of the rotation matrices of the 15 finger joints; predictions: `rotations` (B,16,3,3)."""
+    """Summed squared error of the rotation matrices of the 15 finger joints; predictions: `rotations` (B,16,3,3)."""
     return _rotation_errors(predictions, batch)[:, 1:].sum(-1) * batch["has_pose"]
 
 
 def betas(predictions: dict, batch: dict) -> jax.Array:
-    """Square error of the shape."""
+    """Summed squared error of the shape parameters."""
     return ((predictions["mano_shape"] - batch["mano_shape"]) ** 2).sum(-1) * batch["has_pose"]
 
 

@@ -1,10 +1,12 @@
 """The optimizer and its learning-rate schedule from the config."""
 
+from fnmatch import fnmatchcase
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxhand.config import OptimizerConfig, SchedulerConfig
+from jaxhand.config import ConfigError, OptimizerConfig, SchedulerConfig
 
 
 def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps: int) -> optax.Schedule:
@@ -24,7 +26,9 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
     )
 
 
-def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+def build(
+    config: OptimizerConfig, learning_rate: optax.Schedule, factors: dict | None = None
+) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW, or Muon for the matrices and Adam for everything else.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every update of a matrix orthogonal. All
@@ -33,9 +37,21 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
     Args:
         config: the optimizer.
         learning_rate: the schedule.
+        factors: what `rate_factors` returns. Frozen parameters do not count in the global norm and have no moments.
     """
+    update = _update(config, learning_rate)
+    if config.clip_norm > 0:
+        update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    if factors is None:
+        return update
+    scale = lambda factor, leaf: factor * leaf if factor else jnp.zeros_like(leaf)  # noqa: E731
+    scaled = optax.stateless(lambda updates, _: jax.tree.map(scale, factors, updates))
+    return optax.chain(optax.masked(update, jax.tree.map(bool, factors)), scaled)
+
+
+def _update(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     if config.name == "muon":
-        update = by_shape(
+        return by_shape(
             optax.contrib.muon(
                 learning_rate,
                 beta=config.momentum,
@@ -48,15 +64,44 @@ def build(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.Gradi
                 ns_coeffs=(NEWTON_SCHULZ,) * 5,
             )
         )
-    else:
-        update = optax.adamw(
-            learning_rate,
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
-        )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update) if config.clip_norm > 0 else update
+    return optax.adamw(
+        learning_rate,
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
+    )
+
+
+def rate_factors(rates: dict[str, float], params: dict) -> dict:
+    """The factor on the learning rate of every parameter.
+
+    Args:
+        rates: pattern → factor. A pattern is of `fnmatch`, for a path such as "backbone/stages/5/0/expand/kernel"; `*`
+            also matches slashes. Of all that match, the last one counts.
+        params: nested dict of arrays or of their shapes.
+
+    Returns:
+        A nested dict of the same keys; 1 where no pattern matches.
+
+    Raises:
+        ConfigError: a pattern matches no parameter.
+    """
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
+    for pattern in rates:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            parts = ", ".join(sorted({name.partition("/")[0] for name in names}))
+            raise ConfigError(f"optimizer.rates: no parameter matches {pattern!r}; their paths begin with {parts}")
+    latest = list(reversed(rates.items()))
+    found = [next((rate for pattern, rate in latest if fnmatchcase(name, pattern)), 1.0) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(params), found)
+
+
+def without_frozen(params: dict, factors: dict | None) -> dict:
+    """The parameters, where those with factor 0 pass no gradient on, so that none is computed for them."""
+    if factors is None:
+        return params
+    return jax.tree.map(lambda factor, leaf: leaf if factor else jax.lax.stop_gradient(leaf), factors, params)
 
 
 def _decays(path, leaf) -> bool:
@@ -88,7 +133,7 @@ def _stack(tree) -> dict:
     return {kind: jnp.stack(leaves) for kind, leaves in groups.items()}
 
 
-def _unstack(groups: dict, tree):
+def _unstack(groups, tree):
     """Undo `_stack`: returns the tree of the original leaves."""
     rows = {kind: iter(list(group)) for kind, group in groups.items()}
     return jax.tree.map_with_path(lambda path, leaf: next(rows[_kind(path, leaf)]), tree)
@@ -100,7 +145,7 @@ def _kind(path, leaf) -> str:
     return shape if _decays(path, leaf) or leaf.ndim < 2 else f"vectors {shape}"
 
 
-def _matrices(stacked: dict) -> dict:
+def _matrices(stacked) -> dict:
     """The stacked leaves that Muon updates: matrices (n, …, rows, columns), each by itself."""
 
     def axes(kind: str):

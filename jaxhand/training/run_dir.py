@@ -1,4 +1,4 @@
-"""The folder of a run, and the check that it belongs to a config."""
+"""Make the folder of a run, or check that an existing folder belongs to the same config."""
 
 import os
 from pathlib import Path
@@ -8,26 +8,27 @@ import jax
 from jaxhand import config as configs
 from jaxhand.config import Config, UserError
 
-FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys that do not change the results
+FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys without effect on the results
 
 
 def prepare(workdir: Path, config: Config) -> None:
-    """Make the folder and write `config.yaml`; if it already holds a run, check that the config is the same.
+    """Make the folder and write `config.yaml`. If the folder already contains a run, first compare the configs.
 
     Args:
         workdir: run folder.
         config: the experiment.
 
     Raises:
-        UserError: it holds checkpoints of another config (the keys that differ are named), or cannot be written to.
+        UserError: the folder contains checkpoints of a run with another config (the error lists the keys that differ),
+            or it cannot be written to.
     """
     path = workdir / "config.yaml"
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         differing = [line for line in configs.differences(configs.load(path), config) if line.split(":")[0] not in FREE]
         if differing:
             raise UserError(
-                f"{workdir} holds a run of another config ({'; '.join(differing)}): "
-                "choose another --workdir, or go on with the config of that run"
+                f"{workdir}: contains a run with another config ({'; '.join(differing)}); "
+                "choose another --workdir, or use the config of that run"
             )
     if jax.process_index() == 0:
         try:

@@ -1,6 +1,6 @@
-"""The process a command runs in: compilation cache, many hosts, and errors as one line and an exit code.
+"""Set up the process of a command: the compilation cache, several hosts, and error messages with an exit code.
 
-JAX is imported where it is used: `run` also serves commands and `--help`s that need none.
+JAX is imported inside the functions that use it, because some commands, and every `--help`, do not need JAX.
 """
 
 import os
@@ -8,30 +8,33 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 
 from jaxhand.config import UserError, cache_folder
 
-TERMINATED = 143  # exit code after SIGTERM, after which schedulers start the command again
-_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # processes of this launch, not of the complete job
+TERMINATED = 143  # exit code after SIGTERM; schedulers then start the command again
+_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes of this launch, not of the job
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, also the smallest, in the cache folder or JAX_COMPILATION_CACHE_DIR."""
+    """Store all compiled programs, even small ones, in JAX_COMPILATION_CACHE_DIR or else in the cache folder."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connect to the other processes of a run: by the flags or by the scheduler (SLURM, Open MPI, …), if there are any.
+    """Connect to the other processes of a run, if there are any. Without flags, the scheduler's variables are used.
+
+    JAX detects SLURM, Open MPI and other schedulers.
 
     Args:
         coordinator: address host:port of the first process.
-        num_processes: of the run.
-        process_id: of this process, from 0.
+        num_processes: number of processes of the run.
+        process_id: number of this process, from 0.
 
     Raises:
         UserError: only some of the three flags are set, or the id is not below the number of processes.
@@ -40,18 +43,18 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
     if (coordinator, num_processes, process_id) != (None, None, None):
         if coordinator is None or num_processes is None or process_id is None:
-            raise UserError("--coordinator, --num-processes and --process-id go together: give all three or none")
+            raise UserError("--coordinator, --num-processes and --process-id: give all three flags or none")
         if not 0 <= process_id < num_processes:
-            raise UserError(f"--process-id must lie in 0..{num_processes - 1}, got {process_id}")
+            raise UserError(f"--process-id must be between 0 and {num_processes - 1}, got {process_id}")
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif any(int(os.environ.get(name, 1)) > 1 for name in _PROCESS_COUNTS):
         jax.distributed.initialize()
 
 
 class Interruption:
-    """A context in which the signals SIGTERM and SIGUSR1 stop the run after a step.
+    """Context manager: after SIGTERM or SIGUSR1, the run stops at the end of a step.
 
-    All processes of a run stop at the same step, whichever of them got the signal.
+    All processes of a run stop after the same step, even if only one process got the signal.
     """
 
     def __enter__(self) -> "Interruption":
@@ -59,7 +62,7 @@ class Interruption:
 
         self._signalled, self._before = False, {}
         self._alone = jax.process_count() == 1
-        # In a run over many processes JAX itself handles SIGTERM.
+        # In a run with several processes, JAX itself handles SIGTERM.
         handlers = {signal.SIGTERM: self._stop} if self._alone else {}
         if threading.current_thread() is threading.main_thread():
             for number, handler in (handlers | {signal.SIGUSR1: self._terminate}).items():
@@ -77,23 +80,23 @@ class Interruption:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; every process calls it after every step."""
+        """Whether to stop after this step. Every process must call this method after every step."""
         from jax.experimental import multihost_utils
 
         return self._signalled if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
 
 def _process_count() -> int:
-    """How many processes train together; 1 if nothing has imported JAX."""
+    """Number of processes of the run; 1 if JAX has not been imported."""
     return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
 
 
-def run(main, *arguments) -> None:
-    """Call a command and exit with its code; a user's error becomes one line on stderr and exit code 2.
+def run(main: Callable[[], int], *arguments) -> None:
+    """Call a command and exit with its code. A `UserError` is printed as one line on stderr; its exit code is 2.
 
     Args:
-        main: the command, which returns its exit code or None.
-        arguments: of the command.
+        main: the function of the command, which returns an exit code or None.
+        arguments: arguments of `main`.
     """
     try:
         code = main(*arguments) or 0
@@ -101,9 +104,9 @@ def run(main, *arguments) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
@@ -113,14 +116,14 @@ def run(main, *arguments) -> None:
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
         elif "RESOURCE_EXHAUSTED" in reason:
-            print(f"error: out of memory, lower training.batch_size or the model's width: {reason}", file=sys.stderr)
+            print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
         elif _process_count() > 1:
-            print(f"error: another process of the run is gone: {reason}", file=sys.stderr)
+            print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     if code and _process_count() > 1:
-        os._exit(code)  # an ordinary exit would wait minutes for the other processes, which wait for this one
+        os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)

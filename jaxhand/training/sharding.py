@@ -1,4 +1,6 @@
-"""One named device mesh over all devices of all processes: batches are split over it, the state is on every device."""
+"""One mesh over all devices of all processes. Batches are split over the devices; each has a copy of the state."""
+
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -6,7 +8,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxhand.config import ConfigError
 
-HOST_ONLY = ("index", "K_image")  # arrays of a batch that no model reads: they stay in the host's memory
+# Arrays of a batch that no model needs; they are not copied to the devices.
+HOST_ONLY = ("index", "K_image", "rotation")
 
 
 def make_mesh() -> Mesh:
@@ -24,11 +27,11 @@ def split(device_mesh: Mesh) -> NamedSharding:
     return NamedSharding(device_mesh, PartitionSpec("data"))
 
 
-def to_global(batch: dict, device_mesh: Mesh) -> dict:
-    """This process's rows of a host batch → global arrays whose leading axis is split over all devices.
+def to_global(batch: Mapping, device_mesh: Mesh) -> dict:
+    """Convert this process's rows of a host batch to global arrays, whose leading axis is split over all devices.
 
     Args:
-        batch: arrays with a leading axis B / number of processes. Those of `HOST_ONLY` are left out.
+        batch: arrays with leading axis B / (number of processes). The arrays in `HOST_ONLY` are left out.
         device_mesh: the devices.
     """
     rows = split(device_mesh)
@@ -37,14 +40,14 @@ def to_global(batch: dict, device_mesh: Mesh) -> dict:
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a split array that are on this process, in order: the inverse of `to_global`."""
+    """The rows of a split array that are on this process, in their order: the inverse of `to_global`."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise ConfigError where the devices cannot share a batch evenly."""
+    """Raise ConfigError if the batch size is not a multiple of the number of devices."""
     devices = jax.device_count()
     if batch_size % devices:
         nearest = max(round(batch_size / devices), 1) * devices
-        raise ConfigError(f"training.batch_size {batch_size} cannot be split over {devices} devices: try {nearest}")
+        raise ConfigError(f"training.batch_size {batch_size} cannot be split over {devices} devices; try {nearest}")

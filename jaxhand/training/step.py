@@ -58,6 +58,11 @@ class EvalModel:
         """Names of the loss terms that are also computed in evaluation."""
         return tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
 
+    def draw(self) -> dict:
+        """Parameters drawn from `config.seed`, on all devices."""
+        build = lambda: self._split(models.build(self.config))["params"]  # noqa: E731
+        return jax.jit(build, out_shardings=replicated(self.device_mesh))()
+
     def abstract_model(self) -> dict:
         """Shapes, types and shardings of `params` and `batch_stats`, as a target to restore into."""
         return self._abstract(lambda: self._split(models.build(self.config)))
@@ -105,6 +110,10 @@ class Trainer(EvalModel):
     epoch began. `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the
     loss, which is NaN where the loss is finite but its gradient is not.
 
+    With `training.average_with_init` the parameters that the gradient moves are in `optimizer`, with those of the
+    start, and `params` are the average of both: what is tested and what a run predicts with (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models").
+
     Args:
         config: the experiment.
         device_mesh: the devices, along one axis "data".
@@ -120,7 +129,8 @@ class Trainer(EvalModel):
             names = ", ".join(self.loss_terms)
             raise ConfigError(f"loss: all of {names} are 0, and model {config.model.name!r} learns from no other")
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
-        self.tx = optimizer.build(config.optimizer, self.learning_rate)
+        self.factors = self._factors()
+        self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
         self.init = jax.jit(self._init, out_shardings=replicated(device_mesh))
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=replicated(device_mesh))
 
@@ -140,40 +150,64 @@ class Trainer(EvalModel):
         """Shapes, types and shardings of the state, as a target to restore into."""
         return self._abstract(self._init)
 
+    def start_from(self, state: dict, params: dict, batch_stats: dict) -> dict:
+        """The state of `init` with other parameters and batch statistics."""
+        state = state | {"params": params, "batch_stats": batch_stats}
+        if self.config.training.average_with_init:
+            copies = {name: jax.tree.map(jnp.copy, params) for name in ("start", "trained")}  # buffers are reused
+            state["optimizer"] |= copies
+        return state
+
     def with_sums(self, state: dict, sums: dict[str, float] | None = None) -> dict:
         """The state with these sums of the losses on the devices; by default 0, as before an epoch's first step."""
-        sums = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
-        return state | {"sums": jax.device_put(sums, replicated(self.device_mesh))}
+        start = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
+        return state | {"sums": jax.device_put(start, replicated(self.device_mesh))}
 
     @staticmethod
     def host_sums(state: dict) -> dict[str, float]:
         """The sums of the losses since the epoch began, as numbers; waits for the step that is being computed."""
         return {name: float(value) for name, value in state["sums"].items()}
 
+    def _factors(self) -> dict | None:
+        """The factor on every parameter's learning rate; None where all are 1."""
+        rates = self.config.optimizer.rates
+        return optimizer.rate_factors(rates, self.abstract_model()["params"]) if rates else None
+
     def _init(self) -> dict:
         model = self._split(models.build(self.config))
         sums = {name: jnp.float32(0) for name in ("loss", *self.loss_terms)}
-        return {"step": jnp.int32(0), **model, "optimizer": self.tx.init(model["params"]), "sums": sums}
+        state = {"step": jnp.int32(0), **model, "optimizer": self.tx.init(model["params"]), "sums": sums}
+        if self.config.training.average_with_init:
+            state["optimizer"] = {"tx": state["optimizer"]}
+        return self.start_from(state, **model)
 
     def _train_step(self, state: dict, batch: dict):
         batch = self._with_mesh_labels(batch)
         key = jax.random.fold_in(jax.random.key(self.config.seed), state["step"])
         image = augment.color(key, as_float(batch["image"]), self.config.data.augment)
 
+        weight = self.config.training.average_with_init
+        moved = state["optimizer"] if weight else {"tx": state["optimizer"], "trained": state["params"]}
+
         def mean_loss(params):
+            params = optimizer.without_frozen(params, self.factors)
             model = nnx.merge(self.graphdef, params, state["batch_stats"])
             predictions = model(batch | {"image": image}, key=jax.random.fold_in(key, 1))
             terms = losses.terms(predictions, batch, self.loss_terms, balanced=True)
             means = losses.reduced(terms, self.config.loss)
             return means["loss"], (means, self._split(model)["batch_stats"])
 
-        gradient, (means, batch_stats) = jax.grad(mean_loss, has_aux=True)(state["params"])
-        updates, optimizer_state = self.tx.update(gradient, state["optimizer"], state["params"])
+        gradient, (means, batch_stats) = jax.grad(mean_loss, has_aux=True)(moved["trained"])
+        updates, tx_state = self.tx.update(gradient, moved["tx"], moved["trained"])
+        trained = optax.apply_updates(moved["trained"], updates)
+        params = trained
+        if weight:
+            params = jax.tree.map(lambda end, start: end + weight * (start - end), trained, moved["start"])
         state = {
             "step": state["step"] + 1,
-            "params": optax.apply_updates(state["params"], updates),
+            "params": params,
             "batch_stats": batch_stats,
-            "optimizer": optimizer_state,
+            "optimizer": moved | {"tx": tx_state, "trained": trained} if weight else tx_state,
             "sums": {name: state["sums"][name] + value for name, value in means.items()},
         }
         return state, jnp.where(jnp.isfinite(optax.global_norm(gradient)), means["loss"], jnp.nan)

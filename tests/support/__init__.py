@@ -1,1 +1,1 @@
-"""What several tests share: small data sets in their documented layouts, models, files."""
+"""Helpers for several tests: small data sets in their documented layouts, models, files."""

@@ -29,7 +29,7 @@ def config(name: str, *overrides: str) -> Config:
 
 
 def toy_hand(vertices: int = 40) -> SkinnedHand:
-    """A hand of a few vertices around joints that lie about as MANO's."""
+    """A hand of a few vertices around joints at about MANO's positions."""
     rng = np.random.default_rng(0)
     joints = np.zeros((16, 3))
     joints[0] = 95, 6, 6
@@ -61,7 +61,7 @@ def build(model_class, config: Config, hand: SkinnedHand, seed: int = 0) -> nnx.
 
     def draw(path, leaf):
         name, shape = path[-1].key, leaf.shape
-        small = 0.01 if path[-2].key.startswith("dec") else 1.0  # what reads out a hand says little
+        small = 0.01 if path[-2].key.startswith("dec") else 1.0  # the output layers start near zero
         spread = {"kernel": small / np.sqrt(shape[-2]) if len(shape) > 1 else 1.0, "positions": 0.02}.get(name, 0.1)
         return jnp.asarray(rng.normal(name in ("scale", "var"), spread, shape), leaf.dtype)
 
@@ -92,7 +92,7 @@ def make_batch(rows: int, size: int, seed: int = 0) -> dict:
 
 
 def put(model: nnx.Module, kind: str, weights: dict) -> None:
-    """Give a model the weights of a PyTorch checkpoint, and take them out of `weights`."""
+    """Copy the weights of a PyTorch checkpoint into a model, and remove them from `weights`."""
 
     def of(path, leaf):
         source = names.source_of(kind, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape)
@@ -115,7 +115,7 @@ def golden(shared, name: str) -> tuple[dict, dict]:
 
 
 def close(got, wanted, tolerance: float = 1e-4) -> None:
-    """Equal to a part of the largest number."""
+    """Assert that values are equal up to a fraction of the largest one."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     assert got.shape == wanted.shape
     assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max(), np.abs(got - wanted).max()

@@ -1,4 +1,4 @@
-"""What the generated trees of data sets share: hands with human bones, and pictures that show where every joint is."""
+"""Shared by the generated trees of data sets: hands with human bones, and pictures that show every joint."""
 
 import cv2
 import numpy as np
@@ -42,14 +42,14 @@ def picture(width: int, height: int, *hands) -> np.ndarray:
 
 
 def joints_shown(image, points) -> list[int]:
-    """Which joint's dot an RGB image shows at each of the points (N, 2) px: 0, 1, … 20 if all is in its place."""
+    """Index of the joint whose dot an RGB image shows at each point (N, 2) px: 0, 1, … 20 if all are right."""
     palette = np.array([color(joint) for joint in range(21)])
     seen = image[tuple(np.round(points[:, ::-1]).astype(int).T)].astype(int)  # (N, 3)
     return np.abs(seen[:, None] - palette).sum(-1).argmin(-1).tolist()
 
 
 def write_image(file, image) -> None:
-    """An RGB (or grey) image as a file, with as little loss as its kind allows."""
+    """Write an RGB (or grey) image file, with as little loss as its format allows."""
     file.parent.mkdir(parents=True, exist_ok=True)
     full_color = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     flags = full_color if file.suffix == ".jpg" else []

@@ -1,4 +1,4 @@
-"""Writes tiny DexYCB trees in the layout of the released one; also a documentation of it.
+"""Writes tiny DexYCB trees in the layout of the released one; this file also documents it.
 
     20200709-subject-01/ … 20201022-subject-10/
       20200709_141754/ …                                     100 a subject
@@ -26,22 +26,22 @@ WIDTH, HEIGHT = 640, 480
 
 
 def frames(q: int) -> int:
-    """How many frames sequence q has."""
+    """Number of frames of sequence q."""
     return FRAMES + (q == 0)
 
 
 def side(s: int, q: int) -> str:
-    """The hand of a sequence: subjects use both."""
+    """Side of the hand in a sequence: subjects use both."""
     return "left" if (s + q) % 2 else "right"
 
 
 def has_hand(f: int) -> bool:
-    """The first frame has none yet."""
+    """Whether a frame has a hand: the first one does not."""
     return f > 0
 
 
 def name(s: int, q: int, c: int, f: int) -> str:
-    """A colour image."""
+    """Name of a colour image."""
     return f"{SUBJECTS[s]}/{SUBJECTS[s][:8]}_{140000 + q}/{SERIALS[c]}/color_{f:06d}.jpg"
 
 

@@ -1,4 +1,4 @@
-"""Writes tiny FreiHAND trees in the layout of the released ones, metres and all; also a documentation of it.
+"""Writes tiny FreiHAND trees in the layout of the released ones, in metres; this file also documents it.
 
 FreiHAND_pub_v2/
   training_{K,xyz,verts,mano,scale}.json     lists of N entries: 3x3, 21x3, 778x3, 1x61, a number
@@ -30,7 +30,7 @@ def joints(part: str, k: int) -> np.ndarray:
 
 
 def vertices(part: str, k: int) -> np.ndarray:
-    """(778, 3) metres: no hand, but in its place."""
+    """(778, 3) metres: points at the hand's position, not a real mesh."""
     return joints(part, k)[9] + np.random.default_rng(k).normal(0, 0.03, (778, 3)).round(6)
 
 

@@ -1,4 +1,4 @@
-"""Writes tiny sets in the two formats of HaMeR; also a documentation of them.
+"""Writes tiny sets in the two formats of HaMeR; this file also documents them.
 
 dataset_tars/freihand-train/%06d.tar    a sample is <key>.jpg (jpeg, png) and <key>.data.pyd, a pickled list:
     keypoints_2d (21,3) px and confidence · keypoints_3d (21,4) m and confidence · center (2,) px ·
@@ -23,17 +23,17 @@ ORIGIN = np.array([0.3, -0.2, 0.1])  # m, arbitrary: readers may not use it
 
 
 def K() -> np.ndarray:
-    """What a reader must take for the camera: f = 5000 / 256 of the longer side."""
+    """The camera that a reader must assume: f = 5000 / 256 of the longer side."""
     return np.array([[4375.0, 0, 112], [0, 4375, 80], [0, 0, 1]])
 
 
 def joints(seed: int) -> np.ndarray:
-    """(21, 3) mm, where `K` sees it; every third hand is a left one."""
+    """(21, 3) mm, in the view of `K`; every third hand is a left one."""
     return layouts.hand(seed, right=is_right(seed), at=(20, -10 + seed, 6500.0 + 10 * seed))
 
 
 def is_right(seed: int) -> bool:
-    """Which hand it is."""
+    """Whether a hand is a right one."""
     return seed % 3 != 2
 
 
@@ -43,7 +43,7 @@ def pixels(seed: int) -> np.ndarray:
 
 
 def hand(seed: int, **changed) -> dict:
-    """One hand as in a pickle; `changed` replaces its fields."""
+    """A hand as in a pickle; `changed` replaces its fields."""
     rng, points = np.random.default_rng(seed), pixels(seed)
     metres = (joints(seed) - joints(seed)[0]) / 1000 + ORIGIN
     fields = {
@@ -62,13 +62,13 @@ def hand(seed: int, **changed) -> dict:
 
 
 def flat(seed: int) -> dict:
-    """A hand labelled in 2D only, as of COCO-WholeBody."""
+    """A hand labelled in 2D only, as in COCO-WholeBody."""
     none = {"has_hand_pose": 0.0, "has_betas": 0.0, "hand_pose": np.zeros(48), "betas": np.zeros(10), "extra_info": {}}
     return hand(seed, keypoints_3d=np.zeros((21, 4), np.float32), **none)
 
 
 def image(*seeds: int, ending: str = "jpg") -> bytes:
-    """The file of an image with the dots of the hands."""
+    """An image file with the dots of the hands."""
     picture = layouts.picture(WIDTH, HEIGHT, *map(pixels, seeds))
     flags = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return cv2.imencode(f".{ending}", picture[..., ::-1], flags)[1].tobytes()
@@ -89,7 +89,7 @@ def write_tar(file: Path, samples: list[tuple[str, bytes, object]]) -> Path:
 
 
 def write_tars(folder: Path, tars: int = 2, samples: int = 4) -> Path:
-    """Tars of samples with one hand each, numbered through."""
+    """Write tars of samples with one hand each, numbered across tars."""
     for t in range(tars):
         seeds = range(t * samples, (t + 1) * samples)
         write_tar(folder / f"{t:06d}.tar", [(f"rgb/{seed:08d}", image(seed), [hand(seed)]) for seed in seeds])
@@ -97,7 +97,7 @@ def write_tars(folder: Path, tars: int = 2, samples: int = 4) -> Path:
 
 
 def write_npz(file: Path, count: int = 4, **changed) -> Path:
-    """An evaluation file and its images; `changed` replaces arrays, None leaves one out."""
+    """Write an evaluation file and its images; `changed` replaces arrays, None leaves one out."""
     hands = [hand(seed) for seed in range(count)]
     for seed in range(count):
         place = file.parent / f"rgb/{seed:08d}.jpg"

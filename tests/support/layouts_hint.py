@@ -1,4 +1,4 @@
-"""Writes tiny HInt folders in the layout of the released ones; also a documentation of it.
+"""Writes tiny HInt folders in the layout of the released ones; this file also documents it.
 
 HInt_annotation/  or  HInt_annotation_partial/ (without the frames of Ego4D)
   {TRAIN,VAL,TEST}_{newdays,epick,ego4d}_img/  {VAL,TEST}_ego4d_seq/
@@ -22,7 +22,7 @@ def keypoints(seed: int, side: str) -> np.ndarray:
 
 
 def occluded(seed: int) -> np.ndarray:
-    """(21,) of 0 and 1, 1 for what something hides."""
+    """(21,) of 0 and 1, 1 for a hidden joint."""
     return (np.arange(21) % (seed + 3) == 0).astype(int)
 
 
@@ -33,7 +33,7 @@ def bbox(seed: int, side: str) -> np.ndarray:
 
 
 def write(folder: Path, homes=("TEST_newdays_img", "TEST_epick_img"), count: int = 3, *, corners=True) -> Path:
-    """Write `count` right and `count` left hands into every home; without `corners` boxes are a corner and a size."""
+    """Write `count` right and `count` left hands into each folder; without `corners`, boxes are a corner and a size."""
     for home in homes:
         for seed in range(count):
             for side in "rl":

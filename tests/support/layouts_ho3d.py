@@ -1,4 +1,4 @@
-"""Writes tiny HO-3D trees in the layout of the released ones, OpenGL frame and all; also a documentation of it.
+"""Writes tiny HO-3D trees in the layout of the released ones, in the OpenGL frame; this file also documents it.
 
 HO3D_v2|HO3D_v3/
   train.txt evaluation.txt           the frames that count, as ABF10/0000
@@ -25,12 +25,12 @@ ORDER = (  # of handJoints3D: MANO's 16 joints, then the tips from the thumb on
     *("ring1", "ring2", "ring3", "thumb1", "thumb2", "thumb3", "thumb4", "index4", "middle4", "ring4", "little4"),
 )
 OURS = ("wrist", *(f"{finger}{n}" for finger in ("thumb", "index", "middle", "ring", "little") for n in range(1, 5)))
-DEPTH_SCALE = 0.00012498664727900177  # m a step
+DEPTH_SCALE = 0.00012498664727900177  # m per step
 CAMERA = np.array([[614.6, 0, 320.3], [0, 614.9, 241.2], [0, 0, 1]])
 
 
 def joints(sequence: str, frame: int) -> np.ndarray:
-    """(21, 3) mm, OpenCV frame, our order: what a reader should make of it."""
+    """(21, 3) mm, OpenCV frame, our order: the expected output of a reader."""
     return layouts.hand(sum(map(ord, sequence)) * 10 + frame, at=(20 * frame, -10, 650))
 
 
@@ -45,7 +45,7 @@ def in_their_order(points) -> np.ndarray:
 
 
 def vertices(sequence: str, frame: int) -> np.ndarray:
-    """(778, 3) mm, OpenCV frame: no hand, but in its place."""
+    """(778, 3) mm, OpenCV frame: points at the hand's position, not a real mesh."""
     return joints(sequence, frame)[9] + np.random.default_rng(frame).normal(0, 30, (778, 3)).round(3)
 
 
@@ -71,7 +71,7 @@ def depth(sequence: str, frame: int) -> np.ndarray:
 
 
 def labels(part: str, sequence: str, frame: int, *, labelled: bool = True) -> dict:
-    """What the pickle of a frame holds."""
+    """The content of a frame's pickle."""
     hand = in_their_order(stored(joints(sequence, frame)))
     thing = {"objRot": np.zeros((3, 1)), "objTrans": np.zeros(3), "objName": "021_bleach_cleanser", "objLabel": 12}
     thing |= {"objCorners3D": np.zeros((8, 3)), "objCorners3DRest": np.zeros((8, 3)), "camMat": CAMERA}
@@ -83,10 +83,10 @@ def labels(part: str, sequence: str, frame: int, *, labelled: bool = True) -> di
 
 
 def write(root: Path, *, version: int = 3, frames: int = 3, released: bool = False) -> Path:
-    """Write HO3D_v2 or HO3D_v3 into `root`; its folder.
+    """Write HO3D_v2 or HO3D_v3 into `root`; returns its folder.
 
-    Of ABF10, frame 1 is in the list without labels. Every training sequence has one frame more than the list says,
-    which has none either. evaluation.txt is in no order.
+    Frame 1 of ABF10 is in the list but has no labels. Every training sequence has one further frame that is not in the
+    list and has no labels. evaluation.txt is not sorted.
     """
     folder = root / f"HO3D_v{version}"
     lists = {

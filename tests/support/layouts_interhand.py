@@ -1,4 +1,4 @@
-"""Writes tiny InterHand2.6M trees in the layout of version 1.0; also a documentation of it.
+"""Writes tiny InterHand2.6M trees in the layout of version 1.0; this file also documents it.
 
 images/{train,val,test}/Capture0/ROM01_Fist/cam400001/image0000.jpg      512x334 or so
 annotations/{train,val,test}/InterHand2.6M_{train,val,test}_data.json    COCO's style: images and annotations
@@ -21,7 +21,7 @@ TO_THEIRS = [4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 
 
 
 def hands(kind: str) -> tuple:
-    """The sides that a kind of frame shows."""
+    """The sides of the hands in a kind of frame."""
     return ("right", "left") if kind == "interacting" else (kind,)
 
 
@@ -41,7 +41,7 @@ def K(camera: str) -> np.ndarray:
 
 
 def world(capture: int, frame: int, side: str) -> np.ndarray:
-    """(21, 3) mm in our order; chosen so that the first camera sees the hand 650 mm away."""
+    """(21, 3) mm in our order; chosen so that the hand is 650 mm away from the first camera."""
     at = (-60 if side == "right" else 60, 10, 650)
     joints = layouts.hand(100 * capture + frame, right=side == "right", at=at)
     return joints @ rotation(CAMERAS[0]) + position(capture, CAMERAS[0])
@@ -54,7 +54,7 @@ def in_camera(capture: int, frame: int, camera: str, side: str) -> np.ndarray:
 
 
 def mano(capture: int, frame: int, side: str) -> dict:
-    """Pose as offsets from the mean, rotated as the world frame is; the first right hand has none."""
+    """Pose as offsets from the mean, in the rotated world frame; the first right hand has none."""
     rng = np.random.default_rng([capture, frame, side == "left"])
     numbers = {"pose": rng.normal(0, 0.5, 48), "shape": rng.normal(0, 1, 10), "trans": rng.normal(0, 1, 3)}
     return {key: value.round(6).tolist() for key, value in numbers.items()}

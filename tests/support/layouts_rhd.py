@@ -1,4 +1,4 @@
-"""Writes tiny RHD v2 trees in the layout of the released one; also a documentation of it.
+"""Writes tiny RHD v2 trees in the layout of the released one; this file also documents it.
 
     RHD_published_v2/
       training/anno_training.pickle          {number: {"K": 3x3, "uv_vis": 42x3, "xyz": 42x3}}: px, visible, metres

@@ -30,7 +30,7 @@ def rotations(count: int, rng) -> np.ndarray:
 
 
 def predicted(gt: np.ndarray, seed: int = 1, error_mm: float = 5) -> np.ndarray:
-    """Points near (N, P, 3) mm: noise on every point, and the whole hand moved a little."""
+    """Points near (N, P, 3) mm: noise on every point, and a small translation of the hand."""
     rng = np.random.default_rng(seed)
     return gt + rng.normal(size=gt.shape) * error_mm + rng.normal(size=(len(gt), 1, 3)) * 2 * error_mm
 

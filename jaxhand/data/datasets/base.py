@@ -1,4 +1,4 @@
-"""Shared by the readers of data sets: MANO's arrays for labels, images that stay encoded until they are needed."""
+"""Base classes of the readers: MANO's arrays for labels, and sources of encoded images."""
 
 import abc
 import dataclasses
@@ -14,12 +14,12 @@ from jaxhand.io import files
 
 @dataclasses.dataclass(frozen=True)
 class ManoLabels:
-    """The arrays of MANO's files that readers need. Mesh labels that need a missing array are not read.
+    """MANO's arrays that readers need. Without an array, the labels that need this array are not read.
 
     Args:
-        hands_mean: (S, 45) MANO's mean pose as axis-angles; S is 1 for the right hand alone, 2 for right and left.
-            Sets that write poses as offsets from it have no poses without it.
-        components: (S, 45, 45) `hands_components`, for sets that write poses as coefficients of them.
+        hands_mean: (S, 45) MANO's mean pose as axis-angles; S is 1 (only right) or 2 (right, left). It is needed for
+            data sets that store poses as offsets from the mean pose.
+        components: (S, 45, 45) `hands_components`. They are needed for data sets that store poses as coefficients.
         vertices: read the vertices as well.
     """
 
@@ -28,16 +28,16 @@ class ManoLabels:
     vertices: bool = False
 
     def mean_of(self, side: str) -> np.ndarray | None:
-        """The mean pose (45,) of a "right" or "left" hand; None where it is not given."""
+        """Return the mean pose (45,) of a "right" or "left" hand; None if it is not available."""
         return select_side(self.hands_mean, (45,), side)
 
     def components_of(self, side: str) -> np.ndarray | None:
-        """The components (45, 45) of a "right" or "left" hand; None where they are not given."""
+        """Return the components (45, 45) of a "right" or "left" hand; None if they are not available."""
         return select_side(self.components, (45, 45), side)
 
 
 class EncodedImageSource(abc.ABC):
-    """A source whose images stay encoded until `[i]` reads a record."""
+    """A source of encoded images. Only `source[i]` decodes the image of a record."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -48,11 +48,11 @@ class EncodedImageSource(abc.ABC):
 
     def __getitem__(self, i: int) -> Record:
         record = self.read_encoded(i)
-        return dataclasses.replace(record, image=record.image.pixels)
+        return dataclasses.replace(record, image=record.pixels)
 
 
 class ImageDataset(EncodedImageSource):
-    """A source with one image file per record. A reader adds `__len__`, `read_annotation` and `file`."""
+    """A source with one image file per record. Subclasses define `__len__`, `read_annotation` and `file`."""
 
     @abc.abstractmethod
     def read_annotation(self, i: int) -> Record:
@@ -63,7 +63,7 @@ class ImageDataset(EncodedImageSource):
         """Return the path of the image of record i."""
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if it has no depth image."""
         return None
 
     def read_encoded(self, i: int) -> Record:
@@ -71,19 +71,19 @@ class ImageDataset(EncodedImageSource):
         return dataclasses.replace(self.read_annotation(i), image=EncodedImage.read(self.file(i)), depth=self.depth(i))
 
     def encoded(self, i: int) -> tuple[bytes, bytes | None]:
-        """Return the bytes of the image file of record i, and of its depth file where that is a 16-bit PNG in mm."""
+        """Return the bytes of the image file of record i, and of its depth file if this is a 16-bit PNG in mm."""
         return files.read_bytes(self.file(i)), None
 
 
 class SizedImageDataset(ImageDataset):
-    """An `ImageDataset` whose labels depend on the size of the image; each image file is opened once for both."""
+    """An `ImageDataset` whose labels depend on the size of the image. An image file is read once for image and size."""
 
     @abc.abstractmethod
     def annotate(self, i: int, image_size: tuple[int, int]) -> Record:
-        """Return record i without its image, which has this width and height in px."""
+        """Return record i without its image. `image_size` is width and height of the image, px."""
 
     def read_annotation(self, i: int) -> Record:
-        """Return record i without its image, of which only the size is read."""
+        """Return record i without its image. Only the size of the image is read."""
         return self.annotate(i, EncodedImage.read(self.file(i)).size)
 
     def read_encoded(self, i: int) -> Record:

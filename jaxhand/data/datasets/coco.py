@@ -1,8 +1,9 @@
-"""COCO-style JSON of hands, as mmpose converts data sets to: `images` and `annotations`, one annotation per hand.
+"""COCO-style JSON files of hands, as mmpose writes them: `images` and `annotations`, one annotation per hand.
 
-An annotation has `image_id` and `keypoints` (21 times x, y px and visibility), and it may have `joint_cam` (21x3 mm,
-OpenCV camera frame), `hand_type` ("right" or "left"; right without it) and `bbox` (x, y, width, height px). With 3D
-labels, it or its image has `cam_param` (`focal` and `princpt`, px). Images are next to the file or to `annotations`.
+An annotation has `image_id` and `keypoints` (21 times x, y px and visibility). It may have `joint_cam` (21x3 mm, OpenCV
+camera frame), `hand_type` ("right" or "left"; default: right) and `bbox` (x, y, width, height px). With 3D labels, the
+annotation or its image has `cam_param` (`focal` and `princpt`, px). Paths of images are relative to the folder of the
+file; if that folder is `annotations`, to its parent.
 """
 
 import math
@@ -20,17 +21,17 @@ from jaxhand.hand.skeleton import to_our_order
 
 
 def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bool = False) -> "CocoSet":
-    """Read one file. It is one split, whatever its name.
+    """Read one file. Its name does not matter: any split can be read from it.
 
     Args:
         file: the JSON file.
-        split: "val" is held out of the file by blocks of neighbouring images; the others read all of it.
-        order: the joints' order, a name in `JOINT_ORDERS`.
-        period: images whose ids differ by this show the same hand; 0 for none.
-        without_val: leave "val" out of "train".
+        split: "train" and "test" are all images; "val" is a part of them: blocks of neighbouring images.
+        order: order of the joints, a name in `JOINT_ORDERS`.
+        period: images whose ids differ by this number show the same hand; 0: no such images.
+        without_val: leave the records of "val" out of "train".
 
     Raises:
-        UserError: the file or one of its annotations is wrong; the error names it.
+        UserError: the file or an annotation is wrong; the message names the file and the annotation.
     """
     arrays = label_cache.cached([file], lambda: _parse(file))
     ids = arrays["image_id"] % period if period else arrays["image_id"]
@@ -49,12 +50,12 @@ class CocoSet(ImageDataset):
 
     def file(self, i: int) -> Path:
         """Return the path of the image of record i."""
-        return self._folder / str(self._arrays["file_name"][self._kept[i]], "utf-8")
+        return self._folder / self._arrays["file_name"][self._kept[i]].item().decode()
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without its image."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
-        file_name, hand = str(a["file_name"], "utf-8"), str(a["hand_type"], "utf-8")
+        file_name, hand = a["file_name"].item().decode(), a["hand_type"].item().decode()
         only_2d = np.isnan(a["joints"]).any()
         keypoints = to_our_order(a["keypoints"], self._order)  # (21, 3) x, y, visible
         visible = (keypoints[:, 2] > 0).astype(np.float32)
@@ -81,16 +82,16 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
         except (AttributeError, ValueError, TypeError) as error:
             raise UserError(f"{file}: annotation {number}: {error}") from None
     if not rows:
-        raise UserError(f"{file}: holds no annotation")
+        raise UserError(f"{file}: contains no annotation; give another file")
     kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
     return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
 
 
 def _row(annotation: dict, images: dict) -> dict:
-    """Return the row of one annotation; NaN where numbers are missing. `_parse` adds the annotation to the errors."""
+    """Convert one annotation to a row of the arrays; missing numbers are NaN. `_parse` completes the error messages."""
     image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
     if image is None:
-        raise UserError(f"image_id {annotation['image_id']} belongs to no image in the file")
+        raise UserError(f"image_id {annotation['image_id']} is not the id of an image in the file")
     if hand not in ("right", "left", None):
         raise UserError(f'hand_type must be "right" or "left", got {hand!r}')
     camera = annotation.get("cam_param") or image.get("cam_param") or {}
@@ -111,8 +112,8 @@ def _row(annotation: dict, images: dict) -> dict:
 
 
 def _numbers(fields: dict, key: str, shape: tuple) -> np.ndarray:
-    """Return a field, in one list or in lists of lists, as an array of `shape`; NaN where it is missing."""
+    """Return a field (a list or nested lists of numbers) as an array of `shape`; NaN if the field is missing."""
     values = np.array(np.full(shape, np.nan) if fields.get(key) is None else fields[key], np.float64)
     if values.size != math.prod(shape):
-        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {values.size} in all")
+        raise UserError(f"{key} must be {'x'.join(map(str, shape))} numbers, got {values.size} numbers")
     return values.reshape(shape)

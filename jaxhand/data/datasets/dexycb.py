@@ -1,7 +1,7 @@
-"""DexYCB as its toolkit reads it: right and left hands with objects from eight cameras, 640x480, with depth.
+"""DexYCB in the layout of its toolkit: right and left hands with objects, 640x480, eight cameras, with depth.
 
-https://dex-ycb.github.io. Metres in the OpenCV frame and our joint order; a frame without a hand has -1 everywhere. The
-frames, and so their ids in a result file, are in the toolkit's order: sequence, then camera, then frame.
+https://dex-ycb.github.io. Joints are in metres, in the OpenCV frame and our order; they are all -1 in a frame without a
+hand. Frames have the toolkit's order (sequence, then camera, then frame), and so have the ids in a result file.
 """
 
 import concurrent.futures
@@ -27,7 +27,7 @@ SERIALS = (
     *("932122060857", "932122060861", "932122061900", "932122062010"),
 )
 SEQUENCES = 100  # per subject
-SPLITS = {  # setup and split → which subjects, cameras and sequences, by their numbers
+SPLITS = {  # (setup, split) → three tests: is a subject, a camera, a sequence in the split? By their numbers
     ("s0", "train"): (lambda s: True, lambda c: True, lambda q: q % 5 != 4),
     ("s0", "val"): (lambda s: s in (0, 1), lambda c: True, lambda q: q % 5 == 4),
     ("s0", "test"): (lambda s: s not in (0, 1), lambda c: True, lambda q: q % 5 == 4),
@@ -56,53 +56,53 @@ def load(
     serials: tuple[str, ...] = SERIALS,
     sequences: int = SEQUENCES,
 ) -> "DexYCB | dexycb_json.DexYCBJson":
-    """Read the labels of DexYCB; images are opened when their record is read.
+    """Read the labels of DexYCB. An image is opened only when its record is read.
 
-    The first call reads the labels of every frame, which takes minutes; then they are cached, one file per subject.
+    The first call reads the labels of all frames, which takes minutes. Then they are cached, one file per subject.
 
     Args:
-        path: the folder of the subjects and of `calibration`; for the variant "json" see `dexycb_json.load`.
+        path: the folder with the subjects and `calibration`; for the variant "json" see `dexycb_json.load`.
         split: "train", "val" or "test".
-        variant: the setup, "s0" (the default), "s1" (new subjects), "s2" (new cameras), "s3" (new objects), or "json".
-        without_val: no effect, "train" and "val" share no record; for "json" see `dexycb_json.load`.
-        mano: the poses are 45 coefficients of its components: records have a pose only where `hands_mean` and
-            `components` are both given. `mano_shape` of a left hand fits MANO_LEFT as released, whose shapedirs have
-            the x sign of the right hand.
+        variant: the setup: "s0" (default), "s1" (new subjects), "s2" (new cameras), "s3" (new objects); or "json".
+        without_val: no effect, because "train" and "val" share no record; for "json" see `dexycb_json.load`.
+        mano: DexYCB's poses are 45 coefficients of MANO's components. So records have a pose only if `hands_mean` and
+            `components` are both available. `mano_shape` of a left hand fits the released MANO_LEFT, whose shape
+            directions have the x sign of the right hand.
         depth: read the depth images.
-        subjects, serials, sequences: which subjects and cameras, and how many sequences per subject, if not all.
+        subjects, serials, sequences: subjects, cameras and number of sequences per subject, for a part of the data set.
 
     Returns:
-        A `DexYCB`, or a `dexycb_json.DexYCBJson`.
+        A `DexYCB`; for the variant "json" a `dexycb_json.DexYCBJson`.
 
     Raises:
-        UserError: the setup is unknown, or a file or folder is missing, damaged or malformed; the error names it.
+        UserError: the setup is unknown, or a file or folder is missing, damaged or malformed; the message names it.
     """
     folder, setup = Path(path).expanduser(), variant or "s0"
     if setup == "json":
         return dexycb_json.load(folder, split, without_val=without_val, mano=mano, depth=depth)
     if (setup, split) not in SPLITS:
-        raise UserError(f"dexycb-{setup}, {split}: unknown; there are s0, s1, s2, s3 and json, each train, val, test")
+        raise UserError(f"dexycb-{setup}, {split}: unknown; use s0, s1, s2, s3 or json, with train, val or test")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it holds {subjects[0]} and so on, and calibration")
+        raise UserError(f"{folder}: no such folder; give DexYCB's folder, which contains {subjects[0]}, calibration …")
     of_subject, of_camera, of_sequence = SPLITS[setup, split]
     cameras = [c for c in range(len(serials)) if of_camera(c)]
     chosen = [subject for s, subject in enumerate(subjects) if of_subject(s)]
     labels = label_cache.cached_parts(folder, [_subject(folder, subject, serials, sequences) for subject in chosen])
-    parts, total = [], 0  # ids count the frames without a hand as well
+    parts, total = [], 0  # `total` and the ids include frames without a hand
     for subject, part in zip(chosen, labels):
         rows = [part["start"][q] + c * part["frames"][q] + np.arange(part["frames"][q])
                 for q in range(sequences) if of_sequence(q) for c in cameras]  # fmt: skip
         rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        has_hand = ~(part["joints"][rows] == -1).all((1, 2))  # kept in metres, where -1 means no hand
+        has_hand = ~(part["joints"][rows] == -1).all((1, 2))  # still in metres, where -1 means no hand
         parts.append((subject, part, rows[has_hand], total + np.flatnonzero(has_hand)))
         total += len(rows)
     if not sum(len(rows) for _, _, rows, _ in parts):
-        raise UserError(f"{folder}: no frame of dexycb-{setup}, {split} has a hand")
+        raise UserError(f"{folder}: no frame of dexycb-{setup}, {split} has a hand; use another split")
     return DexYCB(folder, parts, serials, depth, mano or ManoLabels())
 
 
 class DexYCB(ImageDataset):
-    """The frames with a hand as records; `ids` (N,) are their numbers in the toolkit."""
+    """The frames of DexYCB with a hand, as records. `ids` (N,) are the frames' numbers in the toolkit."""
 
     def __init__(self, folder: Path, parts: list[tuple], serials: tuple[str, ...], depth: bool, mano: ManoLabels):
         self._folder, self._parts, self._serials, self._depth = folder, parts, serials, depth
@@ -119,15 +119,15 @@ class DexYCB(ImageDataset):
         return self._folder / self.read_annotation(i).name
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if depth is not read."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if depth images are not read."""
         return read_depth(depth_of(self.file(i)), self.read_annotation(i).name) if self._depth else None
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without its image and depth."""
+        """Return record i without image and depth."""
         i = range(len(self))[i]
         p = int(np.searchsorted(self._ends, i, side="right"))
         subject, part, rows, _ = self._parts[p]
-        row = int(rows[i - self._ends[p]])  # a negative number counts from the end
+        row = int(rows[i - self._ends[p]])  # a negative index, from the end of `rows`
         q = int(np.searchsorted(part["start"], row, side="right")) - 1
         c, f = divmod(row - int(part["start"][q]), int(part["frames"][q]))
         hand = str(part["side"][q], "ascii")
@@ -148,9 +148,9 @@ class DexYCB(ImageDataset):
         return files.read_bytes(file), files.read_bytes(depth_of(file)) if self._depth else None
 
     def _pose(self, pose: np.ndarray, hand: str) -> np.ndarray | None:
-        """Turn 3 angles and 45 coefficients (48,) into absolute axis-angles (48,); None without MANO's arrays."""
+        """Convert 3 angles and 45 coefficients (48,) to absolute axis-angles (48,); None without MANO's arrays."""
         mean, components = self._mano.mean_of(hand), self._mano.components_of(hand)
-        if mean is None or components is None or not pose.any():  # all 0: no MANO was fitted
+        if mean is None or components is None or not pose.any():  # all 0: no MANO fit
             return None
         return np.concatenate([pose[:3], pose[3:] @ components + mean]).astype(np.float32)
 
@@ -158,24 +158,24 @@ class DexYCB(ImageDataset):
 def _subject(
     folder: Path, subject: str, serials: tuple[str, ...], sequences: int
 ) -> tuple[list[Path], label_cache.Builder]:
-    """Return the files that the labels of a subject depend on, and the function that reads them."""
+    """Return the files that the labels of a subject depend on, and the function that reads these labels."""
     home = folder / subject
     if not home.is_dir():
-        raise UserError(f"{home}: no such folder; the set is half-downloaded, or this is not the path of its subjects")
+        raise UserError(f"{home}: no such folder; download the missing subject, or correct the path of DexYCB")
     names = sorted(entry.name for entry in home.iterdir() if entry.is_dir())
     if len(names) != sequences:
-        raise UserError(f"{home}: holds {len(names)} sequences and not {sequences}; download and unpack it again")
+        raise UserError(f"{home}: contains {len(names)} sequences, not {sequences}; download the subject again")
     sources = [home / name / place for name in names for place in ("meta.yml", *serials)]
     return sources, lambda: _read(folder, home, names, serials)
 
 
 def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read all labels of a subject; rows are frames, in the order of sequence, camera, frame."""
+    """Read all labels of a subject: one row per frame, ordered by sequence, then camera, then frame."""
     files, frames, sides, betas = [], [], [], []
     for name in names:
         meta = _yaml(home / name / "meta.yml", ("num_frames", "mano_sides", "mano_calib"))
         if meta["mano_sides"][0] not in ("right", "left"):
-            raise UserError(f"{home / name / 'meta.yml'}: mano_sides is {meta['mano_sides']}, not right or left")
+            raise UserError(f"{home / name / 'meta.yml'}: mano_sides must be right or left, got {meta['mano_sides']}")
         file = folder / f"calibration/mano_{meta['mano_calib'][0]}/mano.yml"
         betas.append(np.float32(_yaml(file, ("betas",))["betas"]))
         frames.append(int(meta["num_frames"]))
@@ -183,13 +183,13 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
         files += [home / name / c / f"labels_{f:06d}.npz" for c in serials for f in range(frames[-1])]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"{missing[0]}: {len(missing)} of {len(files)} files are missing; the set is half-downloaded")
+        raise UserError(f"{missing[0]}: {len(missing)} of {len(files)} files are missing; download the subject again")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
         labels = list(pool.map(_labels, files))
     return {
         "name": np.array([name.encode() for name in names]),
         "frames": np.array(frames),
-        "start": np.cumsum(np.array(frames) * len(serials)) - np.array(frames) * len(serials),  # first row
+        "start": np.cumsum(np.array(frames) * len(serials)) - np.array(frames) * len(serials),  # first rows
         "side": np.array(sides),
         "betas": np.stack(betas),
         "joints": np.stack([joints for joints, _ in labels]),  # (N, 21, 3) m
@@ -200,13 +200,13 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
 def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file) as content:
-            joints, pose = np.float32(content["joint_3d"]), np.float32(content["pose_m"])
-    except Exception as error:  # a damaged zip file raises nearly anything
-        raise UserError(f"{file}: damaged labels of DexYCB ({error}); download it again") from None
+            joints, pose = (np.asarray(content[key], np.float32) for key in ("joint_3d", "pose_m"))
+    except Exception as error:  # a damaged zip file can raise nearly any exception
+        raise UserError(f"{file}: damaged file ({error}); download it again") from None
     if joints.shape != (1, 21, 3) or pose.shape != (1, 51) or not np.isfinite(joints).all():
         raise UserError(f"{file}: joint_3d must be 1x21x3 finite numbers and pose_m 1x51; download it again")
     if np.abs(joints).max() > 10:
-        raise UserError(f"{file}: joint_3d goes up to {np.abs(joints).max():.4g}; DexYCB's are metres")
+        raise UserError(f"{file}: joint_3d must be in metres, but has values up to {np.abs(joints).max():.4g}")
     return joints[0], pose[0, :48]
 
 
@@ -221,5 +221,5 @@ def _yaml(file: Path, keys: tuple[str, ...]) -> dict:
     except yaml.YAMLError:
         content = None
     if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise UserError(f"{file}: not a complete file of DexYCB, it must hold {', '.join(keys)}; download it again")
+        raise UserError(f"{file}: must contain {', '.join(keys)}; download the file again")
     return content

@@ -1,8 +1,8 @@
-"""DexYCB as most papers' code reads it: COCO-style files such as annotations/DEX_YCB_s0_train_data.json.
+"""DexYCB as COCO-style files, which the code of most papers reads: annotations/DEX_YCB_s0_train_data.json and others.
 
-An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`; frames without a hand are left
-out, and image ids are the toolkit's. HandOccNet's files are in metres, KeypointFusion's in millimetres. The median
-distance shows which, as hands are 0.3 to 2 m away.
+An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`. Frames without a hand are left
+out. Image ids are those of the toolkit. HandOccNet's files are in metres, KeypointFusion's in millimetres: the median
+distance of the joints shows the unit, because hands are 0.3 to 2 m away.
 """
 
 from pathlib import Path
@@ -29,18 +29,18 @@ def load(
     mano: ManoLabels | None = None,
     depth: bool = True,
 ) -> "DexYCBJson":
-    """Read a COCO-style file of DexYCB; the first call is slow, then its labels are cached.
+    """Read a COCO-style file of DexYCB. The first call is slow; then the labels are cached.
 
     Args:
-        path: the file, or the folder that has it in `annotations` as DEX_YCB_s0_train_data.json or …_test_data.json.
-            The `file_name` of an image is relative to that folder.
-        split: "train", "val" (held out of it: whole sequences with all cameras) or "test".
-        without_val: leave "val" out of "train".
-        mano: these files have axis-angles without `hands_mean`, so records have a pose only where it is given.
-        depth: read the depth images, where they are next to the colour images.
+        path: the JSON file, or a folder with `annotations/DEX_YCB_s0_train_data.json` and `…_test_data.json`. The
+            `file_name` of an image is relative to this folder.
+        split: "train", "test", or "val". "val" is a part of "train": complete sequences with all cameras.
+        without_val: leave the records of "val" out of "train".
+        mano: the axis-angles in these files are offsets from `hands_mean`; without it, records have no pose.
+        depth: read the depth images, if they are next to the colour images.
 
     Raises:
-        UserError: the file or one of its annotations is wrong; the error names it.
+        UserError: the file or an annotation is wrong; the message names the file and the annotation.
     """
     file = Path(path).expanduser()
     if file.suffix != ".json":
@@ -51,7 +51,7 @@ def load(
 
 
 class DexYCBJson(ImageDataset):
-    """The hands of a COCO-style file as records; `ids` (N,) are their numbers in the toolkit."""
+    """The hands of a COCO-style file as records. `ids` (N,) are the frames' numbers in the toolkit."""
 
     def __init__(self, file: Path, arrays: dict[str, np.ndarray], kept: np.ndarray, depth: bool, mano: ManoLabels):
         self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
@@ -66,15 +66,15 @@ class DexYCBJson(ImageDataset):
         return self._folder / self._name(i)
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if it has no depth image."""
         file = self._depth_file(i)
         return None if file is None else read_depth(file, self._name(i))
 
     def read_annotation(self, i: int) -> Record:
-        """Record i without its image and depth."""
+        """Return record i without image and depth."""
         a = {name: array[self._kept[i]] for name, array in self._arrays.items()}
         fx, fy, cx, cy = a["camera"].astype(np.float64)
-        hand = str(a["side"], "ascii")
+        hand = a["side"].item().decode()
         mean = self._mano.mean_of(hand)
         posed = mean is not None and np.isfinite(a["pose"]).all()
         return Record(
@@ -94,7 +94,7 @@ class DexYCBJson(ImageDataset):
         return files.read_bytes(self.file(i)), None if depth is None else files.read_bytes(depth)
 
     def _name(self, i: int) -> str:
-        return str(self._arrays["name"][self._kept[i]], "utf-8")
+        return self._arrays["name"][self._kept[i]].item().decode()
 
     def _depth_file(self, i: int) -> Path | None:
         file = depth_of(self.file(i))
@@ -118,7 +118,7 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
                 "name": names[annotation["image_id"]],
                 "side": {"right": b"right", "left": b"left"}[annotation["hand_type"]],
                 "joints": np.reshape(np.float32(annotation["joints_coord_cam"]), (21, 3)),
-                "camera": np.reshape(np.float32([*camera["focal"], *camera["princpt"]]), 4),
+                "camera": np.reshape(np.array([*camera["focal"], *camera["princpt"]], np.float32), 4),
                 "pose": np.reshape(np.float32(mano.get("pose", [np.nan] * 48)), 48),
                 "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
             }
@@ -126,15 +126,15 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{file}: annotation {number} is malformed ({error!r})") from None
         if not np.isfinite(row["joints"]).all():
             raise UserError(f"{file}: annotation {number}: joints_coord_cam is not finite")
-        if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # -1 everywhere, in any unit, means no hand
+        if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # no hand: all values are -1, in any unit
             for name, value in row.items():
                 columns[name].append(value)
     if not columns["id"]:
-        raise UserError(f"{file}: holds no annotation of a hand")
+        raise UserError(f"{file}: contains no annotation of a hand; give another file")
     arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in columns.items()}
     distance = np.median(arrays["joints"][..., 2])
     if not (0.1 < distance < 10 or 100 < distance < 10000):
-        raise UserError(f"{file}: the joints' median z is {distance:.4g}, neither metres nor millimetres of DexYCB")
+        raise UserError(f"{file}: joints must be in metres or millimetres, but their median z is {distance:.4g}")
     return arrays | {"joints": arrays["joints"] * (1000 if distance < 10 else 1)}
 
 
@@ -144,13 +144,13 @@ def depth_of(color: Path) -> Path:
 
 
 def read_depth(file: Path, name: str) -> np.ndarray:
-    """Read the depth image of record `name`, a PNG of 16 bits in steps of 1 mm.
+    """Read the depth image of record `name`: a 16-bit grey PNG in mm.
 
     Returns:
         (H, W) float32 mm, 0 where unknown.
 
     Raises:
-        UserError: the file is missing or not such an image.
+        UserError: the file is missing or is not a 16-bit grey PNG.
     """
     depth = decode(files.read_bytes(file), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:

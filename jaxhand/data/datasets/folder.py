@@ -1,8 +1,8 @@
 """A user's own labelled images: `images/`, and `train.jsonl` and `test.jsonl` with one JSON object per line.
 
-A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, of the whole image) and `joints_3d` (21x3
-mm, OpenCV camera frame, wrist first); it may have `joint_valid` (21), `bbox` (x0, y0, x1, y1 px) and `depth` (path of a
-16-bit PNG in mm, 0 where unknown, with the pixels of the image).
+A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, of the complete image) and `joints_3d`
+(21x3 mm, OpenCV camera frame, wrist first). It may have `joint_valid` (21), `bbox` (x0, y0, x1, y1 px) and `depth`
+(path of a 16-bit PNG in mm, 0 where unknown, of the same size as the image).
 """
 
 import json
@@ -25,31 +25,31 @@ VAL_EVERY = 5  # every fifth line of train.jsonl can be held out as "val"
 def load(
     path: str | Path, split: str, *, variant: str = "", without_val: bool = False, mano: ManoLabels | None = None
 ) -> "FolderSet":
-    """Read and check the labels of a folder; images must exist, but are not opened.
+    """Read and check the labels of a folder. Images must exist, but are not opened.
 
     Args:
         path: the folder.
-        split: "train" or "test" for the file of that name, "val" for every fifth line of train.jsonl.
+        split: "train" and "test" are the files of this name; "val" is every fifth line of train.jsonl.
         variant: must be empty.
         without_val: leave the lines of "val" out of "train".
-        mano: not used, a folder has joints only.
+        mano: not used, because these labels are only joints.
 
     Raises:
-        UserError: a line is wrong; the error names file, line and fault. Reading a record raises it if the image cannot
-            be decoded.
+        UserError: a line is wrong; the message names file, line and fault. Reading a record also raises UserError, if
+            the image cannot be decoded.
     """
     if variant:
-        raise UserError(f"folder-{variant}: unknown; it is called folder")
+        raise UserError(f"folder-{variant}: unknown; write folder:PATH")
     folder = Path(path).expanduser()
     file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such data folder")
+        raise UserError(f"{folder}: no such data folder; give the folder with train.jsonl and test.jsonl")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; it holds the labels, one JSON object per line") from None
+        raise UserError(f"{file}: no such file; write the labels to it, one JSON object per line") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as text ({error})") from None
+        raise UserError(f"{file}: cannot be read as text ({error}); save the file as UTF-8") from None
     entries = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -58,11 +58,11 @@ def load(
             except UserError as error:
                 raise UserError(f"{file}:{number}: {error}") from None
     if not entries:
-        raise UserError(f"{file}: empty; it holds the labels, one JSON object per line")
+        raise UserError(f"{file}: empty; write the labels to it, one JSON object per line")
     if split == "val" or without_val and split == "train":
         entries = [e for i, e in enumerate(entries) if (i % VAL_EVERY == VAL_EVERY - 1) == (split == "val")]
         if not entries:
-            raise UserError(f"{file}: too few lines to hold every fifth out, {VAL_EVERY} are needed")
+            raise UserError(f"{file}: too few lines for a split val; at least {VAL_EVERY} lines are needed")
     return FolderSet(entries)
 
 
@@ -84,12 +84,12 @@ class FolderSet(EncodedImageSource):
         return Record(image=None, **self._entries[index].labels)
 
     def encoded(self, index: int) -> tuple[bytes, None]:
-        """Return the bytes of the image file of record `index`; None for its depth."""
+        """Return the bytes of the image file of record `index`, and None instead of a depth file."""
         return Path(self._entries[index].image).read_bytes(), None
 
 
 class _Entry:
-    """One checked line. `load` adds the line's number to the errors of the constructor."""
+    """The checked labels of one line. The constructor raises errors without file and line number; `load` adds them."""
 
     def __init__(self, folder: Path, line: str, location: str):
         try:
@@ -117,7 +117,7 @@ class _Entry:
         }
 
     def read(self) -> Record:
-        """Read the image file, and decode the depth image."""
+        """Return the record, with its encoded image and its decoded depth image."""
         image = EncodedImage.read(self.image, self.location)
         width, height = image.size
         depth = None
@@ -143,14 +143,14 @@ def _file(folder: Path, name: object, key: str) -> str:
 
 
 def _checked_joints(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Check joints (21, 3) mm, of which `valid` (21,) count; the others become 0."""
+    """Check the `valid` (21,) ones of joints (21, 3) mm, and return the joints with 0 for the others."""
     labelled = joints[valid]
     if not len(labelled):
-        raise UserError("no joint is valid")
+        raise UserError("no joint is valid; leave this line out")
     if not np.isfinite(labelled).all():
-        raise UserError("joints_3d is not finite; joints without a label need joint_valid 0")
+        raise UserError("joints_3d is not finite; set joint_valid to 0 for joints without a label")
     if (labelled[:, 2] <= 0).any():
         raise UserError("a joint is behind the camera (z <= 0); joints_3d is in the OpenCV camera frame, z forward")
     if np.median(labelled[:, 2]) < 10 or len(labelled) > 1 and np.ptp(labelled, axis=0).max() < 1:
-        raise UserError("joints_3d looks like metres, millimetres are needed: multiply by 1000")
+        raise UserError("joints_3d must be in millimetres, but seems to be in metres: multiply by 1000")
     return np.where(valid[:, None], joints, 0)

@@ -1,8 +1,8 @@
 """FreiHAND v2: right hands, 224x224, metres in the OpenCV frame, and our joint order.
 
-https://lmb.informatik.uni-freiburg.de/projects/freihand. The training set has four images per annotation k, with
-numbers k + N v: in front of a green screen, and with three kinds of new background. The evaluation labels were released
-later, in FreiHAND_pub_v2_eval.
+https://lmb.informatik.uni-freiburg.de/projects/freihand. The training set has N annotations. Annotation k has four
+images, numbered k + N v for v = 0 to 3: one in front of a green screen, and three with new backgrounds. The evaluation
+labels were released later, in FreiHAND_pub_v2_eval.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.images.encoded import read_image
 from jaxhand.data.record import Record
 
-VERSIONS = ("gs", "hom", "sample", "auto")  # of the background: green screen, homogenised, sampled, recoloured
-ANNOTATIONS = 32560  # of the complete training set
+VERSIONS = ("gs", "hom", "sample", "auto")  # backgrounds: green screen, homogenised, sampled, recoloured
+ANNOTATIONS = 32560  # number of annotations in the complete training set
 _ALL_VALID, _NONE_VALID = np.ones(21, np.float32), np.zeros(21, np.float32)
 
 
@@ -28,30 +28,31 @@ def load(
     without_val: bool = False,
     mano: ManoLabels | None = None,
 ) -> "FreiHAND | coco.CocoSet":
-    """Read the labels of FreiHAND; images are opened when their record is read.
+    """Read the labels of FreiHAND. An image is opened only when its record is read.
 
     Args:
-        path: FreiHAND_pub_v2 or, for the test, FreiHAND_pub_v2_eval; a COCO-style JSON file of one split (2D only).
-        split: "train", "val" (held out of it by blocks of neighbouring annotations) or "test". The test set has labels
-            where evaluation_xyz.json is in the folder or in FreiHAND_pub_v2_eval next to it; else no joint is valid.
-        variant: one of `VERSIONS` reads only these training images; empty reads all four.
-        without_val: leave "val" out of "train".
-        mano: FreiHAND's poses are offsets from `hands_mean`: records have a pose only where it is given. Its meshes are
-            300 MB, parsed once in about a minute.
+        path: FreiHAND_pub_v2 or, for "test", FreiHAND_pub_v2_eval; or a COCO-style JSON file of one split (only 2D).
+        split: "train", "test", or "val". "val" is a part of "train": blocks of neighbouring annotations. The test set
+            is labelled if evaluation_xyz.json is in the folder or in FreiHAND_pub_v2_eval next to the folder; otherwise
+            no joint is valid.
+        variant: one of `VERSIONS`, to read only training images with this background; empty: all four.
+        without_val: leave the records of "val" out of "train".
+        mano: FreiHAND's poses are offsets from `hands_mean`; without it, records have no pose. The file of the meshes
+            has 300 MB and is parsed once, in about a minute.
 
     Returns:
         A `FreiHAND`; for a JSON file a `coco.CocoSet`.
 
     Raises:
-        UserError: a file of labels is missing, damaged or of another length than the others.
+        UserError: a file of labels is missing or damaged, or the files have different lengths.
     """
     folder = Path(path).expanduser()
     if variant not in ("", *VERSIONS):
-        raise UserError(f"freihand-{variant}: unknown; the backgrounds are {', '.join(VERSIONS)}, or plain freihand")
+        raise UserError(f"freihand-{variant}: unknown; the backgrounds are {', '.join(VERSIONS)}; freihand reads all")
     if folder.suffix == ".json":
         return coco.load(folder, split, order="freihand", period=ANNOTATIONS, without_val=without_val)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it holds training_K.json, training/rgb and so on")
+        raise UserError(f"{folder}: no such folder; give FreiHAND's folder, which contains training_K.json …")
     part = "evaluation" if split == "test" else "training"
     labels = _evaluation_labels(folder) if split == "test" else folder
     mano = mano or ManoLabels()
@@ -66,14 +67,14 @@ def load(
     for name, array in arrays.items():
         if len(array) != count:
             lengths = f"{len(array)} entries, but {part}_K.json has {count}; download both again"
-            raise UserError(f"{labels / f'{part}_{name}.json'}: {lengths}")
+            raise UserError(f"{labels or folder}/{part}_{name}.json: {lengths}")
     kept = splits.keep(split, splits.blocks(np.arange(count), count), folder, without_val)
     versions = (0,) if split == "test" else (VERSIONS.index(variant),) if variant else tuple(range(4))
     return FreiHAND(folder, part, arrays, kept, versions, mano.mean_of("right"))
 
 
 class FreiHAND(ImageDataset):
-    """FreiHAND's records: all kept annotations of one background, then of the next."""
+    """FreiHAND's records: all selected annotations with the first background, then with the next background."""
 
     def __init__(
         self, folder: Path, part: str, arrays: dict[str, np.ndarray], kept: np.ndarray, versions: tuple[int, ...],
@@ -90,7 +91,7 @@ class FreiHAND(ImageDataset):
         return self._folder / self._image(i)
 
     def mask(self, i: int) -> np.ndarray | None:
-        """Return the mask (H, W) of record i, True on the hand; None in the test set."""
+        """Return the mask (H, W) of record i, True on the hand; None for the test set, which has no masks."""
         if self._part == "evaluation":
             return None
         return read_image(self._folder / f"training/mask/{self._annotation(i):08d}.jpg")[..., 0] > 127
@@ -121,15 +122,15 @@ class FreiHAND(ImageDataset):
 
 
 def _evaluation_labels(folder: Path) -> Path | None:
-    """Return the folder of the released evaluation labels; None where there is none."""
+    """Return the folder with the released evaluation labels; None if there is no such folder."""
     folders = (folder, folder.parent / "FreiHAND_pub_v2_eval")
     return next((each for each in folders if (each / "evaluation_xyz.json").is_file()), None)
 
 
 def _joints(file: Path) -> np.ndarray:
-    """Read joints (N, 21, 3) and check that they are metres."""
+    """Read joints (N, 21, 3) and check that their unit is metres."""
     xyz = label_cache.numbers(file, (21, 3))
     distance = np.median(xyz[..., 2])
     if not 0.05 < distance < 10:
-        raise UserError(f"{file}: the joints' median z is {distance:.4g}; FreiHAND's are metres, z forward")
+        raise UserError(f"{file}: joints must be in metres with z forward, but their median z is {distance:.4g}")
     return xyz

@@ -1,7 +1,7 @@
 """HaMeR's evaluation files: an .npz with one row per hand, and images in another folder.
 
-Here `scale` is the width and height of the box in px; the training tars divide them by 200. Joints are metres relative
-to an unknown origin, or missing where there are labels in 2D only (HInt).
+In these files `scale` is the width and height of the box in px; in the training tars it is divided by 200. Joints are
+in metres, relative to an unknown origin. They are missing in data sets that are only labelled in 2D (HInt).
 """
 
 from pathlib import Path
@@ -20,29 +20,29 @@ SHAPES = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "center": 2, "scale"
 
 
 def load(path: str | Path, split: str, *, without_val: bool = False, images: str | Path | None = None) -> "HaMeRNpz":
-    """Read one file. It is one split, whatever its name.
+    """Read one file. Its name does not matter: any split can be read from it.
 
     Args:
         path: the .npz file, such as freihand_val.npz or TEST_newdays_img_vis.npz.
-        split: "val" is held out of the file by blocks of neighbouring hands; the others read all of it.
-        without_val: leave "val" out of "train".
-        images: the folder that `imgname` is relative to; None takes the folder of the file.
+        split: "train" and "test" are all hands; "val" is a part of them: blocks of neighbouring hands.
+        without_val: leave the records of "val" out of "train".
+        images: the folder that `imgname` is relative to; None: the folder of the file.
 
     Raises:
-        UserError: the file is missing, damaged, lacks a key, or is not in pixels.
+        UserError: the file is missing or damaged, has no key `imgname`, `center` or `scale`, or is not in pixels.
     """
     file = Path(path).expanduser()
     content = pickles.load_npz(file)
     for key in ("imgname", "center", "scale"):
         if key not in content:
-            raise UserError(f"{file}: has no {key!r}; it holds {', '.join(content)}")
+            raise UserError(f"{file}: has no key {key!r}, only {', '.join(content)}; give HaMeR's evaluation file")
     count = len(content["imgname"])
     names = [name.decode() if isinstance(name, bytes) else str(name) for name in content["imgname"].tolist()]
     fields = {}
     for key, shape in SHAPES.items():
         value = content.get(f"hand_{key}" if key.startswith("keypoints") else key, np.zeros((count, np.prod(shape))))
         fields[key] = _floats(file, key, value, count)
-    fields["scale"] = np.broadcast_to(fields["scale"].reshape(count, -1), (count, 2))  # one number is width and height
+    fields["scale"] = np.broadcast_to(fields["scale"].reshape(count, -1), (count, 2))  # a square box has one number
     for key in ("right", "has_hand_pose", "has_betas"):
         fields[key] = _floats(file, key, content.get(key, np.full(count, key == "right")), count).reshape(-1)
     try:
@@ -50,8 +50,8 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
     except ValueError as error:
         raise UserError(f"{file}: an array has the wrong shape ({error})") from None
     if np.median(fields["scale"]) < 10:
-        scale = f"scale is {np.median(fields['scale']):.3g} at the median"
-        raise UserError(f"{file}: {scale}; in .npz files it is in pixels")
+        scale = f"the median of scale is {np.median(fields['scale']):.3g}"
+        raise UserError(f"{file}: {scale}; it must be in pixels in an .npz file")
     kept = splits.keep(split, splits.blocks(np.arange(count), count), file, without_val)
     return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept)
 
@@ -70,7 +70,7 @@ class HaMeRNpz(SizedImageDataset):
         return self._images / self._names[self._kept[i]]
 
     def annotate(self, i: int, image_size: tuple[int, int]) -> Record:
-        """Return record i without its image, which has this width and height in px."""
+        """Return record i without its image. `image_size` is width and height of the image, px."""
         row = self._kept[i]
         hand = {key: values[row] for key, values in self._fields.items()}
         pose, betas = (hand[k] if hand[f"has_{k}"] > 0 else None for k in ("hand_pose", "betas"))
@@ -82,23 +82,23 @@ def hand_record(
     hand: dict[str, np.ndarray], box_size: np.ndarray, image_size: tuple[int, int], labelled: np.ndarray,
     pose: np.ndarray | None, betas: np.ndarray | None, name: str,
 ) -> Record:  # fmt: skip
-    """Make the record, without its image, of a hand in HaMeR's format.
+    """Convert a hand in HaMeR's format to a record without its image.
 
-    The camera is unknown. K comes from HaMeR's crop rule, and the joints are translated so that their projections are
-    nearest to the 2D labels.
+    The camera is unknown: K comes from HaMeR's crop rule. The joints are translated so that their projections are as
+    near as possible to the 2D labels.
 
     Args:
         hand: `keypoints_2d` (21,3), `keypoints_3d` (21,4) m, `center` (2,), `right`.
         box_size: (2,) width and height of the box, px.
         image_size: width and height of the image, px.
-        labelled: (21,) bool, which 2D keypoints count.
+        labelled: (21,) bool, True for 2D keypoints that are used as labels.
         pose: (48,) absolute axis-angles, or None.
-        betas: (10,) or None.
-        name: of the record.
+        betas: (10,) shape parameters, or None.
+        name: name of the record.
     """
     K, pixels, joints = RULES["hamer"].camera(*image_size), hand["keypoints_2d"][:, :2], hand["keypoints_3d"]
     valid = (joints[:, 3] > 0) & np.isfinite(joints).all(-1)
-    valid &= (joints[valid, :3] != 0).any()  # all 0 means no hand, whatever the confidence
+    valid &= (joints[valid, :3] != 0).any()  # all 0 means no hand, for any confidence
     labelled = labelled & np.isfinite(pixels).all(-1)
     points = np.where(valid[:, None], joints[:, :3] * 1000, 0).astype(np.float64)
     if valid.any():
@@ -122,10 +122,10 @@ def _placed(
     points: np.ndarray, pixels: np.ndarray, labelled: np.ndarray, K: np.ndarray, center: np.ndarray,
     box_size: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Move points (n, 3) mm to where K projects them to `pixels` (n, 2), where they are `labelled` (n,).
+    """Translate points (n, 3) mm so that K projects the `labelled` (n,) points near to their `pixels` (n, 2).
 
-    The equations u (z + tz) = f (x + tx), where u is relative to the image's centre, and the same for v, are linear in
-    t. If too few pixels are labelled, the points are placed so that they fill the box.
+    The translation t solves u (z + tz) = f (x + tx), and the same equation for v and y, by linear least squares. (u, v)
+    is relative to the image's centre. If too few pixels are labelled, the points are placed so that they fill the box.
     """
     points, focal = points - points[0], K[0, 0]
     if labelled.sum() >= 4:
@@ -142,11 +142,11 @@ def _placed(
 
 
 def _floats(file: Path, key: str, value: object, count: int) -> np.ndarray:
-    """Return an array of the file as float32 with `count` rows."""
+    """Convert an array of the file to float32 and check that it has `count` rows."""
     try:
         value = np.asarray(np.asarray(value).tolist() if np.asarray(value).dtype == object else value, np.float32)
     except (TypeError, ValueError):
         value = np.zeros(0, np.float32)
     if len(value) != count:
-        raise UserError(f"{file}: {key} must be {count} rows of numbers, as many as imgname has")
+        raise UserError(f"{file}: {key} must have {count} rows of numbers, as imgname has {count} rows")
     return value

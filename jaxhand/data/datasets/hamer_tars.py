@@ -1,8 +1,8 @@
-"""HaMeR's training tars: ten sets in one format, images and labels together, many of them labelled in 2D only.
+"""HaMeR's training tars: ten data sets in one format, with images and labels; many hands are only labelled in 2D.
 
-https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands: pixels, metres relative to an
-unknown origin, a box whose `scale` is its width and height / 200, MANO's absolute axis-angles. The position of each
-member is found once, so that any record can be read.
+https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands. A hand has 2D joints in pixels, 3D
+joints in metres relative to an unknown origin, a box, and MANO's absolute axis-angles. `scale` is the width and height
+of the box / 200. The position of each image in its tar is cached, so that records can be read in any order.
 """
 
 import dataclasses
@@ -40,44 +40,44 @@ def load(
     pose_and_shape_together: bool = True,
     zero_shape: bool = False,
 ) -> "HaMeRTars | hamer_npz.HaMeRNpz":
-    """Read the labels of the tars of one set; images are read from the tars with their record.
+    """Read the labels in the tars of one data set. An image is read from its tar only when its record is read.
 
-    The first call reads all tars; then their labels are cached, one file per tar. The defaults are HaMeR's own
-    filters, except `zero_shape`.
+    The first call reads all tars; then their labels are cached, one file per tar. The default values are HaMeR's
+    filters, except for `zero_shape`.
 
     Args:
-        path: the folder of the tars of one set, such as dataset_tars/freihand-train; for the variant "npz" see
+        path: the folder with the tars of one data set, such as dataset_tars/freihand-train; for the variant "npz" see
             `hamer_npz.load`.
-        split: "train", or "val" (held out of it by blocks of neighbouring samples). The tars have no test set.
+        split: "train", or "val", which is a part of "train": blocks of neighbouring samples. The tars have no test set.
         variant: "npz", or empty.
-        without_val: leave "val" out of "train".
-        mano: not used, the poses are absolute axis-angles.
-        least_confidence: 2D keypoints below it do not count.
+        without_val: leave the records of "val" out of "train".
+        mano: not used, because the poses are absolute axis-angles.
+        least_confidence: 2D keypoints with a smaller confidence are not used as labels.
         least_keypoints: hands with fewer 2D keypoints are left out.
-        most_reprojection_loss: hands whose MANO fit has a larger one are left out; hands without it are kept.
-        most_beta: shapes with a larger coefficient do not count.
-        pose_and_shape_together: a pose without a shape does not count, nor a shape without a pose.
-        zero_shape: label hands without a shape with zeros, as HaMeR's training does; this pulls a model to the mean.
+        most_reprojection_loss: hands whose MANO fit has a larger loss are left out. Hands without this loss are kept.
+        most_beta: shapes with a larger coefficient (absolute value) are not used as labels.
+        pose_and_shape_together: do not use a pose without a shape as a label, nor a shape without a pose.
+        zero_shape: label hands without a shape with zeros, as HaMeR's training does. This pulls a model to the mean.
 
     Returns:
-        A `HaMeRTars`, or a `hamer_npz.HaMeRNpz`.
+        A `HaMeRTars`; for the variant "npz" a `hamer_npz.HaMeRNpz`.
 
     Raises:
-        UserError: a tar or its member is missing, damaged, or would run code; the error names it.
+        UserError: a tar or a file in it is missing, damaged, or would run code; the message names the file.
     """
     folder = Path(path).expanduser()
     if variant == "npz":
         return hamer_npz.load(folder, split, without_val=without_val)
     if variant or split not in ("train", "val"):
         which = f"hamer{variant and '-' + variant}, {split}"
-        raise UserError(f"{which}: unknown; the tars are for train and val, and hamer-npz is for the test")
+        raise UserError(f"{which}: unknown; use hamer for train or val, hamer-npz for test")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it holds 000000.tar and so on")
+        raise UserError(f"{folder}: no such folder; give the folder of one data set, which contains 000000.tar …")
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         inside = sorted({tar.parent.name for tar in folder.glob("*/*.tar")})
-        hint = f"name one of its folders: {', '.join(inside)}" if inside else "it should hold 000000.tar and so on"
-        raise UserError(f"{folder}: holds no tar; {hint}")
+        hint = f"give one of its folders: {', '.join(inside)}" if inside else "give the folder with 000000.tar …"
+        raise UserError(f"{folder}: contains no tar; {hint}")
     parts = label_cache.cached_parts(folder, (([tar], lambda tar=tar: _read(tar)) for tar in tars))
     numbers, total = [], 0
     for part in parts:
@@ -89,15 +89,15 @@ def load(
     rows = []
     for part, mask in zip(parts, np.split(chosen, np.cumsum([len(n) for n in numbers])[:-1]), strict=True):
         counted = (part["keypoints_2d"][..., 2] >= max(least_confidence, 1e-9)).sum(-1)
-        well = ~(part["reprojection_loss"] >= most_reprojection_loss)  # NaN where it is not known
+        well = ~(part["reprojection_loss"] >= most_reprojection_loss)  # also True if the loss is unknown (NaN)
         rows.append(np.flatnonzero(mask & (counted >= least_keypoints) & well))
     if not sum(map(len, rows)):
-        raise UserError(f"{folder}: the filters leave no hand of {split}")
+        raise UserError(f"{folder}: all hands of {split} are removed by the filters; use more tars")
     return HaMeRTars(tars, parts, rows, _Filters(least_confidence, most_beta, pose_and_shape_together, zero_shape))
 
 
 class _Filters(typing.NamedTuple):
-    """Which labels of a hand count, as `load` describes."""
+    """Filters of a hand's labels; see the arguments of `load`."""
 
     least_confidence: float
     most_beta: float
@@ -119,7 +119,7 @@ class HaMeRTars(EncodedImageSource):
         """Return record i with its image as an `EncodedImage`."""
         record, content = self.read_annotation(i), self.encoded(i)[0]
         location = f"image {self._tars[self._tar_and_row(i)[0]].parent / record.name}"
-        image = EncodedImage(content, location, exif=False)  # the labels belong to the stored image, without EXIF
+        image = EncodedImage(content, location, exif=False)  # the labels are for the image without EXIF orientation
         return dataclasses.replace(record, image=image)
 
     def read_annotation(self, i: int) -> Record:
@@ -138,7 +138,7 @@ class HaMeRTars(EncodedImageSource):
         return hand_record(hand, box_size, hand["image_size"], labelled, pose, shape, member)
 
     def encoded(self, i: int) -> tuple[bytes, None]:
-        """Return the bytes of the image file of record i; there is no depth."""
+        """Return the bytes of the image file of record i, and None instead of a depth file."""
         t, row = self._tar_and_row(i)
         offset, length = (int(self._parts[t][key][row]) for key in ("image_offset", "image_bytes"))
         try:
@@ -149,14 +149,14 @@ class HaMeRTars(EncodedImageSource):
             raise UserError(f"{self._tars[t]}: cannot be read ({error.strerror})") from None
 
     def _tar_and_row(self, i: int) -> tuple[int, int]:
-        """Return the number of the tar of record i, and its row in the labels of the tar."""
+        """Return the index of the tar with record i, and the row of the record in the labels of this tar."""
         i = range(len(self))[i]
         t = int(np.searchsorted(self._ends, i, side="right"))
-        return t, int(self._rows[t][i - int(self._ends[t])])  # a negative number counts from the end
+        return t, int(self._rows[t][i - int(self._ends[t])])  # a negative index, from the end of the rows
 
 
 def _read(tar: Path) -> dict[str, np.ndarray]:
-    """Read the labels of all hands in a tar, and the positions of their images."""
+    """Read the labels of all hands in a tar, and the positions of the images in the tar."""
     columns = {key: [] for key in (*SHAPES, *_SCALARS, "reprojection_loss")}
     places = {key: [] for key in ("sample", "number", "name", "image_size", "image_offset", "image_bytes")}
     with tar.open("rb") as file:
@@ -164,7 +164,7 @@ def _read(tar: Path) -> dict[str, np.ndarray]:
             image = next((members[ending] for ending in _IMAGE_ENDINGS if ending in members), None)
             if image is None or "data.pyd" not in members:
                 some = next(iter(members.values())).name
-                raise UserError(f"{tar}: {some} has no image or no data.pyd next to it; download the tar again")
+                raise UserError(f"{tar}: the sample of {some} lacks an image or a data.pyd; download the tar again")
             file.seek(image.offset_data)
             size = read_image_size(file.read, image.size)
             if size is None:
@@ -178,13 +178,13 @@ def _read(tar: Path) -> dict[str, np.ndarray]:
                 for values, value in zip(places.values(), place, strict=True):
                     values.append(value)
     if not places["sample"]:
-        raise UserError(f"{tar}: holds no hand")
+        raise UserError(f"{tar}: contains no hand; download the tar again")
     if np.median(columns["scale"]) > 20:
-        raise UserError(f"{tar}: scale is {np.median(columns['scale']):.4g} at the median; in tars it is pixels / 200")
+        raise UserError(f"{tar}: scale must be pixels / 200, but its median is {np.median(columns['scale']):.4g}")
     joints = np.array(columns["keypoints_3d"], np.float32)
-    extent = np.ptp(joints[(joints[..., 3] > 0).all(-1), :, :3], axis=1).max(-1)  # of hands with all their joints
+    extent = np.ptp(joints[(joints[..., 3] > 0).all(-1), :, :3], axis=1).max(-1)  # only hands with all joints
     if len(extent) and np.median(extent) > 1:
-        raise UserError(f"{tar}: hands are {np.median(extent):.4g} long in keypoints_3d; in tars they are metres")
+        raise UserError(f"{tar}: keypoints_3d must be in metres, but hands are {np.median(extent):.4g} long")
     return {key: np.array(values, np.float32) for key, values in columns.items()} | {
         "sample": np.array(places["sample"], np.int32),
         "number": np.array(places["number"], np.int16),
@@ -196,7 +196,7 @@ def _read(tar: Path) -> dict[str, np.ndarray]:
 
 
 def _samples(tar: Path, file: typing.BinaryIO) -> list[dict[str, tarfile.TarInfo]]:
-    """List the samples of a tar: for each a dict, file ending (all after the first dot of the name) → member."""
+    """Return one dict per sample of a tar: file ending (the name after its first dot) → member of the tar."""
     samples = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as content:
@@ -215,10 +215,10 @@ def _samples(tar: Path, file: typing.BinaryIO) -> list[dict[str, tarfile.TarInfo
 
 
 def _hands(content: bytes, location: str) -> list[dict]:
-    """Read and check the hands of a pickle, with every key of the columns."""
+    """Read and check the hands in a pickle: one dict per hand."""
     hands = pickles.load(content, location)
     if not isinstance(hands, list):
-        raise UserError(f"{location}: must be a list of hands, not {type(hands).__name__}")
+        raise UserError(f"{location}: must be a list of hands, got {type(hands).__name__}; download the tar again")
     checked = []
     for number, hand in enumerate(hands):
         try:

@@ -1,7 +1,7 @@
-"""HInt: hands in the wild from three sources of video, right and left, labelled in 2D only.
+"""HInt: right and left hands from three sources of video, labelled only in 2D.
 
-https://github.com/ddshan/hint. A hand has an image and a JSON file with the same name, which ends in _r or _l. Only
-Ego4D itself distributes its frames: a set without them can be read, and a missing image is an error only when its
+https://github.com/ddshan/hint. A hand has an image and a JSON file with the same name, which ends in _r or _l. The
+frames of Ego4D must be downloaded from Ego4D. HInt can be read without them: a missing image is an error only when its
 record is read.
 """
 
@@ -30,30 +30,30 @@ def load(
     mano: ManoLabels | None = None,
     joints: str = "all",
 ) -> "HInt":
-    """Read the labels of HInt; the first call is slow, then they are cached. Images are opened with their record.
+    """Read the labels of HInt. The first call is slow; then the labels are cached.
 
     Args:
-        path: HInt_annotation or HInt_annotation_partial, the folder of TEST_newdays_img and so on.
+        path: HInt_annotation or HInt_annotation_partial, which contains TEST_newdays_img and other folders.
         split: "train", "val" or "test".
-        variant: one of `SOURCES` reads only that source; empty reads all that exist except "ego4d_seq", as the
-            benchmark does.
-        without_val: no effect, "train" and "val" share no record.
-        mano: not used, the set has joints only.
-        joints: which joints count: "all", or those that the annotators marked "visible" or "occluded".
+        variant: one of `SOURCES`, to read only this source. Empty: all existing sources except "ego4d_seq", as in the
+            benchmark.
+        without_val: no effect, because "train" and "val" share no record.
+        mano: not used, because the labels are only joints.
+        joints: the joints that are valid: "all", or those that the annotators marked as "visible" or "occluded".
 
     Raises:
-        UserError: a folder is missing or a file is damaged; the error names it.
+        UserError: a folder is missing or a file is damaged; the message names it.
     """
     folder = Path(path).expanduser()
     if variant not in ("", *SOURCES):
-        raise UserError(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}, or plain hint")
+        raise UserError(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads three")
     if split not in ("train", "val", "test") or joints not in JOINTS:
-        raise UserError(f"hint, {split}, {joints}: unknown; there are train, val, test, and joints {', '.join(JOINTS)}")
+        raise UserError(f"hint, {split}, {joints}: unknown; use train, val or test, and joints {', '.join(JOINTS)}")
     wanted = [variant] if variant else SOURCES[:3]
     names = [f"{split.upper()}_{source}{'' if source.endswith('_seq') else '_img'}" for source in wanted]
     homes = [folder / name for name in names if (folder / name).is_dir()]
     if not homes:
-        raise UserError(f"{folder}: holds none of {', '.join(names)}; it should be HInt_annotation or …_partial")
+        raise UserError(f"{folder}: contains none of {', '.join(names)}; give the folder HInt_annotation or …_partial")
     return HInt(folder, label_cache.cached(homes, lambda: _read(homes)), joints)
 
 
@@ -71,7 +71,7 @@ class HInt(SizedImageDataset):
         return self._folder / str(self._arrays["name"][i], "utf-8")
 
     def annotate(self, i: int, image_size: tuple[int, int]) -> Record:
-        """Return record i without its image, which has this width and height in px."""
+        """Return record i without its image. `image_size` is width and height of the image, px."""
         name, bbox, keypoints, occluded = (self._arrays[k][i] for k in ("name", "bbox", "keypoints", "occluded"))
         counted = {"all": np.ones(21, bool), "visible": ~occluded, "occluded": occluded}[self._joints]
         name = str(name, "utf-8")
@@ -102,10 +102,10 @@ def _read(homes: list[Path]) -> dict[str, np.ndarray]:
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{file}: not labels of one hand ({error!r}); download it again") from None
             if not np.isfinite([*columns["bbox"][-1], *columns["keypoints"][-1].ravel()]).all():
-                raise UserError(f"{file}: its numbers are not finite; download it again")
+                raise UserError(f"{file}: bbox or keypoints are not finite; download the file again")
             columns["name"].append(f"{home.name}/{file.stem}.jpg".encode())
     if not columns["name"]:
-        raise UserError(f"{homes[0]}: holds no .json file")
+        raise UserError(f"{homes[0]}: contains no .json file; download HInt again")
     arrays = {key: np.array(values) for key, values in columns.items()}
     return arrays | {"bbox": _corners(arrays["bbox"], arrays["keypoints"])}
 
@@ -113,8 +113,8 @@ def _read(homes: list[Path]) -> dict[str, np.ndarray]:
 def _corners(boxes: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     """Return boxes (N, 4) as corners x0, y0, x1, y1 px.
 
-    The format of the files is not documented: boxes are two corners, or a corner and a size. The form whose boxes are
-    nearer to the boxes around `keypoints` (N, 21, 2) is assumed.
+    HInt does not document whether a box is two corners, or a corner and a size. The interpretation that is nearer to
+    the bounding boxes of `keypoints` (N, 21, 2) is assumed.
     """
     corners, sizes = boxes, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1)
     tight = np.concatenate([keypoints.min(1), keypoints.max(1)], -1)  # (N, 4)

@@ -1,7 +1,8 @@
 """HO-3D v2 and v3: right hands with objects, 640x480, with depth; metres in the OpenGL frame, MANO's joint order.
 
-https://github.com/shreyashampali/ho3d. Every frame has a pickle; train.txt and evaluation.txt list the frames that
-count. The evaluation's pickles have only the wrist and a box; its labels came later, as evaluation_xyz.json.
+https://github.com/shreyashampali/ho3d. Every frame has a pickle; train.txt and evaluation.txt list the frames of the
+two splits. The pickles of the evaluation split contain only the wrist and a box. Its labels were released later, in
+evaluation_xyz.json.
 """
 
 import concurrent.futures
@@ -20,8 +21,8 @@ from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
 
-DEPTH_UNIT = 0.12498664727900177  # mm per step of the depth images
-_SHAPES = {  # by key of the pickles, for train and evaluation; the evaluation has one joint
+DEPTH_UNIT = 0.12498664727900177  # depth of one step in the depth images, mm
+_SHAPES = {  # key in a pickle → shape; in the evaluation split, handJoints3D is only the wrist (3,)
     "camMat": (3, 3),
     "handJoints3D": (21, 3),
     "handPose": (48,),
@@ -39,36 +40,38 @@ def load(
     mano: ManoLabels | None = None,
     depth: bool = True,
 ) -> "HO3D":
-    """Read the labels of HO-3D; images are opened when their record is read.
+    """Read the labels of HO-3D. An image is opened only when its record is read.
 
-    The first call reads all pickles of the split, half a minute from a local disk; then they are cached as one file.
-    Training frames without a label are left out. The evaluation is complete, in the order of evaluation.txt.
+    The first call reads all pickles of the split, in half a minute from a local disk; then the labels are cached in one
+    file. Training frames without a label are left out. The evaluation split is complete, in the order of
+    evaluation.txt.
 
     Args:
         path: HO3D_v2 or HO3D_v3.
-        split: "train", "val" (held out of it: whole sequences with all their cameras) or "test", the evaluation: with
-            evaluation_xyz.json in the folder all joints are labelled, without it only the wrist.
+        split: "train", "val", or "test" (the evaluation split). "val" is a part of "train": complete sequences with all
+            their cameras. With evaluation_xyz.json in the folder, "test" has all joints; otherwise only the wrist.
         variant: must be empty.
-        without_val: leave "val" out of "train".
-        mano: if its `vertices` is True, evaluation_verts.json is read; training frames have no mesh. Poses do not need
-            it.
-        depth: read the depth images where there are any.
+        without_val: leave the records of "val" out of "train".
+        mano: if `mano.vertices` is True, evaluation_verts.json is read; training frames have no mesh. HO-3D's poses do
+            not need MANO's arrays.
+        depth: read the depth images, if they exist.
 
     Raises:
-        UserError: a file is missing, damaged, or has another frame, shape or length; the error names it.
+        UserError: a file is missing or damaged, or its content has another frame, shape or length; the message names
+            the file.
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "train"
     if variant:
-        raise UserError(f"ho3d-{variant}: unknown; write ho3d:PATH, the version follows from the files")
+        raise UserError(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it holds train.txt, train/ABF10/rgb and so on")
+        raise UserError(f"{folder}: no such folder; give the HO-3D folder, which contains train.txt, train/ABF10/rgb …")
     frames = _frames(folder / f"{part}.txt")
     sequences = sorted({frame.partition("/")[0] for frame in frames})
     sources = [folder / f"{part}.txt", *(folder / part / sequence / "meta" for sequence in sequences)]
     arrays = label_cache.cached(sources, lambda: _read(folder / part, frames))
     if part == "train":
         kept = np.flatnonzero(arrays["joint_valid"].all(-1) & np.isfinite(arrays["camMat"]).all((1, 2)))
-        groups = [frames[i].partition("/")[0][:-1] for i in kept]  # ABF10 and ABF11 are two cameras at one time
+        groups = [frames[i].partition("/")[0][:-1] for i in kept]  # ABF10, ABF11: one sequence, two cameras
         kept = kept[splits.keep(split, groups, folder, without_val)]
     else:
         without_K = np.flatnonzero(~np.isfinite(arrays["camMat"]).all((1, 2)))
@@ -99,7 +102,7 @@ class HO3D(ImageDataset):
         return self._folder / self._file(i, "rgb")
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if it has no depth image."""
         file = self._folder / self._file(i, "depth")
         if not self._depth or not file.parent.is_dir():
             return None
@@ -128,19 +131,19 @@ class HO3D(ImageDataset):
 
 
 def _frames(file: Path) -> list[str]:
-    """Read the lines of a list of frames, such as ABF10/0000."""
+    """Read a list of frames: one line per frame, such as ABF10/0000."""
     lines = files.read_bytes(file).decode("latin1").split("\n")
     frames = [line.strip() for line in lines if line.strip()]
     for number, frame in enumerate(frames, start=1):
         if frame.count("/") != 1:
-            raise UserError(f"{file}: entry {number} is {frame[:40]!r} and not like ABF10/0000; download it again")
+            raise UserError(f"{file}: entry {number} must look like ABF10/0000, got {frame[:40]!r}; download it again")
     if not frames:
         raise UserError(f"{file}: empty; download it again")
     return frames
 
 
 def _read(folder: Path, frames: list[str]) -> dict[str, np.ndarray]:
-    """Read the pickles of all frames as arrays; NaN where a frame has no such label."""
+    """Read the pickles of all frames as arrays. Labels that a frame does not have are NaN."""
     files = [folder / frame.replace("/", "/meta/") for frame in frames]
     files = [file.with_name(file.name + ".pkl") for file in files]
     missing = [file for file in files if not file.is_file()]
@@ -148,17 +151,17 @@ def _read(folder: Path, frames: list[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{missing[0]}: {len(missing)} of {len(files)} files are missing; download the set again")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # for slow disks
         rows = list(pool.map(_labels, files))
-    arrays = {key: np.float32([row[key] for row in rows]) for key in _SHAPES}
+    arrays = {key: np.array([row[key] for row in rows], np.float32) for key in _SHAPES}
     joints = to_our_order(arrays.pop("handJoints3D"), "ho3d") * 1000 * FROM_OPENGL
-    valid = np.isfinite(joints).all(-1)  # (N, 21)
+    valid = np.all(np.isfinite(joints), axis=-1)  # (N, 21)
     return arrays | {"joints": np.where(valid[..., None], joints, 0), "joint_valid": valid.astype(np.float32)}
 
 
 def _labels(file: Path) -> dict[str, np.ndarray]:
-    """Read one pickle, every value in the shape of the training set; NaN where there is no label."""
+    """Read one pickle; all values get the shape that they have in the training split. Missing labels are NaN."""
     content = pickles.load(file)
     if not isinstance(content, dict) or "camMat" not in content or "handJoints3D" not in content:
-        raise UserError(f"{file}: not labels of HO-3D, camMat and handJoints3D are needed; download it again")
+        raise UserError(f"{file}: must contain camMat and handJoints3D; download the file again")
     labels = {}
     for key, shape in _SHAPES.items():
         value = content.get(key)
@@ -166,27 +169,27 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
             value = np.full(shape, np.nan) if value is None else np.array(value, np.float64)
         except (TypeError, ValueError):
             value = np.zeros(0)
-        if key == "handJoints3D" and value.shape == (3,):  # the evaluation has the wrist alone
+        if key == "handJoints3D" and value.shape == (3,):  # the evaluation split: only the wrist
             value = np.concatenate([value[None], np.full((20, 3), np.nan)])
         if value.shape != shape:
             raise UserError(f"{file}: {key} must be {'x'.join(map(str, shape))} numbers; download it again")
         labels[key] = value
-    if np.isfinite(labels["handPose"]).all():  # MANO rotates about the wrist: the translation stays
+    if np.isfinite(labels["handPose"]).all():  # MANO rotates about the wrist, so no translation is needed
         labels["handPose"][:3] = rotate_axis_angle(labels["handPose"][:3], np.diag(FROM_OPENGL))
     if labels["handJoints3D"][0, 2] > 0:
-        raise UserError(f"{file}: handJoints3D has z > 0; HO-3D's hands are at z < 0, in metres of the OpenGL frame")
+        raise UserError(f"{file}: handJoints3D must have z < 0 (metres in the OpenGL frame), but the wrist has z > 0")
     return labels
 
 
 def _evaluation_labels(folder: Path, arrays: dict[str, np.ndarray], vertices: bool) -> dict[str, np.ndarray]:
-    """Read the labels of the evaluation if the folder has them; their wrists must agree with the pickles."""
+    """Read the labels of the evaluation split, if they exist. Their wrists must agree with those in the pickles."""
     labels, xyz, count = {}, folder / "evaluation_xyz.json", len(arrays["joints"])
     if xyz.is_file():
         joints = to_our_order(_numbers(xyz, (21, 3), count), "ho3d") * 1000 * FROM_OPENGL
         apart = np.median(np.linalg.norm(joints[:, 0] - arrays["joints"][:, 0], axis=-1))
         if apart > 10:
-            other = f"its wrists are {apart:.0f} mm from those of evaluation/*/meta"
-            raise UserError(f"{xyz}: {other}: it belongs to another set")
+            other = f"its wrists are {apart:.0f} mm from those in evaluation/*/meta"
+            raise UserError(f"{xyz}: {other}; use the file of the same HO-3D version")
         labels = {"joints": joints, "joint_valid": np.ones((count, 21), np.float32)}
     if vertices and (folder / "evaluation_verts.json").is_file():
         labels["vertices"] = _numbers(folder / "evaluation_verts.json", (778, 3), count)
@@ -194,9 +197,9 @@ def _evaluation_labels(folder: Path, arrays: dict[str, np.ndarray], vertices: bo
 
 
 def _numbers(file: Path, shape: tuple[int, ...], count: int) -> np.ndarray:
-    """Read (count, *shape) numbers."""
+    """Read an array (count, *shape) from a JSON file, and check its length."""
     values = label_cache.numbers(file, shape)
     if len(values) != count:
         lengths = f"{len(values)} entries, but evaluation.txt has {count}"
-        raise UserError(f"{file}: {lengths}; it is of another version of HO-3D")
+        raise UserError(f"{file}: {lengths}; both files must be from one version of HO-3D")
     return values

@@ -1,7 +1,7 @@
-"""InterHand2.6M v1.0: single and interacting hands from 80 to 140 cameras; two hands of an image are two records.
+"""InterHand2.6M v1.0: single and interacting hands from 80 to 140 cameras. Each hand of an image is one record.
 
-https://mks0601.github.io/InterHand2.6M. World coordinates in mm, every camera has a pose. The joints of a hand go
-from tip to base, the wrist comes last; the right hand comes before the left one.
+https://mks0601.github.io/InterHand2.6M. Joints are in world coordinates, mm, and every camera has a pose. The right
+hand comes before the left hand. The joints of a finger are ordered from tip to base; the wrist is the last joint.
 """
 
 import json
@@ -18,8 +18,8 @@ from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import SIDES, to_our_order
 from jaxhand.io import files
 
-_ROOT = 20  # the wrist in the set's order of one hand
-_FIELDS = {"campos": (3,), "camrot": (3, 3), "focal": (2,), "princpt": (2,)}  # of each camera
+_ROOT = 20  # index of the wrist among the joints of one hand, in the order of InterHand2.6M
+_FIELDS = {"campos": (3,), "camrot": (3, 3), "focal": (2,), "princpt": (2,)}  # fields of each camera and their shapes
 
 
 def load(
@@ -30,30 +30,31 @@ def load(
     without_val: bool = False,
     mano: ManoLabels | None = None,
 ) -> "InterHand":
-    """Read the labels of InterHand2.6M; images are opened when their record is read.
+    """Read the labels of InterHand2.6M. An image is opened only when its record is read.
 
-    The first call is slow, then the labels are cached. As in the official code, a joint counts as labelled if it is
-    valid in the annotation of the image and in the frame, and if the wrist of its hand counts. A hand without its wrist
-    has no record.
+    The first call is slow; then the labels are cached. As in the official code, a joint is labelled if three conditions
+    are true: it is valid in the annotation of the image, it is valid in the frame, and the wrist of the hand is valid.
+    A hand without a valid wrist is left out.
 
     Args:
-        path: the folder of `images` and `annotations`.
-        split: "train", "val" or "test": each has its own files.
+        path: the folder with `images` and `annotations`.
+        split: "train", "val" or "test"; each has its own files.
         variant: must be empty.
-        without_val: no effect, "train" and "val" share no record.
-        mano: the poses of InterHand2.6M_*_MANO_NeuralAnnot.json are offsets from `hands_mean`: that file is read only
-            where it is given.
+        without_val: no effect, because "train" and "val" share no record.
+        mano: the poses in InterHand2.6M_*_MANO_NeuralAnnot.json are offsets from `hands_mean`. Without `hands_mean`,
+            this file is not read.
 
     Raises:
-        UserError: a file is missing or damaged, or lacks an entry that another file refers to; the error names it.
+        UserError: a file is missing or damaged, or lacks an entry that another file refers to; the message names the
+            file.
     """
     folder = Path(path).expanduser()
     if variant:
         raise UserError(f"interhand-{variant}: unknown; write interhand:PATH")
     if split not in ("train", "val", "test"):
-        raise UserError(f"interhand, {split}: unknown; there are train, val and test")
+        raise UserError(f"interhand, {split}: unknown; use train, val or test")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it holds images and annotations")
+        raise UserError(f"{folder}: no such folder; give InterHand2.6M's folder, which contains annotations …")
     stem = folder / f"annotations/{split}/InterHand2.6M_{split}"
     files = {kind: Path(f"{stem}_{kind}.json") for kind in ("data", "camera", "joint_3d", "MANO_NeuralAnnot")}
     arrays = label_cache.cached([files[kind] for kind in ("data", "camera", "joint_3d")], lambda: _read(files))
@@ -79,7 +80,7 @@ class InterHand(ImageDataset):
 
     def _file(self, i: int) -> str:
         name = self._arrays["file_name"][self._arrays["image"][i]]
-        return f"images/{self._split}/{str(name, 'utf-8')}"
+        return f"images/{self._split}/{name.item().decode()}"
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without its image."""
@@ -118,8 +119,8 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             images["camera"].append(camera_rows[capture, camera])
             images["frame"].append(frame_rows[capture, frame])
         except (AttributeError, KeyError, TypeError) as error:
-            missing = f"image {number} has no entry {error} here or in another file"
-            raise UserError(f"{files['data']}: {missing}; all files must be of one version") from None
+            missing = f"the entry {error} of image {number} is missing in this or another file"
+            raise UserError(f"{files['data']}: {missing}; all files must be from one version") from None
     hands = {"image": [], "side": [], "valid": [], "bbox": []}
     for number, annotation in enumerate(entries(files["data"], "annotations")):
         try:
@@ -130,14 +131,14 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             raise UserError(f"{files['data']}: annotation {number} is malformed ({error!r})") from None
         valid &= frames["valid"][images["frame"][image]]
         for side, hand in enumerate(SIDES):
-            if kind in (hand, "interacting") and valid[side, _ROOT]:  # without its wrist a hand has no position in 3D
+            if kind in (hand, "interacting") and valid[side, _ROOT]:  # the 3D position needs a wrist
                 hands["image"].append(image)
                 hands["side"].append(side)
                 hands["valid"].append(valid[side])
-                unknown = (np.nan,) * 4  # the box is around both hands
+                unknown = (np.nan,) * 4  # such a box surrounds both hands
                 hands["bbox"].append(unknown if kind == "interacting" else (x, y, x + width, y + height))
     if not hands["image"]:
-        raise UserError(f"{files['data']}: holds no hand with a wrist")
+        raise UserError(f"{files['data']}: contains no hand with a valid wrist; download the file again")
     image = np.array(hands["image"], np.int32)
     return cameras | {
         "world": frames["world"],
@@ -153,7 +154,7 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
 
 
 def _cameras(file: Path) -> tuple[dict, dict]:
-    """Read the arrays of `_FIELDS`, and the row of each (capture, camera)."""
+    """Return the arrays of `_FIELDS` with one row per camera, and a dict (capture, camera) → row."""
     columns, rows = {key: [] for key in _FIELDS}, {}
     for capture, fields in _object(file).items():
         try:
@@ -167,7 +168,7 @@ def _cameras(file: Path) -> tuple[dict, dict]:
 
 
 def _frames(file: Path) -> tuple[dict, dict]:
-    """Read `world` (N,2,21,3) mm, `valid` (N,2,21) and `name` of all frames, and the row of each (capture, frame)."""
+    """Return `world` (N,2,21,3) mm, `valid` (N,2,21) and `name` of N frames, and a dict (capture, frame) → row."""
     world, valid, rows = [], [], {}
     for capture, frames in _object(file).items():
         for name, frame in frames.items():
@@ -176,17 +177,17 @@ def _frames(file: Path) -> tuple[dict, dict]:
                 world.append(np.reshape(np.float32(frame["world_coord"]), (2, 21, 3)))
                 valid.append(np.reshape(np.array(frame["joint_valid"], bool), (2, 21)))
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{file}: frame {name} of capture {capture}: {error!r}") from None
+                raise UserError(f"{file}: frame {name} of capture {capture} is malformed ({error!r})") from None
     world, valid = np.array(world), np.array(valid)
-    spread = np.ptp(world, axis=2).max(-1)[valid.all(-1)]  # of hands with all joints
+    spread = np.ptp(world, axis=2).max(-1)[valid.all(-1)]  # only hands with all joints
     if len(spread) and np.median(spread) < 5:
-        raise UserError(f"{file}: its hands are {np.median(spread):.3g} wide; InterHand2.6M's are in millimetres")
+        raise UserError(f"{file}: world_coord must be in mm, but hands are {np.median(spread):.3g} wide")
     names = np.array([f"{capture}/{name}".encode() for capture, name in rows])
     return {"world": world, "valid": valid, "name": names}, rows
 
 
 def _mano(file: Path, frame_names: np.ndarray) -> dict[str, np.ndarray]:
-    """Read `pose` (N,2,48) as in the file and `betas` (N,2,10) of all frames; NaN where a hand has no MANO labels."""
+    """Read `pose` (N,2,48), as stored, and `betas` (N,2,10) of N frames; NaN for hands without MANO labels."""
     content, count = _object(file), len(frame_names)
     pose, betas = np.full((count, 2, 48), np.nan, np.float32), np.full((count, 2, 10), np.nan, np.float32)
     for row, name in enumerate(frame_names.tolist()):
@@ -197,7 +198,7 @@ def _mano(file: Path, frame_names: np.ndarray) -> dict[str, np.ndarray]:
                 try:
                     pose[row, side], betas[row, side] = mano["pose"], mano["shape"]
                 except (KeyError, TypeError, ValueError) as error:
-                    raise UserError(f"{file}: frame {frame} of capture {capture}: {error!r}") from None
+                    raise UserError(f"{file}: frame {frame} of capture {capture} is malformed ({error!r})") from None
     return {"pose": pose, "betas": betas}
 
 
@@ -205,7 +206,7 @@ def _object(file: Path) -> dict:
     try:
         content = json.loads(files.read_bytes(file))
     except ValueError as error:
-        raise UserError(f"{file}: cut off, or not JSON ({error}); download it again") from None
+        raise UserError(f"{file}: not JSON or cut off ({error}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-        raise UserError(f"{file}: must be an object of captures")
+        raise UserError(f"{file}: must be a JSON object with one object per capture; download it again")
     return content

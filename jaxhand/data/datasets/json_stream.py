@@ -1,4 +1,4 @@
-"""Read the entries of large JSON files one by one: only a few MB of a file are in memory at a time."""
+"""Read the entries of large JSON files one by one. Only a few MB of a file are in memory at any time."""
 
 import json
 import re
@@ -6,24 +6,24 @@ import typing
 from pathlib import Path
 
 from jaxhand.config import UserError
+from jaxhand.io import files
 
-_PIECE = 2**22  # characters read at once
+_PIECE = 2**22  # number of characters that are read at once
 
 
 def entries(file: Path, key: str) -> typing.Iterator[dict]:
-    """Yield the objects of the list under `key` of the JSON object in a file; the first list of that name counts.
+    """Yield the objects of the first list named `key` in a JSON file.
 
     Raises:
-        UserError: the file cannot be read, has no such list, or ends inside it; the error names the file.
+        UserError: the file cannot be read, has no such list, or ends inside the list; the message names the file.
     """
     try:
         with file.open(encoding="utf-8") as content:
             yield from _entries(content, re.compile(rf'"{key}"\s*:\s*\['), file, key)
     except OSError as error:
-        reason = f"{error.strerror.lower()}; check the path, or download this part of the set again"
-        raise UserError(f"{file}: {reason}") from None
+        raise files.unreadable(file, error) from None
     except UnicodeDecodeError:
-        raise UserError(f"{file}: not text; download it again") from None
+        raise UserError(f"{file}: not UTF-8 text; download the file again") from None
 
 
 def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) -> typing.Iterator[dict]:
@@ -31,12 +31,14 @@ def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) ->
     while not (found := start.search(text)):
         more = content.read(_PIECE)
         if not more:
-            raise UserError(f"{file}: has no list {key!r}; it is another file, or cut off: download it again")
+            raise UserError(f"{file}: has no list {key!r}; give another file, or download this file again")
         text = text[-len(key) - 64 :] + more
     position, count, decode = found.end(), 0, json.JSONDecoder().raw_decode
     separators = re.compile(r"[\s,]*")
     while True:
-        position = separators.match(text, position).end()
+        skipped = separators.match(text, position)
+        assert skipped is not None, "the pattern also matches nothing"
+        position = skipped.end()
         if text.startswith("]", position):
             return
         try:
@@ -44,10 +46,10 @@ def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) ->
         except ValueError:
             more = content.read(_PIECE)
             if not more:
-                raise UserError(f"{file}: cut off or damaged after {count} {key}; download it again") from None
+                raise UserError(f"{file}: cut off or damaged after {count} {key}; download the file again") from None
             text, position = text[position:] + more, 0
             continue
         if not isinstance(entry, dict):
-            raise UserError(f"{file}: entry {count} of {key} is not an object")
+            raise UserError(f"{file}: entry {count} of {key} is not a JSON object; download the file again")
         yield entry
         count += 1

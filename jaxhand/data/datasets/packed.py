@@ -1,12 +1,13 @@
-"""A data set packed into a few ArrayRecord files with a checksum each: fast to copy, to read in any order and to check.
+"""A data set packed into a few ArrayRecord files (shards) with checksums: fast to copy, to verify, and to shuffle.
 
-A folder holds `packed.json` (`Manifest`) and shards of records. A record is MessagePack with the encoded image and
-depth.
+A folder contains `packed.json` (see `Manifest`) and the shards. A record is stored as MessagePack, with encoded image
+and depth.
 """
 
 import dataclasses
 import json
 import os
+import typing
 from pathlib import Path
 
 import cv2
@@ -26,12 +27,12 @@ FORMAT = 1
 class Manifest:
     """The content of `packed.json`."""
 
-    name: str  # of the data set, such as "dexycb-s1"
-    shard_size: int  # records in each shard; the last one of a split may have fewer
-    version: str  # of jaxhand
+    name: str  # name of the data set, such as "dexycb-s1"
+    shard_size: int  # number of records in each shard; the last shard of a split may have fewer
+    version: str  # version of jaxhand that packed the data set
     format: int = FORMAT
     complete: bool = False
-    # split → count, shards (file, count, bytes, sha256) and, of "train", the indices that are held out of it as "val"
+    # split → count, shards (file, count, bytes, sha256); for "train" also `held_out`, the indices of the "val" records
     splits: dict = dataclasses.field(default_factory=dict)
 
     @staticmethod
@@ -39,58 +40,58 @@ class Manifest:
         """Read the manifest of a folder.
 
         Raises:
-            UserError: there is none, it is damaged, or this version cannot read it.
+            UserError: the folder has no manifest, or the manifest is damaged or of another format.
         """
         path = folder / "packed.json"
         try:
             fields = json.loads(path.read_text())
             if fields["format"] != FORMAT:
-                raise UserError(f"{path}: format {fields['format']}, but {FORMAT} is read here: pack the set again")
+                raise UserError(f"{path}: has format {fields['format']}, but must have {FORMAT}; pack the set again")
             return Manifest(**fields)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         except UserError:
             raise
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged: delete {folder} and pack the set again") from None
+            raise UserError(f"{path}: is damaged; delete {folder} and pack the data set again") from None
 
     def write(self, folder: Path) -> None:
-        """Write `packed.json` into a folder, completely or not at all."""
+        """Write `packed.json` to a folder, by an atomic rename."""
         part = folder / "packed.json.part"
         part.write_text(json.dumps(dataclasses.asdict(self)))
         os.replace(part, folder / "packed.json")
 
 
 def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) -> "PackedSet":
-    """Open a split of a packed set. File sizes are checked now, contents when they are read.
+    """Open a split of a packed data set. File sizes are checked now, records when they are read.
 
     Args:
         path: the folder.
         split: "train", "val" or "test".
-        kind: the name that the set was packed by.
-        without_val: leave the records that are held out as "val" out of "train".
+        kind: name of the data set, which must be its name in the manifest.
+        without_val: leave the records of "val" out of "train".
 
     Raises:
-        UserError: the set is not complete, has another name or no such split, or a file is missing or cut off.
+        UserError: packing was not finished, the name or split does not exist, or a file is missing or cut off.
     """
     folder = Path(path).expanduser()
     manifest = Manifest.read(folder)
     again = f"run `jaxhand pack {manifest.name} SOURCE {folder}` again"
     if not manifest.complete:
-        raise UserError(f"{folder}: packing was not finished: {again}")
+        raise UserError(f"{folder}: packing was not finished; {again}")
     if manifest.name != kind:
-        raise UserError(f"{folder} holds {manifest.name}: call it {manifest.name}:{path}")
+        raise UserError(f"{folder}: contains {manifest.name}, not {kind}; use {manifest.name}:{path}")
     train = manifest.splits.get("train", {})
     held_out = train.get("held_out", [])
     is_held_out = split == "val" and held_out and "val" not in manifest.splits
     entry = train if is_held_out else manifest.splits.get(split)
     if entry is None:
-        raise UserError(f"{folder}: its {split} was not packed (only {', '.join(manifest.splits)}): {again}")
+        raise UserError(f"{folder}: the split {split} was not packed (only {', '.join(manifest.splits)}); {again}")
     for shard in entry["shards"]:
         file = folder / shard["file"]
         size = file.stat().st_size if file.is_file() else 0
         if size != shard["bytes"]:
-            raise UserError(f"{file}: has {size:,} of {shard['bytes']:,} bytes: {again}")
+            raise UserError(f"{file}: has {size:,} of {shard['bytes']:,} bytes; {again}")
     indices = np.arange(entry["count"])
     if is_held_out:
         indices = np.array(held_out)
@@ -100,13 +101,13 @@ def load(path: str | Path, split: str, *, kind: str, without_val: bool = False) 
 
 
 class PackedSet(EncodedImageSource):
-    """The records `indices` of shards as a source."""
+    """A source of the records at `indices` in the shards."""
 
     def __init__(self, folder: Path, shards: list[dict], indices: np.ndarray):
         self._files = [folder / shard["file"] for shard in shards]
         counts = [shard["count"] for shard in shards]
         self._starts, self._indices = np.cumsum(counts) - counts, indices
-        self._readers = [None] * len(shards)  # each is opened when it is needed
+        self._readers: list[ArrayRecordReader | None] = [None] * len(shards)  # each reader is opened when it is needed
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -120,35 +121,40 @@ class PackedSet(EncodedImageSource):
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without image and depth."""
-        return Record(**self._fields(i) | {"image": None, "depth": None})
+        fields = self._fields(i)
+        fields.update(image=None, depth=None)
+        return Record(**fields)
 
-    def _fields(self, i: int) -> dict:
+    def _fields(self, i: int) -> dict[str, typing.Any]:
         i = int(self._indices[i])
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        if self._readers[shard] is None:  # two threads may both open it, which does no harm
-            self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
+        reader = self._readers[shard]
+        if reader is None:  # two threads may both open a reader, which does no harm
+            reader = self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
         try:
-            return serialization.msgpack_restore(self._readers[shard].read([i - int(self._starts[shard])])[0])
+            content = reader.read([i - int(self._starts[shard])])[0]
+            return typing.cast(dict, serialization.msgpack_restore(content))
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).split(";")[0]
             raise UserError(
-                f"{self._files[shard]} is damaged at record {i} ({reason}): pack the set again, intact files are kept"
+                f"{self._files[shard]}: damaged at record {i} ({reason}); pack the set again, intact files are kept"
             ) from None
 
 
 def encode(source: Source, i: int) -> bytes:
-    """Encode record i of a source as bytes from which `PackedSet` reads an equal record.
+    """Encode record i of a source as bytes, from which `PackedSet` reads an equal record.
 
-    A source may offer the bytes of the image file as the first result of `encoded(i)`. They are kept if they decode to
-    the image of the record; otherwise the image is packed as PNG. Depth becomes a PNG of 16 bits, or of four bytes
-    where it is not in whole mm.
+    If the source has a method `encoded` and its bytes decode to the image of the record, these bytes are packed.
+    Otherwise the image is packed as PNG. Depth in integer mm is packed as 16-bit PNG; other depth as a PNG whose four
+    channels are the bytes of float32 values.
     """
     record = source[i]
     fields = {key: value for key, value in vars(record).items() if value is not None}
-    image = source.encoded(i)[0] if hasattr(source, "encoded") else b""
+    encoded = getattr(source, "encoded", None)
+    image = encoded(i)[0] if encoded else b""
     found = decode(image)
-    if found is None or not np.array_equal(found, record.image):
-        image = _png(record.image[..., ::-1])
+    if found is None or not np.array_equal(found, record.pixels):
+        image = _png(record.pixels[..., ::-1])
     fields["image"] = image
     if record.depth is not None:
         depth = np.ascontiguousarray(record.depth, np.float32)
@@ -163,6 +169,8 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _depth(content: bytes) -> np.ndarray:
-    """Decode a depth image: (H, W) float32 mm."""
+    """Decode a packed depth image to (H, W) float32 mm."""
     pixels = decode(content, cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise UserError("a depth image of a packed set is damaged: pack the set again")
     return pixels.astype(np.float32) if pixels.ndim == 2 else pixels.view(np.float32)[..., 0]

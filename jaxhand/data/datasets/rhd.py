@@ -1,7 +1,7 @@
-"""RHD v2: rendered people, 320x320, both hands, with depth; metres in the OpenCV frame, fingertips first.
+"""RHD v2: both hands of rendered people, 320x320, with depth; metres in the OpenCV frame.
 
 https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. Each split has one pickle
-with 42 joints per image: first the left hand, then the right hand.
+with 42 joints per image: first the left hand, then the right hand. The joints of a finger are ordered from tip to base.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import pickles
 
 HANDS = ("left", "right")  # joints 0-20 and 21-41
-DEPTH_UNIT = 5000 / 65535  # mm per step of the depth images: the largest value is 5 m
+DEPTH_UNIT = 5000 / 65535  # depth of one step in the depth images, mm; the largest value is 5 m
 _SHAPES = {"K": (3, 3), "uv_vis": (42, 3), "xyz": (42, 3)}
 _ALL_VALID = np.ones(21, np.float32)
 
@@ -31,23 +31,24 @@ def load(
     mano: ManoLabels | None = None,
     depth: bool = True,
 ) -> "RHD | coco.CocoSet":
-    """Read the labels of RHD; images are opened when their record is read.
+    """Read the labels of RHD. An image is opened only when its record is read.
 
-    A record is a hand with at least one visible joint. All its joints are labelled, hidden ones too.
+    A record is a hand with at least one visible joint. All joints of the hand are labelled, also hidden joints.
 
     Args:
         path: RHD_published_v2, or a COCO-style JSON file of one split.
-        split: "train", "val" (held out of it by blocks of neighbouring images) or "test", the set's evaluation.
+        split: "train", "val", or "test" (RHD's evaluation split). "val" is a part of "train": blocks of neighbouring
+            images.
         variant: must be empty.
-        without_val: leave "val" out of "train".
-        mano: not used, the set has joints only.
-        depth: read the depth images where there are any.
+        without_val: leave the records of "val" out of "train".
+        mano: not used, because the labels are only joints.
+        depth: read the depth images, if they exist.
 
     Returns:
         An `RHD`; for a JSON file a `coco.CocoSet`.
 
     Raises:
-        UserError: the file of labels is missing, damaged, or has other units or shapes; the error names it.
+        UserError: the file of labels is missing, damaged, or has other units or shapes; the message names the file.
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "training"
     if variant:
@@ -55,7 +56,7 @@ def load(
     if folder.suffix == ".json":
         return coco.load(folder, split, order="rhd", without_val=without_val)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it holds training/color, training/anno_training.pickle and so on")
+        raise UserError(f"{folder}: no such folder; give RHD's folder, which contains training/anno_training.pickle …")
     file = folder / part / f"anno_{part}.pickle"
     arrays = label_cache.cached([file], lambda: _read(file))
     visible = (arrays["uv_vis"][..., 2] == 1).reshape(-1, 2, 21).any(-1)  # (N, 2)
@@ -65,13 +66,13 @@ def load(
 
 
 class RHD(ImageDataset):
-    """RHD's hands as records, in the order of the images, left before right."""
+    """RHD's hands as records, in the order of the images; in an image the left hand comes first."""
 
     def __init__(
         self, folder: Path, part: str, arrays: dict[str, np.ndarray], images: np.ndarray, hands: np.ndarray, depth: bool
     ):
         self._folder, self._part, self._arrays, self._depth = folder, part, arrays, depth
-        self._images, self._hands = images, hands  # (n,) rows of the arrays, and which of `HANDS`
+        self._images, self._hands = images, hands  # (n,) rows of the arrays, indices of `HANDS`
 
     def __len__(self) -> int:
         return len(self._images)
@@ -81,7 +82,7 @@ class RHD(ImageDataset):
         return self._folder / self._file(i, "color")
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Return the depth image (H, W) of record i in mm, 0 where unknown; None where there is none."""
+        """Return the depth image (H, W) of record i in mm, 0 where unknown; None if it has no depth image."""
         file = self._folder / self._file(i, "depth")
         if not self._depth or not file.parent.is_dir():
             return None
@@ -107,9 +108,9 @@ class RHD(ImageDataset):
 def _read(file: Path) -> dict[str, np.ndarray]:
     content = pickles.load(file)
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content):
-        raise UserError(f"{file}: not a dict of annotations by image number; download it again")
+        raise UserError(f"{file}: must be a dict: image number → annotation; download the file again")
     ids = sorted(content)
-    arrays = {"id": np.array(ids, np.int64)}
+    arrays: dict[str, np.ndarray] = {"id": np.array(ids, np.int64)}
     for key, shape in _SHAPES.items():
         try:
             arrays[key] = np.array([content[i][key] for i in ids], np.float32)
@@ -119,5 +120,5 @@ def _read(file: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{file}: every {key} must be {'x'.join(map(str, shape))} numbers; download it again")
     distance = np.median(arrays["xyz"][..., 2])
     if not 0.05 < distance < 10:
-        raise UserError(f"{file}: the joints' median z is {distance:.4g}; RHD's are metres, z forward")
+        raise UserError(f"{file}: joints must be in metres with z forward, but their median z is {distance:.4g}")
     return arrays

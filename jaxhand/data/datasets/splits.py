@@ -1,4 +1,4 @@
-"""Validation splits for sets without one: complete groups of records are held out, the same for every user."""
+"""Validation splits for data sets without one: complete groups of records are held out, the same for all users."""
 
 import hashlib
 import typing
@@ -8,52 +8,52 @@ import numpy as np
 
 from jaxhand.config import UserError
 
-SHARE = 0.05  # least share of the records that is held out
-PARTS = 200  # groups that a set without sequences is cut into
+SHARE = 0.05  # smallest fraction of the records that is held out
+PARTS = 200  # number of groups into which a data set without sequences is divided
 
 
-def held_out(groups: typing.Sequence, location: str | Path, *, seed: int = 0) -> np.ndarray:
+def held_out(groups: typing.Sequence | np.ndarray, location: str | Path, *, seed: int = 0) -> np.ndarray:
     """Choose the records that are held out: complete groups, in the order of a seeded hash, until `SHARE` is reached.
 
     Args:
-        groups: (N,) the group of each record, such as its sequence: groups are never divided.
-        location: the file or folder that errors name.
-        seed: another seed holds other groups out.
+        groups: (N,) the group of each record, such as its sequence. A group is never divided.
+        location: the file or folder, for error messages.
+        seed: seed of the hash; other seeds hold out other groups.
 
     Returns:
-        (N,) bool, True where a record is held out.
+        (N,) bool, True for records that are held out.
 
     Raises:
         UserError: there is only one group.
     """
     names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        raise UserError(f"{location}: a single sequence, nothing can be held out of it; test on another set")
+        raise UserError(f"{location}: only one sequence, so no split val can be made; test on another data set")
     order = np.array(sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest()))
-    before = np.cumsum(sizes[order]) - sizes[order]  # records in the groups before each
+    before = np.cumsum(sizes[order]) - sizes[order]  # number of records in all groups before each group
     chosen = np.zeros(len(names), bool)
-    chosen[order[:-1]] = before[:-1] < SHARE * len(group)  # never the last group: training needs one
+    chosen[order[:-1]] = before[:-1] < SHARE * len(group)  # never the last group, which is left for training
     return chosen[group]
 
 
 def blocks(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Cut records into groups of neighbours, which are near copies of each other.
+    """Divide records into groups of neighbours, because neighbouring records are nearly equal.
 
     Args:
-        numbers: (N,) the position of each record in the set, 0 to `count` - 1.
+        numbers: (N,) position of each record in the data set, 0 to `count` - 1.
         count: number of positions.
 
     Returns:
-        (N,) groups, 0 to `PARTS` - 1.
+        (N,) the group of each record, 0 to `PARTS` - 1.
     """
     return np.asarray(numbers, np.int64) * PARTS // count
 
 
-def keep(split: str, groups: typing.Sequence, location: str | Path, without_val: bool) -> np.ndarray:
-    """Choose the records of a split, where "val" is held out of the records that are read for "train".
+def keep(split: str, groups: typing.Sequence | np.ndarray, location: str | Path, without_val: bool) -> np.ndarray:
+    """Choose the records of a split, for data sets whose "val" is a part of "train".
 
     Args:
-        split: "val" keeps the held-out records; the others keep all, "train" without them if `without_val`.
+        split: "val": only the held-out records. "train" and "test": all records.
         groups, location: as for `held_out`.
         without_val: leave the held-out records out of "train".
 

@@ -1,1 +1,1 @@
-"""Encoded image files: their headers, decoding of the part that a crop needs, depth images."""
+"""Image files: read their headers, decode only the region that a crop needs, decode depth images."""

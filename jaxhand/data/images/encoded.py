@@ -1,4 +1,4 @@
-"""Images as the bytes of their files: only the part that a crop needs is decoded, at the resolution that it needs."""
+"""Images as the bytes of their files. Only the region that a crop needs is decoded, at the required resolution."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ import simplejpeg
 from jaxhand.config import UserError
 from jaxhand.data.images.header import first_rows, focal_length, image_size, orientation
 
-# EXIF orientation → from stored pixels to the upright image: are the axes swapped, is x reversed, is y reversed?
+# EXIF orientation → (axes swapped, x reversed, y reversed), to convert the stored image to the upright image
 _ORIENTATIONS = {
     2: (False, True, False),
     3: (False, True, True),
@@ -23,19 +23,19 @@ _ORIENTATIONS = {
     7: (True, True, True),
     8: (True, False, True),
 }
-_MARGIN = 33  # rows: JPEG stores colours in blocks of up to 32
-_SHRINKS = (8, 4, 2)  # scales of a JPEG decoder, faster than decoding the whole image
+_MARGIN = 33  # number of extra rows that are decoded, because JPEG stores colours in blocks of up to 32 rows
+_SHRINKS = (8, 4, 2)  # factors by which a JPEG decoder can reduce the size; faster than decoding all pixels
 _memory = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
-    """The bytes of an image file. They are parsed only when a property or a region is read.
+    """The bytes of an image file. They are decoded only when a property or a region is read.
 
     Args:
         content: the bytes of the file.
         location: name of the image in error messages, such as "image PATH".
-        exif: rotate and mirror the image as its EXIF orientation says.
+        exif: rotate and mirror the image by its EXIF orientation.
     """
 
     content: bytes
@@ -48,10 +48,10 @@ class EncodedImage:
 
         Args:
             path: the file.
-            labels: location of its labels, such as "train.jsonl:3"; error messages start with it.
+            labels: location of the image's labels, such as "train.jsonl:3", for the start of error messages.
 
         Raises:
-            UserError: there is no such file.
+            UserError: the file does not exist.
         """
         location = f"{labels}: image {path}" if labels else f"image {path}"
         try:
@@ -67,7 +67,7 @@ class EncodedImage:
         """The image as RGB (H, W, 3) uint8, upright by EXIF; grey, alpha and 16 bits are converted.
 
         Raises:
-            UserError: it is not an image, or is cut off.
+            UserError: the file is not an image, or is cut off.
         """
         pixels = decode(self.content, cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION))
         if pixels is None:
@@ -76,7 +76,7 @@ class EncodedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in px; a JPEG is not decoded for it. Raises UserError as `pixels` does."""
+        """Width and height in px. A JPEG is not decoded for this. Raises UserError as `pixels` does."""
         stored = self._stored
         if stored is None:
             return self.pixels.shape[1::-1]
@@ -89,18 +89,18 @@ class EncodedImage:
         return focal_length(self.content)
 
     def decode_region(self, corners: np.ndarray, max_shrink: float) -> tuple[np.ndarray, np.ndarray]:
-        """Decode the part that a crop needs: a JPEG at 1, 1/2, 1/4 or 1/8 of its size, down to the last row needed.
+        """Decode the region that a crop needs. A JPEG is reduced by the factor 1, 2, 4 or 8; rows below are skipped.
 
         Args:
-            corners: (2, n) x, y px in the image; the region is the area inside them.
-            max_shrink: how many times smaller the result may be; the smallest size within it is decoded.
+            corners: (2, n) x, y px in the image: the corners of the region.
+            max_shrink: largest factor by which the image may be reduced. The largest possible factor is used.
 
         Returns:
-            (h, w, 3) uint8 RGB, and a 3x3 matrix from its pixel coordinates to those of the image. The pixels are
-            overwritten by the next call in the same thread.
+            (h, w, 3) uint8 RGB, and a 3x3 matrix from the pixel coordinates of this result to those of the image. The
+            next call in the same thread overwrites the pixels.
 
         Raises:
-            UserError: it is not an image, or is cut off.
+            UserError: the file is not an image, or is cut off.
         """
         if self._stored is not None:
             width, height, exif = self._stored
@@ -113,16 +113,16 @@ class EncodedImage:
             try:
                 pixels = simplejpeg.decode_jpeg(
                     cut or self.content, "RGB", min_height=h, min_width=w, buffer=scratch("decoded", (h, w, 3)),
-                    strict=cut is None,  # a strict decoder refuses a cut file
+                    strict=cut is None,  # a strict decoder rejects a cut file
                 )  # fmt: skip
                 return pixels, T @ block_centers(shrink)
-            except ValueError:  # damaged, or of a kind that only OpenCV decodes
+            except ValueError:  # the JPEG is damaged, or only OpenCV can decode it
                 pass
         return self.pixels, np.eye(3)
 
     @functools.cached_property
     def _stored(self) -> tuple[int, int, int] | None:
-        """Width, height and EXIF orientation of a JPEG as stored; None for other or truncated files."""
+        """Width and height of a JPEG before its EXIF orientation, and the orientation; None if not a complete JPEG."""
         complete = self.content.startswith(b"\xff\xd8") and self.content.endswith(b"\xff\xd9")
         size = image_size(self.content) if complete else None
         return size and (*size, orientation(self.content) if self.exif else 1)
@@ -132,23 +132,23 @@ def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | No
     """Decode the bytes of an image file with OpenCV.
 
     Returns:
-        RGB (H, W, 3) uint8: without alpha, grey as three channels, upright by EXIF, 16 bits reduced to 8, unless
-        `flags` say otherwise. None where the bytes are not an image.
+        RGB (H, W, 3) uint8: without alpha, grey as three channels, upright by EXIF, 16 bits reduced to 8; other
+        `flags` change this. None if the bytes are not an image.
     """
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as RGB (H, W, 3) uint8, as `EncodedImage.pixels` describes.
+    """Read an image file as RGB (H, W, 3) uint8; see `EncodedImage.pixels`.
 
     Raises:
-        UserError: there is no such file, it is not an image, or it is cut off.
+        UserError: the file does not exist, is not an image, or is cut off.
     """
     return EncodedImage.read(path).pixels
 
 
 def scratch(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a uint8 array in memory that this thread reuses for `purpose`: new memory costs as much as decoding."""
+    """Return a uint8 array in memory that this thread reuses for `purpose`: new memory takes as long as decoding."""
     count, kept = math.prod(shape), vars(_memory).get(purpose)
     if kept is None or kept.size < count:
         kept = vars(_memory)[purpose] = np.empty(count, np.uint8)
@@ -156,7 +156,7 @@ def scratch(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _upright(orientation: int, width: int, height: int) -> np.ndarray:
-    """3x3 matrix from the coordinates of stored pixels (width x height) to coordinates of the upright image."""
+    """Return a 3x3 matrix from pixel coordinates of the stored image (width x height) to those of the upright image."""
     swapped, x_reversed, y_reversed = _ORIENTATIONS.get(orientation, (False, False, False))
     matrix = np.eye(3)
     if swapped:
@@ -169,5 +169,5 @@ def _upright(orientation: int, width: int, height: int) -> np.ndarray:
 
 
 def block_centers(factor: int) -> np.ndarray:
-    """3x3 matrix from the pixels of a `factor` times smaller image to the centres of their blocks in the large one."""
+    """Return a 3x3 matrix from pixels of an image that was reduced by `factor` to centres of blocks in the original."""
     return np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])

@@ -1,10 +1,10 @@
-"""The header of a JPEG or PNG image, read without decoding the image: its size, EXIF orientation and focal length."""
+"""Read size, EXIF orientation and focal length from the header of a JPEG or PNG file, without decoding the image."""
 
 import math
 import struct
 import typing
 
-_FRAME_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # JPEG: size
+_FRAME_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # with the size
 # Tags of EXIF 2.32
 _ORIENTATION, _PHOTOGRAPH = 0x0112, 0x8769  # the second is the offset of the directory that has the others
 _FOCAL_LENGTH, _FOCAL_LENGTH_35MM, _PIXEL_X_DIMENSION = 0x920A, 0xA405, 0xA002
@@ -14,13 +14,13 @@ _FILM_DIAGONAL_MM = math.hypot(36, 24)
 
 
 def read_image_size(read: typing.Callable[[int], bytes], count: int) -> tuple[int, int] | None:
-    """Return `image_size` of an image of `count` bytes; `read(n)` reads its next n. A few kB are often enough."""
+    """Return `image_size` of a file of `count` bytes. `read(n)` reads its next n bytes; often 4 kB are enough."""
     first = read(min(4096, count))
     return image_size(first) or image_size(first + read(count - len(first)))
 
 
 def image_size(content: bytes) -> tuple[int, int] | None:
-    """Return width and height in px as stored, before EXIF; None if this is no JPEG or PNG or ends too early."""
+    """Return width and height in px before EXIF orientation; None for other files than JPEG and PNG, or if cut off."""
     if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
         return struct.unpack(">II", content[16:24])
     for marker, offset in _segments(content):
@@ -31,10 +31,10 @@ def image_size(content: bytes) -> tuple[int, int] | None:
 
 
 def first_rows(content: bytes, rows: int) -> bytes | None:
-    """Change the height in the header of a JPEG to `rows`, so that a decoder stops there.
+    """Change the height in the header of a JPEG to `rows`, so that a decoder stops after these rows.
 
     Returns:
-        The new bytes; None for a progressive JPEG, where each pass covers the whole image.
+        The new bytes; None for a progressive JPEG, whose passes cover all rows.
     """
     for marker, offset in _segments(content):
         if marker in (0xC0, 0xC1):
@@ -43,7 +43,7 @@ def first_rows(content: bytes, rows: int) -> bytes | None:
 
 
 def orientation(content: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, 1 to 8; 1 (upright) without one."""
+    """Return the EXIF orientation of a JPEG, 1 to 8; 1 (upright) for a JPEG without one."""
     value = _exif(content).get(_ORIENTATION, 1)
     return int(value) if 1 <= value <= 8 else 1
 
@@ -60,7 +60,7 @@ def focal_length(content: bytes) -> float | None:
         return None
     if exif.get(_FOCAL_LENGTH_35MM, 0) > 0:
         return exif[_FOCAL_LENGTH_35MM] * math.hypot(*size) / _FILM_DIAGONAL_MM
-    unit = _RESOLUTION_UNITS_MM.get(exif.get(_FOCAL_PLANE_UNIT, 2))
+    unit = _RESOLUTION_UNITS_MM.get(int(exif.get(_FOCAL_PLANE_UNIT, 2)))
     focal, resolution = exif.get(_FOCAL_LENGTH, 0), exif.get(_FOCAL_PLANE_X_RESOLUTION, 0)
     if unit is None or focal <= 0 or resolution <= 0:
         return None
@@ -92,13 +92,13 @@ def _numbers(tiff: bytes, order: str, start: int) -> dict[int, float]:
                 (place,) = struct.unpack_from(order + "I", tiff, at + 8)
                 numerator, denominator = struct.unpack_from(order + "II", tiff, place)
                 found[tag] = numerator / denominator if denominator else 0
-    except struct.error:  # an offset beyond the header
+    except struct.error:  # an offset points beyond the header
         pass
     return found
 
 
 def _segments(content: bytes) -> typing.Iterator[tuple[int, int]]:
-    """Yield the markers of a JPEG's header, each with the offset of the length after it."""
+    """Yield each marker of a JPEG's header with the offset of the length field after it."""
     offset = 2 if content.startswith(b"\xff\xd8") else len(content)
     while offset + 4 <= len(content) and content[offset] == 0xFF:
         marker = content[offset + 1]

@@ -1,1 +1,1 @@
-"""The synthetic data set: random scenes of hands, a ray tracer, a renderer, and the source of records."""
+"""The synthetic data set: random scenes of hands, a ray tracer, a renderer, and a source of records."""

@@ -1,6 +1,6 @@
-"""`python -m jaxhand.data.synthetic --preview sheet.png`: write a sheet of synthetic hands.
+"""Write a sheet of synthetic hands: `python -m jaxhand.data.synthetic --preview sheet.png`.
 
-The same as `jaxhand synthetic`.
+The command `jaxhand synthetic` does the same.
 """
 
 import sys

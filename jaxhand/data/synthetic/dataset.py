@@ -1,4 +1,4 @@
-"""The synthetic data set: any number of labelled images without a download, each a pure function of (seed, index).
+"""The synthetic data set: labelled images without a download. Each image is a pure function of (seed, index).
 
 `python -m jaxhand.data.synthetic --preview sheet.png` writes a sheet of examples, `--photographs FOLDER` images alone.
 """
@@ -25,23 +25,25 @@ from jaxhand.hand.camera import project
 from jaxhand.hand.rotations import matrix_to_axis_angle
 from jaxhand.io import array_file, files
 
-FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # no scene is in two splits
+FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # index of the first scene; no scene is in two splits
 MAX_COUNT = 1 << 30
 MESH_BATCH = 512
 _ALL_VALID = np.ones(21, np.float32)
-# Changes with the code that renders the images, so a cache from other code is never read. Computed at import.
-_CODE_VERSION = files.code_fingerprint(__file__, *(module.__file__ for module in (body, scene, raytrace, render)))[:8]
+# Hash of the code that renders the images. It is a part of the cache's name, so that a cache of other code is not read.
+# It is computed at import.
+_CODE_VERSION = files.code_fingerprint(__file__, body.__file__, scene.__file__, raytrace.__file__, render.__file__)[:8]
 
 
 class SyntheticSet:
-    """Rendered hands as a source of records; the arrays may be memory-mapped and are read-only.
+    """Rendered hands as a source of records. The arrays are read-only and may be memory-mapped.
 
     Attributes:
-        arrays: `image` (N, S, S, 3) uint8, `depth` (N, S, S) uint16 mm as a sensor measures it, `K` (N, 3, 3),
-            `keypoints_3d` (N, 21, 3) mm; the parameters of the built-in hand `pose` (N, 24), `shape` (N, 10) and `turn`
-            (N, 3, 3), the rotation from its frame to the camera frame. All but the first two are float32.
-        mesh_labels: with `mesh` `vertices` (N, V, 3) mm, `mano_pose` (N, 48) and `mano_shape` (N, 10) of the built-in
-            hand, else empty.
+        arrays: `image` (N, S, S, 3) uint8, `depth` (N, S, S) uint16 mm with a sensor's noise, `K` (N, 3, 3) and
+            `keypoints_3d` (N, 21, 3) mm. The parameters of the built-in hand are `pose` (N, 24), `shape` (N, 10) and
+            `turn` (N, 3, 3), the rotation from the hand frame to the camera frame. All arrays except `image` and
+            `depth` are float32.
+        mesh_labels: if `mesh` is True: `vertices` (N, V, 3) mm, `mano_pose` (N, 48) and `mano_shape` (N, 10) of the
+            built-in hand; otherwise empty.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], name: str, crop_scale: float, mesh: bool = False):
@@ -50,13 +52,13 @@ class SyntheticSet:
         self.mesh_labels = _meshes(arrays) if mesh else {}
         image_size = self._image.shape[1]
         center, half = (image_size - 1) / 2, image_size / crop_scale / 2
-        self._bbox = np.float32([center - half, center - half, center + half, center + half])
+        self._bbox = np.array([center - half, center - half, center + half, center + half], np.float32)
 
     def __len__(self) -> int:
         return len(self._image)
 
     def __getitem__(self, i: int) -> Record:
-        """Return record i. Its `bbox` is the square whose crop, `crop_scale` times as wide, is the whole image."""
+        """Return record i. Its `bbox` is a square; enlarged by `crop_scale`, it covers the complete image."""
         return Record(
             image=self._image[i],
             K=self._K[i],
@@ -83,20 +85,21 @@ def load(
     mesh: bool = False,
     progress: typing.Callable[[str], None] | None = None,
 ) -> SyntheticSet:
-    """Return the first `count` hands of a split, from the cache or rendered now.
+    """Return the first `count` hands of a split. They are rendered if they are not in the cache.
 
     Args:
-        split: "train", "val" or "test"; they share no scene.
-        size: side of the square images, px.
-        view: "front" (palm or back of the hand, rotated by up to 35°) or "all" directions.
+        split: "train", "val" or "test"; they have no scene in common.
+        count: number of hands, 1 to 2^30.
+        size: side of the square images, px, 8 to 1024.
+        view: "front" (palm or back of the hand, rotated by up to 35°) or "all" (all directions).
         seed: other seeds make other scenes.
-        cache: folder of the rendered images; None or "" is the user's cache folder.
-        crop_scale: side of the image over the side of the record's `bbox`.
-        mesh: label the records with the built-in hand's vertices and pose.
-        progress: called with each message, one line; None writes the messages and a progress bar to stderr.
+        cache: folder for the rendered images; None or "": the user's cache folder.
+        crop_scale: side of the image / side of the record's `bbox`.
+        mesh: label the records with vertices and pose of the built-in hand.
+        progress: function that is called with each message, one line; None: messages and a progress bar on stderr.
 
     Raises:
-        UserError: an argument is none of the above, or the count is not in 1 to 2^30.
+        UserError: an argument is not one of the values above.
     """
     _check(split, count, size, view)
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
@@ -128,16 +131,16 @@ def render_range(
     Args:
         seed, size, view: as for `load`.
         first: index of the first scene.
-        count: how many scenes.
+        count: number of scenes.
         exact: return `exact_depth` and `mask` as well.
         bar: show a progress bar on stderr.
 
     Returns:
         The arrays of a `SyntheticSet`. With `exact` also `exact_depth` (N, S, S) float32 mm and `mask` (N, S, S) uint8:
-        1 hand and forearm, 2 the held object.
+        0 background, 1 hand and forearm, 2 held object.
     """
     arrays: dict[str, np.ndarray] = {}
-    # Images per call: more need fewer calls, but must fit in the processor's cache.
+    # Number of images per call. More images need fewer calls, but must fit in the processor's cache.
     chunk_size = 64 if size <= 80 else 16
 
     def fill(start: int) -> int:
@@ -150,7 +153,7 @@ def render_range(
         return done
 
     with tqdm.tqdm(total=count, desc=f"rendering {view} hands", unit="img", disable=None if bar else True) as progress:
-        progress.update(fill(0))  # compiles, for all threads
+        progress.update(fill(0))  # the first call compiles the program for all threads
         pool = concurrent.futures.ThreadPoolExecutor(_cores())
         try:
             pending = [pool.submit(fill, start) for start in range(chunk_size, count, chunk_size)]
@@ -166,7 +169,7 @@ def _cores() -> int:
 
 
 def _render_chunk(seed: int, index: np.ndarray, size: int, view: str) -> dict[str, np.ndarray]:
-    """Render scenes `index` (B,) on the CPU in float32: the same images on any machine and with any JAX settings."""
+    """Render scenes `index` (B,), always on the CPU in float32: images are equal for all machines and JAX settings."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.enable_x64(False):
         scenes = sample_scenes(seed, index, view)
         images = render.render(scenes, size)
@@ -177,7 +180,7 @@ def _render_chunk(seed: int, index: np.ndarray, size: int, view: str) -> dict[st
             "keypoints_3d": scenes.joints,
             "pose": scenes.pose,
             "shape": scenes.shape,
-            "turn": scenes.frames[:, 0],  # the wrist has the axes of the hand frame
+            "turn": scenes.frames[:, 0],  # the wrist's axes are those of the hand frame
             "exact_depth": images.exact_depth,
             "mask": images.mask,
         }
@@ -196,18 +199,18 @@ def _meshes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @jax.jit
 def _surfaces(pose: jax.Array, shape: jax.Array, turn: jax.Array, joints: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Vertices (B, V, 3) mm and axis-angles (B, 48) of hands (leading axis B)."""
+    """Return vertices (B, V, 3) mm and axis-angles (B, 48) of B hands."""
     frames = turn[:, None] @ jax.vmap(body.forward)(pose, shape).frames  # (B, 16, 3, 3)
     rotations = surface.rotations_of(frames)
     return surface.vertices_of(frames, joints, shape), matrix_to_axis_angle(rotations).reshape(-1, 48)
 
 
 def sample_scenes(seed: int, index: np.ndarray, view: str) -> scene.Scene:
-    """Draw the scenes `index` (B,) of a seed; all fields have the leading axis B."""
+    """Draw the random scenes `index` (B,) of a seed. All fields of the result have the leading axis B."""
     return _scenes(_numbers(np.uint32(seed % 2**32), np.asarray(index).astype(np.uint32)), view)
 
 
-# Two programs: in one, XLA would fuse them and draw the same numbers again wherever they are used.
+# Two compiled programs: in a single one, XLA would fuse both and compute the random numbers again at each use.
 _numbers = jax.jit(jax.vmap(body.random_numbers, in_axes=(None, 0)))
 _scenes = jax.jit(jax.vmap(scene.sample_scene, in_axes=(0, None)), static_argnums=1)
 
@@ -224,13 +227,13 @@ def _check(split: str, count: int, size: int, view: str) -> None:
 
 
 def _preview(args: argparse.Namespace) -> None:
-    """Write a sheet: for each hand the image, the image with its skeleton, and the depth image."""
+    """Write a sheet that shows for each hand: the image, the image with the skeleton, and the depth image."""
     _check(args.split, args.count, args.size, args.view)
     arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
     scale = max(1, 192 // args.size)
     cells = []
     for image, depth, joints, K in zip(*(arrays[key] for key in ("image", "depth", "keypoints_3d", "K"))):
-        shade = np.clip((joints[:, 2].mean() + 250 - depth) / 400, 0, 1)  # the hand has the middle colours
+        shade = np.clip((joints[:, 2].mean() + 250 - depth) / 400, 0, 1)  # 0.625 at the hand's mean depth
         colors = cv2.applyColorMap((shade * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
         colors = colors * (depth > 0)[..., None]
         skeleton = draw.draw_skeleton(image, project(joints, K), scale=scale)
@@ -254,7 +257,7 @@ def _photographs(args: argparse.Namespace) -> None:
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument("--preview", metavar="PNG", help="a sheet: image, skeleton, depth")
     output.add_argument("--photographs", type=Path, metavar="FOLDER", help="the images alone, as JPEG files")

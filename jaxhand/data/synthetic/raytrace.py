@@ -1,33 +1,35 @@
-"""Ray tracing of the hand: rays against round cones under a smooth skin, and the shading of the skin.
+"""Ray tracing of the hand: intersections of rays with round cones under a smooth skin, and shading of the skin.
 
-The image is cut into tiles of 8x8 pixels. The cones that the rays of a tile may hit are the bits of one integer. Tiles
-with sets of similar size are traced together; the loop runs over the largest set. No cone is ever left out, and an
-empty tile costs nothing.
+The image is divided into tiles of 8x8 pixels. For each tile, the bits of one integer are the set of cones that its rays
+may hit. Tiles with sets of similar size are traced together, in a loop over the cones of the largest set. So no cone is
+left out, and empty tiles cost nothing.
 """
 
 import functools
 import math
 import typing
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxhand.data.synthetic.scene import Scene
 from jaxhand.hand.builtin import body
 
-TILE, GROUP = 8, 128  # px, tiles traced together
+TILE, GROUP = 8, 128  # side of a tile, px; number of tiles that are traced together
 BLEND_MM = 2.6  # width of the smooth minimum that joins the cones
-SHADE_MM = 7.0  # distance from the skin within which other parts of the hand darken it
+SHADE_MM = 7.0  # parts of the hand that are nearer to the skin than this make the skin darker
 FAR_MM = 1e5  # distance of a ray that hits nothing
-_MARGIN_MM = 9.0  # within which a cone still blends with others or darkens them
-_ROWS = 32  # of the table of cones: the 28, then padding that no ray hits
+_MARGIN_MM = 9.0  # largest distance at which a cone still blends with other cones or darkens them
+_ROWS = 32  # rows of the table of cones: 28 cones, then padding that no ray hits
 
 
 class Cone(typing.NamedTuple):
-    """A round cone and the terms of its formulas, camera at the origin: a is its start, e = end - start (mm).
+    """A round cone with precomputed terms; the camera is the origin. Start a, end b and e = b - a are in mm.
 
-    ee, ea, aa and bb are scalar products of these and of the end b. Vectors are tuples of components.
+    ee, ea, aa and bb are scalar products: e·e, e·a, a·a, b·b. Vectors are tuples of three components.
     """
 
     a: tuple
@@ -38,26 +40,26 @@ class Cone(typing.NamedTuple):
     ea: jax.Array
     aa: jax.Array
     bb: jax.Array
-    x: tuple  # bone axes
-    y: tuple
-    z: tuple
-    tip: jax.Array  # 1 for the last bone of a digit: it has a nail
-    crease: jax.Array  # 1 where a joint folds the skin at its start
-    forearm: jax.Array  # 1 for the forearm, which a sleeve may cover
-    rosy: jax.Array  # how much redder the skin is at its end
+    x: tuple | None  # bone axes
+    y: tuple | None
+    z: tuple | None
+    tip: jax.Array  # 1 for the last bone of a finger, which has a nail, else 0
+    crease: jax.Array  # 1 for cones whose start is a joint with folded skin, else 0
+    forearm: jax.Array  # 1 for the forearm, which a sleeve may cover, else 0
+    rosy: jax.Array  # how much redder the skin is at the cone's end
 
 
 class TracedHand(typing.NamedTuple):
-    """The lit surface of the hand, (B, P, P) each; P is the image size rounded up to whole tiles."""
+    """Distance and colour of the hand's lit surface, (B, P, P) each. P is the image size, rounded up to full tiles."""
 
-    distance: jax.Array  # mm along the ray, FAR_MM where there is no hand
+    distance: jax.Array  # mm along the ray; FAR_MM for rays that miss the hand
     red: jax.Array
     green: jax.Array
     blue: jax.Array
 
 
 def _cone_table(scene: Scene) -> jax.Array:
-    """The cones of one scene (_ROWS, columns); the columns are the fields of `Cone`."""
+    """Return the cones of one scene as a table (_ROWS, columns). The columns are the fields of `Cone`."""
     a, b, ra, rb = scene.cones
     e = b - a
     frame = scene.frames[body.BONE_OF_CONE]  # (28, 3, 3)
@@ -68,12 +70,12 @@ def _cone_table(scene: Scene) -> jax.Array:
     columns += [frame[:, :, 0], frame[:, :, 1], frame[:, :, 2], marks]
     table = jnp.concatenate(columns, 1)  # (28, 25)
     padding = np.zeros(table.shape[1], np.float32)
-    padding[[2, 5, 6]], padding[8], padding[10:12] = (FAR_MM, 1, 1e-3), 1, FAR_MM**2  # a tiny cone behind everything
+    padding[[2, 5, 6]], padding[8], padding[10:12] = (FAR_MM, 1, 1e-3), 1, FAR_MM**2  # a tiny, very distant cone
     return jnp.concatenate([table, jnp.tile(padding, (_ROWS - body.NUM_CONES, 1))])
 
 
 def _read_cone(row: jax.Array) -> Cone:
-    """Turn rows (n, columns) into fields (n, 1), which broadcast over the pixels of a tile."""
+    """Convert rows (n, columns) of the table to fields (n, 1), which broadcast over the pixels of a tile."""
     column = iter(row[:, i, None] for i in range(row.shape[1]))
     three = lambda: (next(column), next(column), next(column))  # noqa: E731
     one = lambda: next(column)  # noqa: E731
@@ -81,19 +83,19 @@ def _read_cone(row: jax.Array) -> Cone:
 
 
 def _tile_sets(scene: Scene, size: int, tiles: int) -> jax.Array:
-    """The set of cones for each tile of one scene, (tiles * tiles,) uint32: bit c is set if its rays may hit cone c."""
+    """Return one set of cones per tile of a scene, (tiles * tiles,) uint32: bit c is set if rays may hit cone c."""
     a, b, ra, rb = scene.cones
     start, end = a[:, :2] / a[:, 2:], b[:, :2] / b[:, 2:]  # (28, 2) at z = 1
-    # A ball of radius r at depth z covers a disc of r / z, up to a tenth more towards the corners of the image.
+    # A ball of radius r at depth z projects to a disc of radius r / z, or up to 10 % more near the image's corners.
     radius = 1.1 * jnp.maximum((ra + _MARGIN_MM) / a[:, 2], (rb + _MARGIN_MM) / b[:, 2])
     along = end - start
     x, y, side = scene.window
     center = ((np.arange(tiles, dtype=np.float32) + 0.5) * TILE / size - 0.5) * side
     dx = (x + jnp.tile(center, tiles))[:, None] - start[:, 0]  # (tiles², 28)
     dy = (y + jnp.repeat(center, tiles))[:, None] - start[:, 1]
-    place = jnp.clip((dx * along[:, 0] + dy * along[:, 1]) / (jnp.sum(along**2, -1) + 1e-9), 0, 1)  # 0 start, 1 end
+    place = jnp.clip((dx * along[:, 0] + dy * along[:, 1]) / (jnp.sum(along**2, -1) + 1e-9), 0, 1)  # 0: start, 1: end
     square = (dx - place * along[:, 0]) ** 2 + (dy - place * along[:, 1]) ** 2
-    may_hit = square < (radius + side * TILE / size * 0.7072) ** 2  # the corners of the tile
+    may_hit = square < (radius + side * TILE / size * 0.7072) ** 2  # radius of the tile: half its diagonal
     bits = np.uint32(1) << np.arange(body.NUM_CONES, dtype=np.uint32)
     return jnp.sum(jnp.where(may_hit, bits, np.uint32(0)), -1, dtype=jnp.uint32)
 
@@ -103,9 +105,9 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> TracedHand:
     """Trace the hands of scenes.
 
     Args:
-        scene: leading axis B.
+        scene: B scenes; all fields have a leading axis B.
         size: side of the square images, px.
-        cull: trace only the cones that a tile may show; False tries every cone on every ray.
+        cull: True: each tile only tests the cones in its set. False: all rays test all cones.
     """
     batch, tiles = scene.window.shape[0], -(-size // TILE)
     table = jax.vmap(_cone_table)(scene).reshape(batch * _ROWS, -1)
@@ -113,8 +115,8 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> TracedHand:
     if not cull:
         sets = jnp.full_like(sets, 2**body.NUM_CONES - 1)
     group = math.gcd(sets.size, GROUP)
-    order = jnp.argsort(jax.lax.population_count(sets))  # similar sizes together
-    shading = jnp.concatenate(  # (batch, 18) the fields of a scene that shading needs
+    order = jnp.argsort(jax.lax.population_count(sets))  # sorted by the size of the set
+    shading = jnp.concatenate(  # (batch, 18): the fields of scenes that shading needs
         [scene.window, scene.light, scene.light_color, scene.ambient[:, None], scene.skin, scene.sleeve, scene.nails], 1
     )
 
@@ -128,7 +130,7 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> TracedHand:
         ray = unit((columns[0] + u * columns[2], columns[1] + v * columns[2], jnp.ones_like(u)))
 
         def over_cones(step, total):
-            """Fold `step(total, cone)` over the cones of each tile, all tiles of the group at once."""
+            """Call total = step(total, cone) for all cones of each tile; all tiles of the group in parallel."""
 
             def next_cone(state):
                 remaining, total = state
@@ -153,11 +155,11 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> TracedHand:
 
 
 def _shade(ray: tuple, over_cones: typing.Callable, shading: list[jax.Array]) -> tuple[jax.Array, ...]:
-    """Trace rays to the smooth skin of their cones and light it.
+    """Trace rays to the smooth skin over the cones, and compute the colour of the skin there.
 
     Args:
         ray: unit vectors, three components (group, 64).
-        over_cones: `over_cones(step, total)` folds `step(total, cone)` over the cones of each tile.
+        over_cones: `over_cones(step, total)` calls total = step(total, cone) for all cones of each tile.
         shading: light (3), light colour (3), ambient, skin (3), sleeve (4), nails (3), each (group, 1).
 
     Returns:
@@ -173,7 +175,7 @@ def _shade(ray: tuple, over_cones: typing.Callable, shading: list[jax.Array]) ->
     hit = t < FAR_MM / 2
     t = jnp.where(hit, t, 500.0)
 
-    for _ in range(2):  # Newton steps on the smooth minimum of the distances: no creases at the joints
+    for _ in range(2):  # Newton steps to the smooth minimum of the distances, which has no creases at joints
 
         def gather(total, cone):
             return total + jnp.exp(distance(scaled(ray, t), cone)[0] * (-1 / BLEND_MM))
@@ -223,7 +225,7 @@ def _shade(ray: tuple, over_cones: typing.Callable, shading: list[jax.Array]) ->
     half = unit(tuple(a - b for a, b in zip(light, ray)))
     shine = jnp.clip(dot(normal, half), 0, 1) ** 16 * jnp.where(is_nail, 0.16, jnp.where(is_sleeve, 0.0, 0.035))
     rim = 1 - jnp.clip(-dot(normal, ray), 0, 1)
-    sky = 0.75 - 0.25 * normal[1]  # more light comes from above
+    sky = 0.75 - 0.25 * normal[1]  # y points down: more light comes from above
     shade = ambient * open_sky * sky + (1 - ambient) * 1.6 * diffuse * (0.4 + 0.6 * open_sky)
     shade = shade * (1 - 0.25 * rim**3) * jnp.where(is_sleeve, 1.0, 1 - 0.35 * jnp.clip(crease, 0, 1))
     mottled = 1 + 0.025 * wave(0.056 * point[0] + 0.09 * point[1]) * wave(0.07 * point[1] - 0.056 * point[2])
@@ -233,15 +235,15 @@ def _shade(ray: tuple, over_cones: typing.Callable, shading: list[jax.Array]) ->
         tone = tone + palm * paler * (0.12 + tone) * (1 - tone)
         tone = jnp.where(is_nail, tone * 0.85 + nails[channel], tone)
         tone = jnp.where(is_sleeve, sleeve[channel], tone)
-        glow = (0.10, 0.0, -0.03)[channel] * (1 - diffuse)  # light scattered under the skin comes out red
+        glow = (0.10, 0.0, -0.03)[channel] * (1 - diffuse)  # light that scatters under the skin is red
         colors.append((tone * shade * (1 + glow) + shine) * light_color[channel])
     return (jnp.where(hit, t, FAR_MM), *colors)
 
 
 def intersect_cone(ray: tuple, cone: Cone) -> jax.Array:
-    """Distance along unit rays from the origin to a round cone, mm; FAR_MM where they miss it.
+    """Return the distance along unit rays from the origin to a round cone, mm; FAR_MM for rays that miss the cone.
 
-    The formula is that of I. Quilez, "Rounded Cone - intersection" (iquilezles.org/articles/intersectors).
+    Formula: I. Quilez, "Rounded Cone - intersection" (iquilezles.org/articles/intersectors).
     """
     ad, ed = dot(cone.a, ray), dot(cone.e, ray)
     rb, slope = cone.ra + cone.dr, -cone.dr
@@ -259,16 +261,16 @@ def intersect_cone(ray: tuple, cone: Cone) -> jax.Array:
 
 
 def _intersect_sphere(along: jax.Array, square: jax.Array, radius: jax.Array) -> jax.Array:
-    """Distance along unit rays to a sphere; `along` is centre · ray, `square` is centre · centre."""
+    """Return the distance along unit rays to a sphere; `along` is centre · ray, `square` is centre · centre."""
     h = along * along - square + radius * radius
     return jnp.where(h > 0, along - jnp.sqrt(jnp.maximum(h, 0)), FAR_MM)
 
 
 def distance(point: tuple, cone: Cone) -> tuple[jax.Array, jax.Array, tuple, jax.Array]:
-    """Return the distance of points from a cone, mm, negative inside.
+    """Return the distance from points to a cone, mm, negative inside.
 
     Returns:
-        The distance; the place along the axis, 0 to 1; the offset from the axis, a vector; and its length.
+        The distance; the position along the axis, 0 to 1; the offset vector from the axis; the length of this vector.
     """
     from_start = tuple(p - a for p, a in zip(point, cone.a))
     along = jnp.clip(dot(from_start, cone.e) / cone.ee, 0, 1)
@@ -277,22 +279,22 @@ def distance(point: tuple, cone: Cone) -> tuple[jax.Array, jax.Array, tuple, jax
     return length - (cone.ra + cone.dr * along), along, offset, length
 
 
-def dot(u, v):
-    """Return the scalar product of two vectors, given by their components."""
+def dot(u: Sequence[jax.Array], v: Sequence[jax.Array]) -> jax.Array:
+    """Return the scalar product of two vectors, given as tuples of components."""
     return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
 
 
-def scaled(vector, scalar):
-    """Multiply a vector, given by its components, by a number."""
+def scaled(vector: Sequence[jax.Array], scalar: ArrayLike) -> tuple:
+    """Multiply a vector, given as a tuple of components, by a number."""
     return tuple(component * scalar for component in vector)
 
 
-def unit(vector):
-    """Scale a vector, given by its components, to length 1."""
+def unit(vector: Sequence[jax.Array]) -> tuple:
+    """Scale a vector, given as a tuple of components, to length 1."""
     return scaled(vector, jax.lax.rsqrt(dot(vector, vector) + 1e-12))
 
 
-def wave(x):
-    """Return a wave of period 1, two parabolas: like a sine at a fifth of the cost."""
+def wave(x: jax.Array) -> jax.Array:
+    """Return a periodic wave of period 1, made of two parabolas. It resembles a sine, at a fifth of the cost."""
     x = x - jnp.floor(x) - 0.5
     return 16 * x * (jnp.abs(x) - 0.5)

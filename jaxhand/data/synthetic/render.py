@@ -1,4 +1,4 @@
-"""Images of scenes: the traced hand, a held object, a wall with clutter, as a colour and a depth camera record them."""
+"""Render scenes as images of a colour and a depth camera: the traced hand, a held object, a wall with clutter."""
 
 import functools
 import typing
@@ -24,10 +24,10 @@ from jaxhand.hand.builtin import body
 
 
 class Images(typing.NamedTuple):
-    """The images of the two cameras, and the exact depth and mask behind them."""
+    """The images of the colour and the depth camera, and the exact depth and mask."""
 
     image: jax.Array  # (B, S, S, 3) uint8
-    sensor_depth: jax.Array  # (B, S, S) uint16 mm, noisy, 0 where nothing is measured
+    sensor_depth: jax.Array  # (B, S, S) uint16 mm, with a sensor's noise; 0 where unknown
     exact_depth: jax.Array  # (B, S, S) float32 mm
     mask: jax.Array  # (B, S, S) uint8: 0 wall and clutter, 1 hand and forearm, 2 the held object
 
@@ -35,18 +35,18 @@ class Images(typing.NamedTuple):
 def render(scene: Scene, size: int, *, cull: bool = True) -> Images:
     """Render scenes.
 
-    Call it outside of `jax.jit`: compiled as one program, XLA fuses the steps and repeats earlier ones for every pixel.
+    Do not call this function inside `jax.jit`: XLA would fuse its two programs and repeat computations for each pixel.
 
     Args:
-        scene: leading axis B.
+        scene: B scenes; all fields have a leading axis B.
         size: side of the square images, px.
         cull: as for `raytrace.trace_hand`.
     """
     return _compose(scene, trace_hand(scene, size, cull), size)
 
 
-def intrinsics(window: np.ndarray, size: int) -> np.ndarray:
-    """Return K (B, 3, 3) of images `size` px wide that show `window` (B, 3): centre x, y and side at z = 1."""
+def intrinsics(window: jax.Array | np.ndarray, size: int) -> np.ndarray:
+    """Return K (B, 3, 3) for images of `size` px of the squares `window` (B, 3): centre x, y and side at z = 1."""
     window = np.asarray(window)
     K = np.tile(np.eye(3, dtype=np.float32), (len(window), 1, 1))
     K[:, 0, 0] = K[:, 1, 1] = focal = size / window[:, 2]
@@ -57,7 +57,7 @@ def intrinsics(window: np.ndarray, size: int) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=2)
 @functools.partial(jax.vmap, in_axes=(0, 0, None))
 def _compose(scene: Scene, hand: TracedHand, size: int) -> Images:
-    """Compose the images of scenes with their traced hands."""
+    """Combine the traced hands with held objects and backgrounds, and simulate both cameras."""
     hand = TracedHand(*(field[:size, :size] for field in hand))
     unit = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size - 0.5
     u, v = jnp.broadcast_to(unit[None, :], (size, size)), jnp.broadcast_to(unit[:, None], (size, size))
@@ -82,7 +82,7 @@ def _compose(scene: Scene, hand: TracedHand, size: int) -> Images:
 
 
 def _background(scene: Scene, ray, u, v):
-    """The wall and the clutter on it: linear colours (three of (S, S)) and depth (S, S) mm."""
+    """Return the wall with its clutter: linear colours, three arrays (S, S), and depth (S, S) mm."""
     nx, ny, nz, away, gap = scene.wall
     wall = away / jnp.maximum(nx * ray[0] + ny * ray[1] + nz * ray[2], 0.05) * ray[2]  # depth
     fx, fy, gx, gy, coarse, fine, slope_x, slope_y = scene.wall_pattern
@@ -108,13 +108,14 @@ def _background(scene: Scene, ray, u, v):
 
 
 def _shadow(scene: Scene, wall: tuple, hand: jax.Array) -> jax.Array:
-    """The share of light (S, S) that reaches points of the wall.
+    """Return the fraction (S, S) of the light that reaches points of the wall.
 
-    It steps from the wall towards the light; a point a little behind the visible skin counts as inside the hand.
+    The function tests points between the wall and the light. A point slightly behind the visible skin is inside the
+    hand.
 
     Args:
-        scene: the light and the wall.
-        wall: the points, three components (S, S) mm.
+        scene: has the light and the wall.
+        wall: the points of the wall, three components (S, S) mm.
         hand: (S, S) distance of the hand along each ray, mm.
     """
     size = hand.shape[0]
@@ -128,17 +129,17 @@ def _shadow(scene: Scene, wall: tuple, hand: jax.Array) -> jax.Array:
         behind = jnp.sqrt(dot(point, point)) - hand[row, column]
         return jnp.maximum(shade, jnp.clip(1.5 - jnp.abs(behind - 15) / 20, 0, 1) * (1 - height / 160)), None
 
-    shade, _ = jax.lax.scan(step, jnp.zeros_like(hand), np.float32([6, 16, 28, 42, 60, 85, 120]))
+    shade, _ = jax.lax.scan(step, jnp.zeros_like(hand), np.array([6, 16, 28, 42, 60, 85, 120], np.float32))
     return 1 - 0.75 * (1 - scene.ambient) * shade
 
 
 def _held_object(scene: Scene, ray):
-    """The held object: linear colours, and distance along the rays in mm, FAR_MM where they hit none."""
+    """Return linear colours of the held object, and distances along the rays, mm; FAR_MM for rays that miss it."""
     a, e = scene.object_start, scene.object_end - scene.object_start
     ee, ea, aa = jnp.sum(e * e), jnp.sum(e * a), jnp.sum(a * a)
     nothing = jnp.zeros(())
     bb = jnp.sum(scene.object_end**2)
-    stick = Cone(tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, bb, *[None] * 3, *[nothing] * 4)
+    stick = Cone(tuple(a), tuple(e), scene.object_radius, nothing, ee, ea, aa, bb, None, None, None, *[nothing] * 4)
     t_stick = intersect_cone(ray, stick)
     _, stick_along, offset, _ = distance(scaled(ray, t_stick), stick)
     center = (scene.object_start + scene.object_end) / 2
@@ -157,7 +158,7 @@ def _held_object(scene: Scene, ray):
 
 
 def _intersect_box(ray: tuple, center: jax.Array, axes: jax.Array, half_size: jax.Array):
-    """Intersect rays from the origin with an oriented box: distance, normal, and place along its first axis, mm."""
+    """Intersect rays with an oriented box. Returns distance, normal, and position along the box's first axis, mm."""
     enter, leave, normal = jnp.zeros_like(ray[0]), jnp.full_like(ray[0], FAR_MM), tuple(jnp.zeros_like(r) for r in ray)
     for axis in range(3):
         speed = dot(ray, tuple(axes[axis]))
@@ -171,7 +172,7 @@ def _intersect_box(ray: tuple, center: jax.Array, axes: jax.Array, half_size: ja
 
 
 def _expose(scene: Scene, color, noise) -> jax.Array:
-    """Turn linear colours (3, S, S) into an image (S, S, 3) uint8: lens blur, gamma and noise."""
+    """Convert linear colours (3, S, S) to an image (S, S, 3) uint8: add lens blur, gamma and noise."""
     up, down = _neighbours(color, 1)
     color = color + scene.blur * (up + down - 2 * color)
     left, right = _neighbours(color, 2)
@@ -185,19 +186,22 @@ def _expose(scene: Scene, color, noise) -> jax.Array:
 
 
 def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
-    """Turn exact depth into a depth camera's image, (S, S) uint16 mm: noise that grows with the distance, holes and
-    flying pixels at edges, a shadow next to near objects, a few round holes, whole millimetres."""
+    """Convert exact depth to the image (S, S) uint16 mm of a depth camera.
+
+    Faults: noise that grows with the distance, holes and flying pixels at edges, a shadow next to near objects, a few
+    round holes, and values rounded to millimetres.
+    """
     strength, share, shadow, flying, bias = scene.sensor
     sides = *_neighbours(depth, 0), *_neighbours(depth, 1)
     low, high = functools.reduce(jnp.minimum, sides), functools.reduce(jnp.maximum, sides)
     footprint = scene.window[2] / depth.shape[0] * depth  # mm per pixel
     edge = (
         jnp.maximum(high - depth, depth - low) > 4 * footprint + 6
-    )  # a step, or a surface at more than 75° to the ray
+    )  # a depth step, or a surface tilted by more than 75°
     bits = body.hash_bits(noise)
     chance = lambda shift: ((bits >> shift) & 255).astype(jnp.float32) * np.float32(1 / 256)  # noqa: E731
     hole = edge & (chance(0) < share)
-    left = jnp.where(shadow > 1, _neighbours(sides[2], 1)[0], sides[2])  # one or two pixels away
+    left = jnp.where(shadow > 1, _neighbours(sides[2], 1)[0], sides[2])  # neighbour at 1 or 2 px
     hole |= (shadow > 0) & (left < depth * 0.93) & (chance(8) < 0.8)
     for x, y, radius in scene.holes:
         hole |= (u - x) ** 2 + (v - y) ** 2 < radius * radius * (0.6 + 0.8 * chance(16))
@@ -209,7 +213,7 @@ def _sense(scene: Scene, depth, u, v, noise) -> jax.Array:
 
 
 def _neighbours(image: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Return the image moved by one pixel along an axis, both ways; its border is repeated."""
+    """Return the image shifted by +1 and by -1 pixel along an axis; the border is repeated."""
     end = image.shape[axis] - 1
     first, last = (jax.lax.slice_in_dim(image, i, i + 1, axis=axis) for i in (0, end))
     before = jnp.concatenate([first, jax.lax.slice_in_dim(image, 0, end, axis=axis)], axis)

@@ -1,1 +1,1 @@
-"""The built-in hand: its body, its surface, and the script that computes the surface's arrays."""
+"""The built-in hand: joints and body, skin surface, and the script that computes the arrays of the surface."""

@@ -1,7 +1,7 @@
-"""The built-in right hand: 24 angles, 10 shape parameters → joints, bone frames, a body of round cones; a pose prior.
+"""The built-in right hand: 24 angles and 10 shape parameters → joints, bone frames, round cones; and a pose prior.
 
-Hand frame in mm: origin at the wrist, +y towards the fingers, +z out of the back of the hand, the thumb towards -x.
-Angles are in radians. Every function takes one hand; use `jax.vmap` for many.
+Hand frame in mm: the origin is the wrist, +y points to the fingers, +z out of the back of the hand, -x to the thumb.
+Angles are in radians. Every function takes one hand; use `jax.vmap` for many hands.
 """
 
 import typing
@@ -22,27 +22,28 @@ DOF_NAMES = (
     "ring_arch",
     "little_arch",
 )
-# (24, 2) lowest and highest angle of a living hand, close to the active ranges of motion in tables of hand surgery
+# (24, 2) lowest and highest angle of each joint, close to the active ranges of motion in tables of hand surgery
 LIMITS = np.deg2rad(
     [[-20, 40], [-18, 32], [-15, 40], [-10, 55], [-8, 8], [-15, 75]]
     + [[-15, 15], [-20, 92], [0, 108], [0, 75]] * 4
     + [[0, 8], [0, 18]]
 ).astype(np.float32)
 
-# The mean hand, mm, thumb to little. A base is the joint of the first bone: the thumb's carpal joint, the knuckles.
+# The mean hand, mm. The five fingers are ordered thumb to little. `_BASE`: the thumb's carpal joint and four knuckles.
 _BASE = np.array([[-20, 20, -9], [-25, 88, 2], [-4, 91, 4.5], [15, 85, 2], [32, 75, -3]], np.float32)
-_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # start of the palm's long bones
+_CARPAL = np.array([[-11, 24, 0], [-2, 24, 2], [7, 22, 1], [15, 19, -1]], np.float32)  # starts of the palm's bones
 _LENGTH = np.array([[0, 0, 0, 0, 0], [46, 42, 47, 43, 34], [34, 26, 30, 28, 21], [29, 23, 25, 25, 21]], np.float32)
-_RADIUS = np.array(  # at the base, the next two joints and the tip
+_RADIUS = np.array(  # radii at each finger's base, next two joints and tip
     [[13, 11.2, 10, 7.4], [9.8, 8.6, 7.6, 6.3], [10, 8.8, 7.8, 6.4], [9.4, 8.2, 7.2, 6], [8.4, 7.2, 6.3, 5.3]],
     np.float32,
 )
-# Index of the angle of each rotation, (4, 5): four levels (the arch of the palm, then three joints) of five fingers.
-# Index 24 is an angle of zero.
+# For each rotation about x, y, z: the index of its angle in the pose. (4, 5): four levels (the arch of the palm, then
+# three joints) of five fingers. Index 24 is an angle of zero.
 _ANGLE_X = np.array([[24, 24, 24, 22, 23], [0, 7, 11, 15, 19], [3, 8, 12, 16, 20], [5, 9, 13, 17, 21]])
 _ANGLE_Y = np.array([[24] * 5, [2, 24, 24, 24, 24], [24] * 5, [24] * 5])
 _ANGLE_Z = np.array([[24] * 5, [1, 6, 10, 14, 18], [4, 24, 24, 24, 24], [24] * 5])
-# Angles of straight fingers, (4, 5): their spread about z, and about y so that flexed fingers meet at the thumb's base.
+# Angles that are added to the pose, (4, 5): about z to spread the fingers; about y, so that flexed fingers meet at the
+# thumb's base.
 _SPREAD = np.deg2rad([[0] * 5, [0, 6, 0.5, -5, -12], [0] * 5, [0] * 5]).astype(np.float32)
 _CONVERGE = np.deg2rad([[0] * 5, [0, -4, 0, 6, 10], [0] * 5, [0] * 5]).astype(np.float32)
 
@@ -62,10 +63,10 @@ class Hand(typing.NamedTuple):
     """A posed hand in the hand frame, mm."""
 
     joints: jax.Array  # (21, 3)
-    frames: jax.Array  # (16, 3, 3) of wrist, thumb 1-3, index 1-3 …; columns: x, y along the bone, z out of its back
-    carpals: jax.Array  # (4, 3) start of the palm's long bones, index to little
-    scale: jax.Array  # (3,) of the palm along x, y, z
-    thickness: jax.Array  # () factor of all radii
+    frames: jax.Array  # (16, 3, 3) of wrist, thumb 1-3, index 1-3 …; columns: x, y along the bone, z out of the back
+    carpals: jax.Array  # (4, 3) starts of the palm's long bones, index to little
+    scale: jax.Array  # (3,) scale of the palm along x, y, z
+    thickness: jax.Array  # () factor that multiplies all radii
 
 
 class Cones(typing.NamedTuple):
@@ -82,15 +83,15 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
 
     Args:
         pose: (24,) angles in the order of `DOF_NAMES`, radians; `LIMITS` are not enforced.
-        shape: (10,) about standard normal: size, palm width, palm length, thickness, finger length, and the length of
-            each finger from thumb to little.
+        shape: (10,) parameters, roughly standard normal: size, palm width, palm length, thickness, finger length, and
+            the length of each finger from thumb to little.
     """
     size = 1 + 0.07 * shape[0]
     scale = size * jnp.stack([1 + 0.05 * shape[1], 1 + 0.04 * shape[2], jnp.ones_like(size)])
     length = _LENGTH * (size * (1 + 0.04 * shape[4]) * (1 + 0.03 * shape[5:10]))  # (4, 5)
-    carpals = _CARPAL * scale
+    carpals = scale * _CARPAL
     angles = jnp.append(pose, 0.0)
-    knuckles = carpals + _rotate_x(_BASE[1:] * scale - carpals, -angles[_ANGLE_X[0, 1:]])  # lowered by the palm's arch
+    knuckles = carpals + _rotate_x(_BASE[1:] * scale - carpals, -angles[_ANGLE_X[0, 1:]])  # lowered by the arch
     base = jnp.concatenate([_BASE[:1] * scale, knuckles])  # (5, 3)
 
     def bend(carry, level):  # in a loop: XLA compiles it much faster than four copies
@@ -110,7 +111,7 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
 
 
 def euler(sine: jax.Array, cosine: jax.Array) -> jax.Array:
-    """Sines and cosines (n, 3) of the angles z, y, x → rotations Rz(z) @ Ry(y) @ Rx(x), (n, 3, 3)."""
+    """Return rotations Rz(z) @ Ry(y) @ Rx(x), (n, 3, 3), from sines and cosines (n, 3) of the angles z, y, x."""
     sz, sy, sx = sine[:, 0], sine[:, 1], sine[:, 2]
     cz, cy, cx = cosine[:, 0], cosine[:, 1], cosine[:, 2]
     entries = (
@@ -122,14 +123,14 @@ def euler(sine: jax.Array, cosine: jax.Array) -> jax.Array:
 
 
 def _rotate_x(points, angle):
-    """Points (n, 3), each rotated about x by its angle (n,)."""
+    """Rotate each of the points (n, 3) about x by its own angle (n,)."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     return jnp.stack([points[:, 0], c * points[:, 1] - s * points[:, 2], s * points[:, 1] + c * points[:, 2]], -1)
 
 
 # ---- body
-# The ends of a cone are weighted sums of anchors plus an offset in mm. Anchors are joints, by name, and the starts of
-# the palm's long bones, `index0` … `little0`.
+# The two ends of a cone are weighted sums of anchor points, plus an offset in mm. Anchors are the joints (by name) and
+# the starts of the palm's long bones (`index0` … `little0`).
 _PALM_CONES = (  # start anchors, start offset, end anchors, end offset, radii
     ({"index0": 1}, (0, -8, 0), {"index1": 1}, (0, 0, -2), 13, 11.5),
     ({"middle0": 1}, (0, -8, 0), {"middle1": 1}, (0, 0, -2), 14, 11.8),
@@ -140,15 +141,15 @@ _PALM_CONES = (  # start anchors, start offset, end anchors, end offset, radii
     ({"ring0": 0.5, "little0": 0.5}, (0, 0, 0), {"ring1": 0.5, "little1": 0.5}, (0, -4, -2), 13, 10.2),
     ({}, (-13, 16, -9), {"thumb1": 0.3, "thumb2": 0.7}, (0, 0, 0), 15.5, 12.5),  # ball of the thumb
     ({}, (17, 14, -9), {"little1": 1}, (-1, -14, -6), 14, 11),  # ball of the little finger
-    ({"thumb1": 0.45, "thumb2": 0.55}, (0, 0, 0), {"index1": 0.75, "thumb1": 0.25}, (0, 0, 0), 10, 9.5),  # first web
+    ({"thumb1": 0.45, "thumb2": 0.55}, (0, 0, 0), {"index1": 0.75, "thumb1": 0.25}, (0, 0, 0), 10, 9.5),  # the web
     ({"thumb1": 0.75, "thumb2": 0.25}, (0, 0, 0), {"index1": 0.6, "index0": 0.4}, (0, 0, -4), 13, 10.5),
-    ({}, (-8, 4, 0), {}, (-14, -150, 0), 16, 23),  # forearm, two bones side by side
+    ({}, (-8, 4, 0), {}, (-14, -150, 0), 16, 23),  # forearm: one cone for each of its two bones
     ({}, (10, 2, 0), {}, (13, -150, 0), 15, 22),
 )
 IS_DIGIT = np.arange(NUM_CONES) < 15
 IS_TIP = IS_DIGIT & (np.arange(NUM_CONES) % 3 == 2)
 IS_FOREARM = np.arange(NUM_CONES) >= NUM_CONES - 2
-BONE_OF_CONE = np.where(IS_DIGIT, np.arange(NUM_CONES) + 1, 0)  # into `Hand.frames`
+BONE_OF_CONE = np.where(IS_DIGIT, np.arange(NUM_CONES) + 1, 0)  # indices into `Hand.frames`
 
 
 def _cone_table():
@@ -164,7 +165,7 @@ def _cone_table():
             cone, joint = 3 * digit + level, 1 + 4 * digit + level
             weights[0, cone, joint] = weights[1, cone, joint + 1] = 1
             radius[:, cone] = _RADIUS[digit, level : level + 2] * ((1, 0.98)[level > 0], 1)
-        weights[1, cone, 25 + cone + 1] = -0.75 * _RADIUS[digit, 3]  # the last ball ends near the tip
+        weights[1, cone, 25 + cone + 1] = -0.75 * _RADIUS[digit, 3]  # so that the last ball ends near the tip
     for cone, (start, start_offset, end, end_offset, *radii) in enumerate(_PALM_CONES, 15):
         for i, (anchor_weights, shift) in enumerate(((start, start_offset), (end, end_offset))):
             for name, weight in anchor_weights.items():
@@ -178,19 +179,19 @@ _WEIGHTS, _OFFSET, _RADII = _cone_table()
 
 
 def body_cones(hand: Hand) -> Cones:
-    """The body of a posed hand: 15 cones of the fingers (thumb to little, base to tip), then palm and forearm."""
+    """Return the 28 cones of a posed hand: 15 of the fingers (thumb to little, base to tip), then palm and forearm."""
     anchors = jnp.concatenate([hand.joints, hand.carpals, hand.frames[:, :, 1] * hand.thickness])  # (41, 3)
     start, end = (jnp.matmul(_WEIGHTS[s], anchors, precision="highest") + _OFFSET[s] * hand.scale for s in (0, 1))
     return Cones(start, end, _RADII[0] * hand.thickness, _RADII[1] * hand.thickness)
 
 
-# Overlap is measured between balls on the cones: three per finger bone, three per bone of the palm.
+# Overlap is measured between balls inside the cones: three per bone of a finger or of the palm.
 _BALL_CONE = np.repeat(np.r_[np.arange(15), 15:19, 22], 3)
 _BALL_POSITION = np.tile(np.array([0.17, 0.5, 0.83], np.float32), 20)
 
 
 def _colliding_pairs():
-    """Indices of pairs of balls that must not overlap: of two fingers, or of a finger's outer bones and the palm."""
+    """Indices of the pairs of balls that must not overlap: two fingers, or the palm and outer bones of a finger."""
     digit = np.where(_BALL_CONE < 15, _BALL_CONE // 3, -1)
     level = np.where(_BALL_CONE < 15, _BALL_CONE % 3, -1)
     first, second = np.triu_indices(len(_BALL_CONE), 1)
@@ -205,7 +206,7 @@ _FIRST, _SECOND = _colliding_pairs()
 
 
 def overlap(cones: Cones) -> jax.Array:
-    """The largest overlap, () mm, of two fingers or a finger and the palm, measured between balls; at least 0."""
+    """Return the largest overlap, () mm, between two fingers or a finger and the palm; 0 if nothing overlaps."""
     center = cones.start[_BALL_CONE] + (cones.end - cones.start)[_BALL_CONE] * _BALL_POSITION[:, None]  # (60, 3)
     radius = cones.start_radius[_BALL_CONE] * (1 - _BALL_POSITION) + cones.end_radius[_BALL_CONE] * _BALL_POSITION
     square = jnp.sum(center**2, -1)
@@ -243,16 +244,16 @@ POSES = {
     "three": _preset(_THUMB_OVER, (4, 0, 4, 3), (0, 0, 4, 3), (-4, 0, 4, 3), _FIST, (3, 14)),
 }
 _POSES = np.stack(list(POSES.values())).astype(np.float32)  # (16, 24)
-_DIGIT_OF_DOF = np.array([0] * 6 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5, 5])  # 5: the palm's arch, never curled
+_DIGIT_OF_DOF = np.array([0] * 6 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5, 5])  # 5: arch of the palm, not curled
 
 
 def random_numbers(seed: ArrayLike, index: ArrayLike, count: int = 384) -> tuple[jax.Array, jax.Array]:
-    """The random numbers of one sample, a hash of (seed, index, position): equal on all machines, in all JAX settings.
+    """Return random numbers for one sample: a hash of (seed, index, position), equal on all machines and JAX settings.
 
     Args:
-        seed: of the data set, an integer of 32 bits.
-        index: of the sample, an integer of 32 bits.
-        count: how many numbers.
+        seed: seed of the data set, a 32-bit integer.
+        index: index of the sample, a 32-bit integer.
+        count: how many numbers to return.
 
     Returns:
         (count,) uniform in (0, 1), and the same numbers mapped to a standard normal distribution, float32.
@@ -264,7 +265,7 @@ def random_numbers(seed: ArrayLike, index: ArrayLike, count: int = 384) -> tuple
 
 
 class Draws:
-    """A stream of the `random_numbers` of one sample: every call returns the next ones."""
+    """A stream of the `random_numbers` of one sample: every call returns the next numbers."""
 
     def __init__(self, numbers: tuple[jax.Array, jax.Array]):
         self._uniform, self._normal = numbers
@@ -277,17 +278,17 @@ class Draws:
             raise ValueError(f"only {numbers.shape[0]} numbers were drawn: pass a larger `count` to `random_numbers`")
         return numbers[self._taken - count : self._taken].reshape(shape)
 
-    def uniform(self, *shape: int, low=0.0, high=1.0) -> jax.Array:
-        """Numbers of `shape`, uniform in (low, high)."""
-        return low + (high - low) * self._take(self._uniform, shape)
+    def uniform(self, *shape: int, low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0) -> jax.Array:
+        """Return an array of `shape` of numbers that are uniform in (low, high)."""
+        return jnp.asarray(low + (high - low) * self._take(self._uniform, shape))
 
     def normal(self, *shape: int) -> jax.Array:
-        """Standard normal numbers of `shape`."""
+        """Return an array of `shape` of standard normal numbers."""
         return self._take(self._normal, shape)
 
 
 def hash_bits(x: jax.Array) -> jax.Array:
-    """A bijective hash of uint32: MurmurHash3's finalizer, after a multiplication that spreads small inputs."""
+    """A bijective hash of uint32 values: MurmurHash3's finalizer, after a multiplication that spreads small inputs."""
     x = x * np.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
@@ -295,26 +296,27 @@ def hash_bits(x: jax.Array) -> jax.Array:
 
 
 def sample_shape(draws: Draws) -> jax.Array:
-    """Shape parameters (10,) of one person: standard normal, clipped to ±2."""
+    """Sample the shape parameters (10,) of one hand: standard normal, clipped to ±2."""
     return jnp.clip(draws.normal(NUM_SHAPE), -2, 2)
 
 
 def sample_pose(draws: Draws, shape: jax.Array, *, tries: int = 3, tolerance: float = 3.0) -> jax.Array:
     """Sample a plausible pose for a hand of this shape.
 
-    A pose is a blend of two of `POSES` plus noise, with a quarter of the fingers curled independently.
+    A pose is a blend of two of `POSES` plus noise. In addition, each finger is curled on its own with probability 1/4.
 
     Args:
         draws: random numbers.
         shape: (10,) as in `forward`.
         tries: number of candidates.
-        tolerance: mm. The first candidate with an `overlap` below it is returned, or else the one with the least.
+        tolerance: mm. The first candidate whose `overlap` is at most this value is returned; if there is none, the
+            candidate with the smallest overlap.
 
     Returns:
         (24,) angles within `LIMITS`, radians.
     """
     chosen = jnp.floor(draws.uniform(tries, 2) * len(_POSES)).astype(jnp.int32)
-    blend = jnp.sin(draws.uniform(tries, 1) * (np.pi / 2)) ** 2  # Beta(1/2, 1/2): mostly close to one of the two
+    blend = jnp.sin(draws.uniform(tries, 1) * (np.pi / 2)) ** 2  # Beta(1/2, 1/2): most weights are close to 0 or 1
     poses = jnp.asarray(_POSES)
     mixed = poses[chosen[:, 0]] * blend + poses[chosen[:, 1]] * (1 - blend)  # (tries, 24)
     curl = jnp.concatenate([draws.uniform(tries, 5), jnp.zeros((tries, 1))], 1)[:, _DIGIT_OF_DOF]
@@ -324,4 +326,4 @@ def sample_pose(draws: Draws, shape: jax.Array, *, tries: int = 3, tolerance: fl
     noise = draws.normal(tries, NUM_DOF) * (0.07 * (LIMITS[:, 1] - LIMITS[:, 0]))
     candidates = jnp.clip(jnp.where(alone, curled, mixed) + noise, LIMITS[:, 0], LIMITS[:, 1])
     depth = jax.lax.map(lambda pose: overlap(body_cones(forward(pose, shape))), candidates)  # (tries,)
-    return candidates[jnp.argmin(jnp.maximum(depth, tolerance))]  # the first of equal ones
+    return candidates[jnp.argmin(jnp.maximum(depth, tolerance))]  # the first one of equal depths

@@ -1,7 +1,7 @@
-"""The skin of the built-in right hand, with MANO's interface: 16 rotations, 10 shape parameters → a closed mesh.
+"""The skin of the built-in right hand, with MANO's interface: 16 rotations and 10 shape parameters → a closed mesh.
 
-The rest pose is in MANO's axes: fingers along -x, a little spread and bent, the back of the hand along +y, the thumb
-towards +z. `surface_fit` computed the arrays.
+The rest pose uses MANO's axes: the fingers point along -x, slightly spread and bent; the back of the hand faces +y and
+the thumb +z. `surface_fit` computed the arrays.
 """
 
 import functools
@@ -14,19 +14,19 @@ import numpy as np
 
 from jaxhand.hand.skinned import PARENTS, SkinnedHand, forward
 
-GLOBAL_SCALE_PER_BETA = 0.07  # all lengths grow by this factor times the first shape parameter, as in `body.forward`
-MANO_AXES = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)  # the body's axes → MANO's
-_FIRST_FRAMES = (4, 7, 13, 10, 1)  # of MANO's fingers (index, middle, little, ring, thumb) in `body.Hand.frames`
+GLOBAL_SCALE_PER_BETA = 0.07  # all lengths * (1 + 0.07 * first shape parameter), as in `body.forward`
+MANO_AXES = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)  # from the body's axes to MANO's
+_FIRST_FRAMES = (4, 7, 13, 10, 1)  # first rows of index, middle, little, ring, thumb in `body.Hand.frames`
 # Indices of MANO's joints in `body.Hand.frames` and in `body.Hand.joints`
 MANO_TO_FRAME = np.array([0, *(base + level for base in _FIRST_FRAMES for level in range(3))])
 MANO_TO_JOINT = np.where(MANO_TO_FRAME > 0, MANO_TO_FRAME + (MANO_TO_FRAME - 1) // 3, 0)
-ARCH_JOINTS = np.array([[7, 8, 9], [10, 11, 12]])  # MANO's joints of little and ring, which the palm's arch translates
+ARCH_JOINTS = np.array([[7, 8, 9], [10, 11, 12]])  # MANO's joints of little and ring: the palm's arch moves them
 
 
 class _Surface(typing.NamedTuple):
     hand_model: SkinnedHand
-    rest_frames: np.ndarray  # (16, 3, 3) rotation of a joint from the rest pose = its frame @ its rest_frames
-    arch_dirs: np.ndarray  # (V, 3, 2) motion of the skin in the rest pose per mm of the little's and the ring's knuckle
+    rest_frames: np.ndarray  # (16, 3, 3); rotation of a joint relative to the rest pose = frame @ rest_frames
+    arch_dirs: np.ndarray  # (V, 3, 2) vertex motion in the rest pose per mm of knuckle motion (little, ring)
 
 
 @functools.cache
@@ -47,20 +47,20 @@ def _surface() -> _Surface:
 
 
 def builtin() -> SkinnedHand:
-    """The built-in right hand, 956 vertices."""
+    """Return the built-in right hand. It has 956 vertices."""
     return _surface().hand_model
 
 
 def rotations_of(frames: jax.Array) -> jax.Array:
     """Convert bone frames to the rotations of `skinned.forward`.
 
-    16 rotations do not contain the arch of the palm: `skinned.forward` arches it by the usual amount for a pose.
+    The 16 rotations do not contain the arch of the palm. `skinned.forward` uses the arch that is usual for a pose.
 
     Args:
-        frames: (..., 16, 3, 3) as `body.Hand.frames`, in any coordinates.
+        frames: (..., 16, 3, 3) as in `body.Hand.frames`, in any coordinates.
 
     Returns:
-        (..., 16, 3, 3) of MANO's joints relative to their parents.
+        Rotations (..., 16, 3, 3) of MANO's joints relative to their parents.
     """
     rotations = _rotations_from_rest(frames)
     of_parents = rotations[..., PARENTS[1:], :, :]
@@ -75,12 +75,12 @@ def _rotations_from_rest(frames: jax.Array) -> jax.Array:
 
 @jax.jit
 def vertices_of(frames: jax.Array, joints: jax.Array, shape: jax.Array) -> jax.Array:
-    """The skin of hands of `body`, with the exact arch of their palms.
+    """Return the skin of hands that `body.forward` has posed, with the exact arch of their palms.
 
     Args:
-        frames: (..., 16, 3, 3) as `body.Hand.frames`, in the coordinates of the joints.
+        frames: (..., 16, 3, 3) as in `body.Hand.frames`, in the coordinates of the joints.
         joints: (..., 21, 3) mm, in any rotated and translated frame.
-        shape: (..., 10).
+        shape: (..., 10) shape parameters.
 
     Returns:
         Vertices (..., V, 3) mm, in the coordinates of the joints.
@@ -90,7 +90,7 @@ def vertices_of(frames: jax.Array, joints: jax.Array, shape: jax.Array) -> jax.A
     rotations = _rotations_from_rest(frames)
     error = (joints - joints[..., :1, :]) - (posed.joints - posed.joints[..., :1, :])
     knuckles = error[..., MANO_TO_JOINT[ARCH_JOINTS[:, 0]], :]  # (..., 2, 3)
-    # (..., 2) along the rest pose's y axis
+    # (..., 2): component along the y axis of the rest pose
     arch = jnp.einsum("...kc,...c->...k", knuckles, rotations[..., 0, :, 1], precision="highest")
     rigid = jnp.zeros((*arch.shape[:-1], 16)).at[..., ARCH_JOINTS].set(arch[..., None])  # (..., 16)
     shift = (joints - posed.joints)[..., MANO_TO_JOINT, :] - rotations[..., 1] * rigid[..., None]  # (..., 16, 3)

@@ -1,8 +1,8 @@
-"""Computes the skin of the built-in hand from its round cones alone: `python -m jaxhand.hand.builtin.surface_fit OUT`.
+"""Compute the skin of the built-in hand from its round cones alone: `python -m jaxhand.hand.builtin.surface_fit OUT`.
 
-Three steps: a mesh of the mean hand (surface nets, then centroidal Voronoi remeshing), its skinning weights, and ridge
-regressions that move the skinned vertices onto the smooth skin of hands in thousands of poses. It takes five minutes on
-one core.
+Step 1 makes a mesh of the mean hand (surface nets, then centroidal Voronoi remeshing). Step 2 computes its skinning
+weights. Step 3 fits ridge regressions that move the skinned vertices onto the smooth skin of hands in thousands of
+poses. The script takes five minutes on one core.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from jaxhand.hand.builtin.surface import ARCH_JOINTS, GLOBAL_SCALE_PER_BETA, MAN
 from jaxhand.hand.builtin.surface_mesh import WRIST_MM, closed_mesh, distances, own_cones, skin, vertex_neighbors
 from jaxhand.hand.skinned import PARENTS
 
-# Fingers spread and a little bent: the webs between them are short, and no joint turns far from this pose.
+# The fingers are spread and slightly bent, so that the webs between them are short and no joint rotates far from here.
 REST_POSE = np.deg2rad([0] * 6 + [n for spread in (8, 1, -5, -10) for n in (spread, 12, 18, 12)] + [0, 0])
-FINGERTIPS = [4, 8, 12, 16, 20]  # among our 21 joints
-BONE_PARENTS = [*PARENTS[1:], 15, 3, 6, 12, 9]  # of MANO's joints 1 to 15, then of the fingertips, thumb to little
+FINGERTIPS = [4, 8, 12, 16, 20]  # indices among our 21 joints
+BONE_PARENTS = [*PARENTS[1:], 15, 3, 6, 12, 9]  # parents of MANO's joints 1 to 15, then of the fingertips
 
 
 # ---- skinning weights
@@ -33,12 +33,12 @@ def ramp(x: np.ndarray) -> np.ndarray:
 
 
 def skinning_weights(points: np.ndarray, faces: np.ndarray, hand: body.Hand, cones: body.Cones) -> np.ndarray:
-    """Weights (V, 16) in MANO's joint order: a point follows the cones near it, and a cone follows its bones.
+    """Return weights (V, 16) in MANO's joint order: a point follows the cones near it, and a cone follows its bones.
 
     Args:
         points: (V, 3) mm, vertices in the rest pose.
         faces: (F, 3).
-        hand, cones: the hand in the rest pose.
+        hand, cones: the hand in the rest pose, and its cones.
     """
     distance, along_cone = map(np.asarray, distances(points, cones))
     joints, frames = np.asarray(hand.joints), np.asarray(hand.frames)
@@ -50,7 +50,7 @@ def skinning_weights(points: np.ndarray, faces: np.ndarray, hand: body.Hand, con
             along = frames[frame][:, 1] + frames[before][:, 1] * (digit > 0 or level > 0)
             width = (16.0 if digit == 0 else 12.0) if level == 0 else 9.5 - level
             gate.append(ramp((points - joints[1 + 4 * digit + level]) @ (along / np.linalg.norm(along)) / width))
-        chain = np.cumprod(np.stack([np.ones(len(points)), *gate], 1), 1)  # (V, 4) beyond joint 1, 2, 3
+        chain = np.cumprod(np.stack([np.ones(len(points)), *gate], 1), 1)  # (V, 4): 1, then beyond joint 1, 2, 3
         chain = chain - np.append(chain[:, 1:], np.zeros((len(points), 1)), 1)
         for cone in range(3 * digit, 3 * digit + 3):
             follow[:, cone, [0, 1 + 3 * digit, 2 + 3 * digit, 3 + 3 * digit]] = chain
@@ -59,7 +59,7 @@ def skinning_weights(points: np.ndarray, faces: np.ndarray, hand: body.Hand, con
         (22, along_cone[:, 22]),
         (24, 1 - along_cone[:, 24]),
         (25, 1 - along_cone[:, 25]),
-    ):  # ball of the thumb, its web
+    ):  # ball and web of the thumb
         follow[:, cone, 1], follow[:, cone, 0] = thumb, 1 - thumb
     near = np.exp((distance.min(1, keepdims=True) - distance) / 1.5)
     weights = np.einsum("vc,vcj->vj", near / near.sum(1, keepdims=True), follow)
@@ -74,25 +74,25 @@ def skinning_weights(points: np.ndarray, faces: np.ndarray, hand: body.Hand, con
 
 # ---- regressions
 class People(typing.NamedTuple):
-    """Sampled hands, each (N, …)."""
+    """N sampled hands. All arrays have a leading axis N, which the shapes below leave out."""
 
-    features: np.ndarray  # (145,) 1, the shape without its size, the 15 joints' rotations minus the identity (135)
-    rotations: np.ndarray  # (16, 3, 3) of the joints relative to the rest pose
-    positions: np.ndarray  # (21, 3) mm, joints in MANO's order, then fingertips
-    rest_positions: np.ndarray  # (21, 3) the same in the rest pose, divided by the hand's scale
+    features: np.ndarray  # (145,): 1, shape parameters without size (9), 15 rotations minus identity (135)
+    rotations: np.ndarray  # (16, 3, 3) rotations of the joints relative to the rest pose
+    positions: np.ndarray  # (21, 3) mm: joints in MANO's order, then fingertips
+    rest_positions: np.ndarray  # (21, 3) mm: these points in the rest pose, divided by the hand's scale
     hand_scale: np.ndarray  # ()
-    wrist: np.ndarray  # () mm, end of the skin along y
+    wrist: np.ndarray  # () mm, y at which the skin ends
     cones: body.Cones
 
 
 def sample_people(rest_frames: np.ndarray, seed: int, count: int, uniform_share: float) -> People:
-    """Sample hands of the prior.
+    """Sample hands from the pose prior.
 
     Args:
         rest_frames: (16, 3, 3), see `rest_hand`.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         count: number of hands, N.
-        uniform_share: share of hands whose pose is uniform within the joint limits instead.
+        uniform_share: fraction of hands whose pose is instead uniform within the joint limits.
     """
 
     @jax.jit
@@ -121,14 +121,14 @@ def sample_people(rest_frames: np.ndarray, seed: int, count: int, uniform_share:
 def ridge(
     features: np.ndarray, values: np.ndarray, penalty: np.ndarray | float, mean: np.ndarray | float = 0.0
 ) -> np.ndarray:
-    """Ridge regression of values by features.
+    """Ridge regression: predict values from features by a linear function.
 
     Args:
         features: (N, D).
         values: (N, C).
-        penalty: of the squared distance of the coefficients from `mean`: one number, (D,), or (C / 3, D) with one row
-            for every three columns.
-        mean: (D, C) or one number.
+        penalty: factor of the squared distance between the coefficients and `mean`: one number, (D,), or (C / 3, D)
+            with one row for every three columns of `values`.
+        mean: (D, C) or one number: the coefficients that the penalty favours.
 
     Returns:
         Coefficients (D, C).
@@ -145,7 +145,7 @@ def ridge(
 
 
 def joint_regression(people: People) -> np.ndarray:
-    """Coefficients (145, 21, 3) of rest joints and fingertips. Only the knuckles of the palm's arch follow the pose."""
+    """Coefficients (145, 21, 3) of rest joints and fingertips. Only ring and little follow the pose (palm's arch)."""
     penalty = np.r_[[1e-6] * 10, [1e-3] * 135]
     coefficients = np.zeros((145, 21, 3))
     coefficients[:10] = ridge(people.features[:, :10], people.rest_positions.reshape(-1, 63), 1e-6).reshape(10, 21, 3)
@@ -170,23 +170,23 @@ def target_vertices(
     curvature: np.ndarray,
     people: People,
 ) -> jax.Array:
-    """Where vertices in the rest pose should be, so that the posed vertices are on the skin of their hands.
+    """Return positions of vertices in the rest pose for which the posed vertices lie on the skin of each hand.
 
-    Each vertex is moved onto the skin and then along it, so that its distances to its neighbours are those of the rest
-    pose and it stays near its start.
+    Each vertex is moved onto the skin, and then along the skin. The second motion restores the vertex's distances to
+    its neighbours in the rest pose, and keeps the vertex near its start.
 
     Args:
-        points: (N, V, 3) vertices in the rest pose, one set for each of N hands.
+        points: (N, V, 3) current vertices in the rest pose, one set for each of N hands.
         start: (N, V, 3) points that the vertices should stay close to.
         weights: (V, 16) skinning weights.
         own: (V, 28), see `own_cones`.
-        lift: (V,) mm, height over the skin.
+        lift: (V,) mm, height of each vertex above the skin.
         neighbors: (V, 24), see `vertex_neighbors`.
-        curvature: (V, 3) offset of a vertex from the mean of its neighbours.
+        curvature: (V, 3) offset of each vertex from the mean of its neighbours.
         people: the N hands.
 
     Returns:
-        (N, V, 3).
+        (N, V, 3) mm.
     """
 
     def one(hand):
@@ -205,7 +205,7 @@ def target_vertices(
             return points + slide * (along - (along * normal).sum(-1, keepdims=True) / square * normal), None
 
         posed = pose(points) + shift
-        on_skin, _ = jax.lax.scan(step, posed, np.float32([1, 1, 1, 1, 1, 1, 0, 0]))
+        on_skin, _ = jax.lax.scan(step, posed, np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float32))
         offset = jnp.linalg.solve(blended, (on_skin - posed)[..., None])[..., 0] / hand_scale
         return points + offset * jnp.minimum(1, 8 / (jnp.linalg.norm(offset, axis=-1, keepdims=True) + 1e-6))
 
@@ -213,7 +213,7 @@ def target_vertices(
 
 
 def arch_directions(points: np.ndarray, weights: np.ndarray, cones: body.Cones) -> np.ndarray:
-    """Motion (2, V) of the palm's vertices (V, 3) along y per mm of the little's and the ring's knuckle."""
+    """Motion (2, V) of the palm's vertices (V, 3) along y per mm of motion of the knuckles (little, ring)."""
     distance, along_cone = map(np.asarray, distances(points, cones))
     near = np.exp((distance[:, 15:].min(1, keepdims=True) - distance[:, 15:]) / 3)
     share = np.zeros((28, 2))
@@ -223,9 +223,9 @@ def arch_directions(points: np.ndarray, weights: np.ndarray, cones: body.Cones) 
 
 
 def shape_directions(points: np.ndarray, weights: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Motion (10, V, 3) of vertices (V, 3) relative to their joints, as the shape changes the bones' lengths.
+    """Motion (10, V, 3) of vertices (V, 3) relative to their joints, per shape parameter, as bones change their length.
 
-    `weights` are (V, 16), `coefficients` (145, 21, 3) those of `joint_regression`.
+    `weights` are the skinning weights (V, 16); `coefficients` (145, 21, 3) come from `joint_regression`.
     """
     joints = coefficients[0]
     on_palm = weights[:, :1]
@@ -241,7 +241,7 @@ def shape_directions(points: np.ndarray, weights: np.ndarray, coefficients: np.n
 
 
 def pose_mask(points: np.ndarray, weights: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Whether the rotation of each of the 15 finger joints may move each vertex, (V, 15) bool.
+    """Return a mask (V, 15) bool: whether the rotation of a finger joint may move a vertex.
 
     The arguments are those of `shape_directions`.
     """
@@ -254,9 +254,9 @@ def pose_mask(points: np.ndarray, weights: np.ndarray, coefficients: np.ndarray)
 
 
 def rest_hand() -> tuple[body.Hand, body.Cones, np.ndarray]:
-    """The mean hand in the rest pose, its cones, and its rest frames (16, 3, 3).
+    """Return the mean hand in the rest pose, its cones, and its rest frames (16, 3, 3).
 
-    The rotation of a joint relative to the rest pose is its frame @ its rest frame.
+    The rotation of a joint relative to the rest pose is: frame of the joint @ rest frame of the joint.
     """
     hand = body.forward(jnp.asarray(REST_POSE, jnp.float32), jnp.zeros(10))
     return hand, body.body_cones(hand), np.asarray(hand.frames)[MANO_TO_FRAME].swapaxes(1, 2) @ MANO_AXES.T
@@ -274,7 +274,7 @@ def fit(
     arch_dirs: np.ndarray,
     rounds: int = 5,
 ) -> np.ndarray:
-    """Fit the vertices in the rest pose to shape and pose, alternating between target positions and regression.
+    """Fit vertices in the rest pose as linear functions of shape and pose: alternate target positions and regression.
 
     Args:
         points: (V, 3) mm, vertices of the mean hand in the rest pose.
@@ -283,14 +283,14 @@ def fit(
         own: (V, 28), see `own_cones`.
         people: N hands to fit to.
         coefficients: (145, 21, 3), see `joint_regression`.
-        lift: (V,) mm, height of the vertices over the skin.
-        joints: (16, 3) mm, joints of `points`.
+        lift: (V,) mm, height of the vertices above the skin.
+        joints: (16, 3) mm, joints of the mean hand in the rest pose.
         arch_dirs: (2, V), see `arch_directions`.
-        rounds: of target positions and regression.
+        rounds: number of times that target positions and regression are computed.
 
     Returns:
-        (147, V, 3) mm. Its product with the features of a hand (145), and with how far the knuckles of little and ring
-        are lowered (2, in units of 10 mm), is added to the weighted rest positions of the joints.
+        Coefficients (147, V, 3) mm, for 145 features of a hand and 2 heights of the knuckles of little and ring (in
+        units of 10 mm). Features @ coefficients is added to the weighted rest positions of the joints.
     """
     lowered = people.rest_positions[:, ARCH_JOINTS[:, 0], 1] - joints[ARCH_JOINTS[:, 0], 1]  # (N, 2)
     features = np.concatenate([people.features, lowered / 10], 1)
@@ -353,9 +353,9 @@ def save(
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxhand.hand.builtin.surface_fit", description=__doc__.splitlines()[0]
+        prog="python -m jaxhand.hand.builtin.surface_fit", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("out", metavar="OUT", help="the .npz file to write")
     out = Path(parser.parse_args(argv).out)
@@ -364,7 +364,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         return 2
     hand, cones, rest_frames = rest_hand()
     points, faces = closed_mesh(cones)
-    face_height = np.asarray(skin(points[faces].mean(1), cones))  # negative: the middle of a face is below the skin
+    face_height = np.asarray(skin(points[faces].mean(1), cones))  # negative: centre of the face is below the skin
     lift = -0.7 * np.bincount(faces.ravel(), np.repeat(face_height, 3)) / np.bincount(faces.ravel())
     weights, own = skinning_weights(points, faces, hand, cones), own_cones(points, cones)
     coefficients = joint_regression(sample_people(rest_frames, 1, 20000, 0.0))

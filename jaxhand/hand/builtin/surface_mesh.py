@@ -1,6 +1,6 @@
-"""Meshes of the built-in hand's body: the smooth skin over its round cones, as triangles of even size."""
+"""Mesh the smooth skin over the round cones of the built-in hand with triangles of similar size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,19 @@ import numpy as np
 
 from jaxhand.hand.builtin import body
 
-# Width of the smooth minimum. The renderer's 2.6 stays within the outlines of the bare cones; this is a compromise.
+# Width of the smooth minimum that joins the cones. It is a compromise: the renderer uses 2.6, so that its skin stays
+# within the outlines of the bare cones.
 BLEND_MM = 2.3
-WRIST_MM, ROUND_MM = -15.0, 1.5  # end of the hand along y, and width of the rounded rim there
-GRID_MM, LOW_MM, HIGH_MM = 1.2, (-105, -21, -75), (75, 215, 40)  # grid of the fine mesh, and the corners of its box
+WRIST_MM, ROUND_MM = -15.0, 1.5  # y at which the hand ends, and width of the rounded rim there
+GRID_MM, LOW_MM, HIGH_MM = 1.2, (-105, -21, -75), (75, 215, 40)  # cell size of the grid, and corners of its box
 VERTICES = 956
-# A change of the normal by 1 rad counts as this distance, so that curved skin gets more vertices. The first value that
-# results in a closed mesh is used.
+# Points are clustered by position and normal. A change of the normal by 1 rad has the weight of this distance, so that
+# curved skin gets more vertices. The values are tried in order until the mesh is closed.
 NORMAL_MM = (9.0, 8.5, 9.5, 8.0, 10.0, 8.75, 9.25)
 
 
-def distances(points: jax.Array, cones: body.Cones) -> tuple[jax.Array, jax.Array]:
-    """Signed distances (..., 28) of points (..., 3) to a hand's cones, mm; positions (..., 28) along them, 0 to 1."""
+def distances(points: jax.Array | np.ndarray, cones: body.Cones) -> tuple[jax.Array, jax.Array]:
+    """Signed distances (..., 28) mm from points (..., 3) to a hand's cones; positions (..., 28) along them, 0 to 1."""
     along = cones.end - cones.start
     offset = points[..., None, :] - cones.start
     position = jnp.clip((offset * along).sum(-1) / (along**2).sum(-1), 0, 1)
@@ -30,13 +31,13 @@ def distances(points: jax.Array, cones: body.Cones) -> tuple[jax.Array, jax.Arra
 def skin(
     points: jax.Array, cones: body.Cones, own: jax.Array | float = 1.0, wrist: jax.Array | float = WRIST_MM
 ) -> jax.Array:
-    """Signed distance to the skin: a smooth minimum of the distances to the cones, cut by a plane at the wrist.
+    """Signed distance to the skin: a smooth minimum of the distances to the cones. A plane at the wrist cuts the skin.
 
     Args:
         points: (..., 3) mm.
-        cones: of one hand.
+        cones: the cones of one hand.
         own: (..., 28) weight of each cone, 0 to 1, see `own_cones`.
-        wrist: mm, position of the plane along y; its rim is rounded.
+        wrist: mm, position of the plane along y; the rim at the cut is rounded.
 
     Returns:
         (...) mm, 0 on the skin, negative inside.
@@ -47,10 +48,10 @@ def skin(
 
 
 def own_cones(points: np.ndarray, cones: body.Cones) -> np.ndarray:
-    """Weights (V, 28), 0 to 1, of the cones that form the skin at vertices (V, 3) in the rest pose.
+    """Weights (V, 28), 0 to 1: which cones form the skin at each of the vertices (V, 3) in the rest pose.
 
-    A cone that is far from a vertex in the rest pose is another part of the hand: it must not attract the vertex when
-    the two touch in another pose.
+    A cone far from a vertex in the rest pose belongs to another finger or to the palm. Its weight is 0, so that it
+    does not attract the vertex if the two touch in another pose.
     """
     distance = np.asarray(distances(points, cones)[0])
     digit = np.where(np.arange(28) < 15, np.arange(28) // 3, -1)
@@ -62,16 +63,16 @@ def own_cones(points: np.ndarray, cones: body.Cones) -> np.ndarray:
 def project_to_level(
     field: Callable, points: jax.Array, level: float = 0.0, steps: int = 6
 ) -> tuple[jax.Array, jax.Array]:
-    """Move points to where a field has a given value, by Newton's method.
+    """Move points onto the level set of a field, by Newton's method.
 
     Args:
         field: function of one point (3,) → ().
         points: (n, 3).
-        level: the value.
-        steps: of Newton's method.
+        level: value of the field on the level set.
+        steps: number of Newton steps.
 
     Returns:
-        Points (n, 3), and unit normals (n, 3) there.
+        The moved points (n, 3), and the unit normals (n, 3) there.
     """
     value_and_normal = jax.vmap(jax.value_and_grad(field))
     for _ in range(steps):
@@ -81,24 +82,22 @@ def project_to_level(
     return points, normal / jnp.linalg.norm(normal, axis=-1, keepdims=True)
 
 
-def surface_nets(
-    field: Callable, low: Sequence[float], high: Sequence[float], step: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Triangulate the surface where a field is 0. Gibson, "Constrained Elastic Surface Nets" (1998), without smoothing.
+def surface_nets(field: Callable, low: np.ndarray, high: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Triangulate the zero level set of a field. Gibson, "Constrained Elastic Surface Nets" (1998), no smoothing.
 
     Args:
         field: function of points (..., 3) → (...), negative inside.
-        low, high: (3,) corners of the box that is searched.
+        low, high: (3,) float32, corners of the box that is searched.
         step: width of the grid's cells.
 
     Returns:
-        Vertices (n, 3), one in the middle of each cell that the surface crosses; triangles (m, 3), outward.
+        Vertices (n, 3), one at the centre of each grid cell that the surface crosses; triangles (m, 3), outward.
     """
-    axes = [np.arange(start, end, step, np.float32) for start, end in zip(low, high)]
+    axes = [np.arange(start, end, step, dtype=np.float32) for start, end in zip(low, high)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     inside = np.stack([np.asarray(field(plane)) for plane in grid]) < 0
     ends = (slice(0, -1), slice(1, None))
-    corners = np.stack([inside[i, j, k] for i in ends for j in ends for k in ends])  # (8, …) corners of every cell
+    corners = np.stack([inside[i, j, k] for i in ends for j in ends for k in ends])  # (8, …)
     mixed = corners.any(0) & ~corners.all(0)
     number = np.cumsum(mixed).reshape(mixed.shape) - 1
     faces = []
@@ -122,16 +121,16 @@ def voronoi(
     Args:
         points: (n, d) float32.
         weight: (n,) area of each point.
-        fine: (n,) relative fineness: clusters are that many times smaller.
+        fine: (n,) relative fineness: the size of a cluster is divided by this factor.
         count: number of clusters.
-        rounds: of Lloyd's algorithm.
+        rounds: number of iterations.
 
     Returns:
         The cluster of each point (n,), and the clusters' centres (count, d).
     """
     seeds = [int(points[:, 1].argmax())]
     gap = ((points - points[seeds[0]]) ** 2).sum(1)
-    for _ in range(count - 1):  # farthest points first
+    for _ in range(count - 1):  # farthest-point sampling
         seeds.append(int((gap * fine**2).argmax()))
         gap = np.minimum(gap, ((points - points[seeds[-1]]) ** 2).sum(1))
     centers, weight = points[seeds], weight * fine**4
@@ -146,21 +145,22 @@ def voronoi(
 
 
 def edges(faces: np.ndarray) -> np.ndarray:
-    """All directed edges (3 m, 2) of triangles (m, 3)."""
+    """Return all directed edges (3 m, 2) of triangles (m, 3)."""
     return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
 
 
 def dual(faces: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The mesh of clusters: one triangle wherever three clusters meet.
+    """Make a mesh whose vertices are clusters: one triangle wherever three clusters meet.
 
-    First, each vertex joins the cluster of most of its neighbours, until clusters are compact.
+    Before that, each vertex is moved 20 times to the most frequent cluster among itself and its neighbours. So
+    clusters become compact.
 
     Args:
-        faces: (m, 3) of the fine mesh.
-        label: (n,) cluster of each of its vertices.
+        faces: (m, 3) triangles of the fine mesh.
+        label: (n,) cluster of each vertex of the fine mesh.
 
     Returns:
-        Triangles (k, 3) of indices of clusters.
+        Triangles (k, 3); the indices are clusters.
     """
     count = label.max() + 1
     pairs = np.concatenate([edges(faces), np.stack([np.arange(len(label))] * 2, 1)])
@@ -176,10 +176,10 @@ def dual(faces: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def closed_mesh(cones: body.Cones) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh the skin over a hand's cones, finer on the fingers.
+    """Mesh the skin over a hand's cones, with smaller triangles on the fingers.
 
     Args:
-        cones: of the hand.
+        cones: the cones of the hand.
 
     Returns:
         `VERTICES` vertices (V, 3) mm and faces (F, 3), outward.
@@ -188,7 +188,7 @@ def closed_mesh(cones: body.Cones) -> tuple[np.ndarray, np.ndarray]:
         RuntimeError: the clusters do not form a closed surface with that many vertices.
     """
     field = lambda points: skin(points, cones)  # noqa: E731
-    points, faces = surface_nets(jax.jit(field), np.float32(LOW_MM), np.float32(HIGH_MM), GRID_MM)
+    points, faces = surface_nets(jax.jit(field), np.array(LOW_MM, np.float32), np.array(HIGH_MM, np.float32), GRID_MM)
     points, normals = map(np.asarray, project_to_level(field, jnp.asarray(points, jnp.float32)))
     distance = np.asarray(distances(points, cones)[0])
     on_digit = np.clip((distance[:, 15:].min(1) - distance[:, :15].min(1) + 7) / 12, 0, 1)
@@ -207,7 +207,7 @@ def closed_mesh(cones: body.Cones) -> tuple[np.ndarray, np.ndarray]:
 
 
 def vertex_neighbors(faces: np.ndarray) -> np.ndarray:
-    """Neighbours (V, 24) of every vertex of faces (F, 3); lists that are shorter than 24 are repeated."""
+    """Neighbours (V, 24) of every vertex of a mesh with faces (F, 3). Lists shorter than 24 are repeated to fill up."""
     pairs = edges(faces)
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable"), 1]
     count = np.bincount(faces.ravel())

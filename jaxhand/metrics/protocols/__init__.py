@@ -1,4 +1,4 @@
-"""Benchmarks' protocols: the numbers of the official code, with its names, units and joint order."""
+"""Protocols of benchmarks: the same numbers as the official code, with its names, units and joint order."""
 
 from jaxhand.metrics.protocols.base import Protocol, Scores
 from jaxhand.metrics.protocols.dexycb import DEXYCB

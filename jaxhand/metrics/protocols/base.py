@@ -1,40 +1,43 @@
-"""The interface of a benchmark's protocol, and functions to score a set piece by piece."""
+"""The interface of a benchmark's protocol, and functions to score a large set in several pieces."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxhand.config import UserError
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a set under one protocol; values that are not finite are not hidden."""
+    """Scores of a data set by one protocol. Values that are not finite are not left out."""
 
-    values: dict[str, float]  # in the official code's names and units
-    samples: dict[str, np.ndarray]  # (N,) each; NaN for a sample that the protocol leaves out
-    units: dict[str, str]  # of the names above, such as "cm"; a name without one is a share of 1
-    joints: dict[str, np.ndarray] = field(default_factory=dict)  # (J,) mm in the official order; NaN if never measured
-    curves: dict[str, np.ndarray] = field(default_factory=dict)  # (2, T): thresholds in mm, share of distances <=
+    values: dict[str, float]  # name → score, with the official code's names and units
+    samples: dict[str, np.ndarray]  # name → (N,) errors; NaN: the protocol leaves the sample out
+    units: dict[str, str]  # name → unit of `values` and `samples`, such as "cm"; none: a fraction of 1
+    # Name → (J,) mean error of each joint in mm, in the official order; NaN for a joint that is never measured.
+    joints: dict[str, np.ndarray] = field(default_factory=dict)
+    # Name → (2, T): thresholds in mm, and the fraction of distances <= each threshold.
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How a benchmark's official code scores predictions.
 
-    Shapes are per sample; each size is an int, a choice of ints, or None for any number.
+    Shapes are without the axis of samples. Each size is an int, a tuple of allowed ints, or None for any size.
     """
 
     name: str
-    measure: Callable[..., Scores]  # (pred, gt, **options) on arrays already checked
-    pred: dict[str, tuple]  # arrays needed, by name
+    measure: Callable[..., Scores]  # function (pred, gt, **options); the arrays are already checked
+    pred: dict[str, tuple]  # name → shape of each required array
     gt: dict[str, tuple]
-    source: str  # the official code
-    unit_mm: float = 1.0  # of its 3D points, in mm
+    source: str  # repository and file of the official code
+    unit_mm: float = 1.0  # unit of the 3D points, in mm
     joint_order: str = "freihand"  # key of `jaxhand.hand.skeleton.JOINT_ORDERS`
-    joints: int = 21  # 42 are a right hand and a left one, each in that order
+    joints: int = 21  # number of joints; 42: a right and a left hand, each in `joint_order`
     pred_optional: dict[str, tuple] = field(default_factory=dict)
     gt_optional: dict[str, tuple] = field(default_factory=dict)
 
@@ -45,12 +48,12 @@ class Protocol:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def score(self, pred: dict, gt: dict, **options) -> Scores:
-        """Score a complete set.
+        """Score all samples of a data set.
 
         Args:
             pred: arrays (N, …) by the names of `self.pred`, in the official code's units, frame and joint order.
-            gt: the same, by the names of `self.gt`.
-            options: out of `self.options`.
+            gt: arrays (N, …) by the names of `self.gt`.
+            options: values of options in `self.options`.
 
         Returns:
             The official numbers, and the error of every sample.
@@ -60,7 +63,7 @@ class Protocol:
         """
         unknown = [name for name in options if name not in self.options]
         if unknown:
-            raise UserError(f"{self.name} has no option {unknown[0]!r}, it has {', '.join(self.options) or 'none'}")
+            raise UserError(f"{self.name}: no option {unknown[0]!r}; its options: {', '.join(self.options) or 'none'}")
         pred = self.checked("predictions", pred, self.pred, self.pred_optional)
         gt = self.checked("ground truth", gt, self.gt, self.gt_optional)
         (name, first), *others = [*pred.items(), *((f"ground truth {name}", values) for name, values in gt.items())]
@@ -74,13 +77,13 @@ class Protocol:
     def checked(
         self, side: str, found: dict, needed: dict[str, tuple], optional: dict[str, tuple]
     ) -> dict[str, np.ndarray]:
-        """The arrays of one side that the protocol reads, with their shapes checked.
+        """Check the shapes of predictions or of the ground truth, and return the arrays that the protocol uses.
 
         Args:
-            side: "predictions" or "ground truth", for errors.
+            side: "predictions" or "ground truth", for error messages.
             found: arrays by name.
-            needed: shapes of the arrays that must be there.
-            optional: shapes of those that may be there.
+            needed: name → shape of each required array.
+            optional: name → shape of each optional array.
 
         Raises:
             UserError: an array is missing or has the wrong shape.
@@ -89,16 +92,16 @@ class Protocol:
         for name, shape in (needed | optional).items():
             if found.get(name) is None:
                 if name in needed:
-                    raise UserError(f"{self.name}: the {side} lack {name!r}, {_text(shape)}")
+                    raise UserError(f"{self.name}: the {side} lack {name!r} with shape {_text(shape)}")
                 continue
             try:
                 arrays[name] = array = np.asarray(found[name])
-            except ValueError:  # nested lists of several lengths
-                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, its samples differ") from None
+            except ValueError:  # nested lists of different lengths
+                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}; the shapes differ") from None
             pairs = zip(array.shape[1:], shape)
             fits = all(want is None or have in (want if isinstance(want, tuple) else (want,)) for have, want in pairs)
             if array.ndim != len(shape) + 1 or not fits:
-                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, it is {array.shape}")
+                raise UserError(f"{self.name}: {side} {name!r} must be {_text(shape)}, got {array.shape}")
         return arrays
 
 
@@ -108,15 +111,15 @@ def _text(shape) -> str:
 
 
 def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
-    """Apply a function to long arrays in pieces of one shape, so that a set compiles only one program.
+    """Apply a function to long arrays in pieces of equal size, so that JAX compiles the function only once.
 
     Args:
         function: (B, …) arrays → dict of (B, …) arrays.
-        size: B, samples in a piece. The last piece is filled up with the last sample.
+        size: B, number of samples per piece. The last piece is padded with copies of the last sample.
         arrays: (N, …) each.
 
     Returns:
-        What the function returns, as NumPy arrays (N, …).
+        The results of all pieces, joined to NumPy arrays (N, …).
     """
     count, found = len(arrays[0]), {}
     size = min(size, count)
@@ -130,12 +133,12 @@ def in_pieces(function: Callable, size: int, *arrays) -> dict[str, np.ndarray]:
     return found
 
 
-def in_mm(unit_mm: float, origin, *points) -> list[np.ndarray]:
-    """Points relative to an origin in mm; in float64, so that a hand metres away loses no digits.
+def in_mm(unit_mm: float, origin: ArrayLike, *points: ArrayLike) -> list[np.ndarray]:
+    """Points relative to an origin, in mm. Float64 keeps the digits of a hand that is metres away.
 
     Args:
         unit_mm: unit of the points, in mm.
         origin: (B, 1, 3).
         points: (B, N, 3) each.
     """
-    return [(np.asarray(p, np.float64) - origin) * unit_mm for p in points]
+    return [(np.asarray(p, np.float64) - np.asarray(origin)) * unit_mm for p in points]

@@ -9,20 +9,20 @@ from jaxhand.metrics.pose import distances
 from jaxhand.metrics.procrustes import aligned_distances
 from jaxhand.metrics.protocols.base import Protocol, Scores, in_mm, in_pieces
 
-PIECE = 8192  # samples at a time
+PIECE = 8192  # number of samples computed at once
 ALIGNMENTS = ("absolute", "root-relative", "procrustes")
 
 
 @jax.jit
 def _distances(pred, gt):
-    """(B, 21) mm under each of `ALIGNMENTS`."""
+    """Distances (B, 21) mm for each of `ALIGNMENTS`."""
     return distances(pred, gt), distances(pred, gt, root=0), aligned_distances(pred, gt, reflection=True)
 
 
 def dexycb(pred: dict, gt: dict) -> Scores:
     """Absolute, wrist-relative and Procrustes-aligned errors, mm, over the samples that show a hand.
 
-    A label that is -1 everywhere, or -1000 after the change from metres to mm, means that there is no hand.
+    DexYCB's label of an image without a hand is -1 everywhere, or -1000 after conversion from m to mm.
 
     Args:
         pred: `joints` (N, 21, 3) mm, in DexYCB's joint order.
@@ -34,7 +34,7 @@ def dexycb(pred: dict, gt: dict) -> Scores:
     target = np.asarray(gt["joints"], np.float64)
     shown = ~((target == -1) | (target == -1000)).all((1, 2))
     if not shown.any():
-        raise UserError("dexycb: every sample of the ground truth is -1, none shows a hand")
+        raise UserError("dexycb: every sample of the ground truth is -1, so no image shows a hand")
 
     def piece(pred, gt):
         return dict(zip(ALIGNMENTS, _distances(*in_mm(1, gt[:, :1], pred, gt))))

@@ -1,4 +1,4 @@
-"""FreiHAND's `eval.py` and HO-3D's, which adds an alignment by scale and translation."""
+"""The evaluations of FreiHAND and HO-3D (`eval.py`). HO-3D adds an alignment by scale and translation."""
 
 from functools import partial
 
@@ -13,23 +13,23 @@ from jaxhand.metrics.pose import distances
 from jaxhand.metrics.procrustes import aligned_distances, procrustes_align
 from jaxhand.metrics.protocols.base import Protocol, Scores, in_mm, in_pieces
 
-PIECE = 256  # samples at a time; their meshes fill a few megabytes
+PIECE = 256  # number of samples computed at once; their meshes take a few megabytes
 F_THRESHOLDS_MM = (5, 15)
-MIDDLE_BASE = 4  # joint of HO-3D's order whose distance from the wrist sets the scale
+MIDDLE_BASE = 4  # joint in HO-3D's order; its distance from the wrist sets the scale
 ARRAYS = {"xyz": (21, 3)}
 MESHES = {"verts": (None, 3)}
 
 
 @jax.jit
 def _joint_distances(pred, gt):
-    """(B, 21) mm as they are, aligned by Procrustes, and by scale and translation."""
+    """Errors (B, 21) mm: not aligned, aligned by Procrustes, and aligned by scale and translation."""
     moved = scale_translation_align(pred, gt, scale_joint=MIDDLE_BASE)
     return distances(pred, gt), aligned_distances(pred, gt, reflection=True), distances(moved, gt)
 
 
 @partial(jax.jit, static_argnames="imitate_missing_scale")
 def _mesh_errors(pred, gt, pred_xyz, gt_xyz, imitate_missing_scale):
-    """(B, V) mm of raw and aligned vertices, none if their numbers differ, and (B, 2) F-scores of both."""
+    """Errors (B, V) mm of vertices, raw and aligned, or {} if V differs; F-scores (B, 2) raw; F-scores aligned."""
     if pred.shape == gt.shape:
         aligned = procrustes_align(pred, gt, reflection=True)
         errors = {"mesh": distances(pred, gt), "mesh_al": distances(aligned, gt)}
@@ -68,20 +68,19 @@ def _score(pred, gt, alignments, imitate_missing_scale: bool) -> Scores:
 
 
 def freihand(pred: dict, gt: dict, *, imitate_missing_scale: bool = False) -> Scores:
-    """Absolute and Procrustes-aligned errors of joints and vertices; `scores.txt` in cm.
+    """Absolute and Procrustes-aligned errors of joints and vertices, in cm as in FreiHAND's `scores.txt`.
 
     Args:
         pred: `xyz` (N, 21, 3) m, and optional `verts` (N, V, 3) m.
-        gt: the labels, in the same form. Where V differs, the vertices are aligned by the joints, not by themselves,
-            and only their F-scores are measured.
-        imitate_missing_scale: in that case, align by the joints exactly as the official code does, see
-            `align_by_joints`.
+        gt: the labels, with the same names, shapes and units. If their V differs from the predictions' V, the vertices
+            are aligned by the joints, and only F-scores are measured for them.
+        imitate_missing_scale: if V differs, align by the joints exactly as the official code, see `align_by_joints`.
     """
     return _score(pred, gt, ("xyz", "xyz_al"), imitate_missing_scale)
 
 
 def ho3d(pred: dict, gt: dict, *, imitate_missing_scale: bool = False) -> Scores:
-    """Errors as `freihand`, and of joints aligned by scale and translation; HO-3D's joint order and OpenGL frame."""
+    """The errors of `freihand`, and of joints after alignment by scale and translation. Inputs as HO-3D's files."""
     return _score(pred, gt, ("xyz", "xyz_procrustes_al", "xyz_scale_trans_al"), imitate_missing_scale)
 
 

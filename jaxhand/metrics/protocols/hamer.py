@@ -1,4 +1,4 @@
-"""HaMeR's evaluator: joints in 3D, and on HInt in the image."""
+"""HaMeR's evaluation: 3D joints, and on HInt 2D joints."""
 
 from functools import partial
 
@@ -12,20 +12,20 @@ from jaxhand.metrics.procrustes import aligned_distances
 from jaxhand.metrics.protocols.base import Protocol, Scores, in_mm, in_pieces
 from jaxhand.metrics.tables import joint_means, mean_where
 
-PIECE = 8192  # samples at a time
+PIECE = 8192  # number of samples computed at once
 
 
 @partial(jax.jit, static_argnames="keypoints")
 def _distances(pred, gt, keypoints):
-    """(B, J) mm relative to the wrist, and after alignment, of the joints in the list."""
+    """Distances (B, J) mm of the listed joints: relative to the wrist, and Procrustes-aligned."""
     pred, gt = ((points - points[:, :1])[:, np.array(keypoints)] for points in (pred, gt))
     return distances(pred, gt), aligned_distances(pred, gt)
 
 
 def hamer(pred: dict, gt: dict, *, keypoint_list: tuple[int, ...] | None = None) -> Scores:
-    """Wrist-relative errors and Procrustes-aligned ones without mirroring (`mode_re`), mm, of the joints in a list.
+    """Mean errors in mm: wrist-relative (`mode_mpjpe`), and Procrustes-aligned without mirroring (`mode_re`).
 
-    Every sample counts, as in the official code: remove samples without a 3D label before.
+    Every sample is used, as in the official code. Remove samples without 3D labels before the call.
 
     Args:
         pred: `keypoints_3d` (N, 21, 3) m.
@@ -33,11 +33,11 @@ def hamer(pred: dict, gt: dict, *, keypoint_list: tuple[int, ...] | None = None)
         keypoint_list: joints to score; None scores all.
 
     Raises:
-        UserError: the list is empty, or names other joints than 0 to 20.
+        UserError: the list is empty, or contains a number outside 0 to 20.
     """
     keypoints = tuple(range(21) if keypoint_list is None else keypoint_list)
     if not keypoints or not set(keypoints) <= set(range(21)):
-        raise UserError(f"hamer: keypoint_list must name joints from 0 to 20, not {keypoint_list}")
+        raise UserError(f"hamer: keypoint_list must contain joints from 0 to 20, got {keypoint_list}")
 
     def piece(pred, gt):
         return dict(zip(("mode_mpjpe", "mode_re"), _distances(*in_mm(1000, gt[:, :1], pred, gt), keypoints)))
@@ -54,9 +54,9 @@ def hamer(pred: dict, gt: dict, *, keypoint_list: tuple[int, ...] | None = None)
 def hint(pred: dict, gt: dict) -> Scores:
     """PCK of the 2D joints with a confidence > 0.5; distances are divided by the longer side of the annotated box.
 
-    Points are in pixels of the uncropped image, left hands not mirrored; `box_size` in pixels, without the margin of
-    the crop: the maximum of `scale` in HaMeR's files. The mean over joints leaves out one that is never valid (NaN
-    there).
+    Points are in pixels of the uncropped image; left hands are not mirrored. `box_size` is in pixels, without the
+    margin of the crop: the maximum of `scale` in HaMeR's files. A joint that is never valid (NaN in the official code)
+    is left out of the mean over joints.
     """
     points, target, confidence = pred["keypoints_2d"], gt["keypoints_2d"][..., :2], gt["keypoints_2d"][..., 2]
     valid = confidence > 0.5

@@ -1,17 +1,18 @@
-"""InterHand2.6M's own evaluation (InterNet), and mmpose's averages of the same."""
+"""InterHand2.6M's official evaluation (InterNet), and mmpose's averages of the same errors."""
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxhand.config import UserError
 from jaxhand.metrics.protocols.base import Protocol, Scores, in_pieces
 from jaxhand.metrics.tables import joint_means, mean_where
 from jaxhand.metrics.two_hands import ROOTS, handedness_correct, mrrpe, two_hand_distances, two_hand_valid
 
-PIECE = 8192  # samples at a time
+PIECE = 8192  # number of samples computed at once
 HANDS = {"right": (1, 0), "left": (0, 1), "interacting": (1, 1)}
 AVERAGINGS = ("interhand", "mmpose")
-CELLS, CROP, VOLUME_MM = 64, 256, 400  # of InterNet's heat map volume: cells per side, px of the crop, mm
+CELLS, CROP, VOLUME_MM = 64, 256, 400  # InterNet's heat map: cells per axis, width in px, depth in mm
 
 
 @jax.jit
@@ -24,15 +25,15 @@ def _errors(pred, gt, valid, relative_root):
 
 
 def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
-    """MPJPE relative to each hand's own wrist, over all, single and interacting hands; MRRPE; accuracy of handedness.
+    """MPJPE relative to the wrist of each hand (all, single and interacting hands), MRRPE, handedness accuracy.
 
     Args:
-        pred: `joints` (N, 42, 3) mm; optional `hand_type` (N, 2) and `rel_root` (N, 3) mm, the vector between the
-            wrists, by default computed from the predicted joints.
+        pred: `joints` (N, 42, 3) mm; optional `hand_type` (N, 2) and `rel_root` (N, 3) mm, the vector from the right
+            to the left wrist. By default, the vector is computed from the predicted joints.
         gt: `joints` (N, 42, 3) mm, `joint_valid` (N, 42), `hand_type` (N,) text; optional `hand_type_valid` (N,).
-        averaging: "interhand" takes the mean of every joint over its valid samples, then over the 42 joints, also the
-            wrists, whose error is 0; "mmpose" takes the mean over all valid entries. A joint that is never valid is
-            left out (the official code stops).
+        averaging: "interhand": each joint is averaged over its valid samples, then the 42 joints are averaged. This
+            includes the wrists, whose error is 0. "mmpose": the mean over all valid joints of all samples. A joint that
+            is never valid is left out (the official code stops).
 
     Raises:
         UserError: `averaging` or a `hand_type` is unknown.
@@ -43,7 +44,7 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
     unknown = np.flatnonzero(~np.isin(kinds, list(HANDS)))
     if unknown.size:
         raise UserError(
-            f"interhand: hand_type of sample {unknown[0]} is {str(kinds[unknown[0]])!r}, not {', '.join(HANDS)}"
+            f"interhand: hand_type of sample {unknown[0]} is {str(kinds[unknown[0]])!r}; use {', '.join(HANDS)}"
         )
     roots = pred["joints"][:, ROOTS[1]] - pred["joints"][:, ROOTS[0]]
     arrays = pred["joints"], gt["joints"], gt["joint_valid"], pred.get("rel_root", roots)
@@ -68,13 +69,20 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
     return Scores({name: float(value) for name, value in values.items()}, samples, units, joints)
 
 
-def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_depth) -> dict[str, np.ndarray]:
-    """InterNet's outputs → joints and the vector between the wrists, for `interhand`, as InterNet's `evaluate` does.
+def from_volumes(
+    joint_coord: ArrayLike,
+    rel_root_depth: ArrayLike,
+    inv_trans: ArrayLike,
+    focal: ArrayLike,
+    princpt: ArrayLike,
+    abs_depth: ArrayLike,
+) -> dict[str, np.ndarray]:
+    """Convert InterNet's outputs to `joints` and `rel_root` for `interhand`, as InterNet's `evaluate` does.
 
     Args:
         joint_coord: (N, 42, 3) x, y, z in cells of the 64^3 volume, which covers the 256 px crop and 400 mm of depth.
-        rel_root_depth: (N,) depth of the left wrist behind the right one in 64 cells over 400 mm.
-        inv_trans: (N, 2, 3) affine from pixels of the crop to pixels of the image.
+        rel_root_depth: (N,) depth of the left wrist relative to the right one, in cells: 64 cells cover 400 mm.
+        inv_trans: (N, 2, 3) affine matrix from pixels of the crop to pixels of the image.
         focal: (2,) or (N, 2) px.
         princpt: (2,) or (N, 2) px.
         abs_depth: (N, 2) mm of the right and the left wrist.
@@ -87,7 +95,8 @@ def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_dep
     focal, princpt = (np.broadcast_to(value, (len(joint_coord), 2))[:, None] for value in (focal, princpt))
     crop = np.concatenate([joint_coord[..., :2] * (CROP / CELLS), np.ones_like(joint_coord[..., :1])], -1)
     image = np.einsum("nij,nkj->nki", inv_trans, crop)
-    depth, behinds = _depth(joint_coord[..., 2]), (0, _depth(rel_root_depth)[:, None])  # of each root to the right one
+    # `behinds`: depth of the right and of the left wrist, relative to the right wrist.
+    depth, behinds = _depth(joint_coord[..., 2]), (0, _depth(rel_root_depth)[:, None])
 
     def camera(joints, depth):
         return np.concatenate([(image[:, joints] - princpt) / focal * depth[..., None], depth[..., None]], -1)
@@ -98,7 +107,7 @@ def from_volumes(joint_coord, rel_root_depth, inv_trans, focal, princpt, abs_dep
 
 
 def _depth(cells):
-    """Cells of the volume → mm from its centre."""
+    """Convert a depth in cells to mm from the centre of the volume."""
     return (cells / CELLS * 2 - 1) * (VOLUME_MM / 2)
 
 
