@@ -224,7 +224,7 @@ def test_user_errors_are_named(finished, photographs, call, tmp_path):
     assert "--depth must name a file for each of the 1 images" in refused(
         call, finished, image, "--depth", image, image
     )
-    assert "is not a 16-bit grey PNG" in refused(call, finished, image, "--depth", image)
+    assert "must be a 16-bit grey PNG" in refused(call, finished, image, "--depth", image)
     assert "model dense has no mesh" in refused(call, finished, image, "--mesh", "obj")
     (tmp_path / "file").write_text("")
     assert "cannot write to" in refused(call, finished, image, "--out", tmp_path / "file")

@@ -217,7 +217,8 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, finished):
 
 
 def test_a_run_without_a_palm_detector(run, labels, tmp_path, monkeypatch):
-    """A training writes none: that of the run it started from is taken. Without any, boxes are needed."""
+    """That of the run it started from is taken, or that in runs/mediapipe. Without any, boxes are needed."""
+    monkeypatch.chdir(tmp_path)
     file = mediapipe_files.source() / "modules" / MODULES[HAND].format("full")
     for name, options in (("alone", ()), ("tuned", ("--set", f"training.init_from={run}"))):
         monkeypatch.setattr("sys.argv", ["convert", "mediapipe", str(file), str(tmp_path / name), *options])
@@ -228,3 +229,6 @@ def test_a_run_without_a_palm_detector(run, labels, tmp_path, monkeypatch):
         alone([image])
     assert len(alone.in_boxes([image], [box[None]])[0]["score"]) == 1
     assert len(Pipeline.load(tmp_path / "tuned")([image])[0]["score"]) == 1
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mediapipe").symlink_to(run)
+    assert len(Pipeline.load(tmp_path / "alone")([image])[0]["score"]) == 1

@@ -18,11 +18,11 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.inference.boxes import HandBoxes, merge_hands, parse_hand
-from jaxhand.inference.mediapipe_pipeline import Pipeline
+from jaxhand.inference.mediapipe_pipeline import RUN, Pipeline
 from jaxhand.interop.mediapipe_weights import HOW as SOURCE
 from jaxhand.io.plugins import load_object
 
-MEDIAPIPE, RUN = "mediapipe", Path("runs/mediapipe")
+MEDIAPIPE = "mediapipe"
 OLD_NAME = "jaxhand.interop.mediapipe:detect"  # when these networks ran through LiteRT
 
 

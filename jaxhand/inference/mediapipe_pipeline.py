@@ -26,6 +26,7 @@ from jaxhand.models.palm_detector import SIDE, PalmDetector, overlap, suppress
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
+RUN = Path("runs/mediapipe")  # `make photographs` writes it
 HOW = "jaxhand convert mediapipe writes a run with all networks"
 LEAST_PALM = 0.5  # score of a palm that is looked at
 FURTHER = 1.3  # an image without palms is looked at once more, this much smaller: its hand may fill it
@@ -55,13 +56,15 @@ class Pipeline:
     def load(cls, workdir: str | Path, **options) -> "Pipeline":
         """The networks of a run folder that `jaxhand convert mediapipe` wrote, or of a run that was trained from it.
 
+        A training writes no palm detector: it is then that of the run it started from, or that of `RUN`.
+
         Raises:
             UserError: the folder holds no such run.
         """
         restored = restore_best(workdir)
         if restored.config.model.name != HAND:
             raise UserError(f"{workdir} has the model {restored.config.model.name}, not {HAND}'s networks: {HOW}")
-        folders = [Path(folder) / PALM for folder in (workdir, restored.config.training.init_from or workdir)]
+        folders = [Path(folder) / PALM for folder in (workdir, restored.config.training.init_from or workdir, RUN)]
         folder = next(filter(Path.is_dir, folders), None)
         palm = folder and _network(_palm_detector, restore_best(folder))
         return cls(_network(models.build, restored), palm, **options)
