@@ -88,10 +88,10 @@ def test_two_hands_of_a_photograph_stand_rightly_to_each_other(read, labels):
     """The same hand at half its size is twice as far; a mirrored one is a right hand on the other side."""
     _, image, *_ = labels[0]
     half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    canvas = np.full((256, 640, 3), 120, np.uint8)
+    canvas = np.full((256, 420, 3), 120, np.uint8)
     canvas[:, :256] = image
-    canvas[64:192, 448:576] = half[:, ::-1]
-    K = np.array([[480.0, 0, 319.5], [0, 480, 127.5], [0, 0, 1]])
+    canvas[128:, 280:408] = half[:, ::-1]
+    K = np.array([[480.0, 0, 209.5], [0, 480, 127.5], [0, 0, 1]])
     found = read(canvas, K=K)
     assert len(found["score"]) == 2
     near, far = np.argsort(found["keypoints_2d"][..., 0].mean(1))

@@ -39,7 +39,7 @@ class Pipeline:
     Args:
         hand: the landmark network.
         palm: the palm detector; None for hands whose boxes are known.
-        batch_size: how many images or crops go through a network together, at most; a power of two.
+        batch_size: how many images or crops go through a network together, at most, on a GPU or TPU; a power of two.
         looks: how often each hand is looked at: in the crop of its palm, then in that of the joints found before. The
             joints are the mean of all looks: their errors differ.
     """
@@ -47,7 +47,8 @@ class Pipeline:
     def __init__(self, hand: nnx.Module, palm: nnx.Module | None, *, batch_size: int = 32, looks: int = 2):
         if batch_size < 1 or batch_size & (batch_size - 1):
             raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
-        self.batch_size, self.looks = batch_size, looks
+        # A CPU computes the images of a batch one by one: single ones are compiled once, while the next is being cut.
+        self.batch_size, self.looks = 1 if jax.default_backend() == "cpu" else batch_size, looks
         self._hand, self._palm = _compiled(hand, "read"), palm and _compiled(palm, "__call__")
 
     @classmethod
@@ -184,8 +185,8 @@ class Pipeline:
             batch = np.zeros((1 << (len(rows) - 1).bit_length(), size, size, 3), np.uint8)
             for row, i in enumerate(rows):
                 cut(images[i], rois[i], batch[row])
-            pieces.append([array[: len(rows)] for array in network(batch)])
-        return [np.concatenate([np.asarray(array) for array in arrays]) for arrays in zip(*pieces)]
+            pieces.append(network(batch))  # computed while the next batch is cut
+        return [np.concatenate([np.asarray(array) for array in arrays])[: len(rois)] for arrays in zip(*pieces)]
 
 
 def has_networks(workdir: str | Path) -> bool:
