@@ -247,7 +247,7 @@ def test_protocols_and_options_by_name():
         (FREIHAND, "imitate_missing_scale", "no option 'imitate_missing_scale' of freihand"),
         (FREIHAND, "imitate_missing_scale=2", "must be a bool such as False, got '2'"),
         (HAMER, "keypoint_list=a", "must be whole numbers such as 0,4,8, got 'a'"),
-        (DEXYCB, "a=1", "which has .*none"),
+        (DEXYCB, "a=1", "its options .*: none"),
     ):
         with pytest.raises(UserError, match=match):
             scoring.options_of(protocol, [text])
