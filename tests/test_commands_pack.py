@@ -49,7 +49,7 @@ def test_mistakes_are_one_line(photographs, call, tmp_path):
     for arguments, message in [
         (("freihnd", photographs, tmp_path / "a"), "unknown data set 'freihnd'; did you mean 'freihand'?"),
         (("folder", tmp_path / "none", tmp_path / "a"), f"{tmp_path / 'none'}: no such data folder"),
-        (("folder", photographs, photographs), f"{photographs} is not empty and contains no packed set"),
+        (("folder", photographs, photographs), f"{photographs}: is not empty and contains no packed set"),
     ]:
         code, _, errors = call(pack.main, *arguments)
         assert code == 2 and errors.startswith(f"error: {message}") and errors.count("\n") == 1

@@ -136,7 +136,7 @@ def test_mistakes_are_named(tmp_path):
     name = "20200709-subject-01/20200709_140000/836212060125"
     for arguments, match in (
         ((tmp_path / "none", "train"), "none: no such folder"),
-        ((root, "train", "s7"), "dexycb-s7, train: unknown; there are s0"),
+        ((root, "train", "s7"), "dexycb-s7, train: unknown; use s0"),
         ((root, "dev"), "dexycb-s0, dev: unknown"),
     ):
         with pytest.raises(UserError, match=match):

@@ -213,7 +213,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert inspect.main(["freihand", str(folder), "--all"]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("train: half-downloaded: 1 of 20 images are missing")
     assert inspect.main(["freihand", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such file or folder\n"
+    message = f"error: {tmp_path / 'nowhere'}: no such file or folder; give the path of the data set\n"
+    assert capsys.readouterr().err == message
     assert inspect.main(["freihnad", str(folder)]) == 2
     assert "did you mean 'freihand'?" in capsys.readouterr().err
     with pytest.raises(UserError, match="cannot write"):

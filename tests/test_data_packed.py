@@ -211,7 +211,7 @@ def test_sets_that_cannot_be_packed_or_read_are_refused(sets, tmp_path):
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match="mine: is not empty and contains no packed set"):
         pack("folder", "source", tmp_path / "mine")
-    with pytest.raises(UserError, match="thesis.tex: cannot write"):
+    with pytest.raises(UserError, match="thesis.tex/out: cannot write"):
         pack("folder", "source", tmp_path / "mine" / "thesis.tex" / "out")
     manifest = json.loads((out / "packed.json").read_text())
     (out / "packed.json").write_text(json.dumps(manifest | {"format": 2}))

@@ -66,7 +66,7 @@ def test_depth_is_millimetres(folder):
 def test_depth_can_be_left_out(copy):
     assert rhd.load(copy, "train", depth=False)[0].depth is None
     layouts.write_image(copy / "training/depth/00000.png", np.zeros((320, 320), np.uint8))
-    with pytest.raises(UserError, match="training/depth/00000.png: not a complete depth image of 3 channels"):
+    with pytest.raises(UserError, match="training/depth/00000.png: not a complete depth image .3 channels"):
         rhd.load(copy, "train")[0]
     shutil.rmtree(copy / "training/depth")
     assert rhd.load(copy, "train")[0].depth is None

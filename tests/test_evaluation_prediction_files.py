@@ -237,7 +237,7 @@ def test_writers_refuse_and_leave_nothing(tmp_path, hands):
         write_freihand(tmp_path / "pred.json", np.where(xyz == xyz[2, 0, 0], np.nan, xyz), verts)
     with pytest.raises(UserError, match="xyz has 7 samples, but verts has 6"):
         write_freihand(tmp_path / "pred.json", xyz, verts[:6])
-    with pytest.raises(UserError, match=r"joints must be \(3, 21, 3\) for 3 ids"):
+    with pytest.raises(UserError, match=r"joints must be \(3, 21, 3\), got"):
         write_dexycb(tmp_path / "a.txt", np.arange(3), xyz)
     with pytest.raises(UserError, match=r"verts must be \(N, points, 3\)"):
         write_freihand(tmp_path / "pred.json", xyz, verts[0])

@@ -245,9 +245,9 @@ def test_protocols_and_options_by_name():
     for protocol, text, match in (
         (FREIHAND, "missing_scale=true", "no option 'missing_scale=true' of freihand; its options .*: imitate_m"),
         (FREIHAND, "imitate_missing_scale", "no option 'imitate_missing_scale' of freihand"),
-        (FREIHAND, "imitate_missing_scale=2", "takes a bool such as False, got '2'"),
+        (FREIHAND, "imitate_missing_scale=2", "must be a bool such as False, got '2'"),
         (HAMER, "keypoint_list=a", "must be whole numbers such as 0,4,8, got 'a'"),
-        (DEXYCB, "a=1", "which has .*none"),
+        (DEXYCB, "a=1", "its options .*: none"),
     ):
         with pytest.raises(UserError, match=match):
             scoring.options_of(protocol, [text])

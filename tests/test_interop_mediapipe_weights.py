@@ -109,7 +109,8 @@ def test_a_layer_of_another_shape_is_named():
     first = network.operations[0]
     kernel, bias = first.constants
     with pytest.raises(
-        UserError, match=r"file: operation 0 CONV_2D has shape \(5, 5, 3, 31\), but stem needs \(5, 5, 3, 32\)"
+        UserError,
+        match=r"file: the kernel of operation 0 CONV_2D has shape \(5, 5, 3, 31\), but stem needs \(5, 5, 3, 32\)",
     ):
         converted(0, constants=[kernel[:31], bias])
     with pytest.raises(

@@ -50,7 +50,7 @@ def refused(call, tiny_yaml, tmp_path):
         ("training.batch_sise=8", "Did you mean 'training.batch_size'?"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate must be positive"),
         ("training.batch_size=6", "training.batch_size 6 cannot be split over 4 devices; try 8"),
-        ("training.batch_size=128", "training.batch_size is 128, but the training set holds 96 samples: lower it"),
+        ("training.batch_size=128", "training.batch_size is 128, but the training set has 96 samples; lower"),
         ("data.train=freihand", "unknown data set 'freihand'"),
         ("data.train=folder:/no/such", "/no/such: no such data folder"),
         ("data.image_size=60", "data.image_size must be a multiple of 8"),

@@ -1,4 +1,4 @@
-"""Cut a square crop around the hand of a record, and transform all labels exactly as the pixels.
+"""Cut a square crop around the hand of a record, and transform all labels in the same way as its pixels.
 
 A 3x3 matrix A transforms pixels. An orthogonal R transforms 3D points (in-plane rotation, mirroring of a left hand).
 With X' = R X and K' = A K R^T, the camera of the crop projects X' to the transformed pixel of X: K' X' = A K X.

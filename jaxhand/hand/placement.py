@@ -103,7 +103,8 @@ def place_by_depth(joints: np.ndarray, pixels: np.ndarray, depth: np.ndarray) ->
 def _hidden(joints: np.ndarray) -> np.ndarray:
     """Which joints (21,) lie behind a bone of their hand, where a camera measures that bone's depth."""
     along = np.linspace(0, 1, 5)[:, None, None]
-    bones = (joints[PARENTS[1:]] * (1 - along) + joints[1:] * along).reshape(-1, 3)  # (100, 3) points on them
+    # (100, 3), five points on each of the 20 bones
+    bones = (joints[PARENTS[1:]] * (1 - along) + joints[1:] * along).reshape(-1, 3)
     xy, on_bones = (points[:, :2] / points[:, 2:] * joints[:, 2].mean() for points in (joints, bones))  # mm
     beside = np.linalg.norm(xy[:, None] - on_bones, axis=-1)  # (21, 100)
     behind = joints[:, 2:] - bones[:, 2]

@@ -13,7 +13,7 @@ HAND_OVER_PALM, TOWARDS_FINGERS = 2.6, 0.5
 HAND_OVER_JOINTS, TOWARDS_TIPS = 2.0, 0.1
 PALM_JOINTS = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)  # wrist, thumb, and the two lowest joints of each finger
 HAND_OVER_BOX = 1.5  # side of an upright square over the longer side of the box around all joints
-PALM_WRIST, PALM_MIDDLE_BASE = 2, 4  # indices among the nine points of a palm
+PALM_WRIST, PALM_MIDDLE_BASE = 2, 4  # indices among the nine points that the palm detector returns
 
 
 @dataclasses.dataclass(frozen=True)

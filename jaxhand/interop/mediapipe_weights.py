@@ -146,7 +146,9 @@ def _converted(config: Config, network: tflite.Network, where: str) -> Converted
             if leaf == "kernel" and len(shape or ()) == 2 and array.ndim == 4:
                 array = array.reshape(array.shape[2:]) if array.shape[:2] == (1, 1) else array
             if array.shape != shape:
-                raise UserError(f"{where}: operation {label} has shape {array.shape}, but {path} needs {shape}")
+                raise UserError(
+                    f"{where}: the {leaf} of operation {label} has shape {array.shape}, but {path} needs {shape}"
+                )
             if not np.isfinite(array).all():
                 raise UserError(f"{where}: operation {label} has values that are not finite; download the file again")
             _put(params, f"{path}/{leaf}", array)

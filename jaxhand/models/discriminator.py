@@ -14,7 +14,9 @@ LOGITS = DIGIT_JOINTS + 2
 
 
 class Discriminator(nnx.Module):
-    """Rotations of the digits' joints, and shape → 17 scores. The targets are 1 for real and 0 for predicted hands.
+    """Scores how real a hand looks, from the rotations of its 15 finger joints and its shape: 17 scores.
+
+    The scores are trained towards 1 for real hands and 0 for predicted hands.
 
     Attributes are named as in HaMeR's checkpoint. There, `pose_out` is a list of 15 layers with one output each; here,
     a layer is a row of an array.

@@ -73,7 +73,10 @@ propagate.defvjp(
 
 @functools.cache
 def neighbourhoods(hand_model: SkinnedHand) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix D^-1/2 (A + I) D^-1/2, sparse: (V, n) columns and (V, n) values of each row, padded with zeros."""
+    """The matrix of `propagate`, stored sparsely: for each row its column numbers (V, n) and values (V, n).
+
+    Rows with fewer than n neighbours are padded with zeros.
+    """
     V, sides = hand_model.num_vertices, [(0, 1), (1, 2), (2, 0)]
     edges = np.concatenate([hand_model.faces[:, side] for side in sides] + [np.arange(V)[:, None].repeat(2, 1)])
     # (E, 2) sorted: both directions of each edge, and (v, v) for each vertex v

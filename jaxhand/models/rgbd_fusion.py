@@ -120,8 +120,8 @@ class RgbdFusion(nnx.Module):
             return jnp.concatenate([queries, patches], axis=1)
         depth_patches = self.depth_embed(center_crop(batch["depth"])[..., None]) + self.depth_positions[...]
         patches += jnp.where(depth_mask[:, None, None] > 0, depth_patches, self.placeholder[...])
-        # `depth` is relative to the hand, so the size of the hand does not follow from it. The width of the crop in mm,
-        # at the hand's distance, determines the size.
+        # `depth` is relative to the hand, so it does not contain the size of the hand. Therefore the network also gets
+        # the width of the crop in mm, measured at the distance of the hand.
         width = jnp.log(jnp.where(depth_mask > 0, crop_width_mm(batch, batch["depth_center"]) / CROP_MM, 1))
         metric = self.metric(jnp.stack([width, depth_mask], axis=-1))[:, None]  # (B, 1, E)
         return jnp.concatenate([queries[:, :16], queries[:, 16:] + metric, patches], axis=1)

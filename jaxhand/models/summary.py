@@ -187,7 +187,7 @@ def _product_flops(jaxpr, path: str = "", times: int = 1) -> typing.Iterator[tup
 
 
 def _saved_activations(jaxpr) -> typing.Iterator[tuple[str, int]]:
-    """Yield (module's path, bytes) for each computed output of a jaxpr; a scan's belong to its body's module."""
+    """Yield (path of the module, bytes) for each output of a jaxpr; a scan's outputs belong to the module in it."""
     wanted = {v for v in jaxpr.outvars if not hasattr(v, "val")}  # literals are not variables
     for equation in jaxpr.eqns:
         path = _path(equation, "")

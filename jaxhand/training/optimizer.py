@@ -29,7 +29,7 @@ def schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps
 def build(
     config: OptimizerConfig, learning_rate: optax.Schedule, factors: dict | None = None
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW, or Muon for the matrices and Adam for everything else.
+    """Return the optimizer: it clips the gradient by its global norm, then applies AdamW, or Muon together with Adam.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every update of a matrix orthogonal. All
     other parameters are updated by Adam with `adam_rate` times the learning rate. Vectors have no weight decay.

@@ -206,7 +206,7 @@ def _surfaces(pose: jax.Array, shape: jax.Array, turn: jax.Array, joints: jax.Ar
 
 
 def sample_scenes(seed: int, index: np.ndarray, view: str) -> scene.Scene:
-    """Draw the random scenes `index` (B,) of a seed. All fields of the result have the leading axis B."""
+    """Generate the random scenes with the numbers `index` (B,), for a seed. All fields have the leading axis B."""
     return _scenes(_numbers(np.uint32(seed % 2**32), np.asarray(index).astype(np.uint32)), view)
 
 

@@ -130,7 +130,7 @@ def trace_hand(scene: Scene, size: int, cull: bool) -> TracedHand:
         ray = unit((columns[0] + u * columns[2], columns[1] + v * columns[2], jnp.ones_like(u)))
 
         def over_cones(step, total):
-            """Call total = step(total, cone) for all cones of each tile; all tiles of the group in parallel."""
+            """Return `total` after `total = step(total, cone)` for each cone of a tile. All tiles run in parallel."""
 
             def next_cone(state):
                 remaining, total = state

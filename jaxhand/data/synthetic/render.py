@@ -57,7 +57,7 @@ def intrinsics(window: jax.Array | np.ndarray, size: int) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=2)
 @functools.partial(jax.vmap, in_axes=(0, 0, None))
 def _compose(scene: Scene, hand: TracedHand, size: int) -> Images:
-    """Combine the traced hands with held objects and backgrounds, and simulate both cameras."""
+    """Add the held object and the background to the traced hand, and simulate the colour and depth cameras."""
     hand = TracedHand(*(field[:size, :size] for field in hand))
     unit = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size - 0.5
     u, v = jnp.broadcast_to(unit[None, :], (size, size)), jnp.broadcast_to(unit[:, None], (size, size))
