@@ -79,7 +79,7 @@ def test_user_errors_are_named(folder, call, tmp_path):
     assert "give either a run folder" in refused(call, tmp_path, "--output", tmp_path)
     assert "is a file, not a run folder; to score a file of predictions: --pred" in refused(call, folder / "pred.zip")
     assert "must be given together (protocols: freihand, ho3d" in refused(call, *files[:4])
-    assert "unknown protocol 'freihnd', did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))
+    assert "unknown protocol 'freihnd'; did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))
     assert "no option 'a=1'" in refused(call, *files, "--option", "a=1")
     assert "no.json: no such file" in refused(call, *arguments(folder, predictions="no.json"))
     xyz = hands(COUNT) / 1000
