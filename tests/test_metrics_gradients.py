@@ -140,7 +140,7 @@ for points in map(int, sys.argv[3:]):
             begin = time.time()
             result = np.asarray(measures[name]())
             assert np.isfinite(result).all()
-            assert time.time() - begin < 20, (name, points, count, time.time() - begin)
+            assert time.time() - begin < 60, (name, points, count, time.time() - begin)
 print("done")
 """
 
@@ -156,13 +156,13 @@ EVERYTHING = "alone,mask,inside,mask-inside,gradient,mask-gradient"
 
 
 def test_sizes_are_run_in_time():
-    """Every number of points that is unrolled, and some that are not; as a program of its own and inside another."""
-    run_sizes("alone,mask", "2000", [*range(3, 26), 42, 195, 778], 200)
+    """Some numbers of points that are unrolled, and some that are not; `make test-slow` runs all."""
+    run_sizes("alone,mask", "2000", [3, 8, 16, 21, 24, 25, 778], 600)
 
 
 def test_all_ways_are_run_in_time():
     """With and without a mask and a gradient, and with a mean that a compiler may fuse with the kernel."""
-    run_sizes(EVERYTHING, "2000", [3, 21, 24], 200)
+    run_sizes(EVERYTHING, "2000", [3, 21, 24], 600)
 
 
 @pytest.mark.slow
@@ -176,4 +176,4 @@ def test_every_size_is_run_in_time():
 
 
 def test_many_batch_sizes_are_run_in_time():
-    run_sizes("alone,inside", "1,2,16,17,1023,30000", [21], 200)
+    run_sizes("alone,inside", "1,2,16,17,1023,30000", [21], 600)
