@@ -22,11 +22,7 @@ from tests.support.mediapipe_files import LiteRT
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The run folder that the command writes."""
-    out, source = tmp_path_factory.mktemp("converted") / "run", mediapipe_files.source()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["convert", "mediapipe", str(source), str(out)])
-        assert convert.main() == 0
-    return out
+    return mediapipe_files.convert_run(tmp_path_factory.mktemp("converted") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,7 @@ from tests.support.exif import FOCAL_35MM, with_exif
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder of converted networks."""
-    out, source = tmp_path_factory.mktemp("converted") / "run", mediapipe_files.source()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["convert", "mediapipe", str(source), str(out)])
-        assert convert.main() == 0
-    return out
+    return mediapipe_files.convert_run(tmp_path_factory.mktemp("converted") / "run")
 
 
 @pytest.fixture(scope="module")

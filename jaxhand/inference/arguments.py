@@ -1,5 +1,6 @@
 """What predictors are called with: images, and what is known about the hands and the camera of each, checked."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Photograph:
         return rule.camera(*self.image.shape[1::-1]) if self.K is None else self.K
 
 
-class ImagePredictor:
+class ImagePredictor(abc.ABC):
     """Images in, hands out: the arguments and results of every predictor. A subclass implements `_predict`.
 
     Attributes:
@@ -103,9 +104,9 @@ class ImagePredictor:
                 raise UserError(f"{names[index] if names else f'image {index}'}: {error}") from None
         return self._predict(photographs)
 
+    @abc.abstractmethod
     def _predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
         """The arrays that `__call__` returns, for images with checked arguments."""
-        raise NotImplementedError
 
 
 def checked(image, boxes=None, hands=None, K=None, depth=None) -> Photograph:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxhand import convert
 from jaxhand.interop.mediapipe_weights import HAND, MODULES, PALM
 
 HOW = "pip install --no-deps mediapipe==0.10.21, or JAXHAND_MEDIAPIPE=FOLDER of an unpacked wheel"
@@ -44,3 +45,11 @@ class LiteRT:
 
 
 SIDES = {HAND: 224, PALM: 192}
+
+
+def convert_run(out: Path) -> Path:
+    """Convert the networks into the run folder `out`, with the command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["convert", "mediapipe", str(source()), str(out)])
+        assert convert.main() == 0
+    return out
