@@ -48,6 +48,12 @@ def unreadable(file: Path, error: OSError | ValueError) -> UserError:
     return UserError(f"{file}: {reason}; check the path, or download this file of the data set again")
 
 
+def one_line(text: object) -> str:
+    """Return a text or an error's message as one short ASCII line. Such a message can contain any text of a file."""
+    line = ascii(" ".join(str(text).split())[:1000])[1:-1][:120]
+    return line or (type(text).__name__ if isinstance(text, Exception) else "")
+
+
 def code_fingerprint(*sources: str | Path) -> str:
     """Return a hash (64 hex digits) of Python source files. Comments, docstrings and layout do not change the hash."""
     digest = hashlib.sha256()
