@@ -25,6 +25,11 @@ SHARED_PER_BYTE = 16  # and as much for every byte of the pickle
 # ---- Arrays and networks
 AXES = 32  # axes of an array; a network's weights have at most 5
 LAYERS = 1_000  # layers of a network; ViT-H has 32
+SPARSE_ELEMENTS = 2**20  # elements of a sparse matrix; MANO's has 16 x 778
+NETWORK_BYTES = 2**28  # a .tflite file; MediaPipe's networks for hands have 2 to 6 MB
+NETWORK_ITEMS = 5_000  # operations, tensors or constants of a .tflite network
+OPERATION_TENSORS = 32  # inputs or outputs of an operation or a .tflite network
+TORCH_PICKLES = 2**24  # bytes of the five pickles of a torch.save file before PyTorch 1.6
 
 # ---- Images
 PIXELS = 200 * 10**6  # width x height; the largest camera of a phone has 16320x12240 px
