@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import yaml
 
 import jaxhand
 from jaxhand.config import UserError
+from jaxhand.config.texts import parse_yaml
 from jaxhand.evaluation import plausibility
 from jaxhand.evaluation.prediction_files import draft_of, read
 from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
@@ -75,8 +75,8 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
             raise UserError(f"no option {text!r} of {protocol.name}; its options and their defaults: {have}")
         kind = tuple if known[key] is None else type(known[key])
         try:
-            options[key] = tuple(map(int, value.split(","))) if kind is tuple else yaml.safe_load(value)
-        except (ValueError, yaml.YAMLError):
+            options[key] = tuple(map(int, value.split(","))) if kind is tuple else parse_yaml(value)
+        except ValueError:
             options[key] = None
         if type(options[key]) is not kind:
             wanted = "whole numbers such as 0,4,8" if kind is tuple else f"a {kind.__name__} such as {known[key]}"

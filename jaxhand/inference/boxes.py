@@ -11,7 +11,6 @@ object with a list of entries under the key `hands`, such as the joints.json tha
 """
 
 import dataclasses
-import json
 import math
 import numbers
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.texts import parse_json
 from jaxhand.config.yaml_text import shortened
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 
@@ -148,26 +148,18 @@ def _read_entries(path: Path) -> Iterator[tuple[str, typing.Any]]:
             f"{path}: the boxes cannot be read ({getattr(error, 'strerror', 'the file is not text')})"
         ) from None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:  # the file is JSON Lines, or invalid JSON
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                yield f"{path}:{number}", _json(line, f"{path}:{number}")
+                try:
+                    yield f"{path}:{number}", parse_json(line)
+                except ValueError as error:
+                    raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
         return
-    except RecursionError:
-        raise UserError(f"{path}: not a file of boxes (nested too deeply)") from None
     entries = content
     if isinstance(content, dict):
         entries = content.get("hands", [content])  # without `hands`: a JSON Lines file with one line
     if not isinstance(entries, list):
         raise UserError(f"{path}: must be a list of hands, or an object with the key hands")
     yield from ((f"{path}: hand {number}", entry) for number, entry in enumerate(entries))
-
-
-def _json(line: str, location: str):
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{location}: not valid JSON ({error})") from None
-    except RecursionError:
-        raise UserError(f"{location}: not a hand (nested too deeply)") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.texts import parse_json
 from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.hand import mesh_files
 from jaxhand.hand.draw import draw_mesh, draw_skeleton, upscale, write_png
@@ -147,14 +148,14 @@ class PredictionWriter:
 def _entries(path: Path) -> list[dict]:
     """The hands in a joints.json, or none without the file. Raises UserError for another file."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["hands"]
+        entries = parse_json(path.read_bytes())["hands"]
         if all(isinstance(entry["image"], str) and "\0" not in entry["image"] for entry in entries):
             return entries
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         pass
     raise UserError(f"{path}: damaged, or not written by `jaxhand predict`; move it away, or choose another --out")
 
