@@ -103,23 +103,25 @@ def score_files(
     return report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
 
 
-def report(pair: Pair, options: dict, folder: Path) -> Scores:
+def report(pair: Pair, options: dict, folder: Path | None) -> Scores:
     """Score a pair, print its warnings and the table of scores, and write the files.
 
     Args:
         pair: the predictions and ground truth.
         options: options of the pair's protocol.
-        folder: where `scores.json` and `samples.csv` are written.
+        folder: where `scores.json` and `samples.csv` are written; None: they are not written.
 
     Raises:
         UserError: an option is unknown, or the folder cannot be written to.
     """
     for warning in pair.warnings:
         print(f"warning: {warning}", flush=True)
-    make_folder(folder)
+    if folder is not None:
+        make_folder(folder)
     scores = pair.protocol.score(pair.pred, pair.gt, **options)
     print(table(pair, scores))
-    print("Written to " + " and ".join(map(str, write(pair, scores, options, folder))))
+    if folder is not None:
+        print("Written to " + " and ".join(map(str, write(pair, scores, options, folder))))
     return scores
 
 
