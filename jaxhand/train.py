@@ -24,10 +24,14 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     config = configs.load(arguments.config, arguments.overrides)
 
-    from jaxhand.training.loop import train  # imported here, so that --help and config errors need no JAX
+    from jaxhand import data, models  # imported here, so that --help and config errors need no JAX
+    from jaxhand.training.loop import train
 
     runtime.use_compilation_cache()
     runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    models.check(config)  # before a run folder is made and hands are rendered
+    for name in (config.data.train, config.data.test):
+        data.check(name)
     return train(config, arguments.workdir or Path("runs") / arguments.config.stem)
 
 

@@ -333,17 +333,16 @@ def test_mirrored_images_have_mirrored_meshes(monkeypatch, photographs):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ((None,), "a run must be given by the path of its folder, such as 'runs/quickstart', got None"),
-        ((3,), "a run must be given by the path of its folder"),
-        (("run", "a"), "batch_size must be a power of two, such as 32, got 'a'"),
-        (("run", 2.0), "batch_size must be a power of two, such as 32, got 2.0"),
-        (("run", None), "batch_size must be a power of two, such as 32, got None"),
+        ({"path": None}, "a run must be given by the path of its folder, such as 'runs/quickstart', got None"),
+        ({"path": 3}, "a run must be given by the path of its folder"),
+        ({"path": "run", "batch_size": "a"}, "batch_size must be a power of two, such as 32, got 'a'"),
+        ({"path": "run", "batch_size": 2.0}, "batch_size must be a power of two, such as 32, got 2.0"),
+        ({"path": "run", "batch_size": None}, "batch_size must be a power of two, such as 32, got None"),
     ],
 )
 def test_load_names_a_wrong_argument(arguments, line):
-    path, *batch_size = arguments
     with pytest.raises(UserError, match=line):
-        jaxhand.load(path, **{"batch_size": size for size in batch_size})
+        jaxhand.load(**arguments)
 
 
 def test_load_expands_the_home_folder(trained, monkeypatch):
