@@ -41,6 +41,22 @@ def hand_scale(joints: np.ndarray) -> float:
     return float(np.median(bone_lengths(joints) / ADULT_BONES_MM.ravel()))
 
 
+def hand_scales(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Size of each hand relative to an adult's: the median ratio of lengths over its bones with two labelled ends.
+
+    Args:
+        joints: (N, 21, 3) mm.
+        valid: (N, 21) bool, labelled joints.
+
+    Returns:
+        (N,), NaN for a hand without such a bone.
+    """
+    labelled = valid[:, 1:] & valid[:, PARENTS[1:]]  # (N, 20)
+    ratio = np.sort(np.where(labelled, bone_lengths(joints) / ADULT_BONES_MM.ravel(), np.nan))  # NaN is last
+    count = labelled.sum(-1, keepdims=True)
+    return np.where(count > 0, np.take_along_axis(ratio, np.maximum(count - 1, 0) // 2, -1), np.nan)[:, 0]
+
+
 def bending_share(joints: np.ndarray) -> float:
     """Fraction of hands (N, 21, 3) that bend towards their palm, computed as if all were right hands."""
     palm = np.cross(joints[:, 5] - joints[:, 0], joints[:, 17] - joints[:, 0])  # outward if a right hand
