@@ -20,7 +20,7 @@ CERTAIN_SCALE_RANGE = (0.25, 5)  # bones shorter or longer than this, relative t
 SAME_UNIT = 2.5  # bones in a unit are at most this factor longer or shorter than an adult's
 MIN_JOINTS = 5  # number of labelled joints that a box is compared with, at least
 BOX_MARGIN = 1.5  # a box is enlarged by this factor before it is compared with the joints
-MIN_JOINTS_IN_BOX = 0.5  # smallest plausible fraction of the joints that are inside the enlarged box
+MIN_JOINTS_IN_BOX = 0.25  # smallest plausible fraction of the joints that are inside the enlarged box
 
 
 def box_reasons(boxes: np.ndarray, sizes: np.ndarray) -> Reasons:
@@ -140,7 +140,7 @@ def box_misses_joints(boxes: np.ndarray, points: np.ndarray, valid: np.ndarray) 
         valid: (N, 21) labelled joints.
 
     Returns:
-        (N,) bool. True for a box that is not finite or has no area, and if fewer than half of at least `MIN_JOINTS`
+        (N,) bool. True for a box that is not finite or has no area, and if fewer than a quarter of at least `MIN_JOINTS`
         joints are inside the box after it was made square and enlarged by `BOX_MARGIN`. False without a labelled joint.
     """
     boxes, valid = np.asarray(boxes, np.float64), np.asarray(valid) > 0
