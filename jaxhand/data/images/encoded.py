@@ -84,6 +84,11 @@ class EncodedImage:
         return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
 
     @property
+    def exif_orientation(self) -> int:
+        """EXIF orientation of a JPEG, 1 to 8, by which `pixels` are turned; 1 where they are not turned."""
+        return orientation(self.content) if self.exif else 1
+
+    @property
     def focal_length(self) -> float | None:
         """Focal length in px by the EXIF data of a JPEG, for the image at full size; None where they state none."""
         return focal_length(self.content)
