@@ -84,7 +84,7 @@ def header(source: Source, i: int) -> Header | None:
     try:
         image = read_encoded(source, i).image
         if isinstance(image, EncodedImage):
-            return Header(image.size, image.exif_orientation)
+            return Header(image.header_size, image.exif_orientation)
     except UserError:
         return None
     return None if image is None else Header((image.shape[1], image.shape[0]), 1)

@@ -103,18 +103,20 @@ def _keys(sample: Sample) -> list[bytes]:
 def _camera_doubts(sample: Sample) -> list[str]:
     labelled = sample.valid.any(-1)  # without 3D labels, K is nominal
     reasons = label_checks.camera_reasons(sample.K, sample.sizes)
-    found = [
+    return [
         f"K: {reason}, {_some(mask & labelled, labelled, sample)}"
         for reason, mask in reasons.items()
         if (mask & labelled).any() and not reason.startswith("principal point")  # in crops it may be outside
     ]
+
+
+def _center_doubts(sample: Sample) -> list[str]:
+    """Doubts about the principal points, if they are at the same place of every image."""
     ratio = (2 * sample.K[:, :2, 2] + 1) / sample.sizes  # (n, 2) principal point / centre
-    ratio = ratio[labelled & np.isfinite(ratio).all(-1)]
-    if not found and len(ratio) >= MIN_HANDS:
-        low, high = ratio.min(), ratio.max()
-        if high < 1.1 * low and not CENTER_RANGE[0] < high < CENTER_RANGE[1]:
-            found.append(f"K: its principal point is {high:.2g} times the image's centre: of another size of image?")
-    return found
+    ratio = ratio[sample.valid.any(-1) & np.isfinite(ratio).all(-1)]
+    if len(ratio) < MIN_HANDS or ratio.max() > 1.1 * ratio.min() or CENTER_RANGE[0] < ratio.max() < CENTER_RANGE[1]:
+        return []
+    return [f"K: the principal point is {ratio.max():.2g} times the image's centre: K of another size of image?"]
 
 
 def _joint_doubts(sample: Sample) -> list[str]:
@@ -159,6 +161,7 @@ def _image_doubts(sample: Sample) -> list[str]:
         found.append(f"{outside}: K of another size of image, or joints in another frame?")
     elif (none := known & (share == 0)).any():
         found.append(f"joints: none lies in the image, {_some(none, known, sample)}")
+    found = found or _center_doubts(sample)
     both = sample.own_2d & (sample.valid & sample.valid_2d).sum(-1).astype(bool)
     if both.any():
         with np.errstate(all="ignore"):
