@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxhand.data import label_checks
+from jaxhand.hand.skeleton import from_our_order, to_our_order
 from tests.support import layouts
 
 K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
@@ -67,7 +68,7 @@ def test_cameras(camera, reason):
         (lambda joints: joints * 0, "behind the camera"),
         (lambda joints: joints * (1, -1, -1), "behind the camera"),
         (lambda joints: joints * np.nan, "not finite"),
-        (lambda joints: joints * np.inf, "not finite"),
+        (lambda joints: np.full_like(joints, np.inf), "not finite"),
     ],
 )
 def test_joints(change, reason):
@@ -98,12 +99,21 @@ def test_a_hand_with_few_labelled_joints_has_a_unit():
 def test_joints_and_their_image():
     points = np.array([layouts.pixels(hand, K) for hand in HANDS])
     sizes = np.tile([640.0, 480.0], (20, 1))
-    assert not label_checks.joints_outside(points, VALID, sizes).any()
+    assert label_checks.joints_inside(points, VALID, sizes).all()
     points[2] += 1000
     points[4, :20] += 1000  # one joint is inside
+    points[6, 0], points[6, 1] = (-0.6, 100), (639.6, 100)
     sizes[5] = np.nan
-    points[5] += 1000
-    assert np.flatnonzero(label_checks.joints_outside(points, VALID, sizes)).tolist() == [2]
+    inside = label_checks.joints_inside(points, VALID & (np.arange(21) < 20), sizes).sum(-1)
+    assert inside.tolist() == [20, 20, 0, 20, 0, 0, 18] + [20] * 13
+
+
+def test_single_hands_in_another_order():
+    joints = HANDS.copy()
+    assert not label_checks.in_another_order(joints).any()
+    joints[3], joints[7] = from_our_order(joints[3], "ho3d"), to_our_order(joints[7], "interhand")
+    joints[9] /= 10  # another unit is no other order
+    assert np.flatnonzero(label_checks.in_another_order(joints)).tolist() == [3, 7]
 
 
 def test_boxes_and_joints():

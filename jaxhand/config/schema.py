@@ -42,6 +42,7 @@ class DataConfig:
     crop_rule: str = _choice("square", "hamer", "mediapipe")
     depth_dropout: float = 0.3  # fraction of the training samples without their depth image, 0 to 1
     threads: int = 2  # number of threads that read and crop images during training; at least 1
+    strict: bool = False  # True: doubtful labels are an error before the first step; False: they are only printed
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
     mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
     augment: AugmentConfig = AugmentConfig()

@@ -13,7 +13,7 @@ import numpy as np
 from jaxhand.data.batch import layout
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma, whole_image_box
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
-from jaxhand.data.label_checks import box_misses_joints
+from jaxhand.data.label_checks import box_misses_joints, joints_inside
 from jaxhand.data.record import Record
 from jaxhand.hand import roi
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
@@ -247,8 +247,8 @@ def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, f
 
 def _box_misses(record: Record, pixels: np.ndarray) -> bool:
     """Whether the record's box does not fit its labelled joints (n, 2) px. Joints outside the image do not count."""
-    inside = ((pixels > -0.5) & (pixels < np.array(image_size(record)) - 0.5)).all(-1)
-    return bool(box_misses_joints(np.asarray(record.bbox)[None], pixels[None], inside[None])[0])
+    inside = joints_inside(pixels[None], np.ones((1, len(pixels))), np.array([image_size(record)]))
+    return bool(box_misses_joints(np.asarray(record.bbox)[None], pixels[None], inside)[0])
 
 
 def _labelled_pixels(record: Record) -> np.ndarray:

@@ -9,6 +9,7 @@ reason applies. A reason is a phrase, such as "outside the image". An entry with
 import numpy as np
 
 from jaxhand.hand import anatomy
+from jaxhand.hand.skeleton import JOINT_ORDERS
 
 Reasons = dict[str, np.ndarray]
 
@@ -115,8 +116,26 @@ def joint_reasons(joints: np.ndarray, valid: np.ndarray) -> Reasons:
     return _first_only(reasons | {"bones of no hand, in any unit": wrong})
 
 
-def joints_outside(points: np.ndarray, valid: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the hands none of whose joints lies in the image.
+def in_another_order(joints: np.ndarray) -> np.ndarray:
+    """Return the hands whose joints seem to have the order of another data set, by the lengths of their bones.
+
+    Args:
+        joints: (N, 21, 3) mm, all joints labelled.
+
+    Returns:
+        (N,) bool.
+    """
+    as_is = anatomy.bone_deviations(joints)
+    found = as_is > anatomy.MAX_BONE_DEVIATION
+    if found.any():
+        orders = {tuple(o) for order in JOINT_ORDERS.values() for o in (order, np.argsort(order).tolist())}
+        best = np.min([anatomy.bone_deviations(joints[found][:, list(order)]) for order in orders], axis=0)
+        found[found] = best < anatomy.CLEARLY_BETTER * as_is[found]
+    return found
+
+
+def joints_inside(points: np.ndarray, valid: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the labelled joints that are inside their image.
 
     Args:
         points: (N, 21, 2) px.
@@ -124,11 +143,10 @@ def joints_outside(points: np.ndarray, valid: np.ndarray, sizes: np.ndarray) -> 
         sizes: (N, 2) width and height of each image, px; NaN if unknown.
 
     Returns:
-        (N,) bool. False for hands without a labelled joint, and if the size is unknown.
+        (N, 21) bool. False if the size is unknown.
     """
-    valid, sizes = np.asarray(valid) > 0, np.asarray(sizes, np.float64)
-    inside = ((points > -0.5) & (points < sizes[:, None] - 0.5)).all(-1) & valid  # (N, 21)
-    return valid.any(-1) & ~inside.any(-1) & np.isfinite(sizes).all(-1)
+    with np.errstate(invalid="ignore"):
+        return ((points > -0.5) & (points < np.asarray(sizes)[:, None] - 0.5)).all(-1) & (np.asarray(valid) > 0)
 
 
 def box_misses_joints(boxes: np.ndarray, points: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -140,8 +158,9 @@ def box_misses_joints(boxes: np.ndarray, points: np.ndarray, valid: np.ndarray) 
         valid: (N, 21) labelled joints.
 
     Returns:
-        (N,) bool. True for a box that is not finite or has no area, and if fewer than a quarter of at least `MIN_JOINTS`
-        joints are inside the box after it was made square and enlarged by `BOX_MARGIN`. False without a labelled joint.
+        (N,) bool. True for a box that is not finite or has no area. Also True if fewer than a quarter of the joints, at
+        least `MIN_JOINTS` of them, are inside the box after it was made square and enlarged by `BOX_MARGIN`. False
+        without a labelled joint.
     """
     boxes, valid = np.asarray(boxes, np.float64), np.asarray(valid) > 0
     low, high = boxes[:, :2], boxes[:, 2:]

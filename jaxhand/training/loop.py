@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
-from jaxhand.data import pipeline, record
+from jaxhand.data import pipeline, record, set_checks
 from jaxhand.hand.draw import comparison_sheet, write_png
 from jaxhand.metrics import baselines, epoch
 from jaxhand.training import pytree_checks, run_dir
@@ -82,7 +82,10 @@ class Run:
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
+        sets = {"data.train": self.train_set, "data.test": self.test_set}
+        self.notes = set_checks.check(sets, strict=config.data.strict)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
+        self.notes += pipeline.repetition_notes(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set,
             config,
@@ -150,7 +153,7 @@ class Run:
         """Train the remaining epochs; see `train`."""
         self.state = start.state
         step, last = start.step or 0, self.steps * self.config.training.num_epochs
-        self._print_baselines()
+        self._print_data()
         if start.note:
             self.logger.print(start.note)
         if step:
@@ -277,7 +280,9 @@ class Run:
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{number:03d}.png", sheet)
 
-    def _print_baselines(self) -> None:
+    def _print_data(self) -> None:
+        for note in self.notes:
+            self.logger.print(f"Data check: {note}")
         train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
         for line in baselines.lines(train, test):
             self.logger.print(line)

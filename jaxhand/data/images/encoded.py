@@ -24,6 +24,7 @@ _ORIENTATIONS = {
     8: (True, False, True),
 }
 _MARGIN = 33  # number of extra rows that are decoded, because JPEG stores colours in blocks of up to 32 rows
+_DAMAGE = ("Corrupt", "Premature", "Inconsistent", "Invalid SOS")  # first words of libjpeg's warnings about damage
 _SHRINKS = (8, 4, 2)  # factors by which a JPEG decoder can reduce the size; faster than decoding all pixels
 _memory = threading.local()
 
@@ -82,6 +83,32 @@ class EncodedImage:
             return self.pixels.shape[1::-1]
         width, height, exif = stored
         return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
+
+    @property
+    def header_size(self) -> tuple[int, int]:
+        """Width and height in px, as `size`, but without a check that a JPEG or PNG is complete: nothing is decoded."""
+        stored = image_size(self.content)
+        if stored is None:
+            return self.size
+        return stored[::-1] if _ORIENTATIONS.get(self.exif_orientation, (False,))[0] else stored
+
+    def verify(self) -> None:
+        """Decode all pixels with a strict decoder, which also detects a JPEG that is damaged inside.
+
+        Raises:
+            UserError: the file is not an image, is cut off, or is damaged inside.
+        """
+        try:
+            simplejpeg.decode_jpeg(self.content, "RGB", strict=True)
+        except ValueError as error:
+            _ = self.pixels  # another format, or a JPEG that cannot be decoded at all
+            if str(error).startswith(_DAMAGE):
+                raise UserError(f"{self.location} is damaged inside ({error}): restore or download it again") from None
+
+    @property
+    def exif_orientation(self) -> int:
+        """EXIF orientation of a JPEG, 1 to 8, by which `pixels` are turned; 1 where they are not turned."""
+        return orientation(self.content) if self.exif else 1
 
     @property
     def focal_length(self) -> float | None:
