@@ -15,6 +15,7 @@ import yaml
 from jaxhand.config import experiments
 from jaxhand.config.errors import ConfigError
 from jaxhand.config.schema import Config
+from jaxhand.config.texts import parse_yaml
 
 # Smallest allowed values. All other numbers must be at least 0, except the seed, which may be negative.
 _MINIMUM = {
@@ -64,8 +65,8 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
         if not equals:
             raise ConfigError(f"override {override!r} must have the form key=value, such as training.num_epochs=5")
         try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+            value = parse_yaml(text) if text else ""
+        except ValueError:
             value = text
         _put(tree, key.strip().split("."), value)
     config = from_dict(tree, source=str(path) if path is not None else "config")
@@ -130,11 +131,11 @@ def _flat(section, prefix: str = "") -> dict:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = parse_yaml(path.read_text()) or {}
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path} must have keys and values, got a {type(tree).__name__}")
     return tree
@@ -154,7 +155,8 @@ def _build(cls, tree, path: tuple, source: str):
     name = ".".join(path)
     if not isinstance(tree, dict):
         example = f"{name}.{dataclasses.fields(cls)[0].name}"
-        raise ConfigError(f"{source}: {name!r} is a section and must have keys, such as {example}, got {tree!r}")
+        found = ascii(tree)[:80]
+        raise ConfigError(f"{source}: {name!r} is a section and must have keys, such as {example}, got {found}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}
