@@ -79,11 +79,10 @@ def test_evaluate_refuses(finished, call, tmp_path):
 
 def test_evaluate_names_what_does_not_fit(finished, call):
     """A config that does not fit the parameters is an error before anything is computed."""
-    path = finished / "checkpoints" / str(best_meta(finished)["step"]) / "meta" / "meta.json"
-    text = path.read_text().replace('"width": 32', '"width": 48')
-    for manifest in (finished / "checkpoints").glob("*/sha256.json"):
-        manifest.unlink()
-    path.write_text(text)
+    step = finished / "checkpoints" / str(best_meta(finished)["step"])
+    path = step / "meta" / "metadata"
+    path.write_text(path.read_text().replace('"width": 32', '"width": 48'))
+    checkpoint_files.write_manifest(step)
     line = refused(call, evaluate.main, finished)
     assert "does not fit the model of its config: params/" in line and "the model needs" in line
 

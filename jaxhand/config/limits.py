@@ -5,7 +5,7 @@ file below 10 MB under 2 GB, and the time under 30 s.
 """
 
 # ---- Text
-YAML_BYTES = 2**18  # a config with every key has 5 kB; PyYAML reads about 80 kB/s
+YAML_CHARACTERS = 2**19  # a config with every key has 5 kB; PyYAML reads about 80 kB/s
 YAML_VALUES = 20_000  # number of values, counted once for every alias that refers to them
 JSON_ENTRY = 2**24  # characters of one entry of a long list; an annotation with a polygon has about 10,000
 
@@ -33,6 +33,9 @@ TORCH_PICKLES = 2**24  # bytes of the five pickles of a torch.save file before P
 
 # ---- Images
 PIXELS = 200 * 10**6  # width x height; the largest camera of a phone has 16320x12240 px
+DEPTH_PIXELS = (
+    50 * 10**6
+)  # the same of a depth image, whose pixels have up to 8 bytes; depth cameras have 1 to 4 million
 DECODED_PIXELS = 2 * 10**9  # pixels x passes over them; a progressive JPEG has about 10 passes
 
 

@@ -104,11 +104,12 @@ def _flat(section, prefix: str = "") -> dict:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        tree = yaml_text.parse(path.read_text(encoding="utf-8-sig")) or {}
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    except ValueError as error:
+    except ValueError as error:  # not UTF-8, or a path that no file can have
         raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    tree = yaml_text.parse(text, f"config {path}") or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path} must have keys and values, got a {type(yaml_text.typed(tree)).__name__}")
     return tree
@@ -120,9 +121,11 @@ def _override_value(text: str, keys: list[str]):
     if _is_text(keys) and not quoted and not text.lstrip().startswith(("{", "[")):
         return "" if text in ("null", "~") else text
     try:
-        return yaml_text.parse(text) if text else ""
-    except ValueError as error:
-        raise ConfigError(f"override {'.'.join(keys)} is not valid YAML: {error}") from None
+        return yaml_text.parse(text, f"override {'.'.join(keys)}") if text else ""
+    except ConfigError as error:
+        if isinstance(error.__cause__, yaml.YAMLError):
+            return text
+        raise
 
 
 def _is_text(keys: list[str]) -> bool:

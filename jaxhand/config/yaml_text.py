@@ -10,6 +10,7 @@ import typing
 import yaml
 
 from jaxhand.config import limits
+from jaxhand.config.errors import ConfigError
 
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")}
 _NULL = ("", "~", "null", "Null", "NULL")
@@ -23,35 +24,32 @@ class Plain(str):
     """A text without quotes, which may stand for a number or for true and false."""
 
 
-def parse(text: str) -> typing.Any:
+def parse(text: str, source: str) -> typing.Any:
     """Read one YAML document.
 
     Args:
         text: the document.
+        source: what it is called in error messages, such as "config PATH".
 
     Returns:
         Nested dicts and lists; their leaves are `Plain`, text from quotes, or None.
 
     Raises:
-        ValueError: the text is not YAML, is too long, is nested too deeply, has a key twice, or has too many values
-            after its aliases are replaced; the message is one line.
+        ConfigError: the text is not YAML, is too long or nested too deeply, or has a key twice.
     """
-    if len(text) > limits.YAML_BYTES:
-        raise ValueError(f"it has {len(text):,} characters, but at most {limits.YAML_BYTES:,} are read")
+    if len(text) > limits.YAML_CHARACTERS:
+        raise ConfigError(f"{source} is too long for a config: {len(text):,} characters; is it another file?")
     try:
         node = yaml.compose(text, yaml.BaseLoader)
-        return None if node is None else _Reader().read(node, ())
+        return None if node is None else _Reader(source).read(node, ())
     except yaml.YAMLError as error:
-        raise ValueError(shortened(" ".join(str(error).split()), 300)) from error
+        raise ConfigError(f"{source} is not valid YAML: {shortened(' '.join(str(error).split()), 300)}") from error
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ConfigError(f"{source} is nested too deeply for a config") from None
 
 
 def typed(value: typing.Any) -> typing.Any:
-    """Convert each `Plain` in nested dicts and lists to a number, a bool or a text.
-
-    Numbers are decimal. Whole numbers of more than 64 bits become floats.
-    """
+    """Convert each `Plain` in nested dicts and lists to a number, a bool or a text; numbers are decimal."""
     if isinstance(value, dict):
         return {str(key): typed(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -63,11 +61,13 @@ def typed(value: typing.Any) -> typing.Any:
     if value.lower() in _SPECIAL:
         return float(_SPECIAL[value.lower()])
     try:
-        if _INTEGER.fullmatch(value) and -(2**63) <= int(value) < 2**63:
+        if _INTEGER.fullmatch(value):
             return int(value)
+        if _FLOAT.fullmatch(value):
+            return float(value)
     except ValueError:  # thousands of digits
         pass
-    return float(value) if _FLOAT.fullmatch(value) else str(value)
+    return str(value)
 
 
 def shown(value: typing.Any) -> str:
@@ -84,15 +84,17 @@ def shortened(text: str, most: int) -> str:
 class _Reader:
     """Converts the nodes of a document; counts them, because an alias can repeat a large part many times."""
 
-    def __init__(self):
-        self._count = 0
+    def __init__(self, source: str):
+        self._source, self._count = source, 0
 
     def read(self, node: yaml.Node, path: tuple[str, ...]) -> typing.Any:
         self._count += 1
         if self._count > limits.YAML_VALUES:
-            raise ValueError(f"it has more than {limits.YAML_VALUES:,} values after its aliases are replaced")
+            raise ConfigError(
+                f"{self._source} has more than {limits.YAML_VALUES:,} values after its aliases are replaced"
+            )
         if node.tag not in _TAGS:
-            raise _error(node, f"the tag {shortened(node.tag, 60)} has no meaning here; remove it")
+            raise self._error(node, f"the tag {shortened(node.tag, 60)} has no meaning in a config; remove it")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -105,23 +107,23 @@ class _Reader:
         merged, own, lines = {}, {}, {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _error(key_node, "a key must be a text")
+                raise self._error(key_node, "a key must be a text")
             key, line = key_node.value, key_node.start_mark.line + 1
             here = (*path, key)
             if key in lines:
-                where = f"in lines {lines[key]} and {line}" if lines[key] != line else f"in line {line}"
-                raise ValueError(f"{shortened('.'.join(here), 80)!r} is there twice, {where}; keep one of them")
+                name, two = shortened(".".join(here), 80), f"{lines[key]} and {line}"
+                where = f"in lines {two}" if lines[key] != line else f"in line {line}"
+                raise ConfigError(f"{self._source}: {name!r} is there twice, {where}; keep one of them")
             lines[key] = line
             if key == "<<" and key_node.style is None:
                 parts = self.read(value_node, path)
                 for part in reversed(parts if isinstance(parts, list) else [parts]):
                     if not isinstance(part, dict):
-                        raise _error(value_node, "<< must be followed by a section, such as *name")
+                        raise self._error(value_node, "<< must be followed by a section, such as *name")
                     merged |= part
             else:
                 own[key] = self.read(value_node, here)
         return merged | own
 
-
-def _error(node: yaml.Node, fault: str) -> ValueError:
-    return ValueError(f"line {node.start_mark.line + 1}: {fault}")
+    def _error(self, node: yaml.Node, fault: str) -> ConfigError:
+        return ConfigError(f"{self._source}: line {node.start_mark.line + 1}: {fault}")

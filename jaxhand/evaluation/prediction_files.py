@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from jaxhand.config import UserError, limits
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.io import numpy_files
 from jaxhand.io.archives import DAMAGED, Archive
 from jaxhand.io.files import MALFORMED, one_line

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxhand import data, models
 from jaxhand.config import Config
+from jaxhand.data import set_checks
 from jaxhand.data.record import Record, Source, WithoutDepth, read_annotation, stacked_joints
 from jaxhand.evaluation import scoring
 from jaxhand.evaluation.prediction_files import draft_of
@@ -75,6 +76,8 @@ def score(job: Job, name: str) -> list[dict]:
     records = _annotations(source)
     results = []
     print(f"{name}, {len(source)} hands:")
+    for note in set_checks.check({name: source}, strict=config.data.strict):
+        print(f"  Data check: {note}")
     for kind, records_of_kind in kinds.items():
         collector = PredictionCollector()
         found = job.evaluate(records_of_kind, collector.collect)

@@ -11,8 +11,7 @@ import numpy as np
 import orjson
 
 import jaxhand
-from jaxhand.config import UserError
-from jaxhand.config.texts import parse_yaml
+from jaxhand.config import UserError, yaml_text
 from jaxhand.evaluation import plausibility
 from jaxhand.evaluation.prediction_files import draft_of, read
 from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
@@ -75,7 +74,10 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
             raise UserError(f"no option {text!r} of {protocol.name}; its options and their defaults: {have}")
         kind = tuple if known[key] is None else type(known[key])
         try:
-            options[key] = tuple(map(int, value.split(","))) if kind is tuple else parse_yaml(value)
+            if kind is tuple:
+                options[key] = tuple(map(int, value.split(",")))
+            else:
+                options[key] = yaml_text.typed(yaml_text.parse(value, text))
         except ValueError:
             options[key] = None
         if type(options[key]) is not kind:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.config.yaml_text import shortened
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.hand import mesh_files
 from jaxhand.hand.draw import draw_mesh, draw_skeleton, upscale, write_png

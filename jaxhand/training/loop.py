@@ -2,6 +2,7 @@
 
 import collections
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,14 @@ import numpy as np
 
 from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
-from jaxhand.data import pipeline, record
+from jaxhand.data import pipeline, record, set_checks
 from jaxhand.hand.draw import comparison_sheet, write_png
 from jaxhand.metrics import baselines, epoch
 from jaxhand.training import pytree_checks, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.logger import Logger
+from jaxhand.training.run_lock import RunLock
 from jaxhand.training.runtime import TERMINATED, Interruption
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
@@ -43,13 +45,14 @@ def train(config: Config, workdir: str | Path) -> int:
         UserError: the folder belongs to another config or cannot be written to, the data have a mistake, a loss term
             or a metric cannot be computed, or the loss is no longer finite.
     """
-    run = Run(config, Path(workdir))
-    try:
-        start = run.restore()
-        with Interruption() as interruption:
-            return run.train(start, interruption)
-    finally:
-        run.close()
+    with RunLock(Path(workdir)) as lock:
+        run = Run(config, Path(workdir), lock.check)
+        try:
+            start = run.restore()
+            with Interruption() as interruption:
+                return run.train(start, interruption)
+        finally:
+            run.close()
 
 
 class Start(NamedTuple):
@@ -66,19 +69,23 @@ class Run:
     Args:
         config: the experiment.
         workdir: run folder.
+        check_lock: called before each save; raises UserError if another process has taken over the folder.
 
     Raises:
         UserError: as for `train`.
     """
 
-    def __init__(self, config: Config, workdir: Path):
+    def __init__(self, config: Config, workdir: Path, check_lock: Callable[[], None] = lambda: None):
         check_batch_size(config.training.batch_size)
         run_dir.prepare(workdir, config)
-        self.config, self.workdir = config, workdir
+        self.config, self.workdir, self._check_lock = config, workdir, check_lock
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
+        sets = {"data.train": self.train_set, "data.test": self.test_set}
+        self.notes = set_checks.check(sets, strict=config.data.strict)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
+        self.notes += pipeline.repetition_notes(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set,
             config,
@@ -146,7 +153,7 @@ class Run:
         """Train the remaining epochs; see `train`."""
         self.state = start.state
         step, last = start.step or 0, self.steps * self.config.training.num_epochs
-        self._print_baselines()
+        self._print_data()
         if start.note:
             self.logger.print(start.note)
         if step:
@@ -249,6 +256,7 @@ class Run:
         self.logger.print(f"  ✓ Saved best model (avg_metric={avg_metric:.3f} mm) to {place}")
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> None:
+        self._check_lock()
         self.logger.flush()  # before the save: a run that is killed between the two repeats and logs this part again
         meta = meta | {
             "sums": self.trainer.host_sums(self.state),
@@ -272,7 +280,9 @@ class Run:
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{number:03d}.png", sheet)
 
-    def _print_baselines(self) -> None:
+    def _print_data(self) -> None:
+        for note in self.notes:
+            self.logger.print(f"Data check: {note}")
         train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
         for line in baselines.lines(train, test):
             self.logger.print(line)

@@ -12,7 +12,7 @@ import yaml
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import dexycb_json, label_cache
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
 from jaxhand.data.record import Record
 from jaxhand.io import files
@@ -81,7 +81,7 @@ def load(
     if setup == "json":
         return dexycb_json.load(folder, split, without_val=without_val, mano=mano, depth=depth)
     if (setup, split) not in SPLITS:
-        raise UserError(f"dexycb-{setup}, {split}: unknown; use s0, s1, s2, s3 or json, with train, val or test")
+        raise UnknownSplit(f"dexycb-{setup}, {split}: unknown; use s0, s1, s2, s3 or json, with train, val or test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give DexYCB's folder, which contains {subjects[0]}, calibration …")
     of_subject, of_camera, of_sequence = SPLITS[setup, split]

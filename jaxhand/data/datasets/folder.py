@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
-from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
@@ -39,7 +39,7 @@ def load(
             the image cannot be decoded.
     """
     if variant:
-        raise UserError(f"folder-{variant}: unknown; write folder:PATH")
+        raise UnknownSplit(f"folder-{variant}: unknown; write folder:PATH")
     folder = Path(path).expanduser()
     file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
     if not folder.is_dir():

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.encoded import read_image
 from jaxhand.data.record import Record
 
@@ -48,7 +48,9 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant not in ("", *VERSIONS):
-        raise UserError(f"freihand-{variant}: unknown; the backgrounds are {', '.join(VERSIONS)}; freihand reads all")
+        raise UnknownSplit(
+            f"freihand-{variant}: unknown; use freihand or one of its backgrounds, {', '.join(VERSIONS)}"
+        )
     if folder.suffix == ".json":
         return coco.load(folder, split, order="freihand", period=ANNOTATIONS, without_val=without_val)
     if not folder.is_dir():

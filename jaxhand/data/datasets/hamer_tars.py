@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_npz, label_cache, splits
-from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.hamer_npz import BOX_UNIT, SHAPES, hand_record
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.images.header import read_image_size
@@ -70,7 +70,7 @@ def load(
         return hamer_npz.load(folder, split, without_val=without_val)
     if variant or split not in ("train", "val"):
         which = f"hamer{variant and '-' + variant}, {split}"
-        raise UserError(f"{which}: unknown; use hamer for train or val, hamer-npz for test")
+        raise UnknownSplit(f"{which}: unknown; use hamer for train or val, hamer-npz for test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of one data set, which contains 000000.tar …")
     tars = sorted(folder.glob("*.tar"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import FROM_OPENGL
@@ -62,7 +62,7 @@ def load(
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "train"
     if variant:
-        raise UserError(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
+        raise UnknownSplit(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the HO-3D folder, which contains train.txt, train/ABF10/rgb …")
     frames = _frames(folder / f"{part}.txt")

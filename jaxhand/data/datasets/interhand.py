@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import rotate_axis_angle
@@ -50,9 +50,9 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant:
-        raise UserError(f"interhand-{variant}: unknown; write interhand:PATH")
+        raise UnknownSplit(f"interhand-{variant}: unknown; write interhand:PATH")
     if split not in ("train", "val", "test"):
-        raise UserError(f"interhand, {split}: unknown; use train, val or test")
+        raise UnknownSplit(f"interhand, {split}: unknown; use train, val or test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give InterHand2.6M's folder, which contains annotations …")
     stem = folder / f"annotations/{split}/InterHand2.6M_{split}"

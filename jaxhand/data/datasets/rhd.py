@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
@@ -52,7 +52,7 @@ def load(
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "training"
     if variant:
-        raise UserError(f"rhd-{variant}: unknown; write rhd:PATH")
+        raise UnknownSplit(f"rhd-{variant}: unknown; write rhd:PATH")
     if folder.suffix == ".json":
         return coco.load(folder, split, order="rhd", without_val=without_val)
     if not folder.is_dir():

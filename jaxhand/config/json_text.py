@@ -1,11 +1,9 @@
-"""Parse JSON and YAML of any origin: text that is nested too deeply or that expands too far is refused in one line."""
+"""Parse JSON of any origin: text that is nested too deeply is refused in one line."""
 
 import json
 import typing
 
 import orjson
-
-from jaxhand.config import yaml_text
 
 
 def parse_json(text: str | bytes) -> typing.Any:
@@ -33,15 +31,3 @@ def parse_json(text: str | bytes) -> typing.Any:
 
 def _parse_int(digits: str) -> int | float:
     return float(digits) if len(digits) > 19 else int(digits)
-
-
-def parse_yaml(text: str) -> typing.Any:
-    """Parse YAML. Numbers are decimal, and those of more than 64 bits are floats; dates are texts.
-
-    Returns:
-        The value; None for an empty text.
-
-    Raises:
-        ValueError: as for `yaml_text.parse`.
-    """
-    return yaml_text.typed(yaml_text.parse(text))
