@@ -122,8 +122,9 @@ KINDS |= {
     "a copy of another step": meta(lambda tree: tree | {"step": 9}),
     "an empty folder": only,
     "a file in its place": replaced_by_file,
-    "a link to a device": lambda step: (step / "params" / "_METADATA").unlink()
-    or (step / "params" / "_METADATA").symlink_to("/dev/zero"),
+    "a link to a device": lambda step: (
+        (step / "params" / "_METADATA").unlink() or (step / "params" / "_METADATA").symlink_to("/dev/zero")
+    ),
 }
 
 FOREIGN = {
@@ -178,7 +179,6 @@ def test_the_next_best_is_used(folder, kind):
     [warning] = warnings
     assert warning.startswith(f"checkpoint {folder}/10 is damaged (") and warning.endswith("; step 20 is used instead")
     assert "\n" not in warning and len(warning) < 500
-
 
 
 @pytest.mark.parametrize("kind", WHOLE[:3])

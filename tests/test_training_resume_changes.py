@@ -141,7 +141,11 @@ def test_other_data_that_are_allowed(trained, copy_of, command):
         f"{rate_of(trained, 36, 54):.2e} but {rate_of(trained, 36, 48):.2e}",
         "Going on from step 36 of 48",
     ]
-    assert lines[8].startswith("Epoch 2: ") and "Saved best model" in output and lines[-1].startswith("Best model: Epoch 2")
+    assert (
+        lines[8].startswith("Epoch 2: ")
+        and "Saved best model" in output
+        and lines[-1].startswith("Best model: Epoch 2")
+    )
     assert checkpoint_files.steps(workdir / "checkpoints") == [*kept, 48]  # nothing of before is deleted
     code, output, errors = command(*arguments[:-2])
     assert (code, errors) == (0, "") and "Going on from step 48 of 48" in output

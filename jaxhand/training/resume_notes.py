@@ -19,8 +19,8 @@ def lines(
         rates: learning rate of the next step, in the schedule of the checkpoint and in that of today's config.
     """
     found = [] if "fingerprints" in saved.meta else [
-        "The checkpoint has no fingerprints of the data, because an older version wrote it: whether the data are the same "
-        "is not checked"
+        "The checkpoint has no fingerprints of the data, because an older version wrote it: whether the data are the "
+        "same is not checked"
     ]  # fmt: skip
     found += [f"{_SETS[name]} has changed: {difference}" for name, difference in changed.items()]
     if now.first_step != before.first_step:

@@ -60,7 +60,9 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
     in_folder = configs.load(path) if path.exists() else None
     metas = checkpoint_files.metas(folder)
     latest = metas[max(metas)] if metas else {}
-    old = configs.from_dict(latest["config"], source=f"config of step {max(metas)}") if "config" in latest else in_folder
+    old = (
+        configs.from_dict(latest["config"], source=f"config of step {max(metas)}") if "config" in latest else in_folder
+    )
     if old is None:
         return []
     keys = {line.split(":")[0]: line for line in configs.differences(old, config)}
@@ -93,8 +95,8 @@ def changed_data(workdir: Path, before: dict | None, now: dict, allow: Collectio
 
     Args:
         workdir: run folder, for the error.
-        before: "train", "test" and "hand": `fingerprint.of_source` of the sets, `fingerprint.of_hand` of the hand model,
-            as saved; None: an old run without fingerprints.
+        before: "train", "test" and "hand": `fingerprint.of_source` of the sets and `fingerprint.of_hand` of the hand
+            model, as saved; None: an old run without fingerprints.
         now: the same of today.
         allow: "data" if they may differ.
 
@@ -111,8 +113,8 @@ def changed_data(workdir: Path, before: dict | None, now: dict, allow: Collectio
     if changed and "data" not in allow:
         listed = "; ".join(f"{_SETS[name]} has changed: {difference}" for name, difference in changed.items())
         raise UserError(
-            f"{workdir}: contains a run on other data ({listed}). Choose another --workdir, or bring the old data back; "
-            "--allow data goes on with the new data"
+            f"{workdir}: contains a run on other data ({listed}). Choose another --workdir, or bring the old data "
+            "back; --allow data goes on with the new data"
         )
     return changed
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import typing
 from collections.abc import Callable
 
 from jaxhand.config import UserError, cache_folder
@@ -87,8 +88,29 @@ class Interruption:
 
 
 def _process_count() -> int:
-    """Number of processes of the run; 1 if JAX has not been imported."""
-    return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
+    """Number of processes of the run; 1 if they were not connected."""
+    jax = sys.modules.get("jax")
+    return jax.process_count() if jax is not None and jax.distributed.is_initialized() else 1
+
+
+def to_nowhere(stream: typing.TextIO) -> None:
+    """Drop everything that is written to a stream from now on, such as stdout after its reader has ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _print_unraisable(unraisable) -> None:
+    """Print an error that cannot be raised as Python does, except one that TensorStore reports after a failed save.
+
+    It says that the event loop which waited for TensorStore has ended. The error of the save itself is raised.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _is_without_device(error: Exception) -> bool:
+    """Whether JAX raised this error because it found no device."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (AssertionError, RuntimeError)) and frames[-1].filename.endswith("xla_bridge.py")
 
 
 def run(main: Callable[[], int], *arguments) -> None:
@@ -98,22 +120,31 @@ def run(main: Callable[[], int], *arguments) -> None:
         main: the function of the command, which returns an exit code or None.
         arguments: arguments of `main`.
     """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # both are None if the shell closed them
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.unraisablehook, at_once = _print_unraisable, False
     try:
         code = main(*arguments) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code, at_once = 2, error.leaves_threads
     except KeyboardInterrupt:
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout)
         code = 1
     except Exception as error:
         import jax
 
+        code = 1
         reason = str(error).partition("\n")[0][:200]
-        if not isinstance(error, jax.errors.JaxRuntimeError):
+        if _is_without_device(error):
+            wanted = os.environ.get("JAX_PLATFORMS", "")
+            hint = f"unset JAX_PLATFORMS (it is {wanted!r}), or install JAX for that device"
+            print(f"error: JAX finds no device; {hint}{reason and ': '}{reason}", file=sys.stderr)
+            code = 2
+        elif not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
         elif "RESOURCE_EXHAUSTED" in reason:
             print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
@@ -121,9 +152,13 @@ def run(main: Callable[[], int], *arguments) -> None:
             print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        to_nowhere(sys.stdout)
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        code = code or 1
     sys.stderr.flush()
-    if code and _process_count() > 1:
+    if code and (at_once or _process_count() > 1):
         os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)
