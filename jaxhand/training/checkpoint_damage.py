@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from jaxhand.config import UserError
 from jaxhand.training import checkpoint_files
 
-
 _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
 
 
@@ -22,7 +21,9 @@ class CheckpointError(UserError):
 
 
 class SaveError(CheckpointError):
-    """A checkpoint could not be written. Orbax's threads may still wait for it, so the process has to end by force."""
+    """A checkpoint could not be written."""
+
+    leaves_threads = True  # of Orbax, which can wait for ever; see `runtime.run`
 
 
 class Damaged(Exception):
