@@ -56,7 +56,7 @@ def load(
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
     check(name)
     if name == "synthetic":
-        with console.patience("rendering synthetic hands; they are kept for later runs", 3):
+        with console.patience("rendering synthetic hands; they are kept for later runs"):
             return dataset.load(
                 split,
                 config.train_samples if split == "train" else config.test_samples,
