@@ -11,7 +11,6 @@ object with a list of entries under the key `hands`, such as the joints.json tha
 """
 
 import dataclasses
-import json
 import math
 import numbers
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.texts import parse_json
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 
 
@@ -123,12 +123,12 @@ def _read_entries(path: Path) -> Iterator[tuple[str, typing.Any]]:
             f"{path}: the boxes cannot be read ({getattr(error, 'strerror', 'the file is not text')})"
         ) from None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:  # the file is JSON Lines, or invalid JSON
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    yield f"{path}:{number}", json.loads(line)
+                    yield f"{path}:{number}", parse_json(line)
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
         return

@@ -5,13 +5,13 @@ A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, o
 (path of a 16-bit PNG in mm, 0 where unknown, of the same size as the image).
 """
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.texts import parse_json
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
 from jaxhand.data.images.depth import read_grey
@@ -93,7 +93,7 @@ class _Entry:
 
     def __init__(self, folder: Path, line: str, location: str):
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError as error:
             raise UserError(f"not valid JSON ({error})") from None
         if not isinstance(fields, dict):
