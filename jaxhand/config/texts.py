@@ -60,8 +60,8 @@ def parse_yaml(text: str) -> typing.Any:
     """
     if len(text) > limits.YAML_BYTES:
         raise ValueError(f"has {len(text):,} characters, but at most {limits.YAML_BYTES:,} are read")
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -73,8 +73,6 @@ def parse_yaml(text: str) -> typing.Any:
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError) as error:
         # PyYAML's own conversions of dates and numbers raise other errors than YAMLError
         raise ValueError(" ".join(str(error).split())[:300] or "a value does not fit its tag") from None
-    finally:
-        loader.dispose()
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:

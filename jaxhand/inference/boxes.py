@@ -65,8 +65,7 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
             name = entry.get("image")
             if not isinstance(name, str):
                 raise UserError("missing key 'image' (path of the image)")
-            next_to_file = path.parent / name
-            hands = entries_of_image.setdefault(os.path.realpath(next_to_file if next_to_file.exists() else name), [])
+            hands = entries_of_image.setdefault(_real_path(path.parent, name), [])
             if hands and not _equal(hands[0].K, hand.K):
                 raise UserError(
                     f"K differs from the K of an earlier hand in {name}; give all hands of an image the same K"
@@ -75,6 +74,15 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
             raise UserError(f"{location}: {error}") from None
         hands.append(hand)
     return {image: merge_hands(hands) for image, hands in entries_of_image.items()}
+
+
+def _real_path(folder: Path, name: str) -> str:
+    """Return the real path of an image; its name is relative to the folder, or else to the current folder."""
+    next_to_file = os.path.join(folder, name)
+    try:
+        return os.path.realpath(next_to_file if os.path.exists(next_to_file) else name)
+    except ValueError:  # a NUL character, or half a character
+        raise UserError(f"image must be a path, got {ascii(name)[:100]}") from None
 
 
 def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
@@ -94,15 +102,15 @@ def parse_hand(entry: object) -> HandBoxes:
         UserError: a key is missing or a value is wrong.
     """
     if not isinstance(entry, Mapping):
-        raise UserError(f"a hand must be an object with the key bbox, got {entry!r}")
+        raise UserError(f"a hand must be an object with the key bbox, got {ascii(entry)[:100]}")
     if "bbox" not in entry:
         raise UserError("missing key 'bbox'")
     side, score = entry.get("hand", "right"), entry.get("score")
     if not (isinstance(side, str) and side in ("right", "left")):
-        raise UserError(f'hand must be "right" or "left", got {side!r}')
+        raise UserError(f'hand must be "right" or "left", got {ascii(side)[:100]}')
     K = None if entry.get("K") is None else checked_K(array_of(entry, "K", (3, 3)))
     if score is not None and not (isinstance(score, numbers.Real) and math.isfinite(score)):
-        raise UserError(f"score must be a finite number, got {score!r}")
+        raise UserError(f"score must be a finite number, got {ascii(score)[:100]}")
     score = None if score is None else float(score)
     return HandBoxes(checked_bbox(array_of(entry, "bbox", (4,)))[None], [side], [score], K)
 

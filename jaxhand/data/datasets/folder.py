@@ -102,7 +102,7 @@ class _Entry:
             if key not in fields:
                 raise UserError(f"missing key {key!r}")
         if fields["hand"] not in ("right", "left"):
-            raise UserError(f'hand must be "right" or "left", got {fields["hand"]!r}')
+            raise UserError(f'hand must be "right" or "left", got {ascii(fields["hand"])[:100]}')
         self.location = location
         self.image = _file(folder, fields["image"], "image")
         self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
@@ -135,7 +135,7 @@ class _Entry:
 
 def _file(folder: Path, name: object, key: str) -> str:
     if not isinstance(name, str):
-        raise UserError(f"{key} must be a path, got {name!r}")
+        raise UserError(f"{key} must be a path, got {ascii(name)[:100]}")
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         raise UserError(f"{key} {path} does not exist")
