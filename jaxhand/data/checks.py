@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.io.files import MALFORMED
 
 
 def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
@@ -15,7 +16,7 @@ def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
     """
     try:
         array = np.array(fields[key], np.float64)
-    except (TypeError, ValueError, OverflowError):
+    except MALFORMED:
         array = np.zeros(0)
     if array.shape != shape:
         found = f"shape {'x'.join(map(str, array.shape))}" if array.size else "something else"

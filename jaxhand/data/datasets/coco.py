@@ -18,6 +18,7 @@ from jaxhand.data.datasets.base import ImageDataset
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
+from jaxhand.io.files import MALFORMED, one_line
 
 
 def load(file: Path, split: str, *, order: str, period: int = 0, without_val: bool = False) -> "CocoSet":
@@ -73,18 +74,29 @@ class CocoSet(ImageDataset):
 
 
 def _parse(file: Path) -> dict[str, np.ndarray]:
-    images, rows = {image.get("id"): image for image in entries(file, "images")}, []
+    images, rows = {}, []
+    for number, image in enumerate(entries(file, "images")):
+        if not isinstance(image.get("id"), int) or not -(2**63) <= image["id"] < 2**63:
+            raise UserError(
+                f"{file}: image {number} must have a whole number as its id, got {ascii(image.get('id'))[:50]}"
+            )
+        images[image["id"]] = image
     for number, annotation in enumerate(entries(file, "annotations")):
         try:
             rows.append(_row(annotation, images))
-        except KeyError as error:
-            raise UserError(f"{file}: annotation {number}: missing key {error}") from None
-        except (AttributeError, ValueError, TypeError) as error:
+        except UserError as error:
             raise UserError(f"{file}: annotation {number}: {error}") from None
+        except KeyError as error:
+            raise UserError(f"{file}: annotation {number}: missing key {one_line(error)}") from None
+        except MALFORMED as error:
+            raise UserError(f"{file}: annotation {number} is malformed ({one_line(repr(error))})") from None
     if not rows:
         raise UserError(f"{file}: contains no annotation; give another file")
     kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
-    return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
+    try:
+        return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
+    except MALFORMED as error:
+        raise UserError(f"{file}: an id or a size is not a number ({one_line(error)})") from None
 
 
 def _row(annotation: dict, images: dict) -> dict:

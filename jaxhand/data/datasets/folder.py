@@ -5,13 +5,13 @@ A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, o
 (path of a 16-bit PNG in mm, 0 where unknown, of the same size as the image).
 """
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.texts import parse_json
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_grey
@@ -93,7 +93,7 @@ class _Entry:
 
     def __init__(self, folder: Path, line: str, location: str):
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError as error:
             raise UserError(f"not valid JSON ({error})") from None
         if not isinstance(fields, dict):
@@ -102,7 +102,7 @@ class _Entry:
             if key not in fields:
                 raise UserError(f"missing key {key!r}")
         if fields["hand"] not in ("right", "left"):
-            raise UserError(f'hand must be "right" or "left", got {fields["hand"]!r}')
+            raise UserError(f'hand must be "right" or "left", got {ascii(fields["hand"])[:100]}')
         self.location = location
         self.image = _file(folder, fields["image"], "image")
         self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
@@ -135,7 +135,7 @@ class _Entry:
 
 def _file(folder: Path, name: object, key: str) -> str:
     if not isinstance(name, str):
-        raise UserError(f"{key} must be a path, got {name!r}")
+        raise UserError(f"{key} must be a path, got {ascii(name)[:100]}")
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         raise UserError(f"{key} {path} does not exist")

@@ -21,6 +21,7 @@ from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.images.header import read_image_size
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
+from jaxhand.io.files import MALFORMED, one_line
 
 _IMAGE_ENDINGS = ("jpg", "jpeg", "png")
 _SCALARS = ("right", "has_hand_pose", "has_betas")
@@ -228,7 +229,7 @@ def _hands(content: bytes, location: str) -> list[dict]:
             fitting = {} if fitting is None else fitting.item() if isinstance(fitting, np.ndarray) else fitting
             loss = fitting.get("reprojection_loss")
             row["reprojection_loss"] = math.nan if loss is None else float(np.asarray(loss).item())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{location}: hand {number} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{location}: hand {number} is malformed ({one_line(repr(error))})") from None
         checked.append(row)
     return checked
