@@ -15,7 +15,7 @@ def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
     """
     try:
         array = np.array(fields[key], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         array = np.zeros(0)
     if array.shape != shape:
         found = f"shape {'x'.join(map(str, array.shape))}" if array.size else "something else"
