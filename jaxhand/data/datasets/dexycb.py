@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import checked_K
 from jaxhand.data.datasets import dexycb_json, label_cache
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
@@ -212,7 +213,11 @@ def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _intrinsics(file: Path) -> np.ndarray:
     color = _yaml(file, ("color",))["color"]
-    return np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+    try:
+        K = np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+        return checked_K(K)
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({error}); download it again") from None
 
 
 def _yaml(file: Path, keys: tuple[str, ...]) -> dict:

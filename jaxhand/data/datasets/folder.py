@@ -19,7 +19,7 @@ from jaxhand.data.checks import array_of, checked_bbox, checked_K
 from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage
-from jaxhand.data.label_checks import joint_reasons
+from jaxhand.data.label_checks import joint_reasons, left_out
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
@@ -85,10 +85,8 @@ class FolderSet(EncodedImageSource):
     """
 
     def __init__(self, entries: list["_Entry"], outside: np.ndarray):
-        self._entries = [entry for entry, left_out in zip(entries, outside) if not left_out]
-        first = entries[int(outside.argmax())].location
-        counts = f"{outside.sum():,} of {len(entries):,} hands are left out"
-        self.left_out = [f"{counts}: no joint lies in the image, first {first}"] if outside.any() else []
+        self._entries = [entry for entry, is_outside in zip(entries, outside) if not is_outside]
+        self.left_out = left_out({"no joint lies in the image": outside}, lambda i: entries[i].location)[1]
 
     def __len__(self) -> int:
         return len(self._entries)

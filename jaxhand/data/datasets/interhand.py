@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import label_cache
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.json_stream import entries
@@ -58,6 +59,9 @@ def load(
     stem = folder / f"annotations/{split}/InterHand2.6M_{split}"
     files = {kind: Path(f"{stem}_{kind}.json") for kind in ("data", "camera", "joint_3d", "MANO_NeuralAnnot")}
     arrays = label_cache.cached([files[kind] for kind in ("data", "camera", "joint_3d")], lambda: _read(files))
+    K = np.zeros((len(arrays["focal"]), 3, 3))
+    K[:, (0, 1), (0, 1)], K[:, :2, 2], K[:, 2, 2] = arrays["focal"], arrays["princpt"], 1
+    check_cameras(K, files["camera"])
     mano = mano or ManoLabels()
     if mano.hands_mean is not None:
         poses = files["MANO_NeuralAnnot"]
@@ -127,7 +131,7 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             image, kind = image_rows[annotation["image_id"]], annotation["hand_type"]
             valid = np.reshape(np.array(annotation["joint_valid"], bool), (2, 21))
             x, y, width, height = map(float, annotation["bbox"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{files['data']}: annotation {number} is malformed ({error!r})") from None
         valid &= frames["valid"][images["frame"][image]]
         for side, hand in enumerate(SIDES):
@@ -162,7 +166,7 @@ def _cameras(file: Path) -> tuple[dict, dict]:
                 rows[capture, name] = len(rows)
                 for key, shape in _FIELDS.items():
                     columns[key].append(np.reshape(np.float32(fields[key][name]), shape))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{file}: capture {capture} is malformed ({error!r})") from None
     return {key: np.array(values) for key, values in columns.items()}, rows
 
@@ -176,7 +180,7 @@ def _frames(file: Path) -> tuple[dict, dict]:
                 rows[capture, name] = len(rows)
                 world.append(np.reshape(np.float32(frame["world_coord"]), (2, 21, 3)))
                 valid.append(np.reshape(np.array(frame["joint_valid"], bool), (2, 21)))
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                 raise UserError(f"{file}: frame {name} of capture {capture} is malformed ({error!r})") from None
     world, valid = np.array(world), np.array(valid)
     spread = np.ptp(world, axis=2).max(-1)[valid.all(-1)]  # only hands with all joints
@@ -197,7 +201,7 @@ def _mano(file: Path, frame_names: np.ndarray) -> dict[str, np.ndarray]:
             if mano is not None:
                 try:
                     pose[row, side], betas[row, side] = mano["pose"], mano["shape"]
-                except (KeyError, TypeError, ValueError) as error:
+                except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                     raise UserError(f"{file}: frame {frame} of capture {capture} is malformed ({error!r})") from None
     return {"pose": pose, "betas": betas}
 
@@ -205,7 +209,7 @@ def _mano(file: Path, frame_names: np.ndarray) -> dict[str, np.ndarray]:
 def _object(file: Path) -> dict:
     try:
         content = json.loads(files.read_bytes(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON or cut off ({error}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise UserError(f"{file}: must be a JSON object with one object per capture; download it again")
