@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from jaxhand.config import UserError
 from jaxhand.training import checkpoint_files
 
-
 _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhand.config import UserError, limits
-from jaxhand.config.texts import parse_yaml
+from jaxhand.config import UserError, limits, yaml_text
+from jaxhand.data.checks import checked_K
 from jaxhand.data.datasets import dexycb_json, label_cache
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
@@ -219,14 +219,17 @@ def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def _intrinsics(file: Path) -> np.ndarray:
     color = _yaml(file, ("color",))["color"]
     try:
-        return np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+        K = np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+        return checked_K(K)
+    except UserError as error:
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({error}); download it again") from None
     except MALFORMED as error:
-        raise UserError(f"{file}: color must have fx, fy, ppx and ppy ({one_line(repr(error))})") from None
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({one_line(repr(error))})") from None
 
 
 def _yaml(file: Path, keys: tuple[str, ...]) -> dict:
     try:
-        content = parse_yaml(files.read_bytes(file).decode())
+        content = yaml_text.typed(yaml_text.parse(files.read_bytes(file).decode(), str(file)))
     except ValueError:
         content = None
     if not isinstance(content, dict) or any(key not in content for key in keys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import label_cache
 from jaxhand.data.datasets.base import ManoLabels, SizedImageDataset, UnknownSplit

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import label_cache, splits
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_two_channels
@@ -80,6 +81,7 @@ def load(
             raise UserError(f"{folder / part}: frame {frames[without_K[0]]} has no camMat; download the set again")
         kept = np.arange(len(frames))
         arrays = arrays | _evaluation_labels(folder, arrays, mano is not None and mano.vertices)
+    check_cameras(arrays["camMat"][kept], f"{folder / part}.txt")
     return HO3D(folder, part, frames, arrays, kept, depth)
 
 
