@@ -78,7 +78,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, monkeypatc
 )
 def test_a_process_number_that_was_given_again_is_not_the_owner(tmp_path, monkeypatch, changes):
     monkeypatch.setattr(run_lock, "PATIENCE_S", 1e9)
-    write(tmp_path, machine=run_lock._machine(), **changes)
+    write(tmp_path, machine=run_lock._machine(), pid=pid)
     assert locked(tmp_path)["run"] != "abc"
 
 

@@ -115,6 +115,15 @@ def check_device() -> None:
         ) from None
 
 
+def _print_unraisable(unraisable) -> None:
+    """Print an error that cannot be raised as Python does, except one that TensorStore reports after a failed save.
+
+    It says that the event loop which waited for TensorStore has ended. The error of the save itself is raised.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def run(main: Callable[[], int], *arguments) -> None:
     """Call a command and exit with its code. A `UserError` is printed as one line on stderr; its exit code is 2.
 
@@ -123,6 +132,7 @@ def run(main: Callable[[], int], *arguments) -> None:
         arguments: arguments of `main`.
     """
     console.prepare()
+    sys.unraisablehook, at_once = _print_unraisable, False
     try:
         code = main(*arguments) or 0
         sys.stdout.flush()
@@ -130,11 +140,11 @@ def run(main: Callable[[], int], *arguments) -> None:
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code = 130
     except Exception as error:
-        code = _report(error)
+        code, at_once = _report(error), isinstance(error, UserError) and error.leaves_threads
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if code and _process_count() > 1:
+    if code and (at_once or _process_count() > 1):
         os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)
 

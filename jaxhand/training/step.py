@@ -160,7 +160,7 @@ class Trainer(EvalModel):
 
     def with_sums(self, state: dict, sums: dict[str, float] | None = None) -> dict:
         """The state with these sums of the losses on the devices; by default 0, as before an epoch's first step."""
-        start = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
+        start = {name: np.float32((sums or {}).get(name, 0)) for name in ("loss", *self.loss_terms)}
         return state | {"sums": jax.device_put(start, replicated(self.device_mesh))}
 
     @staticmethod
