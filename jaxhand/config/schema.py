@@ -24,17 +24,28 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhotoConfig:
+    """The data set "synthetic-photo": rendered hands that look like photographs."""
+
+    # Parts that are switched off: poses, views, objects, second_hand, occluders, backgrounds, lighting, skin, clothing,
+    # camera
+    without: tuple[str, ...] = ()
+    backgrounds: str = ""  # folder of photographs without hands, used as backgrounds; empty: drawn backgrounds
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The data sets, and how their hands are cropped."""
 
-    train: str | dict[str, float] = "synthetic"  # NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
-    test: str = "synthetic"  # NAME:PATH or module:function:PATH
+    # synthetic, synthetic-photo, NAME:PATH or module:function:PATH; for training also a mixture, {SET: weight}
+    train: str | dict[str, float] = "synthetic"
+    test: str = "synthetic"
     # Split that is evaluated after every epoch. val: samples of the training set that are not used for training.
     test_split: str = _choice("test", "val")
     # Viewing directions of the synthetic set. front: on the palm or the back of the hand, within about 35 degrees.
     view: str = _choice("front", "all")
-    train_samples: int = 20480  # number of training hands in the synthetic set; other sets are used in full
-    test_samples: int = 2000  # number of test hands in the synthetic set; other sets are used in full
+    train_samples: int = 20480  # number of training hands in a synthetic set; other sets are used in full
+    test_samples: int = 2000  # number of test hands in a synthetic set; other sets are used in full
     image_size: int = 64  # side of the square crop (the input of the model), px
     crop_scale: float = 1.4  # side of the crop / longer side of the hand's box; above 0
     # Rule for the crop of a box. hamer: as HaMeR and WiLoR (box shape, pixel centres, blur); they use crop_scale 2.
@@ -45,6 +56,7 @@ class DataConfig:
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
     mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
     augment: AugmentConfig = AugmentConfig()
+    photo: PhotoConfig = PhotoConfig()
 
 
 @dataclasses.dataclass(frozen=True)
