@@ -37,9 +37,9 @@ class PhotoConfig:
 class DataConfig:
     """The data sets, and how their hands are cropped."""
 
-    # synthetic, synthetic-photo, NAME:PATH or module:function:PATH; for training also a mixture, {SET: weight}
+    # synthetic, synthetic-photo, NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
     train: str | dict[str, float] = "synthetic"
-    test: str = "synthetic"
+    test: str = "synthetic"  # as `train`, but no mixture
     # Split that is evaluated after every epoch. val: samples of the training set that are not used for training.
     test_split: str = _choice("test", "val")
     # Viewing directions of the synthetic set. front: on the palm or the back of the hand, within about 35 degrees.

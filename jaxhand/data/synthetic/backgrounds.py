@@ -91,7 +91,8 @@ def color(rng: np.random.Generator, saturation: float = 1.0) -> np.ndarray:
 def _plane(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rotated coordinates (2, size, size), in units of the side."""
     angle = rng.uniform(0, np.pi)
-    rows, columns = (np.mgrid[:size, :size] / size - 0.5).astype(np.float32)
+    columns = np.arange(size, dtype=np.float32) / size - 0.5
+    rows = columns[:, None]
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return c * columns + s * rows, c * rows - s * columns
 
@@ -175,17 +176,23 @@ def _put_thing(rng: np.random.Generator, picture: np.ndarray) -> None:
         outline[:, 1] *= 0.15
     c, s = np.cos(angle), np.sin(angle)
     outline = outline @ np.array([[c, s], [-s, c]]) + center
-    mask = np.zeros((size, size), np.float32)
-    cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
-    if rng.uniform() < 0.5:  # its shadow
-        shadow = cv2.GaussianBlur(mask, (0, 0), size * rng.uniform(0.01, 0.05))
-        picture *= 1 - 0.5 * rng.uniform() * shadow[..., None]
-    x, y = _plane(rng, size)
-    face = 1 + rng.uniform(-1.2, 1.2) * x + rng.uniform(-0.5, 0.5) * np.sin(y * rng.uniform(10, 90)) * (
-        rng.uniform() < 0.4
-    )
-    fill = color(rng, 1.3) * np.clip(face, 0.1, 2)[..., None]
-    picture += mask[..., None] * (fill - picture)
+    soft = size * rng.uniform(0.01, 0.05)
+    low = np.maximum(np.floor(outline.min(0) - 2 * soft), 0).astype(int)
+    high = np.minimum(np.ceil(outline.max(0) + 2 * soft) + 1, size).astype(int)
+    darkness, slope, stripes = 0.5 * rng.uniform(), rng.uniform(-1.2, 1.2), rng.uniform(-0.5, 0.5)
+    rate, has_shadow, has_stripes = rng.uniform(10, 90), rng.uniform() < 0.5, rng.uniform() < 0.4
+    fill = color(rng, 1.3)
+    if (high - low).min() < 1:
+        return
+    patch = picture[low[1] : high[1], low[0] : high[0]]
+    mask = np.zeros(patch.shape[:2], np.float32)
+    cv2.fillPoly(mask, [np.round((outline - low) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
+    if has_shadow:
+        patch *= 1 - darkness * cv2.GaussianBlur(mask, (0, 0), soft)[..., None]
+    rows, columns = np.ogrid[: len(patch), : patch.shape[1]]
+    x, y = (c * columns + s * rows) / size, (c * rows - s * columns) / size
+    face = 1 + slope * x + (stripes * np.sin(y * rate) if has_stripes else 0)
+    patch += mask[..., None] * (fill * np.clip(face, 0.1, 2)[..., None] - patch)
 
 
 def _shelf(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:

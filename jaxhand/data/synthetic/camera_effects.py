@@ -16,8 +16,8 @@ def develop(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     """
     size = len(light)
     amount = rng.uniform(size=16)
-    light = cv2.GaussianBlur(light, (0, 0), 0.35 + 1.0 * amount[0] ** 3 * size / 224)
-    if amount[1] < 0.2:
+    light = cv2.GaussianBlur(light, (0, 0), 0.5 + 0.9 * amount[0] ** 4 * size / 224)
+    if amount[1] < 0.15:
         light = _moved(light, amount[2] * np.pi, (2 + 9 * amount[3]) * size / 224)
     grey = light.mean()
     light = light * (np.exp(-1.5 + 0.9 * (amount[4] - 0.5)) / (grey + 0.05)) ** (0.55)  # automatic exposure, in part

@@ -41,7 +41,18 @@ from jaxhand.io import array_file, files
 
 CHUNK = 16  # images that are traced together
 MARGIN = 0.12  # of the box around the joints, as a fraction of its longer side: the flesh around them
-_MODULES = (backgrounds, camera_effects, grasp, photo_light, photo_scene, photo_surface, raytrace, render, scene, skin_map)
+_MODULES = (
+    backgrounds,
+    camera_effects,
+    grasp,
+    photo_light,
+    photo_scene,
+    photo_surface,
+    raytrace,
+    render,
+    scene,
+    skin_map,
+)
 # Hash of the code that renders the images, as in `dataset`. It is computed at import.
 _CODE_VERSION = files.code_fingerprint(__file__, body.__file__, *(str(module.__file__) for module in _MODULES))[:8]
 
@@ -176,13 +187,19 @@ def _render_chunk(seed: int, index: np.ndarray, done: int, size: int, parts: fro
         scenes = photo_scene.sample(seed, index, parts)
         traced = np.asarray(raytrace.trace_hand(scenes.hand, size, True).distance)[:, :size, :size]
         others = np.asarray(scenes.has_other)[:done]
-        second = np.asarray(raytrace.trace_hand(scenes.other, size, True).distance)[:, :size, :size] if others.any() else traced
+        second = (
+            np.asarray(raytrace.trace_hand(scenes.other, size, True).distance)[:, :size, :size]
+            if others.any()
+            else traced
+        )
     scenes = jax.tree.map(np.asarray, scenes)
     K = render.intrinsics(scenes.hand.window, size)
     rows = []
     for i in range(done):
         one = jax.tree.map(lambda field: field[i], scenes)
-        image, depth, mask = _photograph(seed, int(index[i]), one, traced[i], second[i] if others[i] else None, parts, folder)
+        image, depth, mask = _photograph(
+            seed, int(index[i]), one, traced[i], second[i] if others[i] else None, parts, folder
+        )
         joints, camera = one.hand.joints, K[i]
         if one.is_left:
             image, depth, mask = (np.ascontiguousarray(array[:, ::-1]) for array in (image, depth, mask))
@@ -200,7 +217,7 @@ def _photograph(seed: int, index: int, one: photo_scene.PhotoScene, traced, seco
     streams = {part: np.random.default_rng([seed % 2**32, index, number]) for number, part in enumerate(PARTS)}
     size, window = len(traced), one.hand.window
     ray = photo_surface.rays(window, size)
-    drawn = skin_map.draw_skin(streams["skin"])
+    drawn = skin_map.skin_of(seed % 2**32, int(streams["skin"].integers(skin_map.PEOPLE)))
     surfaces = []
     for hand, distance in ((one.hand, traced), (one.other, second)):
         if distance is None:
@@ -225,24 +242,23 @@ def _photograph(seed: int, index: int, one: photo_scene.PhotoScene, traced, seco
         lights = photo_light.single(one.hand.light, one.hand.light_color, one.hand.ambient)
     known = combined.distance < raytrace.FAR_MM / 2
     far = float((combined.distance * ray[..., 2])[known].max(initial=300.0))
-    wall = (far + np.exp(rng.uniform(np.log(8), np.log(2000)))) / ray[..., 2]  # along the ray, mm
-    light = photo_light.shade(combined, ray, window, lights, shadows="lighting" in parts)
+    wall = np.float32(far + np.exp(rng.uniform(np.log(8), np.log(2000)))) / ray[..., 2]  # along the ray, mm
+    lit = np.ones_like(traced)
+    distance = np.where(known, combined.distance, wall)
+    if "lighting" in parts:
+        lit = photo_light.cast(distance, ray, combined.normal, lights, window)
+    light = photo_light.shade(combined, ray, window, lights, lit)
     if "backgrounds" in parts:
         behind = backgrounds.draw(streams["backgrounds"], size, folder)
     else:
         behind = np.broadcast_to(np.float32(one.hand.wall_color), light.shape)
-    if "lighting" in parts:
-        everything = np.where(known, combined.distance, wall).astype(np.float32)
-        facing = np.zeros_like(ray) - np.float32([0, 0, 1])
-        shadow = photo_light.cast(everything, ray * wall[..., None].astype(np.float32), facing, lights, window)
-        behind = behind * (0.45 + 0.55 * shadow[..., None])
-    light = np.where(known[..., None], light, behind)
+    light = np.where(known[..., None], light, behind * (0.45 + 0.55 * lit[..., None]))
     if "occluders" in parts:
         light, covered = backgrounds.occlude(streams["occluders"], light)
         mask = mask & ~covered
     rng = streams["camera"]
     image = camera_effects.develop(rng, light) if "camera" in parts else camera_effects.plain(light)
-    depth = np.where(known, combined.distance, wall) * ray[..., 2]
+    depth = distance * ray[..., 2]
     depth = depth + rng.standard_normal(depth.shape, np.float32) * 1.5 * (depth / 500) ** 2
     return image, np.clip(np.rint(depth), 0, 65535).astype(np.uint16), mask.astype(np.uint8)
 

@@ -32,7 +32,7 @@ PARTS = (
 GEOMETRY = (*PARTS[:4], "window")  # what has random numbers in this file
 FOREARM_LENGTH = 2.4  # a longer forearm than the body's: it leaves the image
 _WRIST = np.deg2rad([[-45, 55], [-22, 28]]).astype(np.float32)  # bending towards the palm, to the little finger
-_UP_SPREAD = np.deg2rad([38, 30]).astype(np.float32)  # standard deviation of roll and pitch
+_UP_SPREAD = np.deg2rad([32, 28]).astype(np.float32)  # standard deviation of roll and pitch
 _FINGERS_UP = np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]], np.float32)  # hand → camera; the back faces the camera
 
 
@@ -84,7 +84,7 @@ def _scene(base: Scene, other: Scene, numbers: dict, parts: frozenset[str]) -> P
     window = _window(draws["window"], hand.joints)
     is_left = draws["window"].uniform() < 0.5
     solid = solid._replace(center=turn @ solid.center + hand.joints[0], axes=solid.axes @ turn.T)
-    has_other = draws["second_hand"].uniform() < (0.25 if "second_hand" in parts else 0.0)
+    has_other = draws["second_hand"].uniform() < (0.18 if "second_hand" in parts else 0.0)
     other = _second_hand(draws["second_hand"], other, hand)
     hand, other = hand._replace(window=window), other._replace(window=window, skin=hand.skin)
     return PhotoScene(hand, other, has_other, solid, is_left)
@@ -164,7 +164,7 @@ def _window(draws: body.Draws, joints: jax.Array) -> jax.Array:
     low, high = points.min(0), points.max(0)
     palm = points[np.array(PALM_JOINTS)]
     side = jnp.maximum(1.25 * jnp.max(high - low), HAND_OVER_JOINTS * jnp.max(jnp.ptp(palm, axis=0)))
-    side = side * draws.uniform(low=1.0, high=1.35)
+    side = side * draws.uniform(low=1.05, high=1.4)
     return jnp.append((low + high) / 2 + draws.uniform(2, low=-0.08, high=0.08) * side, side)
 
 

@@ -48,7 +48,7 @@ def rays(window: np.ndarray, size: int) -> np.ndarray:
     place = ((np.arange(size) + 0.5) / size - 0.5) * window[2]
     ray = np.ones((size, size, 3), np.float32)
     ray[..., 0], ray[..., 1] = window[0] + place, window[1] + place[:, None]
-    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    return ray / np.sqrt(np.einsum("...i,...i->...", ray, ray))[..., None]
 
 
 def map_hand(scene: Scene, distance: np.ndarray, ray: np.ndarray) -> HandMap:
@@ -70,9 +70,9 @@ def map_hand(scene: Scene, distance: np.ndarray, ray: np.ndarray) -> HandMap:
     for cone in range(body.NUM_CONES):
         axis = end[cone] - start[cone]
         offset = point - start[cone]
-        along = np.clip(offset @ axis / (axis @ axis), 0, 1)
-        offset = offset - along[:, None] * axis
-        length = np.sqrt((offset**2).sum(1) + 1e-6)
+        along = np.clip(offset @ (axis / (axis @ axis)), 0, 1)
+        offset -= along[:, None] * axis
+        length = np.sqrt(np.einsum("pi,pi->p", offset, offset) + np.float32(1e-6))
         gap = length - (start_radius[cone] + (end_radius[cone] - start_radius[cone]) * along)
         near = np.flatnonzero(gap < _REACH_MM)
         if not len(near):
@@ -106,10 +106,10 @@ def smooth_hand(found: HandMap, scene: Scene, distance: np.ndarray) -> Surface:
     palm = (1 - found.back)[:, None]
     color = np.broadcast_to(scene.skin, found.normal.shape) * (1 + 0.35 * palm * (1 - scene.skin))
     color = color * np.where(found.nail[:, None] > 0, (1.05, 0.95, 0.97), 1)
-    return _spread(found, distance, found.normal, color, 0.25 + 0.5 * found.nail, 1.0)
+    return _spread(found.rows, distance, found.normal, color, 0.25 + 0.5 * found.nail, 1.0)
 
 
-def detailed_hand(rng: np.random.Generator, found: HandMap, scene: Scene, distance: np.ndarray, drawn=None) -> Surface:
+def detailed_hand(rng: np.random.Generator, found: HandMap, scene: Scene, distance: np.ndarray, drawn) -> Surface:
     """Return a hand with the skin of one person.
 
     Args:
@@ -117,14 +117,14 @@ def detailed_hand(rng: np.random.Generator, found: HandMap, scene: Scene, distan
         found: result of `map_hand`.
         scene: one scene, NumPy arrays; its colour of the skin is used.
         distance: as for `map_hand`.
-        drawn: skin of `skin_map.draw_skin`; None: it is drawn here.
+        drawn: result of `skin_map.skin_of`.
     """
-    drawn = skin_map.draw_skin(rng) if drawn is None else drawn
-    pale, rosy, nail_tone = rng.uniform(0.15, 0.75), rng.uniform(0.3, 1.2), rng.uniform(size=6)
+    pale, rosy, contrast = rng.uniform((0.15, 0.3, 0.4), (0.75, 1.2, 1.3))
+    nail_tone = rng.uniform(size=4)
     at = skin_map.to_pixels(found.place).astype(np.float32)
     back = found.back[:, None]
     value = (1 - back) * _look_up(drawn[0], at) + back * _look_up(drawn[1], at)  # (P, 4)
-    tone, redness, crease, height = value.T
+    tone, redness, crease, height = value.T * np.float32([[contrast], [contrast], [contrast], [1]])
     nail = found.nail * (found.cuticle < 0.93)
     skin = np.asarray(scene.skin)
     color = skin * (1 + pale * (1 - back) * (1 - skin) * np.array([1.0, 0.85, 0.85], np.float32))
@@ -137,7 +137,7 @@ def detailed_hand(rng: np.random.Generator, found: HandMap, scene: Scene, distan
     color = np.where(nail[:, None] > 0, nail_color + free_edge, color)
     gloss = (0.25 + 0.9 * rng.uniform() ** 2) * (1 - 0.5 * crease) + nail * (0.4 + 1.2 * nail_tone[3])
     normal = _bumped(found, height * (1 - found.nail), distance)
-    return _spread(found, distance, normal, color, gloss, 1.0 - 0.8 * nail)
+    return _spread(found.rows, distance, normal, color, gloss, 1.0 - 0.8 * nail)
 
 
 def dress(rng: np.random.Generator, surface: Surface, found: HandMap) -> Surface:
@@ -180,22 +180,16 @@ def dress(rng: np.random.Generator, surface: Surface, found: HandMap) -> Surface
 
 def solid_surface(rng: np.random.Generator, solid: grasp.Solid, ray: np.ndarray) -> Surface:
     """Return the surface of a held solid, with two colours in stripes or patches."""
-    size = len(ray)
-    axes = np.asarray(solid.axes)
+    center, axes, half = (np.asarray(field) for field in solid[1:])
     direction = ray.reshape(-1, 3) @ axes.T  # in the solid's axes
-    eye = axes @ -np.asarray(solid.center)
-    distance, normal = _SOLIDS[int(solid.kind)](eye, direction, np.asarray(solid.half))
-    point = eye + direction * distance[:, None]
-    texture = backgrounds.draw(rng, 128)
-    at = np.clip(point / 80 * 64 + 64, 0, 127).astype(int)
-    one_color = backgrounds.color(rng, 1.5)
-    share = rng.choice([0.0, 0.5, 1.0])
-    color = one_color * (1 - share) + share * texture[at[:, 0], (at[:, 1] + at[:, 2]) % 128]
-    found = np.where(distance < FAR_MM / 2)[0]
-    gloss = np.full(size * size, rng.uniform() ** 2 * 2.0, np.float32)
-    image = lambda values: values.reshape(size, size, -1).astype(np.float32)  # noqa: E731
-    color[np.setdiff1d(np.arange(size * size), found)] = 0
-    return Surface(image(distance)[..., 0], image(normal @ axes), image(color), image(gloss)[..., 0], np.zeros((size, size), np.float32))  # fmt: skip
+    distance, normal = _SOLIDS[int(solid.kind)](-axes @ center, direction, half)
+    texture, plain = backgrounds.draw(rng, 128), backgrounds.color(rng, 1.5)
+    share, gloss = rng.choice([0.0, 0.5, 1.0]), 2.0 * rng.uniform() ** 2
+    rows = np.flatnonzero(distance < FAR_MM / 2)
+    point = direction[rows] * distance[rows, None] - axes @ center
+    at = np.clip(point * 0.8 + 64, 0, 127).astype(int)
+    color = plain * (1 - share) + share * texture[at[:, 0], (at[:, 1] + at[:, 2]) % 128]
+    return _spread(rows, np.float32(distance).reshape(ray.shape[:2]), normal[rows] @ axes, color, gloss, 0.0)
 
 
 def nearest(first: Surface, second: Surface) -> Surface:
@@ -205,12 +199,11 @@ def nearest(first: Surface, second: Surface) -> Surface:
     return Surface(*fields)
 
 
-def _spread(found: HandMap, distance: np.ndarray, normal, color, gloss, flesh) -> Surface:
-    """Put the values of P pixels into images."""
-    blank = empty(len(distance))
-    arrays = [array.copy() for array in blank[1:]]
+def _spread(rows: np.ndarray, distance: np.ndarray, normal, color, gloss, flesh) -> Surface:
+    """Put the values of the pixels `rows` (P,) into images."""
+    arrays = [array.copy() for array in empty(len(distance))[1:]]
     for array, values in zip(arrays, (normal, color, gloss, flesh)):
-        array.reshape(-1, *array.shape[2:])[found.rows] = values
+        array.reshape(-1, *array.shape[2:])[rows] = values
     return Surface(distance, *arrays)
 
 

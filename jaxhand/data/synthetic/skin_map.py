@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxhand.hand.builtin import body
 
-SCALE = 2.0  # px of the map per mm
+PEOPLE = 32  # different skins of a set
+SCALE = 1.5  # px of the map per mm
 LOW, HIGH = np.array([-105.0, -130.0]), np.array([65.0, 205.0])  # mm, corners of the map
 _WIDTH, _HEIGHT = np.ceil((HIGH - LOW) * SCALE).astype(int)
 _THUMB_DIRECTION = np.array([-0.66, 0.75])
@@ -65,21 +66,26 @@ def to_pixels(points: np.ndarray) -> np.ndarray:
     return (points - LOW) * SCALE - 0.5
 
 
-def draw_skin(rng: np.random.Generator) -> np.ndarray:
+@functools.lru_cache(PEOPLE)
+def skin_of(seed: int, person: int) -> np.ndarray:
     """Draw one person's skin.
+
+    Args:
+        seed: of the data set.
+        person: 0 to `PEOPLE` - 1.
 
     Returns:
         (2, H, W, 4) float32, palm and back: factor of the brightness - 1, redness, darkness of creases, height in mm.
     """
-    age, contrast = rng.uniform(), rng.uniform(0.4, 1.3)
+    rng = np.random.default_rng([seed, person])
+    age = rng.uniform()
     sides = np.stack([_palm(rng, age), _back(rng, age)])
-    spots = np.stack([noise(rng, (_HEIGHT, _WIDTH), cell, 4) for cell in (60, 60)], -1)
+    spots = np.stack([noise(rng, (_HEIGHT, _WIDTH), 60, 4) for _ in range(2)], -1)
     fine = noise(rng, (_HEIGHT, _WIDTH), 5, 2)
     sides[..., 0] += 0.055 * spots[..., 0] + 0.02 * fine
     sides[..., 1] += 0.30 * spots[..., 1]
     sides[..., 3] += 0.05 * fine
-    sides[..., :3] *= contrast
-    return sides.astype(np.float32)
+    return sides
 
 
 def _palm(rng: np.random.Generator, age: float) -> np.ndarray:
@@ -100,8 +106,8 @@ def _palm(rng: np.random.Generator, age: float) -> np.ndarray:
             at = place.knuckles[finger, level] + direction * (21.0 if level == 0 and finger else 1.0)
             for shift in (-1.3, 1.3) if level < 2 else (0.0,):
                 _across(rng, lines, at + direction * (shift + rng.normal(0, 0.4)), direction, 10.5, 0.8)
-    redness = _blobs([(-24, 34, 20), (24, 30, 18), *[(*k, 11) for k in place.knuckles[1:, 0] - (0, 6)]])
-    redness += _fingertips(8)
+    redness = _blobs(((-24, 34, 20), (24, 30, 18), *[(*k, 11) for k in place.knuckles[1:, 0] - (0, 6)]))
+    redness = redness + _fingertips(8)
     side[..., 1] = 0.55 * redness * rng.uniform(0.2, 1.2)
     lines = cv2.GaussianBlur(lines, (0, 0), 0.7)
     side[..., 2] = lines * (0.5 + 0.5 * age)
@@ -141,7 +147,7 @@ def _back(rng: np.random.Generator, age: float) -> np.ndarray:
         cv2.circle(dots, (int(x), int(y)), int(rng.integers(1, 3)), rng.uniform(0.2, 0.8), -1)
     dots = cv2.GaussianBlur(dots, (0, 0), 0.8)
 
-    knuckles = _blobs([(*k, 9) for k in place.knuckles[1:, 0]] + [(*k, 7) for k in place.knuckles[:, 1]])
+    knuckles = _blobs((*[(*k, 9) for k in place.knuckles[1:, 0]], *[(*k, 7) for k in place.knuckles[:, 1]]))
     side[..., 0] = -0.25 * dots - 0.06 * strength * veins
     side[..., 1] = 0.5 * (knuckles + _fingertips(6)) * rng.uniform(0.1, 1.2) - 0.5 * strength * veins
     side[..., 2] = wrinkles * (0.35 + 0.65 * age)
@@ -154,17 +160,16 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float, octaves
     total, weight = np.zeros(shape, np.float32), 1.0
     for _ in range(octaves):
         grid = [max(2, int(np.ceil(side / cell)) + 1) for side in shape]
-        total += weight * cv2.resize(rng.uniform(-1, 1, grid).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+        octave = rng.random(grid, np.float32) * 2 - 1
+        total += weight * cv2.resize(octave, shape[::-1], interpolation=cv2.INTER_CUBIC)
         cell, weight = max(cell / 2, 1.0), weight * 0.55
     return total / (2.2 * (1 - 0.55**octaves)) * 1.5
 
 
 def _stroke(image: np.ndarray, points: np.ndarray, value: float, thickness: int) -> None:
-    """Draw a line through points (n, 2) mm into the map; darker lines that are already there stay."""
-    layer = np.zeros_like(image)
+    """Draw a line through points (n, 2) mm into the map."""
     pixels = np.round(to_pixels(points) * 16).astype(np.int32)
-    cv2.polylines(layer, [pixels[:, None]], False, value, thickness, cv2.LINE_8, 4)
-    np.maximum(image, layer, out=image)
+    cv2.polylines(image, [pixels[:, None]], False, value, thickness, cv2.LINE_8, 4)
 
 
 def _across(rng, image: np.ndarray, center: np.ndarray, direction: np.ndarray, half: float, value: float) -> None:
@@ -178,9 +183,15 @@ def _across(rng, image: np.ndarray, center: np.ndarray, direction: np.ndarray, h
 
 def _smooth(points: np.ndarray) -> np.ndarray:
     """Return a curve (16, 2) through points (n, 2)."""
-    order = min(3, len(points) - 1)
-    place = np.linspace(0, 1, len(points))
-    return np.stack([np.polyval(np.polyfit(place, column, order), np.linspace(0, 1, 16)) for column in points.T], 1)
+    return _curve(len(points)) @ points
+
+
+@functools.cache
+def _curve(count: int) -> np.ndarray:
+    """Weights (16, count): a polynomial of degree 3 or less, by least squares."""
+    powers = np.arange(min(4, count))
+    fine, knots = (np.linspace(0, 1, n)[:, None] ** powers for n in (16, count))
+    return fine @ np.linalg.pinv(knots)
 
 
 @functools.cache
@@ -189,7 +200,8 @@ def _grid() -> np.ndarray:
     return np.stack([columns, rows], -1).astype(np.float32) / SCALE + LOW.astype(np.float32)
 
 
-def _blobs(places: list[tuple]) -> np.ndarray:
+@functools.cache
+def _blobs(places: tuple[tuple, ...]) -> np.ndarray:
     """Return the sum of soft discs (x, y, radius), mm."""
     x, y = np.moveaxis(_grid(), -1, 0)
     total = np.zeros((_HEIGHT, _WIDTH), np.float32)
@@ -200,4 +212,4 @@ def _blobs(places: list[tuple]) -> np.ndarray:
 
 def _fingertips(radius: float) -> np.ndarray:
     place = layout()
-    return _blobs([(*(place.knuckles[f, 2] + 19 * place.directions[f]), radius) for f in range(5)])
+    return _blobs(tuple((*(place.knuckles[f, 2] + 19 * place.directions[f]), radius) for f in range(5)))
