@@ -35,18 +35,29 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhotoConfig:
+    """The data set "synthetic-photo": rendered hands that look like photographs."""
+
+    # Parts that are switched off: poses, views, objects, second_hand, occluders, backgrounds, lighting, skin, clothing,
+    # camera
+    without: tuple[str, ...] = ()
+    backgrounds: str = ""  # folder of photographs without hands, used as backgrounds; empty: drawn backgrounds
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The data sets, and how their hands are cropped."""
 
-    train: str | dict[str, float] = "synthetic"  # NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
-    test: str = "synthetic"  # NAME:PATH or module:function:PATH
+    # synthetic, synthetic-photo, NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
+    train: str | dict[str, float] = "synthetic"
+    test: str = "synthetic"  # as `train`, but no mixture
     # Split that is evaluated after every epoch. val: samples of the training set that are not used for training.
     test_split: str = _choice("test", "val")
     # Viewing directions of the synthetic set. front: on the palm or the back of the hand, within about 35 degrees.
     view: str = _choice("front", "all")
-    # number of training hands in the synthetic set; other sets are used in full
+    # number of training hands in a synthetic set; other sets are used in full
     train_samples: int = _number(20480, least=1, most=2**30)
-    # number of test hands in the synthetic set; other sets are used in full
+    # number of test hands in a synthetic set; other sets are used in full
     test_samples: int = _number(2000, least=1, most=2**30)
     image_size: int = _number(64, least=1, most=4096)  # side of the square crop (the input of the model), px
     crop_scale: float = _number(1.4, above=0, most=10)  # side of the crop / longer side of the hand's box; above 0
@@ -60,6 +71,7 @@ class DataConfig:
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
     mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
     augment: AugmentConfig = AugmentConfig()
+    photo: PhotoConfig = PhotoConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,9 @@ def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) ->
     finally:
         draft.unlink(missing_ok=True)
     counts = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
-    say(f"{file}: {file.stat().st_size / 1e6:.1f} MB, checked on {counts}: at most {checking.by_unit(found)} from the run")
+    say(
+        f"{file}: {file.stat().st_size / 1e6:.1f} MB, checked on {counts}: at most {checking.by_unit(found)} from the run"
+    )
     if half:
         lost = checking.cost(network, inputs[-1])
         say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")
