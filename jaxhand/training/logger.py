@@ -23,7 +23,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
 from jaxhand.config import UserError
-from jaxhand.training import runtime
+from jaxhand.io import console
 
 
 class Logger:
@@ -85,15 +85,15 @@ class Logger:
             self.flush()
 
     def print(self, line: str) -> None:
-        """Print one line to stdout, above the progress bar. If stdout is closed or full, the run goes on."""
+        """Print one line to stdout, above the progress bar if there is one. The run goes on if stdout is gone."""
         if self._is_main:
             try:
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
             except OSError as error:
-                runtime.to_nowhere(sys.stdout)
-                lines = self._workdir / "metrics.jsonl"
-                print(f"warning: stdout: {error.strerror}; the run goes on, see {lines}", file=sys.stderr, flush=True)
+                console.discard_stdout()
+                fault = f"stdout cannot be written to ({error.strerror})"
+                print(f"{fault}; the run goes on, and writes {self._workdir / 'metrics.jsonl'}", file=sys.stderr)
 
     def progress(self, total: int, *, initial: int = 0, desc: str = "") -> "Progress":
         """Make a progress bar that counts images; a context manager. It is shown only if stderr is a terminal.

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
-from jaxhand.data import fingerprint, pipeline, record
+from jaxhand.data import fingerprint, pipeline, record, set_checks
 from jaxhand.hand.draw import comparison_sheet, write_png
 from jaxhand.metrics import baselines, epoch
 from jaxhand.training import optimizer, pytree_checks, resume_notes, run_dir
@@ -88,12 +88,15 @@ class Run:
         check_lock: Callable[[], None] = lambda: None,
     ):
         check_batch_size(config.training.batch_size)
-        self._notes = run_dir.check(workdir, config, allow)
+        self._resume_notes = run_dir.check(workdir, config, allow)
         self.config, self.workdir, self._allow, self._check_lock = config, workdir, allow, check_lock
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
+        sets = {"data.train": self.train_set, "data.test": self.test_set}
+        self.notes = set_checks.check(sets, strict=config.data.strict)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
+        self.notes += pipeline.repetition_notes(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set,
             config,
@@ -167,7 +170,7 @@ class Run:
         if self.epochs != Epochs(self.steps, self.config.training.num_epochs):
             self.trainer = Trainer(self.config, self.device_mesh, self.epochs.last)
         new_rate = self._rate_after(saved.step, self.epochs)
-        self._notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
+        self._resume_notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
         state = {key: getattr(saved, item) for item, key in ITEMS.items()}
         state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
         return Start(self.trainer.with_sums(state, None if restarts else saved.meta.get("sums")), saved.step)
@@ -190,8 +193,8 @@ class Run:
         """Train the remaining epochs; see `train`."""
         self.state = start.state
         step, last = start.step or 0, self.epochs.last
-        self._print_baselines()
-        for note in (*self._notes, *filter(None, [start.note])):
+        self._print_data()
+        for note in (*self._resume_notes, *filter(None, [start.note])):
             self.logger.print(note)
         if step:
             self.logger.print(f"Going on from step {step} of {last}")
@@ -319,7 +322,9 @@ class Run:
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{number:03d}.png", sheet)
 
-    def _print_baselines(self) -> None:
+    def _print_data(self) -> None:
+        for note in self.notes:
+            self.logger.print(f"Data check: {note}")
         train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
         for line in baselines.lines(train, test):
             self.logger.print(line)

@@ -3,15 +3,16 @@
 JAX is imported inside the functions that use it, because some commands, and every `--help`, do not need JAX.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import traceback
-import typing
 from collections.abc import Callable
 
 from jaxhand.config import UserError, cache_folder
+from jaxhand.io import console
 
 TERMINATED = 143  # exit code after SIGTERM; schedulers then start the command again
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes of this launch, not of the job
@@ -88,14 +89,30 @@ class Interruption:
 
 
 def _process_count() -> int:
-    """Number of processes of the run; 1 if they were not connected."""
-    jax = sys.modules.get("jax")
-    return jax.process_count() if jax is not None and jax.distributed.is_initialized() else 1
+    """Number of processes of the run; 1 if JAX has not been imported, or finds no device."""
+    try:
+        return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
+    except (RuntimeError, AssertionError):
+        return 1
 
 
-def to_nowhere(stream: typing.TextIO) -> None:
-    """Drop everything that is written to a stream from now on, such as stdout after its reader has ended."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def check_device() -> None:
+    """Check that JAX finds a device.
+
+    Raises:
+        UserError: JAX_PLATFORMS names a platform that this machine or this installation does not have.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX's error for a plugin that finds no device has no text
+        chosen = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue] (JAX makes it at run time)
+        reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
+        raise UserError(
+            f"JAX finds no device of JAX_PLATFORMS={chosen}{reason}; leave JAX_PLATFORMS out, or install JAX for it, "
+            'such as pip install "jax[cuda13]"'
+        ) from None
 
 
 def _print_unraisable(unraisable) -> None:
@@ -107,12 +124,6 @@ def _print_unraisable(unraisable) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _is_without_device(error: Exception) -> bool:
-    """Whether JAX raised this error because it found no device."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, (AssertionError, RuntimeError)) and frames[-1].filename.endswith("xla_bridge.py")
-
-
 def run(main: Callable[[], int], *arguments) -> None:
     """Call a command and exit with its code. A `UserError` is printed as one line on stderr; its exit code is 2.
 
@@ -120,45 +131,45 @@ def run(main: Callable[[], int], *arguments) -> None:
         main: the function of the command, which returns an exit code or None.
         arguments: arguments of `main`.
     """
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # both are None if the shell closed them
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    console.prepare()
     sys.unraisablehook, at_once = _print_unraisable, False
     try:
         code = main(*arguments) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code, at_once = 2, error.leaves_threads
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
-        to_nowhere(sys.stdout)
-        code = 1
     except Exception as error:
-        import jax
-
-        code = 1
-        reason = str(error).partition("\n")[0][:200]
-        if _is_without_device(error):
-            wanted = os.environ.get("JAX_PLATFORMS", "")
-            hint = f"unset JAX_PLATFORMS (it is {wanted!r}), or install JAX for that device"
-            print(f"error: JAX finds no device; {hint}{reason and ': '}{reason}", file=sys.stderr)
-            code = 2
-        elif not isinstance(error, jax.errors.JaxRuntimeError):
-            traceback.print_exc()
-        elif "RESOURCE_EXHAUSTED" in reason:
-            print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
-        elif _process_count() > 1:
-            print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-    try:
+        code, at_once = _report(error), isinstance(error, UserError) and error.leaves_threads
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
-    except OSError as error:
-        to_nowhere(sys.stdout)
-        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
-        code = code or 1
-    sys.stderr.flush()
+        sys.stderr.flush()
     if code and (at_once or _process_count() > 1):
         os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)
+
+
+def _report(error: Exception) -> int:
+    """Print an error of a command, in one line where a user can do something about it; returns the exit code."""
+    if isinstance(error, OSError) and console.is_full_or_closed(error):
+        console.discard_stdout()
+        print(f"error: the output cannot be written ({error.strerror}), and is not complete", file=sys.stderr)
+        return 1
+    if not isinstance(error, UserError) and "jax" in sys.modules:
+        try:
+            check_device()
+        except UserError as no_device:
+            error = no_device
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    import jax
+
+    reason = str(error).partition("\n")[0][:200]
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in reason:
+        print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
+    elif isinstance(error, jax.errors.JaxRuntimeError) and _process_count() > 1:
+        print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return 1
