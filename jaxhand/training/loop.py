@@ -88,7 +88,7 @@ class Run:
         check_lock: Callable[[], None] = lambda: None,
     ):
         check_batch_size(config.training.batch_size)
-        self._notes = run_dir.check(workdir, config, allow)
+        self._resume_notes = run_dir.check(workdir, config, allow)
         self.config, self.workdir, self._allow, self._check_lock = config, workdir, allow, check_lock
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
@@ -170,7 +170,7 @@ class Run:
         if self.epochs != Epochs(self.steps, self.config.training.num_epochs):
             self.trainer = Trainer(self.config, self.device_mesh, self.epochs.last)
         new_rate = self._rate_after(saved.step, self.epochs)
-        self._notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
+        self._resume_notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
         state = {key: getattr(saved, item) for item, key in ITEMS.items()}
         state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
         return Start(self.trainer.with_sums(state, None if restarts else saved.meta.get("sums")), saved.step)
@@ -194,7 +194,7 @@ class Run:
         self.state = start.state
         step, last = start.step or 0, self.epochs.last
         self._print_data()
-        for note in (*self._notes, *filter(None, [start.note])):
+        for note in (*self._resume_notes, *filter(None, [start.note])):
             self.logger.print(note)
         if step:
             self.logger.print(f"Going on from step {step} of {last}")
