@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from jaxhand import config as configs
+from jaxhand.io import console
 from jaxhand.training import runtime
 
 
@@ -14,8 +15,8 @@ def main() -> int:
     """Parse the command line and train; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jaxhand train", description="Train a network.")
     given = "YAML file, or the name of one in configs/ (default: quickstart)"
-    parser.add_argument("--config", type=Path, default="quickstart", help=given)
-    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/<name of the config>)")
+    parser.add_argument("--config", type=console.path, default="quickstart", help=given)
+    parser.add_argument("--workdir", type=console.path, help="run folder (default: runs/<name of the config>)")
     parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")
     parser.add_argument("--num-processes", type=int, help="how many processes train together")
     parser.add_argument("--process-id", type=int, help="number of this process, from 0")
@@ -23,10 +24,14 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     config = configs.load(arguments.config, arguments.overrides)
 
-    from jaxhand.training.loop import train  # imported here, so that --help and config errors need no JAX
+    from jaxhand import data, models  # imported here, so that --help and config errors need no JAX
+    from jaxhand.training.loop import train
 
     runtime.use_compilation_cache()
     runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    models.check(config)  # before a run folder is made and hands are rendered
+    for name in (config.data.train, config.data.test):
+        data.check(name)
     return train(config, arguments.workdir or Path("runs") / arguments.config.stem)
 
 

@@ -21,6 +21,7 @@ from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.data.record import Source
 from jaxhand.data.synthetic import dataset
 from jaxhand.hand import mano
+from jaxhand.io import console
 from jaxhand.io.plugins import load_object
 
 READERS = {  # name → function, imported when the data set is opened
@@ -53,21 +54,40 @@ def load(
     """
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
+    check(name)
     if name == "synthetic":
-        return dataset.load(
-            split,
-            config.train_samples if split == "train" else config.test_samples,
-            size=config.image_size,
-            view=config.view,
-            seed=seed,
-            cache=config.cache or None,
-            crop_scale=config.crop_scale,
-            mesh=hand is not None and not hand.mano_path,
-        )
+        with console.patience("rendering synthetic hands; they are kept for later runs", 3):
+            return dataset.load(
+                split,
+                config.train_samples if split == "train" else config.test_samples,
+                size=config.image_size,
+                view=config.view,
+                seed=seed,
+                cache=config.cache or None,
+                crop_scale=config.crop_scale,
+                mesh=hand is not None and not hand.mano_path,
+            )
     kind, path = _kind_and_path(name)
-    if not path and (":" in kind or _is_built_in(kind)):
-        raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
     return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
+
+
+def check(name: str | dict[str, float]) -> None:
+    """Check the name of a data set, or of each in a mixture. No file of a data set is opened.
+
+    Args:
+        name: as for `load`.
+
+    Raises:
+        UserError: a name is unknown or has no path, or its module cannot be imported.
+    """
+    if isinstance(name, dict):
+        for each in name:
+            check(each)
+    elif name != "synthetic":
+        kind, path = _kind_and_path(name)
+        if not path and (":" in kind or _is_built_in(kind)):
+            raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
+        reader(kind)
 
 
 def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = "") -> Source:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.label_checks import valid_cameras
+from jaxhand.io.files import MALFORMED
 
 
 def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
@@ -16,7 +17,7 @@ def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
     """
     try:
         array = np.array(fields[key], np.float64)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except MALFORMED:
         array = np.zeros(0)
     if array.shape != shape:
         found = f"shape {'x'.join(map(str, array.shape))}" if array.size else "something else"

@@ -20,6 +20,7 @@ from jaxhand.data.crop import warp
 from jaxhand.hand import roi
 from jaxhand.hand.placement import place_on_rays
 from jaxhand.hand.roi import Roi
+from jaxhand.inference.arguments import checked_batch_size
 from jaxhand.interop.mediapipe_weights import HAND, PALM, convert_mediapipe
 from jaxhand.models.mediapipe import CROP, HandReading
 from jaxhand.models.palm_detector import SIDE, PalmDetector, overlap, suppress
@@ -46,8 +47,7 @@ class Pipeline:
     """
 
     def __init__(self, hand: nnx.Module, palm: nnx.Module | None, *, batch_size: int = 32, looks: int = 2):
-        if batch_size < 1 or batch_size & (batch_size - 1):
-            raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
+        batch_size = checked_batch_size(batch_size)
         # A CPU computes the images of a batch one by one: single ones are compiled once, while the next is being cut.
         self.batch_size, self.looks = 1 if jax.default_backend() == "cpu" else batch_size, looks
         self._hand, self._palm = _compiled(hand, "read"), palm and _compiled(palm, "__call__")

@@ -23,6 +23,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
 from jaxhand.config import UserError
+from jaxhand.io import console
 
 
 class Logger:
@@ -84,10 +85,15 @@ class Logger:
             self.flush()
 
     def print(self, line: str) -> None:
-        """Print one line to stdout, above the progress bar if there is one."""
+        """Print one line to stdout, above the progress bar if there is one. The run goes on if stdout is gone."""
         if self._is_main:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            try:
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            except OSError as error:
+                console.discard_stdout()
+                fault = f"stdout cannot be written to ({error.strerror})"
+                print(f"{fault}; the run goes on, and writes {self._workdir / 'metrics.jsonl'}", file=sys.stderr)
 
     def progress(self, total: int, *, initial: int = 0, desc: str = "") -> "Progress":
         """Make a progress bar that counts images; a context manager. It is shown only if stderr is a terminal.

@@ -2,6 +2,7 @@
 
 import collections
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jaxhand.training import pytree_checks, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.logger import Logger
+from jaxhand.training.run_lock import RunLock
 from jaxhand.training.runtime import TERMINATED, Interruption
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
@@ -43,13 +45,14 @@ def train(config: Config, workdir: str | Path) -> int:
         UserError: the folder belongs to another config or cannot be written to, the data have a mistake, a loss term
             or a metric cannot be computed, or the loss is no longer finite.
     """
-    run = Run(config, Path(workdir))
-    try:
-        start = run.restore()
-        with Interruption() as interruption:
-            return run.train(start, interruption)
-    finally:
-        run.close()
+    with RunLock(Path(workdir)) as lock:
+        run = Run(config, Path(workdir), lock.check)
+        try:
+            start = run.restore()
+            with Interruption() as interruption:
+                return run.train(start, interruption)
+        finally:
+            run.close()
 
 
 class Start(NamedTuple):
@@ -66,15 +69,16 @@ class Run:
     Args:
         config: the experiment.
         workdir: run folder.
+        check_lock: called before each save; raises UserError if another process has taken over the folder.
 
     Raises:
         UserError: as for `train`.
     """
 
-    def __init__(self, config: Config, workdir: Path):
+    def __init__(self, config: Config, workdir: Path, check_lock: Callable[[], None] = lambda: None):
         check_batch_size(config.training.batch_size)
         run_dir.prepare(workdir, config)
-        self.config, self.workdir = config, workdir
+        self.config, self.workdir, self._check_lock = config, workdir, check_lock
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
@@ -252,6 +256,7 @@ class Run:
         self.logger.print(f"  ✓ Saved best model (avg_metric={avg_metric:.3f} mm) to {place}")
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> None:
+        self._check_lock()
         self.logger.flush()  # before the save: a run that is killed between the two repeats and logs this part again
         meta = meta | {
             "sums": self.trainer.host_sums(self.state),

@@ -24,6 +24,7 @@ from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.label_checks import joint_reasons, left_out
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
+from jaxhand.io.files import MALFORMED, one_line
 
 LEAST_VISIBILITY = 0.3  # as HaMeR's training for confidences
 _MAX_WRONG = 0.5  # the file is refused if more hands than this fraction cannot be right
@@ -105,23 +106,32 @@ class CocoSet(ImageDataset):
 def _parse(file: Path) -> dict[str, np.ndarray]:
     images, rows = {}, []
     for number, image in enumerate(entries(file, "images")):
-        images[_whole_number(image.get("id"), f"{file}: image {number}: id")] = image
+        if not isinstance(image.get("id"), int) or not -(2**63) <= image["id"] < 2**63:
+            raise UserError(
+                f"{file}: image {number} must have a whole number as its id, got {ascii(image.get('id'))[:50]}"
+            )
+        images[image["id"]] = image
     for number, annotation in enumerate(entries(file, "annotations")):
         try:
             rows.append(_row(annotation, images))
-        except KeyError as error:
-            raise UserError(f"{file}: annotation {number}: missing key {error}") from None
-        except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        except UserError as error:
             raise UserError(f"{file}: annotation {number}: {error}") from None
+        except KeyError as error:
+            raise UserError(f"{file}: annotation {number}: missing key {one_line(error)}") from None
+        except MALFORMED as error:
+            raise UserError(f"{file}: annotation {number} is malformed ({one_line(repr(error))})") from None
     if not rows:
         raise UserError(f"{file}: contains no annotation; give another file")
     kinds = {"image_id": np.int64, "file_name": np.bytes_, "hand_type": np.bytes_}
-    return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
+    try:
+        return {name: np.array([row[name] for row in rows], kinds.get(name, np.float32)) for name in rows[0]}
+    except MALFORMED as error:
+        raise UserError(f"{file}: an id or a size is not a number ({one_line(error)})") from None
 
 
 def _row(annotation: dict, images: dict) -> dict:
     """Convert one annotation to a row of the arrays; missing numbers are NaN. `_parse` completes the error messages."""
-    image, hand = images.get(_whole_number(annotation["image_id"], "image_id")), annotation.get("hand_type")
+    image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
     if image is None:
         raise UserError(f"image_id {annotation['image_id']} is not the id of an image in the file")
     if hand not in ("right", "left", None):
@@ -144,12 +154,6 @@ def _row(annotation: dict, images: dict) -> dict:
         "K": K,
         "bbox": (x, y, x + width, y + height),
     }
-
-
-def _whole_number(value: object, name: str) -> int:
-    if not isinstance(value, int) or abs(value) >= 2**62:
-        raise UserError(f"{name} must be a whole number, got {value!r:.60}")
-    return value
 
 
 def _numbers(fields: dict, key: str, shape: tuple) -> np.ndarray:

@@ -8,15 +8,15 @@ import concurrent.futures
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits, yaml_text
 from jaxhand.data.checks import checked_K
 from jaxhand.data.datasets import dexycb_json, label_cache
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
 from jaxhand.data.record import Record
-from jaxhand.io import files
+from jaxhand.io import files, numpy_files
+from jaxhand.io.files import MALFORMED, one_line
 
 SUBJECTS = (
     *("20200709-subject-01", "20200813-subject-02", "20200820-subject-03", "20200903-subject-04"),
@@ -191,13 +191,18 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
     """Read all labels of a subject: one row per frame, ordered by sequence, then camera, then frame."""
     files, frames, sides, betas = [], [], [], []
     for name in names:
-        meta = _yaml(home / name / "meta.yml", ("num_frames", "mano_sides", "mano_calib"))
-        if meta["mano_sides"][0] not in ("right", "left"):
-            raise UserError(f"{home / name / 'meta.yml'}: mano_sides must be right or left, got {meta['mano_sides']}")
-        file = folder / f"calibration/mano_{meta['mano_calib'][0]}/mano.yml"
-        betas.append(np.float32(_yaml(file, ("betas",))["betas"]))
-        frames.append(int(meta["num_frames"]))
-        sides.append(meta["mano_sides"][0].encode())
+        file = home / name / "meta.yml"
+        meta = _yaml(file, ("num_frames", "mano_sides", "mano_calib"))
+        try:
+            [side], [calibration], count = meta["mano_sides"], meta["mano_calib"], meta["num_frames"]
+            sides.append({"right": b"right", "left": b"left"}[side])
+            frames.append(range(limits.FRAMES)[count])
+            file = folder / f"calibration/mano_{calibration}/mano.yml"
+            betas.append(np.reshape(np.float32(_yaml(file, ("betas",))["betas"]), 10))
+        except UserError:
+            raise
+        except MALFORMED as error:
+            raise UserError(f"{file}: malformed ({one_line(repr(error))}); download the file again") from None
         files += [home / name / c / f"labels_{f:06d}.npz" for c in serials for f in range(frames[-1])]
     missing = [file for file in files if not file.is_file()]
     if missing:
@@ -216,11 +221,11 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
 
 
 def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = numpy_files.read_npz(file, ("joint_3d", "pose_m"), fault="damaged file {} ({}); download it again")
     try:
-        with np.load(file) as content:
-            joints, pose = (np.asarray(content[key], np.float32) for key in ("joint_3d", "pose_m"))
-    except Exception as error:  # a damaged zip file can raise nearly any exception
-        raise UserError(f"{file}: damaged file ({error}); download it again") from None
+        joints, pose = (np.asarray(content[key], np.float32) for key in ("joint_3d", "pose_m"))
+    except MALFORMED as error:
+        raise UserError(f"{file}: damaged file ({one_line(error)}); download it again") from None
     if joints.shape != (1, 21, 3) or pose.shape != (1, 51) or not np.isfinite(joints).all():
         raise UserError(f"{file}: joint_3d must be 1x21x3 finite numbers and pose_m 1x51; download it again")
     if np.abs(joints).max() > 10:
@@ -232,15 +237,18 @@ def _intrinsics(file: Path) -> np.ndarray:
     color = _yaml(file, ("color",))["color"]
     try:
         K = np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+    except MALFORMED as error:
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy ({one_line(repr(error))})") from None
+    try:
         return checked_K(K)
-    except (KeyError, TypeError, ValueError, UserError) as error:
-        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({error}); download it again") from None
+    except UserError as error:
+        raise UserError(f"{file}: {error}; download it again") from None
 
 
 def _yaml(file: Path, keys: tuple[str, ...]) -> dict:
     try:
-        content = yaml.load(files.read_bytes(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+        content = yaml_text.typed(yaml_text.parse(files.read_bytes(file).decode(), str(file)))
+    except ValueError:
         content = None
     if not isinstance(content, dict) or any(key not in content for key in keys):
         raise UserError(f"{file}: must contain {', '.join(keys)}; download the file again")

@@ -18,6 +18,7 @@ from jaxhand.data.images.encoded import decode
 from jaxhand.data.label_checks import Reasons, joint_reasons, left_out
 from jaxhand.data.record import Record
 from jaxhand.io import files
+from jaxhand.io.files import MALFORMED, one_line
 
 _ALL_VALID = np.ones(21, np.float32)
 
@@ -139,8 +140,8 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
                 "pose": np.reshape(np.float32(mano.get("pose", [np.nan] * 48)), 48),
                 "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
             }
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: annotation {number} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{file}: annotation {number} is malformed ({one_line(repr(error))})") from None
         if not np.isfinite(row["joints"]).all():
             raise UserError(f"{file}: annotation {number}: joints_coord_cam is not finite")
         if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # no hand: all values are -1, in any unit

@@ -7,7 +7,6 @@ A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, o
 Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_grey
@@ -109,8 +109,8 @@ class _Entry:
 
     def __init__(self, folder: Path, line: str, location: str):
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            fields = parse_json(line)
+        except ValueError as error:
             raise UserError(f"not valid JSON ({error})") from None
         if not isinstance(fields, dict):
             raise UserError("not a JSON object")
@@ -118,7 +118,7 @@ class _Entry:
             if key not in fields:
                 raise UserError(f"missing key {key!r}")
         if fields["hand"] not in ("right", "left"):
-            raise UserError(f'hand must be "right" or "left", got {fields["hand"]!r}')
+            raise UserError(f'hand must be "right" or "left", got {ascii(fields["hand"])[:100]}')
         self.location = location
         self.image = _file(folder, fields["image"], "image")
         self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
@@ -170,7 +170,7 @@ def _check_bones(entries: list["_Entry"]) -> None:
 
 def _file(folder: Path, name: object, key: str) -> str:
     if not isinstance(name, str):
-        raise UserError(f"{key} must be a path, got {name!r}")
+        raise UserError(f"{key} must be a path, got {ascii(name)[:100]}")
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         raise UserError(f"{key} {path} does not exist")

@@ -15,7 +15,8 @@ from jaxhand.data.datasets import splits
 from jaxhand.data.datasets.base import SizedImageDataset
 from jaxhand.data.label_checks import Reasons, bone_reasons, left_out
 from jaxhand.data.record import Record
-from jaxhand.io import pickles
+from jaxhand.io import numpy_files
+from jaxhand.io.files import MALFORMED
 
 BOX_UNIT = 200  # px per unit of `scale` in the training tars
 SHAPES = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "center": 2, "scale": 2, "hand_pose": 48, "betas": 10}
@@ -34,16 +35,12 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
         UserError: the file is missing or damaged, has no key `imgname`, `center` or `scale`, or is not in pixels.
     """
     file = Path(path).expanduser()
-    content = pickles.load_npz(file)
+    content = numpy_files.read_npz(file, objects=True)
     for key in ("imgname", "center", "scale"):
         if key not in content:
             raise UserError(f"{file}: has no key {key!r}, only {', '.join(content)}; give HaMeR's evaluation file")
-    if np.ndim(content["imgname"]) != 1 or not len(content["imgname"]):
-        raise UserError(f"{file}: imgname must be a list of file names")
-    names = [
-        name.decode() if isinstance(name, bytes) else str(name) for name in np.asarray(content["imgname"]).tolist()
-    ]
-    count = len(names)
+    count = content["imgname"].size
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in content["imgname"].ravel().tolist()]
     fields = {}
     for key, shape in SHAPES.items():
         value = content.get(f"hand_{key}" if key.startswith("keypoints") else key, np.zeros((count, np.prod(shape))))
@@ -55,6 +52,9 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
         fields |= {key: fields[key].reshape(count, *np.atleast_1d(shape)) for key, shape in SHAPES.items()}
     except ValueError as error:
         raise UserError(f"{file}: an array has the wrong shape ({error})") from None
+    wrong = np.flatnonzero(~np.isfinite(np.concatenate([fields["center"], fields["scale"]], 1)).all(1))
+    if len(wrong):
+        raise UserError(f"{file}: center or scale of row {wrong[0]} is not finite; download the file again")
     if np.median(fields["scale"]) < 10:
         scale = f"the median of scale is {np.median(fields['scale']):.3g}"
         raise UserError(f"{file}: {scale}; it must be in pixels in an .npz file")
@@ -172,7 +172,7 @@ def _floats(file: Path, key: str, value: object, count: int) -> np.ndarray:
     """Convert an array of the file to float32 and check that it has `count` rows."""
     try:
         value = np.asarray(np.asarray(value).tolist() if np.asarray(value).dtype == object else value, np.float32)
-    except (OverflowError, TypeError, ValueError):
+    except MALFORMED:
         value = np.zeros(0, np.float32)
     if value.shape[:1] != (count,):
         raise UserError(f"{file}: {key} must have {count} rows of numbers, as imgname has {count} rows")

@@ -24,6 +24,7 @@ from jaxhand.data.images.header import read_image_size
 from jaxhand.data.label_checks import left_out
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
+from jaxhand.io.files import MALFORMED, one_line
 
 _IMAGE_ENDINGS = ("jpg", "jpeg", "png")
 _BLOCK = 512  # bytes; a tar consists of such blocks
@@ -251,7 +252,7 @@ def _hands(content: bytes, location: str) -> list[dict]:
             fitting = {} if fitting is None else fitting.item() if isinstance(fitting, np.ndarray) else fitting
             loss = fitting.get("reprojection_loss")
             row["reprojection_loss"] = math.nan if loss is None else float(np.asarray(loss).item())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{location}: hand {number} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{location}: hand {number} is malformed ({one_line(repr(error))})") from None
         checked.append(row)
     return checked

@@ -21,6 +21,7 @@ from jaxhand.hand.camera import FROM_OPENGL
 from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
+from jaxhand.io.files import MALFORMED
 
 DEPTH_UNIT = 0.12498664727900177  # depth of one step in the depth images, mm
 _SHAPES = {  # key in a pickle → shape; in the evaluation split, handJoints3D is only the wrist (3,)
@@ -169,7 +170,7 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
         value = content.get(key)
         try:
             value = np.full(shape, np.nan) if value is None else np.array(value, np.float64)
-        except (TypeError, ValueError):
+        except MALFORMED:
             value = np.zeros(0)
         if key == "handJoints3D" and value.shape == (3,):  # the evaluation split: only the wrist
             value = np.concatenate([value[None], np.full((20, 3), np.nan)])

@@ -16,6 +16,7 @@ from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import pickles
+from jaxhand.io.files import MALFORMED
 
 HANDS = ("left", "right")  # joints 0-20 and 21-41
 DEPTH_UNIT = 5000 / 65535  # depth of one step in the depth images, mm; the largest value is 5 m
@@ -116,7 +117,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     for key, shape in _SHAPES.items():
         try:
             arrays[key] = np.array([content[i][key] for i in ids], np.float32)
-        except (KeyError, IndexError, TypeError, ValueError):
+        except MALFORMED:
             arrays[key] = np.zeros(0)
         if arrays[key].shape != (len(ids), *shape) or not np.isfinite(arrays[key]).all():
             raise UserError(f"{file}: every {key} must be {'x'.join(map(str, shape))} numbers; download it again")

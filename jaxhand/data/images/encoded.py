@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.data.images.header import first_rows, focal_length, image_size, orientation
+from jaxhand.data.images.sizes import check_size
 
 # EXIF orientation → (axes swapped, x reversed, y reversed), to convert the stored image to the upright image
 _ORIENTATIONS = {
@@ -59,7 +60,7 @@ class EncodedImage:
         try:
             with open(path, "rb", buffering=0) as file:
                 return EncodedImage(file.read(), location)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # ValueError: a NUL character
             raise UserError(f"{location} does not exist") from None
         except OSError:
             return EncodedImage(b"", location)
@@ -81,7 +82,8 @@ class EncodedImage:
         Raises:
             UserError: the file is not an image, or is cut off.
         """
-        pixels = decode(self.content, cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION))
+        flags = cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = decode(self.content, flags, self.location)
         if pixels is None:
             raise UserError(f"{self.location} is not an image or is cut off")
         return pixels
@@ -162,18 +164,38 @@ class EncodedImage:
     def _stored(self) -> tuple[int, int, int] | None:
         """Width and height of a JPEG before its EXIF orientation, and the orientation; None if not a complete JPEG."""
         complete = self.content.startswith(b"\xff\xd8") and self.content.endswith(b"\xff\xd9")
-        size = image_size(self.content) if complete else None
+        size = image_size(self.content) if complete and check_size(self.content, self.location) else None
         return size and (*size, orientation(self.content) if self.exif else 1)
 
 
-def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
+def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB, location: str = "an image") -> np.ndarray | None:
     """Decode the bytes of an image file with OpenCV.
+
+    Args:
+        content: the bytes.
+        flags: flags of cv2.imdecode.
+        location: name of the image in error messages.
 
     Returns:
         RGB (H, W, 3) uint8: without alpha, grey as three channels, upright by EXIF, 16 bits reduced to 8; other
         `flags` change this. None if the bytes are not an image.
+
+    Raises:
+        UserError: the image has too many pixels.
     """
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    if not check_size(content, location, limits.DEPTH_PIXELS if flags == cv2.IMREAD_UNCHANGED else limits.PIXELS):
+        return None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # raised for some damaged files; for others, None is returned
+        return None
+    if pixels is None or flags & cv2.IMREAD_IGNORE_ORIENTATION:
+        return pixels
+    # OpenCV itself ignores orientations of 32 bits in big-endian EXIF data, and those of AVIF
+    swapped, x_reversed, y_reversed = _ORIENTATIONS.get(orientation(content), (False, False, False))
+    pixels = cv2.transpose(pixels) if swapped else pixels
+    pixels = cv2.flip(pixels, 1) if x_reversed else pixels
+    return cv2.flip(pixels, 0) if y_reversed else pixels
 
 
 def read_image(path: str | Path) -> np.ndarray:
