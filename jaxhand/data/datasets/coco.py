@@ -106,11 +106,7 @@ class CocoSet(ImageDataset):
 def _parse(file: Path) -> dict[str, np.ndarray]:
     images, rows = {}, []
     for number, image in enumerate(entries(file, "images")):
-        if not isinstance(image.get("id"), int) or not -(2**63) <= image["id"] < 2**63:
-            raise UserError(
-                f"{file}: image {number} must have a whole number as its id, got {ascii(image.get('id'))[:50]}"
-            )
-        images[image["id"]] = image
+        images[_whole_number(image.get("id"), f"{file}: image {number}: id")] = image
     for number, annotation in enumerate(entries(file, "annotations")):
         try:
             rows.append(_row(annotation, images))
@@ -131,7 +127,7 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
 
 def _row(annotation: dict, images: dict) -> dict:
     """Convert one annotation to a row of the arrays; missing numbers are NaN. `_parse` completes the error messages."""
-    image, hand = images.get(annotation["image_id"]), annotation.get("hand_type")
+    image, hand = images.get(_whole_number(annotation["image_id"], "image_id")), annotation.get("hand_type")
     if image is None:
         raise UserError(f"image_id {annotation['image_id']} is not the id of an image in the file")
     if hand not in ("right", "left", None):
@@ -154,6 +150,12 @@ def _row(annotation: dict, images: dict) -> dict:
         "K": K,
         "bbox": (x, y, x + width, y + height),
     }
+
+
+def _whole_number(value: object, name: str) -> int:
+    if not isinstance(value, int) or abs(value) >= 2**62:
+        raise UserError(f"{name} must be a whole number, got {value!r:.60}")
+    return value
 
 
 def _numbers(fields: dict, key: str, shape: tuple) -> np.ndarray:

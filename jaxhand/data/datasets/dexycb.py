@@ -80,10 +80,10 @@ def load(
     Raises:
         UserError: the setup is unknown, or a file or folder is missing, damaged or malformed; the message names it.
     """
-    folder, (setup, _, part) = Path(path).expanduser(), (variant or "s0").partition("-")
+    folder, (setup, _, option) = Path(path).expanduser(), (variant or "s0").partition("-")
     if variant == "json":
         return dexycb_json.load(folder, split, without_val=without_val, mano=mano, depth=depth)
-    if (setup, split) not in SPLITS or part not in ("", "part"):
+    if (setup, split) not in SPLITS or option not in ("", "part"):
         known = "use s0, s1, s2, s3 (or s0-part …) or json, with train, val or test"
         raise UnknownSplit(f"dexycb-{variant or setup}, {split}: unknown; {known}")
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def load(
     of_subject, of_camera, of_sequence = SPLITS[setup, split]
     cameras = [c for c in range(len(serials)) if of_camera(c)]
     chosen = [subject for s, subject in enumerate(subjects) if of_subject(s)]
-    absent = [subject for subject in chosen if part and not (folder / subject).is_dir()]
+    absent = [subject for subject in chosen if option and not (folder / subject).is_dir()]
     if absent and absent == chosen:
         raise UserError(f"{folder}: dexycb-{variant}, {split} needs one of the subjects {', '.join(chosen)}")
     chosen = [subject for subject in chosen if subject not in absent]
@@ -176,10 +176,8 @@ def _subject(
     """Return the files that the labels of a subject depend on, and the function that reads these labels."""
     home = folder / subject
     if not home.is_dir():
-        reading = f"dexycb-s0-part:{folder}"
-        raise UserError(
-            f"{home}: no such folder; download the missing subject, or read those that are there: {reading}"
-        )
+        part = f"read those that are there: dexycb-s0-part:{folder}"
+        raise UserError(f"{home}: no such folder; download the missing subject, or {part}")
     names = sorted(entry.name for entry in home.iterdir() if entry.is_dir())
     if len(names) != sequences:
         raise UserError(f"{home}: contains {len(names)} sequences, not {sequences}; download the subject again")
@@ -237,12 +235,11 @@ def _intrinsics(file: Path) -> np.ndarray:
     color = _yaml(file, ("color",))["color"]
     try:
         K = np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
-    except MALFORMED as error:
-        raise UserError(f"{file}: color must have fx, fy, ppx and ppy ({one_line(repr(error))})") from None
-    try:
         return checked_K(K)
     except UserError as error:
-        raise UserError(f"{file}: {error}; download it again") from None
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({error}); download it again") from None
+    except MALFORMED as error:
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({one_line(repr(error))})") from None
 
 
 def _yaml(file: Path, keys: tuple[str, ...]) -> dict:

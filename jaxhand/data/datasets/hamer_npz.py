@@ -39,8 +39,10 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
     for key in ("imgname", "center", "scale"):
         if key not in content:
             raise UserError(f"{file}: has no key {key!r}, only {', '.join(content)}; give HaMeR's evaluation file")
-    count = content["imgname"].size
-    names = [name.decode() if isinstance(name, bytes) else str(name) for name in content["imgname"].ravel().tolist()]
+    if np.ndim(content["imgname"]) != 1 or not len(content["imgname"]):
+        raise UserError(f"{file}: imgname must be a list of file names")
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in content["imgname"].tolist()]
+    count = len(names)
     fields = {}
     for key, shape in SHAPES.items():
         value = content.get(f"hand_{key}" if key.startswith("keypoints") else key, np.zeros((count, np.prod(shape))))
