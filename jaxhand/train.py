@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from jaxhand import config as configs
+from jaxhand.config import UserError
 from jaxhand.io import console
 from jaxhand.training import runtime
 
@@ -31,9 +32,13 @@ def main() -> int:
 
     runtime.use_compilation_cache()
     runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    models.check(config)  # before a run folder is made and hands are rendered
+    # Before a run folder is made and hands are rendered
+    models.check(config)
     for name in (config.data.train, config.data.test):
         data.check(name)
+    start = config.training.init_from
+    if start and not console.path(start).is_dir():
+        raise UserError(f"training.init_from: no run folder at {start}")
     return train(config, arguments.workdir or Path("runs") / arguments.config.stem, arguments.allow)
 
 

@@ -69,6 +69,23 @@ def test_configs_that_cannot_be_run(refused, override, words, tmp_path, monkeypa
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.name=resnet", "model.name must be one of dense, fast_mesh"),
+        ("data.image_size=8", "data.image_size must be a multiple of 8, at least 16, for model 'dense', got 8"),
+        ("data.train=freihand:", "unknown data set 'freihand:'; give its path, freihand:PATH"),
+        ("data.test=synthetic:/x", "data set synthetic takes no path: its hands are rendered"),
+        ("data.train={synthetic: 1, frehand:/x: 2}", "unknown data set 'frehand'; did you mean 'freihand'?"),
+        ("training.init_from=/no/such/run", "no run folder at /no/such/run"),
+    ],
+)
+def test_a_config_is_checked_before_anything_is_written(refused, override, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.data, "load", lambda *_: pytest.fail("a data set was opened"))
+    assert words in refused(override)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_config(refused, tmp_path):
     assert f"cannot read config {tmp_path / 'no.yaml'}" in refused(config=tmp_path / "no.yaml")
 
@@ -190,7 +207,9 @@ def test_after_a_failed_save_the_process_does_not_wait_for_threads(monkeypatch, 
 @pytest.mark.slow
 def test_a_learning_rate_that_blows_up(trained, command, tmp_path):
     overrides = ["optimizer.learning_rate=1e35", "scheduler.warmup_steps=0"]
-    code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
+    patch = "from jaxhand.config import ranges\nranges.Range.__contains__ = lambda *_: True"  # else it is refused
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
+    code, output, errors = command(*arguments, patch=patch)
     assert code == 2 and "Lower optimizer.learning_rate" in one_line(errors)
     assert checkpoint_files.steps(tmp_path / "run" / "checkpoints") == []
 

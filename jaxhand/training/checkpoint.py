@@ -311,7 +311,7 @@ def restore_best(
         CheckpointError: the folder does not exist, or contains no checkpoint; no checkpoint has a finite avg_metric,
             or none can be read; or the checkpoint contains only a part of a model and `partial` is False.
     """
-    folder = Path(workdir).absolute() / "checkpoints"
+    folder = Path(workdir).expanduser().absolute() / "checkpoints"
     if not folder.parent.is_dir():
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
     metas, unread = checkpoint_files.read_metas(folder)

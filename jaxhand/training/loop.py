@@ -1,6 +1,7 @@
 """A run from its first step to its last: train an epoch, evaluate it, log it, save it."""
 
 import collections
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
 from jaxhand.data import fingerprint, pipeline, record, set_checks
 from jaxhand.hand.draw import comparison_sheet, write_png
+from jaxhand.io import console
 from jaxhand.metrics import baselines, epoch
 from jaxhand.training import optimizer, pytree_checks, resume_notes, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
@@ -196,6 +198,8 @@ class Run:
         self._print_data()
         for note in (*self._resume_notes, *filter(None, [start.note])):
             self.logger.print(note)
+        if (warmup := self.config.scheduler.warmup_steps) >= last:
+            self.logger.print(f"The warm-up of {warmup} steps is longer than the run of {last} steps")
         if step:
             self.logger.print(f"Going on from step {step} of {last}")
         for number in range(self.epochs.number(step), self.epochs.count):
@@ -217,6 +221,8 @@ class Run:
             self.logger.print("Best model: none, no epoch had finite metrics")
         else:
             self.logger.print(f"Best model: Epoch {best[2]['epoch']}, Avg Metric = {best[1]:.3f} mm")
+            if warning := baselines.warning(best[2]["mpjpe"], self.mean_pose):
+                self.logger.print(f"  {warning}")
         return 0
 
     def _train_to(self, end: int, number: int, interruption: Interruption) -> tuple[int, float]:
@@ -225,10 +231,13 @@ class Run:
         first = int(self.state["step"])
         pending = collections.deque()  # (step, record indices, loss): read one step later, when it has been computed
         done = (first - self.epochs.begin(number)) * batch_size
-        with self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}") as progress:
+        bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
+        with bar as progress, contextlib.ExitStack() as first_step:
+            first_step.enter_context(console.patience("Compiling the training step; this can take minutes", 10))
             for step in range(first + 1, end + 1):
                 batch = next(self.batches)
                 self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.device_mesh))
+                first_step.close()
                 pending.append((step, batch["index"], loss))
                 if len(pending) > 1:
                     self._check_loss(*pending.popleft())
@@ -328,6 +337,7 @@ class Run:
         train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
         for line in baselines.lines(train, test):
             self.logger.print(line)
+        self.mean_pose = baselines.mean_pose_of(train, test)
 
 
 def _suspects(records: list[record.Record]) -> str:
