@@ -163,7 +163,7 @@ def _build(cls, tree, path: tuple, source: str):
     for key, value in tree.items():
         here = ".".join((*path, str(key)))
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {here!r}.{_nearest(str(key), path, fields)}")
+            raise ConfigError(f"{source}: unknown key {ascii(here)[:100]}.{_nearest(str(key), path, fields)}")
         kind = fields[key]
         values[key] = (
             _build(kind, value, (*path, key), source)
