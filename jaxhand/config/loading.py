@@ -230,8 +230,9 @@ def _check(config: Config) -> None:
                 raise ConfigError(f"{key} must be {wanted} and finite, got {value}")
             if key in _LESS_THAN_ONE and value >= 1:
                 raise ConfigError(f"{key} must be below 1, got {value}")
-    if not values["data.depth_dropout"] <= 1:
-        raise ConfigError(f"data.depth_dropout must be between 0 and 1, got {values['data.depth_dropout']}")
+    for key in ("data.depth_dropout", "data.augment.mirror"):
+        if not values[key] <= 1:
+            raise ConfigError(f"{key} must be between 0 and 1, got {values[key]}")
     if not -(2**63) <= config.seed < 2**63:
         raise ConfigError(f"seed must fit in 64 bits, got {config.seed}")
     if config.training.average_with_init and not config.training.init_from:

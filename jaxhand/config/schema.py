@@ -18,6 +18,7 @@ class AugmentConfig:
     rotation_deg: float = 0.0  # rotation in the image plane: within ± this value, degrees
     scale: float = 0.0  # factor for the crop's side: within 1 ± this value; 0 to below 1
     shift: float = 0.0  # shift of the crop's centre in x and y: within ± this fraction of the crop's side
+    mirror: float = 0.0  # fraction of the hands that are mirrored, 0 to 1; only for a crop_rule that keeps left hands
     # Factors for each colour channel and for the contrast: within 1 ± this value. Brightness: within ± this value.
     color: float = 0.2  # 0 to below 1
     noise: float = 0.0  # standard deviation of Gaussian pixel noise; 1.0 is the full range of pixel values
