@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxhand import config as configs
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json, parse_yaml
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.datasets import folder
 from jaxhand.evaluation import prediction_files
 from jaxhand.inference.boxes import read_boxes

@@ -17,7 +17,7 @@ import pytest
 
 from jaxhand import config as configs
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json, parse_yaml
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.datasets import coco, folder, hamer_npz, interhand
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage, decode

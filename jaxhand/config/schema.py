@@ -28,6 +28,8 @@ class AugmentConfig:
     scale: float = _number(0.0, below=1)  # factor for the crop's side: within 1 ± this value; 0 to below 1
     # shift of the crop's centre in x and y: within ± this fraction of the crop's side
     shift: float = _number(0.0, most=1)
+    # fraction of the hands that are mirrored, 0 to 1; only for a crop_rule that keeps left hands
+    mirror: float = _number(0.0, most=1)
     # Factors for each colour channel and for the contrast: within 1 ± this value. Brightness: within ± this value.
     color: float = _number(0.2, below=1)  # 0 to below 1
     # standard deviation of Gaussian pixel noise; 1.0 is the full range of pixel values
