@@ -214,6 +214,14 @@ class SchedulerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Numbers of devices along the axes of the mesh; their product is the number of all devices. -1: automatic."""
+
+    data: int = _number(-1, least=-1)  # groups of devices that each have all parameters; -1: the devices that remain
+    fsdp: int = _number(-1, least=-1)  # devices of a group, if sharding is fsdp; -1: the devices that remain
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Settings of the training loop."""
 
@@ -228,6 +236,15 @@ class TrainingConfig:
     # Share w of the initial parameters in the tested and saved parameters, w * initial + (1 - w) * trained; at least 0
     # and below 1. Training itself continues from the trained parameters.
     average_with_init: float = _number(0.0, below=1)
+    # Decay of an exponential moving average of the parameters, such as 0.9999, which is then tested, ranked and saved;
+    # 0: none. In step t the decay is at most (1 + t) / (10 + t). Training itself continues from the raw parameters.
+    ema: float = _number(0.0, below=1)
+    # number of parts of a batch whose gradients are computed one after the other and added; saves memory
+    accumulate: int = _number(1, least=1, most=2**16)
+    # replicated: every device has all parameters. fsdp: large arrays of parameters and optimizer are split over the
+    # devices along the mesh's axis `fsdp`; the results are the same.
+    sharding: str = _choice("replicated", "fsdp")
+    mesh: MeshConfig = MeshConfig()
     metrics: tuple[str, ...] = ()  # additional metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 

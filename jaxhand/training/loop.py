@@ -89,7 +89,7 @@ class Run:
         allow: Collection[str] = (),
         check_lock: Callable[[], None] = lambda: None,
     ):
-        check_batch_size(config.training.batch_size)
+        check_batch_size(config.training.batch_size, config.training.accumulate)
         self._resume_notes = run_dir.check(workdir, config, allow)
         self.config, self.workdir, self._allow, self._check_lock = config, workdir, allow, check_lock
         options = config.data, config.seed, models.hand_config(config)
@@ -106,7 +106,7 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.device_mesh = make_mesh()
+        self.device_mesh = make_mesh(config.training)
         self.epochs = Epochs(self.steps, config.training.num_epochs)
         self.trainer = Trainer(config, self.device_mesh, self.epochs.last)
         self.trainer.check()
@@ -151,7 +151,7 @@ class Run:
         if difference:
             raise UserError(f"training.init_from {source} does not fit: {difference}")
         model = {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
-        state = self.trainer.start_from(state, **model)
+        state = self.trainer.placed(self.trainer.start_from(state, **model))
         some_new = best.partial or len(wanted) < len(abstract["params"])
         taken = pytree_checks.parts(best.params, abstract["params"]) if some_new else ""
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
