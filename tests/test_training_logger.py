@@ -185,22 +185,3 @@ def test_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^cannot write the logs of .*file/run: Not a directory$"):
         Logger(tmp_path / "file" / "run", is_main=True)
-
-
-def test_a_run_goes_on_when_nobody_reads_its_lines(tmp_path, monkeypatch, capsys):
-    """As after `| head` or on a full disk: one warning, and then nothing more is printed."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    for number, stdout in enumerate((os.fdopen(writer, "w"), open("/dev/full", "w"))):
-        monkeypatch.setattr("sys.stdout", stdout)
-        logger = Logger(tmp_path / str(number), is_main=True)
-        for _ in range(3):
-            logger.print("a line")
-        logger.close()
-        stdout.close()
-    reasons = ("Broken pipe", "No space left on device")
-    lines = [
-        f"warning: stdout: {why}; the run goes on, see {tmp_path / str(n)}/metrics.jsonl"
-        for n, why in enumerate(reasons)
-    ]
-    assert capsys.readouterr().err.splitlines() == lines

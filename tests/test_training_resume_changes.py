@@ -47,9 +47,9 @@ def larger(meta):
 def test_other_data_are_refused(resume):
     workdir, code, output, errors = resume(lambda workdir: change_meta(workdir, larger))
     assert (code, output) == (2, "") and errors == (
-        f"error: {workdir}: contains a run on other data (the training set has changed: 100 records before, 96 now; the "
-        "test set has changed: other labels (K)). Choose another --workdir, or bring the old data back; --allow data "
-        "goes on with the new data\n"
+        f"error: {workdir}: contains a run on other data (the training set has changed: 100 records before, 96 now; "
+        "the test set has changed: other labels (K)). Choose another --workdir, or bring the old data back; --allow "
+        "data goes on with the new data\n"
     )
     assert [line["step"] for line in lines_of(workdir)] == [12, 24, 36]
 

@@ -8,6 +8,7 @@ file below 10 MB under 2 GB, and the time under 30 s.
 YAML_CHARACTERS = 2**19  # a config with every key has 5 kB; PyYAML reads about 80 kB/s
 YAML_VALUES = 20_000  # number of values, counted once for every alias that refers to them
 JSON_ENTRY = 2**24  # characters of one entry of a long list; an annotation with a polygon has about 10,000
+FRAMES = 100_000  # frames of a video, as a file of a data set states it; DexYCB's have 70
 
 # ---- Archives. A file of zeros is compressed 1000 times, so the packed size alone says little.
 UNPACKED_BYTES = 200 * 10**6  # HO-3D v3: 20,137 meshes of 778 points "0.0", the longest text that compresses this well

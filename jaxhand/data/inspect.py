@@ -84,15 +84,14 @@ def inspect(
             raise
         except UserError as error:
             say(f"{split}: cannot be read")
-            if splits or ":" not in kind:  # a reader from outside the package need not have all splits
-                faults.append(f"{split}: half-downloaded or damaged: {error}")
+            optional = ":" in kind and not splits  # a reader from outside the package need not have all splits
+            state = "cannot be read, so --split should name the others" if optional else "half-downloaded or damaged"
+            faults.append(f"{split}: {state}: {error}")
             continue
         found, good, samples[split] = _split(kind, path, split, source, decode_all, part, say)
         faults += [f"{split}: {fault}" for fault in found]
         if sheet:
             cells += [_cell(source[int(i)], split) for i in _spread(good, CELLS // len(wanted))]
-    if not samples and not faults:
-        raise UserError(f"{kind}, {path}: none of the splits {', '.join(wanted)} can be read; name one with --split")
     for first, second in itertools.combinations(samples, 2):
         faults += [f"{first} and {second}: doubtful: {text}" for text in _overlap(samples[first], samples[second])]
     if sheet and cells:

@@ -6,6 +6,8 @@ reason applies. A reason is a phrase, such as "outside the image". An entry with
 `check_box` and `check_camera` do the same for one box and one camera, and return sentences.
 """
 
+import typing
+
 import numpy as np
 
 from jaxhand.hand import anatomy
@@ -101,19 +103,44 @@ def joint_reasons(joints: np.ndarray, valid: np.ndarray) -> Reasons:
     Returns:
         Reason → (N,) bool. Only the first reason of a hand is set.
     """
+    joints, valid = np.asarray(joints), np.asarray(valid) > 0
+    behind = (valid & (joints[..., 2] <= 0)).any(-1)
+    return _first_only({"behind the camera (z <= 0)": behind} | bone_reasons(joints, valid))
+
+
+def bone_reasons(joints: np.ndarray, valid: np.ndarray) -> Reasons:
+    """Compare hands with the lengths of real bones, in any frame; see `joint_reasons` for the arguments."""
     joints, valid = np.asarray(joints, np.float64), np.asarray(valid) > 0
     finite = (np.isfinite(joints).all(-1) | ~valid).all(-1)
     joints = np.where((valid & finite[:, None])[..., None], joints, 0)
     scale = anatomy.hand_scales(joints, valid)  # (N,) NaN if no bone is labelled
     wrong = (scale < CERTAIN_SCALE_RANGE[0]) | (scale > CERTAIN_SCALE_RANGE[1])
-    reasons = {"not finite": ~finite, "behind the camera (z <= 0)": (valid & (joints[..., 2] <= 0)).any(-1)}
-    units = {unit: mm for unit, mm in anatomy.UNITS_MM.items() if unit != "millimetres"}
+    reasons, units = {"not finite": ~finite}, {u: mm for u, mm in anatomy.UNITS_MM.items() if u != "millimetres"}
     with np.errstate(divide="ignore", invalid="ignore"):
         off = np.abs(np.log(scale[:, None] * list(units.values())))  # (N, number of units)
     for k, unit in enumerate(units):
         known = (off.argmin(-1) == k) & (off[:, k] < np.log(SAME_UNIT))
         reasons[f"bones as long as a hand's in {unit}: must be mm"] = wrong & known
     return _first_only(reasons | {"bones of no hand, in any unit": wrong})
+
+
+def left_out(reasons: Reasons, name: typing.Callable[[int], str]) -> tuple[np.ndarray, list[str]]:
+    """Choose the hands that a reader leaves out, and count them for the user.
+
+    Args:
+        reasons: reason → (N,) bool.
+        name: index of a hand → its name in the sentences, such as "annotation 3".
+
+    Returns:
+        (N,) bool, True for hands with a reason; and one sentence for each reason that applies.
+    """
+    total = len(next(iter(reasons.values())))
+    found = {reason: mask for reason, mask in reasons.items() if mask.any()}
+    sentences = [
+        f"{mask.sum():,} of {total:,} hands are left out: {reason}, first {name(int(mask.argmax()))}"
+        for reason, mask in found.items()
+    ]
+    return np.any([np.zeros(total, bool), *found.values()], axis=0), sentences
 
 
 def in_another_order(joints: np.ndarray) -> np.ndarray:

@@ -110,8 +110,9 @@ class Checkpoints:
         meta = checkpoint_files.plain({**meta, "step": int(step), "avg_metric": avg_metric, "versions": versions})
         self._metas[step] = meta  # set before the save, because Orbax calls `should_preserve` in it
         best_step = checkpoint_files.best(self._metas)
-        ranked = best_step is not None and checkpoint_files.is_finite(self._metas[best_step])
-        meta["best"] = {"step": best_step, "avg_metric": self._metas[best_step]["avg_metric"]} if ranked else None
+        meta["best"] = None
+        if best_step is not None and checkpoint_files.is_finite(self._metas[best_step]):
+            meta["best"] = {"step": best_step, "avg_metric": self._metas[best_step]["avg_metric"]}
         named = {"params": params, "rest": rest, "optimizer": optimizer}
         form = ocp.args.StandardSave if self._compress else ocp.args.PyTreeSave
         items = {name: form(tree) for name, tree in named.items() if jax.tree.leaves(tree)}

@@ -89,16 +89,16 @@ class Run:
         allow: Collection[str] = (),
         check_lock: Callable[[], None] = lambda: None,
     ):
-        check_batch_size(config.training.batch_size)
-        self._notes = run_dir.check(workdir, config, allow)
+        check_batch_size(config.training.batch_size, config.training.accumulate)
+        self._resume_notes = run_dir.check(workdir, config, allow)
         self.config, self.workdir, self._allow, self._check_lock = config, workdir, allow, check_lock
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
         sets = {"data.train": self.train_set, "data.test": self.test_set}
-        self.notes = set_checks.check(sets, strict=config.data.strict)
+        self._data_notes = set_checks.check(sets, strict=config.data.strict)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
-        self.notes += pipeline.repetition_notes(self.train_set, config)
+        self._data_notes += pipeline.repetition_notes(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set,
             config,
@@ -106,7 +106,7 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.device_mesh = make_mesh()
+        self.device_mesh = make_mesh(config.training)
         self.epochs = Epochs(self.steps, config.training.num_epochs)
         self.trainer = Trainer(config, self.device_mesh, self.epochs.last)
         self.trainer.check()
@@ -151,7 +151,7 @@ class Run:
         if difference:
             raise UserError(f"training.init_from {source} does not fit: {difference}")
         model = {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
-        state = self.trainer.start_from(state, **model)
+        state = self.trainer.placed(self.trainer.start_from(state, **model))
         some_new = best.partial or len(wanted) < len(abstract["params"])
         taken = pytree_checks.parts(best.params, abstract["params"]) if some_new else ""
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
@@ -172,7 +172,7 @@ class Run:
         if self.epochs != Epochs(self.steps, self.config.training.num_epochs):
             self.trainer = Trainer(self.config, self.device_mesh, self.epochs.last)
         new_rate = self._rate_after(saved.step, self.epochs)
-        self._notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
+        self._resume_notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
         state = {key: getattr(saved, item) for item, key in ITEMS.items()}
         state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
         return Start(self.trainer.with_sums(state, None if restarts else saved.meta.get("sums")), saved.step)
@@ -196,7 +196,7 @@ class Run:
         self.state = start.state
         step, last = start.step or 0, self.epochs.last
         self._print_data()
-        for note in (*self._notes, *filter(None, [start.note])):
+        for note in (*self._resume_notes, *filter(None, [start.note])):
             self.logger.print(note)
         if (warmup := self.config.scheduler.warmup_steps) >= last:
             self.logger.print(f"The warm-up of {warmup} steps is longer than the run of {last} steps")
@@ -332,7 +332,7 @@ class Run:
             write_png(self.workdir / "samples" / f"epoch_{number:03d}.png", sheet)
 
     def _print_data(self) -> None:
-        for note in self.notes:
+        for note in self._data_notes:
             self.logger.print(f"Data check: {note}")
         train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
         for line in baselines.lines(train, test):

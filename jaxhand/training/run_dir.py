@@ -11,7 +11,13 @@ from jaxhand.config import Config, UserError
 from jaxhand.data import fingerprint
 from jaxhand.training import checkpoint_files
 
-FREE = ("data.threads", "data.cache", "training.test_freq", "training.metrics")  # keys without effect on the results
+FREE = (
+    "data.threads",
+    "data.cache",
+    "data.strict",
+    "training.test_freq",
+    "training.metrics",
+)  # keys without effect on the results
 ALLOWED = ("config", "data")  # what may differ from the run in the folder if the user says so
 PROLONGED = "training.num_epochs"
 _PLACES = ("data.train", "data.test", "hand.mano_path")  # keys with paths of files, which have fingerprints

@@ -26,6 +26,7 @@ _ORIENTATIONS = {
     8: (True, False, True),
 }
 _MARGIN = 33  # number of extra rows that are decoded, because JPEG stores colours in blocks of up to 32 rows
+_HEADER_BYTES = 2**16  # of a file; they nearly always contain the size, which follows EXIF data of at most 64 kB
 _DAMAGE = ("Corrupt", "Premature", "Inconsistent", "Invalid SOS")  # first words of libjpeg's warnings about damage
 _SHRINKS = (8, 4, 2)  # factors by which a JPEG decoder can reduce the size; faster than decoding all pixels
 _memory = threading.local()
@@ -64,6 +65,16 @@ class EncodedImage:
             raise UserError(f"{location} does not exist") from None
         except OSError:
             return EncodedImage(b"", location)
+
+    @staticmethod
+    def read_size(path: str | Path) -> tuple[int, int] | None:
+        """Return width and height of an image file as `size`, from its first bytes; None if they do not show it."""
+        try:
+            with open(path, "rb", buffering=0) as file:
+                first = file.read(_HEADER_BYTES)
+        except OSError:
+            return None
+        return EncodedImage(first, "").header_size if image_size(first) else None
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
