@@ -219,7 +219,7 @@ def _other_boxes(sample: Sample, inside: np.ndarray, rows: np.ndarray) -> str:
     best = min(off, key=lambda form: np.nan_to_num(off[form], nan=np.inf))
     if not best or off[best] > MIN_BETTER * off[""]:
         return ""
-    return f"as {best} they would be near the joints; x0, y0, x1, y1 in px of the image are expected"
+    return f"read as {best}, they would fit the joints; they must be x0, y0, x1, y1 in px of the image"
 
 
 def _pose_doubts(sample: Sample) -> list[str]:
