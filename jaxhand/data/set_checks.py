@@ -47,7 +47,7 @@ def check(sets: dict[str, Source], *, strict: bool = False) -> list[str]:
             if wrong:
                 raise UserError(f"{where}: {wrong[0]}")
             found += [f"{where}: {text}" for text in [*getattr(part, "left_out", []), *doubts(sample)]]
-            found += [f"{where} and {other}: {text}" for other, seen in first or () for text in overlap(seen, sample)]
+            found += [f"{other} and {where}: {text}" for other, seen in first or () for text in overlap(seen, sample)]
         first = first or [(where, sample) for where, (_, sample) in samples.items()]
     if strict and found:
         raise UserError(f"{found[0]}; correct the data, or set data.strict=false")
