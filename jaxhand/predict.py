@@ -47,7 +47,7 @@ def main() -> int:
 
     paths, find_hands = _images_and_hands(arguments)
     runtime.use_compilation_cache()
-    left_out, cameras = [], collections.Counter()
+    left_out, doubtful, cameras = [], [], collections.Counter()
     with contextlib.ExitStack() as until_first:
         until_first.enter_context(console.patience("Loading and compiling the model; this can take minutes", 20))
         predictor = loading.load(arguments.workdir)
@@ -63,6 +63,10 @@ def main() -> int:
                 else:
                     writer.add(prediction)
                     cameras[prediction.camera] += 1
+                    if prediction.doubt:
+                        doubtful.append(f"{prediction.path}: {prediction.doubt}")
+    if doubtful:
+        print(f"doubtful camera of {len(doubtful)} images; of {doubtful[0]}")
     if cameras["exif"]:
         print(f"the focal length of {cameras['exif']} images is that of their EXIF data")
     if cameras["guess"]:

@@ -330,6 +330,17 @@ def test_results_are_written_as_they_come(finished, photographs, call, monkeypat
     assert code == 130 and seen[0] == 1 and len(read_joints(finished / "predictions")) == 3
 
 
+def test_a_doubtful_camera(finished, photographs, call):
+    """A focal length in mm is refused, and so is K in 0..1; a principal point outside the image is only said."""
+    image = photographs / "images" / "0.png"
+    assert "fx 7, fy 7, " in refused(call, finished, image, "--focal", 7)
+    assert "in mm instead of px" in refused(call, finished, image, "--focal", 7)
+    assert "in 0..1 instead of px" in refused(call, finished, image, "--K", 1.4, 1.4, 0.5, 0.5)
+    assert "focal length too" in refused(call, finished, image, "--K", 1e-9, 1e-9, 32, 32)
+    code, output, errors = call(predict.main, finished, image, "--K", 80, 80, 32, 400)
+    assert (code, errors) == (0, "") and f"doubtful camera of 1 images; of {image}: K (fx 80" in output
+
+
 def test_a_folder_of_images(finished, photographs, call, tmp_path):
     for i, name in enumerate(("b.PNG", "a.png")):
         cv2.imwrite(str(tmp_path / name), cv2.imread(str(photographs / "images" / f"{i}.png")))

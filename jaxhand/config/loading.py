@@ -250,6 +250,10 @@ def _check(config: Config) -> None:
         raise ConfigError(f"seed must fit in 64 bits, got {shown(config.seed)}")
     if config.training.average_with_init and not config.training.init_from:
         raise ConfigError("training.average_with_init needs a start: set training.init_from=RUN")
+    if config.training.average_with_init and config.training.ema:
+        raise ConfigError("training.average_with_init and training.ema are two ways to average: set one of them to 0")
+    if config.training.mesh.fsdp > 1 and config.training.sharding != "fsdp":
+        raise ConfigError("training.mesh.fsdp is for training.sharding=fsdp: set both")
     if isinstance(config.data.train, dict):
         if not config.data.train:
             raise ConfigError("data.train: contains no data set; write one line per set: NAME:PATH: weight")

@@ -28,6 +28,8 @@ class AugmentConfig:
     scale: float = _number(0.0, below=1)  # factor for the crop's side: within 1 ± this value; 0 to below 1
     # shift of the crop's centre in x and y: within ± this fraction of the crop's side
     shift: float = _number(0.0, most=1)
+    # fraction of the hands that are mirrored, 0 to 1; only for a crop_rule that keeps left hands
+    mirror: float = _number(0.0, most=1)
     # Factors for each colour channel and for the contrast: within 1 ± this value. Brightness: within ± this value.
     color: float = _number(0.2, below=1)  # 0 to below 1
     # standard deviation of Gaussian pixel noise; 1.0 is the full range of pixel values
@@ -35,18 +37,29 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhotoConfig:
+    """The data set "synthetic-photo": rendered hands that look like photographs."""
+
+    # Parts that are switched off: poses, views, objects, second_hand, occluders, backgrounds, lighting, skin, clothing,
+    # camera
+    without: tuple[str, ...] = ()
+    backgrounds: str = ""  # folder of photographs without hands, used as backgrounds; empty: drawn backgrounds
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The data sets, and how their hands are cropped."""
 
-    train: str | dict[str, float] = "synthetic"  # NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
-    test: str = "synthetic"  # NAME:PATH or module:function:PATH
+    # synthetic, synthetic-photo, NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
+    train: str | dict[str, float] = "synthetic"
+    test: str = "synthetic"  # as `train`, but no mixture
     # Split that is evaluated after every epoch. val: samples of the training set that are not used for training.
     test_split: str = _choice("test", "val")
     # Viewing directions of the synthetic set. front: on the palm or the back of the hand, within about 35 degrees.
     view: str = _choice("front", "all")
-    # number of training hands in the synthetic set; other sets are used in full
+    # number of training hands in a synthetic set; other sets are used in full
     train_samples: int = _number(20480, least=1, most=2**30)
-    # number of test hands in the synthetic set; other sets are used in full
+    # number of test hands in a synthetic set; other sets are used in full
     test_samples: int = _number(2000, least=1, most=2**30)
     image_size: int = _number(64, least=1, most=4096)  # side of the square crop (the input of the model), px
     crop_scale: float = _number(1.4, above=0, most=10)  # side of the crop / longer side of the hand's box; above 0
@@ -60,6 +73,7 @@ class DataConfig:
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
     mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
     augment: AugmentConfig = AugmentConfig()
+    photo: PhotoConfig = PhotoConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +214,14 @@ class SchedulerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Numbers of devices along the axes of the mesh; their product is the number of all devices. -1: automatic."""
+
+    data: int = _number(-1, least=-1)  # groups of devices that each have all parameters; -1: the devices that remain
+    fsdp: int = _number(-1, least=-1)  # devices of a group, if sharding is fsdp; -1: the devices that remain
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Settings of the training loop."""
 
@@ -214,6 +236,15 @@ class TrainingConfig:
     # Share w of the initial parameters in the tested and saved parameters, w * initial + (1 - w) * trained; at least 0
     # and below 1. Training itself continues from the trained parameters.
     average_with_init: float = _number(0.0, below=1)
+    # Decay of an exponential moving average of the parameters, such as 0.9999, which is then tested, ranked and saved;
+    # 0: none. In step t the decay is at most (1 + t) / (10 + t). Training itself continues from the raw parameters.
+    ema: float = _number(0.0, below=1)
+    # number of parts of a batch whose gradients are computed one after the other and added; saves memory
+    accumulate: int = _number(1, least=1, most=2**16)
+    # replicated: every device has all parameters. fsdp: large arrays of parameters and optimizer are split over the
+    # devices along the mesh's axis `fsdp`; the results are the same.
+    sharding: str = _choice("replicated", "fsdp")
+    mesh: MeshConfig = MeshConfig()
     metrics: tuple[str, ...] = ()  # additional metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 

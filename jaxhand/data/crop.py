@@ -33,7 +33,7 @@ class CropTransform:
         unmirrored: (3, 3) A without the mirroring, for the image of a left hand that was flipped before.
         zoom: pixels of the crop per pixel of the image.
         rotation: radians, clockwise, in the mirrored image of a mirrored hand.
-        mirrored: whether the hand is a left hand that is mirrored to a right hand.
+        mirrored: whether the hand is mirrored, such as a left hand to a right hand.
         whole_image: whether the pixels of the crop are those of the image, possibly flipped.
     """
 
@@ -55,6 +55,7 @@ def crop(
     rotation: float = 0.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
+    mirror: bool = False,
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -74,6 +75,7 @@ def crop(
         rotation: in-plane rotation of the hand in radians, clockwise in the image; on top of that of the rule.
         scale: factor that multiplies the side of the square.
         shift: (x, y) shift of the square's centre, as a fraction of its side; for a left hand, in the mirrored image.
+        mirror: mirror the hand, on top of what the rule does.
         hand_model: the hand model whose mesh labels are transformed; None: no mesh labels.
         out: arrays to fill, with the shapes of `batch.layout`; None allocates them.
 
@@ -86,7 +88,8 @@ def crop(
     """
     if out is None:
         out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size, hand_model).items()}
-    transform = crop_transform(record, size, crop_scale, rule=rule, rotation=rotation, scale=scale, shift=shift)
+    changes = {"rotation": rotation, "scale": scale, "shift": shift, "mirror": mirror}
+    transform = crop_transform(record, size, crop_scale, rule=rule, **changes)
     warp_pixels(record, transform, rule.antialias_blur, out)
     transform_labels(record, transform, hand_model, out)
     return out
@@ -101,16 +104,17 @@ def crop_transform(
     rotation: float = 0.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
+    mirror: bool = False,
 ) -> CropTransform:
     """Compute the transformation of pixels and 3D points from image to crop. The arguments are those of `crop`."""
     width, height = image_size(record)
-    mirrored = record.hand == "left" and rule.mirror_left
+    mirrored = (record.hand == "left" and rule.mirror_left) != mirror
     center_x, center_y, side, own_rotation = _square(record, crop_scale, rule)
     side *= scale
-    mirror, R = np.eye(3), np.eye(3)
+    flip, R = np.eye(3), np.eye(3)
     if mirrored:
         center_x, own_rotation = width - 1 - center_x, -own_rotation
-        mirror[0, 0], mirror[0, 2] = -1.0, width - 1
+        flip[0, 0], flip[0, 2] = -1.0, width - 1
         R[0, 0] = -1.0
     center_x, center_y = center_x + shift[0] * side, center_y + shift[1] * side
     rotation += own_rotation
@@ -118,7 +122,7 @@ def crop_transform(
     zoom, crop_center = size / side, (size - 1) / 2 + rule.pixel_center_offset
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - crop_center) + abs(center_y - crop_center)  # px
     if (height, width) == (size, size) and not isinstance(record.image, EncodedImage) and moved < _SAME_PX:
-        return CropTransform(mirror, R, np.eye(3), 1.0, 0.0, mirrored, whole_image=True)
+        return CropTransform(flip, R, np.eye(3), 1.0, 0.0, mirrored, whole_image=True)
     cos, sin = np.cos(rotation), np.sin(rotation)
     a, b = zoom * cos, zoom * sin
     unmirrored = np.array(
@@ -129,7 +133,7 @@ def crop_transform(
         ]
     )
     R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
-    return CropTransform(unmirrored @ mirror, R, unmirrored, zoom, rotation, mirrored, whole_image=False)
+    return CropTransform(unmirrored @ flip, R, unmirrored, zoom, rotation, mirrored, whole_image=False)
 
 
 def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, out: dict[str, np.ndarray]) -> None:

@@ -204,6 +204,11 @@ class _Crops:
                 f"data.crop_rule={config.data.crop_rule} leaves left hands as they are, and the mesh of model "
                 f"{config.model.name!r} is that of a right hand: set data.crop_rule=square"
             )
+        if config.data.augment.mirror and self.rule.mirror_left:
+            raise UserError(
+                f"data.augment.mirror: with data.crop_rule={config.data.crop_rule} all hands of a training are right "
+                "hands; set it to 0, or data.crop_rule=mediapipe"
+            )
         self.free = {}  # size in bytes → free blocks of memory
 
     def __call__(self, index: np.ndarray, changes: Sequence[dict]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from jaxhand.config import UserError
 from jaxhand.data.checks import checked_bbox, checked_K
 from jaxhand.data.crop_rules import CropRule
 from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.label_checks import FOCAL_RANGE, check_box, check_camera
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def checked(image, boxes=None, hands=None, K=None, depth=None) -> Photograph:
     height, width = image.shape[:2]
     if not image.size:
         raise UserError(f"the image is empty: {width}x{height} px")
-    K = None if K is None else checked_K(_checked_array("K", K, (3, 3)))
+    K = None if K is None else checked_camera(_checked_array("K", K, (3, 3)), width, height)
     depth = None if depth is None else _checked_depth(depth, height, width)
     if boxes is not None:
         boxes = _checked_array("boxes", boxes, (-1, 4), (4,), (0,)).reshape(-1, 4)
@@ -149,14 +150,28 @@ def checked_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
     """Check a box (4,) x0, y0, x1, y1 px of an image, and return it unchanged.
 
     Raises:
-        UserError: the box has no area, or lies outside the image.
+        UserError: the box has no area, is in 0..1 or is smaller than a hand can be, or most of it is outside the image.
     """
     x0, y0, x1, y1 = checked_bbox(box).tolist()
     if x1 <= 0 or y1 <= 0 or x0 >= width - 1 or y0 >= height - 1:
         raise UserError(
             f"the box {[x0, y0, x1, y1]} lies outside the image of {width}x{height} px; a box is x0, y0, x1, y1"
         )
+    for doubt in check_box(box, width, height):
+        raise UserError(doubt)
     return box
+
+
+def checked_camera(K: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Check the camera matrix (3, 3) px of an image, and return it unchanged.
+
+    Raises:
+        UserError: K is no pinhole camera, or its focal length is not one in px for an image of this size.
+    """
+    relative = np.diag(checked_K(K))[:2] / max(width, height)
+    if relative.min() < FOCAL_RANGE[0] or relative.max() > FOCAL_RANGE[1]:
+        raise UserError(check_camera(K, width, height)[0])
+    return K
 
 
 def checked_batch_size(batch_size) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.label_checks import check_camera
 from jaxhand.inference.arguments import ImagePredictor, central_camera, checked, checked_box, exif_camera
 from jaxhand.inference.boxes import HandBoxes
 
@@ -26,12 +27,14 @@ class ImagePrediction:
         hands: the arrays that `ImagePredictor` returns, one row per hand, but without `image` and with always `score`
             (N,): the confidence of the detector for each hand, or None.
         camera: where the focal length is from: "given", "exif" or "guess".
+        doubt: what may be wrong with the given camera, or "".
     """
 
     path: Path
     image: np.ndarray
     hands: dict[str, np.ndarray]
     camera: str
+    doubt: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ def predict_files(
         cannot be read or whose hands cannot be found; in addition to it, one for each box that does not fit its image.
     """
     for start in range(0, len(paths), IMAGES_IN_MEMORY):
-        group = []  # per image: (path, photograph, scores, camera), or its LeftOut
+        group = []  # per image: (path, photograph, scores, origin of its camera), or its LeftOut
         for number, path in enumerate(paths[start : start + IMAGES_IN_MEMORY], start=start):
             try:
                 group += _read(path, find_hands, K, focal, depth_paths[number] if depth_paths else None)
@@ -103,11 +106,14 @@ def predict_files(
             if isinstance(each, LeftOut):
                 yield each
                 continue
-            path, photograph, scores, camera = each
+            path, photograph, scores, origin = each
             rows = image_of_hand == number
             of_image = {key: values[rows] for key, values in predictions.items()}
             scores = of_image.get("score", [None] * rows.sum()) if scores is None else scores
-            yield ImagePrediction(path, photograph.image, of_image | {"score": np.array(scores, object)}, camera)
+            (height, width), K = photograph.image.shape[:2], photograph.K
+            doubts = [] if K is None else check_camera(K, width, height)
+            hands = of_image | {"score": np.array(scores, object)}
+            yield ImagePrediction(path, photograph.image, hands, origin, "; ".join(doubts))
             number += 1
 
 

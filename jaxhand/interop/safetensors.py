@@ -55,7 +55,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
         )
     header.pop("__metadata__", None)
     tensors = {name: _tensor(path, name, entry, begin, end) for name, entry in header.items()}
-    ordered = sorted(tensors.items(), key=lambda item: item[1].start)
+    ordered = sorted((item for item in tensors.items() if item[1].span), key=lambda item: item[1].start)
     for (name, tensor), (other, following) in itertools.pairwise(ordered):
         if tensor.start + tensor.span * tensor.dtype.itemsize > following.start:
             names = f"{ascii(name)[:100]} and {ascii(other)[:100]}"

@@ -52,6 +52,7 @@ MODELS = {  # model.name → package.module:Class
     "fast_mesh": "jaxhand.models.fast_mesh:FastMesh",
     "hamer": "jaxhand.models.hamer:Hamer",
     "mediapipe": "jaxhand.models.mediapipe:Mediapipe",
+    "photo_net": "jaxhand.models.photo_net:PhotoNet",
     "rgbd_fusion": "jaxhand.models.rgbd_fusion:RgbdFusion",
     "wilor": "jaxhand.models.wilor:Wilor",
 }

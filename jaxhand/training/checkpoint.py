@@ -6,7 +6,6 @@ The folder `checkpoints/<step>/` contains the items `params`, `rest`, `optimizer
 
 import dataclasses
 import functools
-import glob
 import logging
 import shutil
 import tempfile
@@ -17,10 +16,9 @@ from typing import Any
 import flax
 import jax
 import orbax.checkpoint as ocp
-from etils.epath.gpath import PosixGPath
 
 import jaxhand
-from jaxhand.training import checkpoint_files, pytree_checks
+from jaxhand.training import checkpoint_files, orbax_path, pytree_checks
 from jaxhand.training.checkpoint_damage import (
     CheckpointError,
     Damaged,
@@ -36,7 +34,6 @@ from jaxhand.training.checkpoint_damage import (
 from jaxhand.training.checkpoint_files import Restored
 
 _TREES, _JSON = ("params", "rest", "optimizer"), ("data", "meta")  # names of the Orbax items of a checkpoint
-_NOT_IN_A_PATH = ("\\", "gs:/", "s3:/")  # TensorStore and Orbax read these as something else
 
 
 class Checkpoints:
@@ -69,8 +66,8 @@ class Checkpoints:
         warn: Callable[[str], None] = warn,
     ):
         self._folder = Path(workdir).absolute() / "checkpoints"
-        if unusable := [text for text in _NOT_IN_A_PATH if text in str(self._folder)]:
-            raise CheckpointError(f"cannot write checkpoints to {self._folder}: the path contains {unusable[0]!r}")
+        if wrong := orbax_path.wrong_in(self._folder):
+            raise CheckpointError(f"cannot write checkpoints to {self._folder}: the path contains {wrong!r}")
         self._every, self._from, self._compress = keep_every_steps, 0, compress
         self._on_best, self._warn = on_best, warn
         self._saving = None  # step that Orbax is writing
@@ -113,8 +110,9 @@ class Checkpoints:
         meta = checkpoint_files.plain({**meta, "step": int(step), "avg_metric": avg_metric, "versions": versions})
         self._metas[step] = meta  # set before the save, because Orbax calls `should_preserve` in it
         best_step = checkpoint_files.best(self._metas)
-        ranked = best_step is not None and checkpoint_files.is_finite(self._metas[best_step])
-        meta["best"] = {"step": best_step, "avg_metric": self._metas[best_step]["avg_metric"]} if ranked else None
+        meta["best"] = None
+        if best_step is not None and checkpoint_files.is_finite(self._metas[best_step]):
+            meta["best"] = {"step": best_step, "avg_metric": self._metas[best_step]["avg_metric"]}
         named = {"params": params, "rest": rest, "optimizer": optimizer}
         form = ocp.args.StandardSave if self._compress else ocp.args.PyTreeSave
         items = {name: form(tree) for name, tree in named.items() if jax.tree.leaves(tree)}
@@ -313,7 +311,7 @@ def restore_best(
         CheckpointError: the folder does not exist, or contains no checkpoint; no checkpoint has a finite avg_metric,
             or none can be read; or the checkpoint contains only a part of a model and `partial` is False.
     """
-    folder = Path(workdir).absolute() / "checkpoints"
+    folder = Path(workdir).expanduser().absolute() / "checkpoints"
     if not folder.parent.is_dir():
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
     metas, unread = checkpoint_files.read_metas(folder)
@@ -353,7 +351,7 @@ def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointMa
     if not compress:
         tree = functools.partial(ocp.PyTreeCheckpointHandler, use_compression=False)
     return ocp.CheckpointManager(
-        _LiteralPath(folder),
+        orbax_path.LiteralPath(folder),
         options=ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics["avg_metric"],  # without this function, Orbax does not write the metrics
             best_mode="min",
@@ -362,13 +360,6 @@ def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointMa
         ),
         item_handlers={name: tree() for name in _TREES} | {name: ocp.JsonCheckpointHandler() for name in _JSON},
     )
-
-
-class _LiteralPath(PosixGPath):
-    """A path whose own characters are never a pattern. In `runs/a[1]`, Orbax would not find the files to merge."""
-
-    def glob(self, pattern: str):
-        return (self / name for name in glob.glob(pattern, root_dir=str(self)))
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

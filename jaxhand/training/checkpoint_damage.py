@@ -21,7 +21,9 @@ class CheckpointError(UserError):
 
 
 class SaveError(CheckpointError):
-    """A checkpoint could not be written. Orbax's threads may still wait for it, so the process has to end by force."""
+    """A checkpoint could not be written."""
+
+    leaves_threads = True  # of Orbax, which can wait for ever; see `runtime.run`
 
 
 class Damaged(Exception):

@@ -89,11 +89,9 @@ class Interruption:
 
 
 def _process_count() -> int:
-    """Number of processes of the run; 1 if JAX has not been imported, or finds no device."""
-    try:
-        return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
-    except (RuntimeError, AssertionError):
-        return 1
+    """Number of processes of the run; 1 if they were not connected."""
+    jax = sys.modules.get("jax")
+    return jax.process_count() if jax is not None and jax.distributed.is_initialized() else 1
 
 
 def check_device() -> None:
@@ -107,12 +105,19 @@ def check_device() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX's error for a plugin that finds no device has no text
-        chosen = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue] (JAX makes it at run time)
-        reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
-        raise UserError(
-            f"JAX finds no device of JAX_PLATFORMS={chosen}{reason}; leave JAX_PLATFORMS out, or install JAX for it, "
-            'such as pip install "jax[cuda13]"'
-        ) from None
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = f": {' '.join(str(error).split())[:200]}" if str(error) else ""
+        hint = f"unset JAX_PLATFORMS (it is {wanted!r}), or install JAX for that device"
+        raise UserError(f"JAX finds no device; {hint}{reason}") from None
+
+
+def _print_unraisable(unraisable) -> None:
+    """Print an error that cannot be raised as Python does, except one that TensorStore reports after a failed save.
+
+    It says that the event loop which waited for TensorStore has ended. The error of the save itself is raised.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def run(main: Callable[[], int], *arguments) -> None:
@@ -123,6 +128,7 @@ def run(main: Callable[[], int], *arguments) -> None:
         arguments: arguments of `main`.
     """
     console.prepare()
+    sys.unraisablehook, at_once = _print_unraisable, False
     try:
         code = main(*arguments) or 0
         sys.stdout.flush()
@@ -130,11 +136,11 @@ def run(main: Callable[[], int], *arguments) -> None:
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code = 130
     except Exception as error:
-        code = _report(error)
+        code, at_once = _report(error), getattr(error, "leaves_threads", False)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if code and _process_count() > 1:
+    if code and (at_once or _process_count() > 1):
         os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)
 

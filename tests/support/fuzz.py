@@ -57,7 +57,7 @@ TOKENS = (
     b"9" * 400,
     b"9" * 5000,
 )
-TOKENS += (b"[" * 2000, b"&a [*a]", b": ", b"\xff", b"\xef\xbb\xbf", b"\\ud800", b"\n", b"true", b"1.5", b"<<: ")
+TOKENS += (b"[" * 400, b"&a [*a]", b": ", b"\xff", b"\xef\xbb\xbf", b"\\ud800", b"\n", b"true", b"1.5", b"<<: ")
 
 
 class Kind(NamedTuple):
