@@ -75,9 +75,7 @@ def camera_reasons(K: np.ndarray, sizes: np.ndarray) -> Reasons:
             {
                 "not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] with positive fx and fy": ~valid_cameras(K),
                 "in 0..1 instead of px": (np.abs(center) <= 1.5).all(-1) & (relative < FOCAL_RANGE[0]),
-                "focal length too short for this image: in mm instead of px, or of a smaller image?": (
-                    relative < FOCAL_RANGE[0]
-                ),
+                "focal length too short for this image (in mm instead of px?)": (relative < FOCAL_RANGE[0]),
                 "focal length too long for this image": focal.max(-1) / longer > FOCAL_RANGE[1],
                 f"fx and fy differ by more than a factor of {MAX_ASPECT}": (
                     np.maximum(aspect, 1 / aspect) > MAX_ASPECT

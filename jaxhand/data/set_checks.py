@@ -47,7 +47,7 @@ def check(sets: dict[str, Source], *, strict: bool = False) -> list[str]:
             if wrong:
                 raise UserError(f"{where}: {wrong[0]}")
             found += [f"{where}: {text}" for text in [*getattr(part, "left_out", []), *doubts(sample)]]
-            found += [f"{where} and {other}: {text}" for other, seen in first or () for text in overlap(seen, sample)]
+            found += [f"{other} and {where}: {text}" for other, seen in first or () for text in overlap(seen, sample)]
         first = first or [(where, sample) for where, (_, sample) in samples.items()]
     if strict and found:
         raise UserError(f"{found[0]}; correct the data, or set data.strict=false")
@@ -219,7 +219,7 @@ def _other_boxes(sample: Sample, inside: np.ndarray, rows: np.ndarray) -> str:
     best = min(off, key=lambda form: np.nan_to_num(off[form], nan=np.inf))
     if not best or off[best] > MIN_BETTER * off[""]:
         return ""
-    return f"as {best} they would be near the joints; x0, y0, x1, y1 in px of the image are expected"
+    return f"read as {best}, they would fit the joints; they must be x0, y0, x1, y1 in px of the image"
 
 
 def _pose_doubts(sample: Sample) -> list[str]:
