@@ -71,9 +71,7 @@ def of_state(device_mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     if parts == 1 or math.prod(shape) < SPLIT_FROM or not fitting:
         return replicated(device_mesh)
     longest = max(fitting, key=lambda axis: shape[axis])
-    return NamedSharding(
-        device_mesh, PartitionSpec(*("fsdp" if axis == longest else None for axis in range(len(shape))))
-    )
+    return NamedSharding(device_mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
 
 def abstract_state(device_mesh: Mesh, shapes: Any) -> Any:
