@@ -1,7 +1,8 @@
 """DexYCB in the layout of its toolkit: right and left hands with objects, 640x480, eight cameras, with depth.
 
 https://dex-ycb.github.io. Joints are in metres, in the OpenCV frame and our order; they are all -1 in a frame without a
-hand. Frames have the toolkit's order (sequence, then camera, then frame), and so have the ids in a result file.
+hand. Frames have the toolkit's order (sequence, then camera, then frame), and so have the ids in a result file. Labels
+are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 import concurrent.futures

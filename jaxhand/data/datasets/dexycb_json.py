@@ -2,7 +2,8 @@
 
 An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`. Frames without a hand are left
 out. Image ids are those of the toolkit. HandOccNet's files are in metres, KeypointFusion's in millimetres: the median
-distance of the joints shows the unit, because hands are 0.3 to 2 m away.
+distance of the joints shows the unit, because hands are 0.3 to 2 m away. Labels are those of the upright image: an
+image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path

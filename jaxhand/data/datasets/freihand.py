@@ -2,7 +2,8 @@
 
 https://lmb.informatik.uni-freiburg.de/projects/freihand. The training set has N annotations. Annotation k has four
 images, numbered k + N v for v = 0 to 3: one in front of a green screen, and three with new backgrounds. The evaluation
-labels were released later, in FreiHAND_pub_v2_eval. The images have no EXIF orientation.
+labels were released later, in FreiHAND_pub_v2_eval. Labels are those of the upright image: an image is turned by its
+EXIF orientation when it is read.
 """
 
 from pathlib import Path

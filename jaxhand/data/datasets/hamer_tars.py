@@ -94,6 +94,8 @@ def load(
     keep = splits.keep(split, splits.blocks(np.concatenate(numbers), total), folder, without_val)
     chosen = np.zeros(sum(map(len, numbers)), bool)
     chosen[keep] = True
+    if wrong[chosen].all():
+        raise UserError(f"{folder}: {sentences[0]}")
     chosen &= ~wrong
     rows = []
     for part, mask in zip(parts, np.split(chosen, np.cumsum([len(n) for n in numbers])[:-1]), strict=True):

@@ -2,7 +2,7 @@
 
 https://github.com/ddshan/hint. A hand has an image and a JSON file with the same name, which ends in _r or _l. The
 frames of Ego4D must be downloaded from Ego4D. HInt can be read without them: a missing image is an error only when its
-record is read.
+record is read. Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 https://github.com/shreyashampali/ho3d. Every frame has a pickle; train.txt and evaluation.txt list the frames of the
 two splits. The pickles of the evaluation split contain only the wrist and a box. Its labels were released later, in
-evaluation_xyz.json.
+evaluation_xyz.json. Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 import concurrent.futures

@@ -2,6 +2,7 @@
 
 https://mks0601.github.io/InterHand2.6M. Joints are in world coordinates, mm, and every camera has a pose. The right
 hand comes before the left hand. The joints of a finger are ordered from tip to base; the wrist is the last joint.
+Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path

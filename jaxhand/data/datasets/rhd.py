@@ -2,6 +2,7 @@
 
 https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. Each split has one pickle
 with 42 joints per image: first the left hand, then the right hand. The joints of a finger are ordered from tip to base.
+Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path
