@@ -127,7 +127,7 @@ def _score_run(arguments: argparse.Namespace, protocol: "scoring.Protocol | None
 
     workdir = arguments.workdir
     output = run_scores.output_folder(workdir, arguments.output)
-    with console.patience("Loading the model; this can take a minute", 20):
+    with console.patience("Loading the model; this can take a minute"):
         eval_model, best = eval_loop.load_best(workdir, metrics=arguments.metrics)
 
     def evaluate(source, collect) -> dict:
