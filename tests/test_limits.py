@@ -197,7 +197,10 @@ def test_hamer_npz_with_objects_and_values_that_are_none(tmp_path):
 
 def archive_of(path: Path, name: str, size: int, byte: bytes = b" ", method: int = zipfile.ZIP_DEFLATED) -> Path:
     """A zip archive with one member of `size` equal bytes."""
-    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive, archive.open(name, "w", force_zip64=True) as member:
+    with (
+        zipfile.ZipFile(path, "w", method, compresslevel=1) as archive,
+        archive.open(name, "w", force_zip64=True) as member,
+    ):
         for start in range(0, size, 2**20):
             member.write(byte * min(2**20, size - start))
     return path
