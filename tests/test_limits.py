@@ -17,7 +17,7 @@ import pytest
 
 from jaxhand import config as configs
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json, parse_yaml
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.datasets import coco, folder, hamer_npz, interhand
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage, decode
@@ -98,26 +98,6 @@ def test_json_with_a_byte_order_mark_is_read(tmp_path):
     arrays, _ = prediction_files.read(tmp_path / "pred.json", ["xyz", "verts"])
     assert arrays["verts"].tolist() == [[[4, 5, 6]]]
     assert parse_json(content)[0] == parse_json(content.decode())[0] == [[[1, 2, 3]]]
-
-
-def test_yaml_that_expands_is_named(tmp_path):
-    levels = [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
-    bombs = ["a: &a [x, x]\n" + "\n".join(levels), "a: &a [*a]", "a: &a {b: *a}"]
-    for bomb in bombs:
-        (tmp_path / "a.yaml").write_text(bomb)
-        named(lambda: configs.load(tmp_path / "a.yaml"), "expands to more than 20,000 values")
-    (tmp_path / "a.yaml").write_text("training: &t {num_epochs: 3}\nmodel: {width: 64}\n")
-    assert configs.load(tmp_path / "a.yaml").training.num_epochs == 3
-    assert parse_yaml("a: &a {b: 1}\nc: {<<: *a, d: 2}")["c"] == {"b": 1, "d": 2}
-
-
-@pytest.mark.parametrize(
-    "text", ["2020-13-45", "!!int ''", "!!float ''", "!!timestamp x", "!!bool x", "\0", "a: 1\nb: 2\na: 3"]
-)
-def test_yaml_values_that_do_not_fit_are_named(text):
-    with pytest.raises(ValueError) as error:
-        parse_yaml(text)
-    assert "\n" not in str(error.value)
 
 
 # ---- Pickles and NumPy's files

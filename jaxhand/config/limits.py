@@ -5,7 +5,7 @@ file below 10 MB under 2 GB, and the time under 30 s.
 """
 
 # ---- Text
-YAML_BYTES = 2**18  # a config with every key has 5 kB; PyYAML reads about 80 kB/s
+YAML_CHARACTERS = 2**19  # a config with every key has 5 kB; PyYAML reads about 80 kB/s
 YAML_VALUES = 20_000  # number of values, counted once for every alias that refers to them
 JSON_ENTRY = 2**24  # characters of one entry of a long list; an annotation with a polygon has about 10,000
 FRAMES = 100_000  # frames of a video, as a file of a data set states it; DexYCB's have 70

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from jaxhand.config import UserError, limits
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.io import numpy_files
 from jaxhand.io.archives import DAMAGED, Archive
 from jaxhand.io.files import MALFORMED, one_line
@@ -37,7 +37,8 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
             arrays must be in this order. In an .npz, the names are the keys, and other keys are ignored.
 
     Returns:
-        Arrays by name: (N, points, 3) float64, or as stored in an .npz or .npy; also `id` (N,) if the file has ids.
+        Arrays by name: (N, points, 3) float64, or as stored in an .npz or .npy, with float16 as float32; also `id` (N,)
+        if the file has ids.
         Paths of the files that were read.
 
     Raises:
@@ -294,4 +295,5 @@ def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" and name != "hand_type":
             raise UserError(f"{path}: array {name!r} must contain numbers, got {array.dtype}")
-    return arrays
+    # Sums in float16 overflow at 65504, and its 11 bits are too few for a mean.
+    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}

@@ -17,8 +17,7 @@ from flax import nnx
 
 from jaxhand import config as configs
 from jaxhand import models
-from jaxhand.config import Config, UserError, limits
-from jaxhand.config.texts import parse_yaml
+from jaxhand.config import Config, UserError, limits, yaml_text
 from jaxhand.interop import names, safetensors, torch_file
 from jaxhand.interop.tensor import Tensor
 from jaxhand.io.files import MALFORMED, one_line
@@ -173,7 +172,7 @@ def _decoder(path: str | Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        tree = parse_yaml(Path(path).read_text())
+        tree = yaml_text.typed(yaml_text.parse(Path(path).read_text(), str(path)))
         focal, size = tree["EXTRA"]["FOCAL_LENGTH"], tree["MODEL"]["IMAGE_SIZE"]
         decoder = tree["MODEL"]["MANO_HEAD"].get("TRANSFORMER_DECODER") or {}
         found = {"heads": decoder.get("heads"), "head_width": decoder.get("dim_head")}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError, limits
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.interop.tensor import BFLOAT16, Tensor, dense_strides
 
 DTYPES = {

@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 
 # What Python raises when parsed content has another form than expected: a key is missing, text in place of a number …
 MALFORMED = (AttributeError, LookupError, TypeError, ValueError, OverflowError)

@@ -1,5 +1,7 @@
 """MANO parameters → predictions: poses the hand, and translates it in the camera frame. Also the mean parameters."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +87,7 @@ def mean_mano_params(path: str, hand_model: SkinnedHand) -> tuple[Constant, Cons
         found = _flat_hand(hand_model)
     else:
         try:
-            file = numpy_files.read_npz(path, ("pose", "shape", "cam"))
+            file = numpy_files.read_npz(Path(path).expanduser(), ("pose", "shape", "cam"))
             found = {name: np.asarray(file[name], np.float32) for name in ("pose", "shape", "cam")}
         except KeyError as error:
             raise UserError(

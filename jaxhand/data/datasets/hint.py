@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import ManoLabels, SizedImageDataset
+from jaxhand.data.datasets.base import ManoLabels, SizedImageDataset, UnknownSplit
 from jaxhand.data.record import Record
 from jaxhand.io import files
 from jaxhand.io.files import MALFORMED, one_line
@@ -47,9 +47,9 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant not in ("", *SOURCES):
-        raise UserError(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads three")
+        raise UnknownSplit(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads three")
     if split not in ("train", "val", "test") or joints not in JOINTS:
-        raise UserError(f"hint, {split}, {joints}: unknown; use train, val or test, and joints {', '.join(JOINTS)}")
+        raise UnknownSplit(f"hint, {split}, {joints}: unknown; use train, val or test, and joints {', '.join(JOINTS)}")
     wanted = [variant] if variant else SOURCES[:3]
     names = [f"{split.upper()}_{source}{'' if source.endswith('_seq') else '_img'}" for source in wanted]
     homes = [folder / name for name in names if (folder / name).is_dir()]

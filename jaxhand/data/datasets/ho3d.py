@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import FROM_OPENGL
@@ -63,7 +64,7 @@ def load(
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "train"
     if variant:
-        raise UserError(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
+        raise UnknownSplit(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the HO-3D folder, which contains train.txt, train/ABF10/rgb …")
     frames = _frames(folder / f"{part}.txt")
@@ -80,6 +81,7 @@ def load(
             raise UserError(f"{folder / part}: frame {frames[without_K[0]]} has no camMat; download the set again")
         kept = np.arange(len(frames))
         arrays = arrays | _evaluation_labels(folder, arrays, mano is not None and mano.vertices)
+    check_cameras(arrays["camMat"][kept], f"{folder / part}.txt")
     return HO3D(folder, part, frames, arrays, kept, depth)
 
 

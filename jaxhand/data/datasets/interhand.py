@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.texts import parse_json
+from jaxhand.config.json_text import parse_json
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import rotate_axis_angle
@@ -50,14 +51,17 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant:
-        raise UserError(f"interhand-{variant}: unknown; write interhand:PATH")
+        raise UnknownSplit(f"interhand-{variant}: unknown; write interhand:PATH")
     if split not in ("train", "val", "test"):
-        raise UserError(f"interhand, {split}: unknown; use train, val or test")
+        raise UnknownSplit(f"interhand, {split}: unknown; use train, val or test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give InterHand2.6M's folder, which contains annotations …")
     stem = folder / f"annotations/{split}/InterHand2.6M_{split}"
     files = {kind: Path(f"{stem}_{kind}.json") for kind in ("data", "camera", "joint_3d", "MANO_NeuralAnnot")}
     arrays = label_cache.cached([files[kind] for kind in ("data", "camera", "joint_3d")], lambda: _read(files))
+    K = np.zeros((len(arrays["focal"]), 3, 3))
+    K[:, (0, 1), (0, 1)], K[:, :2, 2], K[:, 2, 2] = arrays["focal"], arrays["princpt"], 1
+    check_cameras(K, files["camera"])
     mano = mano or ManoLabels()
     if mano.hands_mean is not None:
         poses = files["MANO_NeuralAnnot"]

@@ -25,6 +25,8 @@ _ORIENTATIONS = {
     8: (True, False, True),
 }
 _MARGIN = 33  # number of extra rows that are decoded, because JPEG stores colours in blocks of up to 32 rows
+_HEADER_BYTES = 2**16  # of a file; they nearly always contain the size, which follows EXIF data of at most 64 kB
+_DAMAGE = ("Corrupt", "Premature", "Inconsistent", "Invalid SOS")  # first words of libjpeg's warnings about damage
 _SHRINKS = (8, 4, 2)  # factors by which a JPEG decoder can reduce the size; faster than decoding all pixels
 _memory = threading.local()
 
@@ -63,6 +65,16 @@ class EncodedImage:
         except OSError:
             return EncodedImage(b"", location)
 
+    @staticmethod
+    def read_size(path: str | Path) -> tuple[int, int] | None:
+        """Return width and height of an image file as `size`, from its first bytes; None if they do not show it."""
+        try:
+            with open(path, "rb", buffering=0) as file:
+                first = file.read(_HEADER_BYTES)
+        except OSError:
+            return None
+        return EncodedImage(first, "").header_size if image_size(first) else None
+
     @functools.cached_property
     def pixels(self) -> np.ndarray:
         """The image as RGB (H, W, 3) uint8, upright by EXIF; grey, alpha and 16 bits are converted.
@@ -84,6 +96,32 @@ class EncodedImage:
             return self.pixels.shape[1::-1]
         width, height, exif = stored
         return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
+
+    @property
+    def header_size(self) -> tuple[int, int]:
+        """Width and height in px, as `size`, but without a check that a JPEG or PNG is complete: nothing is decoded."""
+        stored = image_size(self.content)
+        if stored is None:
+            return self.size
+        return stored[::-1] if _ORIENTATIONS.get(self.exif_orientation, (False,))[0] else stored
+
+    def verify(self) -> None:
+        """Decode all pixels with a strict decoder, which also detects a JPEG that is damaged inside.
+
+        Raises:
+            UserError: the file is not an image, is cut off, or is damaged inside.
+        """
+        try:
+            simplejpeg.decode_jpeg(self.content, "RGB", strict=True)
+        except ValueError as error:
+            _ = self.pixels  # another format, or a JPEG that cannot be decoded at all
+            if str(error).startswith(_DAMAGE):
+                raise UserError(f"{self.location} is damaged inside ({error}): restore or download it again") from None
+
+    @property
+    def exif_orientation(self) -> int:
+        """EXIF orientation of a JPEG, 1 to 8, by which `pixels` are turned; 1 where they are not turned."""
+        return orientation(self.content) if self.exif else 1
 
     @property
     def focal_length(self) -> float | None:
