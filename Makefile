@@ -1,4 +1,4 @@
-# make train, photographs, test, test-slow, lint, benchmark, wheel, clean.
+# make train, photographs, test, test-slow, test-lowest, lint, benchmark, wheel, clean.
 # The environment is .venv. `make test PYTHON=python3.13` takes another Python, with an environment of its own: .venv-3.13
 ifeq ($(origin PYTHON), undefined)
 PYTHON := python3
@@ -10,11 +10,12 @@ $(error $(PYTHON) does not run: name a Python of 3.11 or newer, such as PYTHON=p
 endif
 VENV ?= .venv-$(VERSION)
 RUN := $(VENV)/bin/python
+LOWEST := .venv-lowest-$(VERSION)
 MEDIAPIPE := runs/mediapipe
 # Large memory pages for the buffers of XLA on Linux: a fifth more images/s
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train photographs test test-slow lint benchmark wheel clean
+.PHONY: train photographs test test-slow test-lowest lint benchmark wheel clean
 
 train: $(VENV)/.installed
 	$(RUN) -m jaxhand.train
@@ -36,6 +37,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow $(ARGS)
+
+# The tests with the oldest versions that requirements.txt allows
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(RUN) -m ruff check
@@ -65,6 +70,13 @@ $(VENV)/.installed-%: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml
 	@echo "Installing jaxhand[$*] into $(VENV); the first time takes some minutes"
 	$(RUN) -m pip install --quiet --editable ".[$*]"
 	touch $@ $(VENV)/.installed
+
+$(LOWEST)/.installed: requirements.txt tests/requirements.txt pyproject.toml setup.py | $(VENV)/.python-$(VERSION)
+	@echo "Installing the oldest versions into $(LOWEST); the first time takes some minutes"
+	$(RUN) -m pip install --quiet uv
+	$(RUN) -m uv venv --quiet --clear --python $(RUN) $(LOWEST)
+	$(RUN) -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[test]"
+	touch $@
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info
