@@ -6,7 +6,7 @@ FOLDER a data set of the folder layout; its training split is what is tested on,
 The backbone of the converted network is frozen. For each variant of the world, its features of N renders and their
 labels determine two linear heads by ridge regression, in closed form: the joints relative to the wrist, and the
 logarithm of the scale (mean depth over the focal length of the crop). The heads then read the photographs. So the
-numbers of two rows differ by their renders alone. Crops of both follow the labelled joints (`data.crop_rule` mediapipe).
+numbers of two rows differ by their renders alone. All crops follow the labelled joints (`data.crop_rule` mediapipe).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
-RIDGES = (0.03, 0.1, 0.3)  # of standardised features, per sample
+RIDGES = (0.3, 1.0, 3.0)  # of standardised features, per sample
 BATCH = 16
 
 

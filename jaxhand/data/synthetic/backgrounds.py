@@ -1,7 +1,6 @@
 """What stands behind a hand in a photograph: drawn textures and clutter, or pieces of own photographs."""
 
 import functools
-import typing
 from pathlib import Path
 
 import cv2
