@@ -1,6 +1,6 @@
 """Write a sheet of photograph-like renders.
 
-`python -m jaxhand.data.synthetic.photo_preview --preview sheet.png`
+`jaxhand synthetic-photo --preview sheet.png`
 """
 
 import argparse
@@ -17,7 +17,7 @@ from jaxhand.hand.camera import project
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxhand.data.synthetic.photo_preview", description=(__doc__ or "").partition("\n")[0]
+        prog="jaxhand synthetic-photo", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--preview", metavar="PNG", required=True, help="a sheet of images with and without skeletons")
     parser.add_argument("--without", nargs="*", default=[], metavar="PART", help=f"of {', '.join(PARTS)}")
