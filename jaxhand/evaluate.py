@@ -6,7 +6,7 @@ adds metrics. `--protocol freihand` adds the scores of that benchmark's rules. `
 writes the file for the benchmark's leaderboard.
 
 `python -m jaxhand.evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for
-model "mediapipe", the linear mix from the joints of the network to the labelled joints of a data set, and writes the
+models "mediapipe" and "photo_net", the linear mix from the joints of the network to the labelled joints of a data set, and writes the
 network with this mix to a new run folder. `python -m jaxhand.evaluate --predictions pred.zip --ground-truth FOLDER
 --protocol freihand` needs no run. It computes
 the same scores as the benchmark's official code, and writes scores.json and
