@@ -205,9 +205,10 @@ def has_networks(workdir: str | Path) -> bool:
 
 
 def _reads_hands(config: Config) -> bool:
-    """Whether the model of a config has MediaPipe's heads."""
+    """Whether the model of a config has MediaPipe's heads; ImageNet's backbone does not bring them."""
     model_class = models.find(config.model.name)
-    return isinstance(model_class, type) and issubclass(model_class, Mediapipe)
+    has_heads = isinstance(model_class, type) and issubclass(model_class, Mediapipe)
+    return has_heads and config.model.options.get("size") != "lite0"
 
 
 def _starts(workdir: str | Path) -> Iterator[Path]:
