@@ -64,10 +64,9 @@ class Pipeline:
         restored = restore_best(workdir)
         if restored.config.model.name != HAND:
             raise UserError(f"{workdir} has the model {restored.config.model.name}, not {HAND}'s networks: {HOW}")
-        folders = [Path(folder) / PALM for folder in (workdir, restored.config.training.init_from or workdir, RUN)]
-        folder = next(filter(Path.is_dir, folders), None)
-        palm = folder and _network(_palm_detector, restore_best(folder))
-        return cls(_network(models.build, restored), palm, **options)
+        folder = palm_folder(workdir, restored.config)
+        palm = folder and network(palm_detector, restore_best(folder))
+        return cls(network(models.build, restored), palm, **options)
 
     @classmethod
     def convert(cls, source: str | Path, **options) -> "Pipeline":
@@ -77,8 +76,8 @@ class Pipeline:
             UserError: the source has no such networks.
         """
         found = convert_mediapipe(source)
-        palm = _network(_palm_detector, found[PALM]) if PALM in found else None
-        return cls(_network(models.build, found[HAND]), palm, **options)
+        palm = network(palm_detector, found[PALM]) if PALM in found else None
+        return cls(network(models.build, found[HAND]), palm, **options)
 
     def __call__(self, images: Sequence[np.ndarray], K: Sequence[np.ndarray | None] | None = None) -> list[dict]:
         """Find the hands of photographs.
@@ -214,14 +213,24 @@ def _compiled(network: nnx.Module, method: str):
     return functools.partial(forward, state)
 
 
-def _network(build, found) -> nnx.Module:
+def palm_folder(workdir: str | Path, config: Config) -> Path | None:
+    """The folder of the palm detector for a run of this config; None where there is none.
+
+    It is inside the run, inside the run that its training started from, or inside `RUN`.
+    """
+    folders = [Path(folder) / PALM for folder in (workdir, config.training.init_from or workdir, RUN)]
+    return next(filter(Path.is_dir, folders), None)
+
+
+def network(build, found) -> nnx.Module:
     """A network with the parameters of a run or of a converted file, which both have a `config` and `params`."""
     graphdef, params, rest = nnx.split(nnx.eval_shape(functools.partial(build, found.config)), nnx.Param, ...)
     nnx.replace_by_pure_dict(params, found.params)
     return nnx.merge(graphdef, params, rest)
 
 
-def _palm_detector(config: Config) -> PalmDetector:
+def palm_detector(config: Config) -> PalmDetector:
+    """The palm detector of the config of its run."""
     return PalmDetector(config.model.options["size"], rngs=nnx.Rngs(0))
 
 

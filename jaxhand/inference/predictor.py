@@ -15,6 +15,7 @@ from jaxhand.data.record import Record
 from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
 from jaxhand.inference.arguments import ImagePredictor, Photograph
+from jaxhand.models.contract import Model
 from jaxhand.training.eval_loop import load_best
 from jaxhand.training.sharding import replicated, split
 from jaxhand.training.step import as_float
@@ -94,12 +95,7 @@ class Predictor(ImagePredictor):
 
     def _apply_model(self, params, batch_stats, batch: dict) -> dict:
         """A batch of crops → the model's predictions, all as right hands in their crops."""
-        model = nnx.merge(self._graphdef, params, batch_stats)
-        predictions: dict = dict(model(batch | {"image": as_float(batch["image"])}))
-        if "camera" in predictions:
-            image_size = self.config.data.image_size
-            translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
-            predictions["camera_translation"] = translation
+        predictions = predict_crops(nnx.merge(self._graphdef, params, batch_stats), batch)
         return {key: predictions[key] for key in OUTPUTS if key in predictions}
 
     def _make_batch(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
@@ -135,6 +131,16 @@ class Predictor(ImagePredictor):
         if "camera_translation" in predictions:
             predictions["camera_translation"] = predictions["camera_translation"] * mirror[:, 0]
         return predictions
+
+
+def predict_crops(model: Model, batch: dict) -> dict[str, jax.Array]:
+    """Predictions of a model for a batch of crops in uint8; with a camera, also `camera_translation` (B, 3) mm."""
+    predictions: dict = dict(model(batch | {"image": as_float(batch["image"])}))
+    if "camera" in predictions:
+        image_size = batch["image"].shape[1]
+        translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
+        predictions["camera_translation"] = translation
+    return predictions
 
 
 def _concatenate(arrays: list, length: int) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""The formats of exported networks: their bytes, and functions that run a file."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import export
+
+from jaxhand.config import UserError
+from jaxhand.exporting import onnx_ops
+from jaxhand.exporting.network import Network, arguments
+from jaxhand.models.depthwise import plain
+
+PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
+METADATA = "metadata.json"
+LARGEST = 2**31 - 1  # bytes of a file in either format
+
+Runner = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def to_stablehlo(network: Network) -> bytes:
+    """The function of a network in `jax.export`'s form, for any batch size and all platforms.
+
+    The metadata are at the end of the file, as a ZIP archive that holds metadata.json; JAX ignores it.
+
+    Raises:
+        UserError: flatbuffers is not installed, or the network is too large.
+    """
+    _require("flatbuffers")
+    [batch] = export.symbolic_shape("b")
+    exported = export.export(jax.jit(network.function), platforms=PLATFORMS)(*arguments(network.inputs, batch))
+    content = exported.serialize()
+    with zipfile.ZipFile(file := io.BytesIO(content), "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(METADATA, json.dumps(network.metadata))
+    return file.getvalue()
+
+
+def to_onnx(network: Network) -> bytes:
+    """The function of a network as an ONNX model, for any batch size. Its `metadata_props` hold the metadata.
+
+    Raises:
+        UserError: onnx is not installed, the network is too large, or it contains an operation that is not converted.
+    """
+    _require("onnx")
+    try:
+        with plain():
+            model = onnx_ops.to_model(network.function, network.inputs, {"jaxhand": json.dumps(network.metadata)})
+    except NotImplementedError as error:
+        raise UserError(f"{network.metadata['model']} cannot be written as ONNX: it contains {error}") from error
+    if model.ByteSize() > LARGEST:
+        raise UserError("the network is larger than 2 GB, which ONNX cannot hold in one file: use --half")
+    return model.SerializeToString()
+
+
+def run_stablehlo(path: Path) -> Runner:
+    """A function that runs a file of `to_stablehlo`."""
+    exported = export.deserialize(bytearray(path.read_bytes()))
+    call = jax.jit(exported.call)
+    return lambda inputs: {name: np.asarray(array) for name, array in call(*inputs.values()).items()}
+
+
+def run_onnx(path: Path) -> Runner:
+    """A function that runs a file of `to_onnx` on the CPU.
+
+    Raises:
+        UserError: onnxruntime is not installed.
+    """
+    _require("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no advice about the graph
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to others
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, inputs)))
+
+
+class Format(NamedTuple):
+    """A format: the suffix of its files, and the functions that make and run them."""
+
+    suffix: str
+    make: Callable[[Network], bytes]
+    run: Callable[[Path], Runner]
+    dtype: str | None  # type of the computation; None: that of the run
+
+
+FORMATS = {
+    "stablehlo": Format("jaxexport", to_stablehlo, run_stablehlo, None),
+    "onnx": Format("onnx", to_onnx, run_onnx, "float32"),
+}
+
+
+def _require(package: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"this needs {package}: pip install flatbuffers onnx onnxruntime")
