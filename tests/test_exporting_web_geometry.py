@@ -106,9 +106,9 @@ def _split(cases: dict[str, list], results: list) -> dict[str, list]:
 
 
 def assert_same_pixels(mine: np.ndarray, theirs: list) -> None:
-    """OpenCV rounds some of the weights, so single pixels differ by a grey level."""
+    """OpenCV computes in float32, so a few pixels in ten thousand are rounded to the next grey level."""
     difference = np.abs(np.asarray(theirs, float).reshape(mine.shape) - mine)
-    assert difference.max() <= 1 and difference.mean() < 0.1
+    assert difference.max() <= 1 and difference.mean() < 0.001
 
 
 def test_rotated_crops(image, found):

@@ -18,7 +18,7 @@ interface Blocks {
   y0: number;
   width: number;
   height: number;
-  rgb: Uint8Array;
+  rgb: Uint8ClampedArray;
 }
 
 /** Cut a crop out of a picture: size * size * 3 numbers, RGB. */
@@ -26,34 +26,38 @@ export function cut(picture: Picture, { A, zoom, size, mirrored }: Crop): Uint8A
   const n = Math.max(1, Math.min(roundHalfToEven(1 / zoom), picture.width, picture.height)); // side of a block, px
   const toCrop = multiply(A, [[n, 0, (n - 1) / 2], [0, n, (n - 1) / 2], [0, 0, 1]]); // from blocks
   const [[a, b, e], [c, d, f]] = inverse(toCrop);
+  const float = Math.fround; // where OpenCV rounds to float32, which decides between two grey levels
   const corners = [[0, 0], [size, 0], [0, size], [size, size]];
   const [xs, ys] = [corners.map(([u, v]) => a * u + b * v + e), corners.map(([u, v]) => c * u + d * v + f)];
   const blocks = blockMeans(picture, n, mirrored, xs, ys);
   const { x0, y0, width, height, rgb } = blocks;
-  const crop = new Uint8Array(size * size * 3);
+  const [ax, bx, ex, cy, dy, fy] = [a, b, e - x0, c, d, f - y0].map(float);
+  const crop = new Uint8ClampedArray(size * size * 3); // rounds halves to even, as OpenCV does
   for (let v = 0, out = 0; v < size; v++) {
+    const [rowX, rowY] = [float(float(bx * v) + ex), float(float(dy * v) + fy)];
     for (let u = 0; u < size; u++, out += 3) {
-      const x = a * u + b * v + e - x0;
-      const y = c * u + d * v + f - y0;
+      const x = float(ax * u + rowX);
+      const y = float(cy * u + rowY);
       const [left, top] = [Math.floor(x), Math.floor(y)];
       if (left < -1 || top < -1 || left >= width || top >= height) continue; // black
       const [right, low] = [x - left, y - top]; // weights of the next column and row
-      const inLeft = left >= 0 ? 1 - right : 0;
-      const inRight = left + 1 < width ? right : 0;
-      const inTop = top >= 0 ? 1 - low : 0;
-      const inLow = top + 1 < height ? low : 0;
-      const first = (Math.max(top, 0) * width + Math.max(left, 0)) * 3; // index of the upper left block
-      const across = left >= 0 && left + 1 < width ? 3 : 0;
-      const down = top >= 0 && top + 1 < height ? 3 * width : 0;
-      for (let channel = 0; channel < 3; channel++) {
-        const at = first + channel;
-        const upper = rgb[at] * inLeft + rgb[at + across] * inRight;
-        const lower = rgb[at + down] * inLeft + rgb[at + down + across] * inRight;
-        crop[out + channel] = upper * inTop + lower * inLow + 0.5;
+      const [x0in, x1in] = [left >= 0, left + 1 < width];
+      const [y0in, y1in] = [top >= 0, top + 1 < height];
+      const at = (top * width + left) * 3;
+      for (let channel = at; channel < at + 3; channel++) {
+        const below = channel + 3 * width;
+        const upper = y0in ? between(x0in ? rgb[channel] : 0, x1in ? rgb[channel + 3] : 0, right) : 0;
+        const lower = y1in ? between(x0in ? rgb[below] : 0, x1in ? rgb[below + 3] : 0, right) : 0;
+        crop[out + channel - at] = between(upper, lower, low);
       }
     }
   }
-  return crop;
+  return new Uint8Array(crop.buffer);
+}
+
+/** Linear interpolation, rounded to float32. */
+function between(a: number, b: number, weight: number): number {
+  return Math.fround(a + weight * (b - a));
 }
 
 /** Means of n x n px, of the part of the picture that the crop's corners (xs, ys, in blocks) enclose. */
@@ -64,7 +68,8 @@ function blockMeans({ width, height, data }: Picture, n: number, mirrored: boole
   const y0 = clip(Math.min(...ys) - 2, rows - 1);
   const x1 = Math.max(clip(Math.max(...xs) + 3, columns), x0 + 1);
   const y1 = Math.max(clip(Math.max(...ys) + 3, rows), y0 + 1);
-  const rgb = new Uint8Array((x1 - x0) * (y1 - y0) * 3);
+  const rgb = new Uint8ClampedArray((x1 - x0) * (y1 - y0) * 3);
+  const half = n === 2 ? 0.1 : 0; // OpenCV rounds the halves of four pixels up, and others to even
   const [step, area] = [mirrored ? -4 : 4, n * n];
   for (let y = y0, out = 0; y < y1; y++) {
     for (let x = x0; x < x1; x++, out += 3) {
@@ -77,9 +82,9 @@ function blockMeans({ width, height, data }: Picture, n: number, mirrored: boole
           blue += data[at + 2];
         }
       }
-      rgb[out] = red / area + 0.5;
-      rgb[out + 1] = green / area + 0.5;
-      rgb[out + 2] = blue / area + 0.5;
+      rgb[out] = red / area + half;
+      rgb[out + 1] = green / area + half;
+      rgb[out + 2] = blue / area + half;
     }
   }
   return { x0, y0, width: x1 - x0, height: y1 - y0, rgb };

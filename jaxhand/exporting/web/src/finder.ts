@@ -9,8 +9,8 @@ import * as geometry from "./geometry";
 import type { Box, Matrix, Point, Point3, Roi } from "./geometry";
 import type { Networks } from "./networks";
 
-const PALM_SIDE = 192; // px
-const HAND_SIDE = 224; // px
+export const PALM_SIDE = 192; // px, sides of the crops
+export const HAND_SIDE = 224;
 const LEAST_PALM = 0.5; // score of a palm that is looked at
 const FURTHER = 1.3; // a picture without palms is looked at once more, this much smaller
 const LEAST_PRESENCE = 0.5; // of a hand in the crop

@@ -4,14 +4,16 @@ import * as jspi from "onnxruntime-web/jspi";
 import * as wasm from "onnxruntime-web/wasm";
 import type { InferenceSession, Tensor } from "onnxruntime-web";
 
+import { HAND_SIDE, PALM_SIDE } from "./finder";
 import type { CropRule, Matrix, Point, Point3 } from "./geometry";
 import { readFile, type Settings } from "./settings";
 
 export type Device = "webgpu" | "wasm";
 type Runtime = typeof wasm;
-type Run = (feeds: Record<string, Tensor>) => Promise<Record<string, Float32Array>>;
 
 const BINARIES: Record<Device, string> = { webgpu: "ort-webgpu.wasm.gz", wasm: "ort.wasm.gz" };
+
+const IDENTITY: Matrix = [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
 
 /** What a run's own network returns for a crop, as a right hand. */
 export interface OwnReading {
@@ -57,37 +59,25 @@ async function start(device: Device, models: Uint8Array[], settings: Settings): 
   runtime.env.wasm.wasmBinary = (await readFile(BINARIES[device])).buffer;
   const options: InferenceSession.SessionOptions = { executionProviders: [device], logSeverityLevel: 3 };
   const [palm, hand, own] = await Promise.all(models.map((model) => session(runtime, model, options)));
-  const image = (side: number, data: Uint8Array) => new runtime.Tensor("uint8", data, [1, side, side, 3]);
-  const numbers = (data: number[] | Float32Array, ...shape: number[]) =>
-    new runtime.Tensor("float32", Float32Array.from(data), [1, ...shape]);
 
   const networks: Networks = {
     device,
     async palm(crop) {
-      const { points, scores } = await palm.run({ image: image(192, crop) });
-      const flat = rows(points, 18);
-      return { points: flat.map((row) => rows(row, 2) as Point[]), scores };
+      const { points, scores } = await palm(crop, PALM_SIDE, IDENTITY);
+      return { points: rows(points, 18).map((row) => rows(row, 2) as Point[]), scores };
     },
     async hand(crop) {
-      const found = await hand.run({ image: image(224, crop) });
+      const found = await hand(crop, HAND_SIDE, IDENTITY); // placed before the camera later, as the mean of all looks
       const [pixels, world] = [rows(found.keypoints_2d, 2) as Point[], rows(found.world, 3) as Point3[]];
       return { pixels, world, presence: found.presence[0], right: found.right[0] };
     },
   };
   if (settings.own) {
     const rule = settings.own;
-    const side = rule.image_size;
     networks.own = {
       rule,
       async predict(crop, K) {
-        const feeds: Record<string, Tensor> = {
-          image: image(side, crop),
-          K: numbers(K.flat(), 3, 3),
-          depth: numbers(new Float32Array(side * side), side, side),
-          has_depth: numbers([0]),
-          depth_center: numbers([0]),
-        };
-        const found = await own.run(Object.fromEntries(own.inputs.map((name) => [name, feeds[name]])));
+        const found = await own(crop, rule.image_size, K);
         return {
           pixels: rows(found.keypoints_2d, 2) as Point[],
           joints: rows(found.keypoints_3d, 3) as Point3[],
@@ -96,29 +86,38 @@ async function start(device: Device, models: Uint8Array[], settings: Settings): 
       },
     };
   }
-  await networks.palm(new Uint8Array(192 * 192 * 3)); // the first run of a network is slow
-  await networks.hand(new Uint8Array(224 * 224 * 3));
-  await networks.own?.predict(new Uint8Array(networks.own.rule.image_size ** 2 * 3), [[1, 0, 0], [0, 1, 0], [0, 0, 1]]);
+  const black = (side: number) => new Uint8Array(side * side * 3); // the first run of a network is slow
+  await networks.palm(black(PALM_SIDE));
+  await networks.hand(black(HAND_SIDE));
+  await networks.own?.predict(black(networks.own.rule.image_size), IDENTITY);
   return networks;
 }
 
-/** A network as a function of its inputs. Its runs are made one after the other. */
+/** Load a network, as a function of a crop and its camera. Its runs are made one after the other. */
 async function session(
   runtime: Runtime,
   model: Uint8Array,
   options: InferenceSession.SessionOptions,
-): Promise<{ inputs: readonly string[]; run: Run }> {
+): Promise<(crop: Uint8Array, side: number, K: Matrix) => Promise<Record<string, Float32Array>>> {
   const created = await runtime.InferenceSession.create(model, options);
+  const numbers = (data: Float32Array, ...shape: number[]) => new runtime.Tensor("float32", data, [1, ...shape]);
   let last: Promise<unknown> = Promise.resolve();
-  const run: Run = (feeds) => {
+  return (crop, side, K) => {
+    const inputs: Record<string, Tensor> = {
+      image: new runtime.Tensor("uint8", crop, [1, side, side, 3]),
+      K: numbers(Float32Array.from(K.flat()), 3, 3),
+      depth: numbers(new Float32Array(side * side), side, side), // a page has no depth
+      has_depth: numbers(new Float32Array(1)),
+      depth_center: numbers(new Float32Array(1)),
+    };
+    const feeds = Object.fromEntries(created.inputNames.map((name) => [name, inputs[name]]));
     const next = last.then(async () => {
-      const found = await created.run(feeds);
-      return Object.fromEntries(Object.entries(found).map(([name, tensor]) => [name, tensor.data as Float32Array]));
+      const found = Object.entries(await created.run(feeds));
+      return Object.fromEntries(found.map(([name, tensor]) => [name, tensor.data as Float32Array]));
     });
     last = next.catch(() => undefined);
     return next;
   };
-  return { inputs: created.inputNames, run };
 }
 
 /** Flat numbers as rows of `width`. */
