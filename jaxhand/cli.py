@@ -17,6 +17,7 @@ COMMANDS = {  # name of a command → (module with its `main`, description)
     "inspect": ("jaxhand.data.inspect", "check a data set before training on it"),
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
     "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),
+    "export": ("jaxhand.export", "write the networks of a run as files for other programs: StableHLO or ONNX"),
     "summary": ("jaxhand.models.summary", "count the parameters, FLOPs and activations of a network"),
 }
 

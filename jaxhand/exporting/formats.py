@@ -1,5 +1,6 @@
 """The formats of exported networks: their bytes, and functions that run a file."""
 
+import importlib.util
 import io
 import json
 import zipfile
@@ -29,12 +30,12 @@ def to_stablehlo(network: Network) -> bytes:
     The metadata are at the end of the file, as a ZIP archive that holds metadata.json; JAX ignores it.
 
     Raises:
-        UserError: flatbuffers is not installed, or the network is too large.
+        UserError: the network is too large.
     """
-    _require("flatbuffers")
     [batch] = export.symbolic_shape("b")
     exported = export.export(jax.jit(network.function), platforms=PLATFORMS)(*arguments(network.inputs, batch))
     content = exported.serialize()
+    _check_size(len(content))
     with zipfile.ZipFile(file := io.BytesIO(content), "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(METADATA, json.dumps(network.metadata))
     return file.getvalue()
@@ -44,17 +45,20 @@ def to_onnx(network: Network) -> bytes:
     """The function of a network as an ONNX model, for any batch size. Its `metadata_props` hold the metadata.
 
     Raises:
-        UserError: onnx is not installed, the network is too large, or it contains an operation that is not converted.
+        UserError: the network is too large, or it contains an operation that is not converted.
     """
-    _require("onnx")
     try:
         with plain():
             model = onnx_ops.to_model(network.function, network.inputs, {"jaxhand": json.dumps(network.metadata)})
     except NotImplementedError as error:
         raise UserError(f"{network.metadata['model']} cannot be written as ONNX: it contains {error}") from error
-    if model.ByteSize() > LARGEST:
-        raise UserError("the network is larger than 2 GB, which ONNX cannot hold in one file: use --half")
+    _check_size(model.ByteSize())
     return model.SerializeToString()
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise UserError(f"the network has {size / 1e9:.1f} GB, and a file at most 2 GB: use --half")
 
 
 def run_stablehlo(path: Path) -> Runner:
@@ -65,12 +69,7 @@ def run_stablehlo(path: Path) -> Runner:
 
 
 def run_onnx(path: Path) -> Runner:
-    """A function that runs a file of `to_onnx` on the CPU.
-
-    Raises:
-        UserError: onnxruntime is not installed.
-    """
-    _require("onnxruntime")
+    """A function that runs a file of `to_onnx` on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -87,17 +86,23 @@ class Format(NamedTuple):
     suffix: str
     make: Callable[[Network], bytes]
     run: Callable[[Path], Runner]
+    packages: tuple[str, ...]  # that the functions import
     dtype: str | None  # type of the computation; None: that of the run
 
 
 FORMATS = {
-    "stablehlo": Format("jaxexport", to_stablehlo, run_stablehlo, None),
-    "onnx": Format("onnx", to_onnx, run_onnx, "float32"),
+    "stablehlo": Format("jaxexport", to_stablehlo, run_stablehlo, ("flatbuffers",), None),
+    "onnx": Format("onnx", to_onnx, run_onnx, ("onnx", "onnxruntime"), "float32"),
 }
 
 
-def _require(package: str) -> None:
-    import importlib.util
 
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"this needs {package}: pip install flatbuffers onnx onnxruntime")
+def require(kind: str) -> None:
+    """Check that the packages of a format are installed.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    missing = [name for name in FORMATS[kind].packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--format {kind} needs {' and '.join(missing)}: pip install {' '.join(missing)}")

@@ -20,12 +20,17 @@ Shape = tuple[Dim, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A value in the graph: the output `name` of a node or an input of the model; or a constant, then `name` is ""."""
+    """A value in the graph: the output `name` of a node or an input of the model; or a constant, then `name` is "".
+
+    ONNX convolves images with the channels first. The result of a convolution, (B, H, W, C) in JAX, is stored as
+    (B, C, H, W) until an operator needs it otherwise; `shape` is always that in JAX.
+    """
 
     name: str
     shape: Shape
     dtype: np.dtype
     constant: np.ndarray | None = None
+    channels_first: bool = False
 
 
 def constant(array) -> Tensor:
@@ -136,6 +141,29 @@ class Graph:
             return constant(tensor.constant.transpose(order))
         return self.node("Transpose", [tensor], [tensor.shape[axis] for axis in order], perm=order)
 
+    def channels_first(self, tensor: Tensor) -> Tensor:
+        """Store an image (B, H, W, C) as (B, C, H, W); a scalar stays as it is."""
+        if tensor.channels_first or not tensor.shape:
+            return tensor
+        order = (0, 3, 1, 2)
+        if tensor.constant is not None:
+            return dataclasses.replace(tensor, constant=tensor.constant.transpose(order), channels_first=True)
+        moved = self.node("Transpose", [tensor], tensor.shape, perm=order)
+        return dataclasses.replace(moved, channels_first=True)
+
+    def channels_last(self, tensor: Tensor) -> Tensor:
+        """Store an image as in JAX, (B, H, W, C)."""
+        if not tensor.channels_first:
+            return tensor
+        return self.node("Transpose", [tensor], tensor.shape, perm=(0, 2, 3, 1))
+
+    def elementwise(self, operator: str, operands: Sequence[Tensor], dtype=None) -> Tensor:
+        """Add an elementwise node; its operands are broadcast."""
+        first = any(operand.channels_first for operand in operands)
+        operands = [self.channels_first(operand) for operand in operands] if first else operands
+        result = self.node(operator, operands, broadcast(operands), dtype)
+        return dataclasses.replace(result, channels_first=first)
+
     def cast(self, tensor: Tensor, dtype) -> Tensor:
         """Convert the numbers of a tensor."""
         from onnx import helper
@@ -145,7 +173,9 @@ class Graph:
             return tensor
         if tensor.constant is not None:
             return constant(tensor.constant.astype(dtype))
-        return self.node("Cast", [tensor], tensor.shape, dtype, to=helper.np_dtype_to_tensor_dtype(dtype))
+        to = helper.np_dtype_to_tensor_dtype(dtype)
+        result = self.node("Cast", [tensor], tensor.shape, dtype, to=to)
+        return dataclasses.replace(result, channels_first=tensor.channels_first)
 
     def slice(self, tensor: Tensor, starts, limits, axes, steps=None) -> Tensor:
         """Cut ranges of some axes out of a tensor."""
@@ -201,6 +231,13 @@ class Graph:
         model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="jaxhand")
         helper.set_model_props(model, metadata)
         return model
+
+
+def broadcast(tensors: Sequence[Tensor]) -> Shape:
+    """The shape of an elementwise operation: along each axis the length that is not 1."""
+    rank = max(len(tensor.shape) for tensor in tensors)
+    padded = [(1,) * (rank - len(tensor.shape)) + tuple(tensor.shape) for tensor in tensors]
+    return tuple(next((dim for dim in dims if dim != 1), 1) for dims in zip(*padded))
 
 
 def same(first: Sequence[Dim], second: Sequence[Dim]) -> bool:

@@ -4,6 +4,7 @@ Every equation of a jaxpr whose operands are constants is computed here, by JAX.
 (`scan`) is unrolled. The other primitives are those that the networks of `jaxhand.models` use.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxhand.exporting.onnx_graph import BATCH, Graph, Tensor, constant, same
+from jaxhand.exporting.onnx_graph import BATCH, Graph, Tensor, broadcast, constant
 
 SAME_NAME = {  # primitive → operator, both of equal meaning on tensors that are broadcast
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "and": "And", "or": "Or",
@@ -19,6 +20,8 @@ SAME_NAME = {  # primitive → operator, both of equal meaning on tensors that a
     "not": "Not", "sign": "Sign", "floor": "Floor", "ceil": "Ceil", "round": "Round", "logistic": "Sigmoid",
     "erf": "Erf", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "eq": "Equal",
 }  # fmt: skip
+# Converters of images with the channels first, too
+ANY_LAYOUT = (*SAME_NAME, "conv_general_dilated", "convert_element_type", "dot_general", "pad", "select_n")
 UNCHANGED = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
 REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 
@@ -44,7 +47,7 @@ def to_model(function: Callable, inputs: dict[str, tuple[tuple[int, ...], type]]
     graph = Graph(batch)
     tensors = [graph.input(name, (batch, *shape), dtype) for name, (shape, dtype) in inputs.items()]
     results = convert(graph, closed.jaxpr, [constant(value) for value in closed.consts], tensors)
-    leaves = [graph.full(tensor, var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)]
+    leaves = [graph.full(graph.channels_last(tensor), var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)]
     outputs = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     return graph.model(outputs, metadata)
 
@@ -62,7 +65,7 @@ def convert(graph: Graph, jaxpr, consts: Sequence[Tensor], arguments: Sequence[T
 def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
     name, parameters = equation.primitive.name, equation.params
     if name == "scan":
-        return _scan(graph, parameters, operands)
+        return _scan(graph, parameters, [graph.channels_last(operand) for operand in operands])
     inner = next((parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters), None)
     if inner is not None:
         return convert(graph, getattr(inner, "jaxpr", inner), list(map(constant, getattr(inner, "consts", ()))), operands)
@@ -72,10 +75,14 @@ def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
     out = equation.outvars[0].aval
     if name in UNCHANGED:
         return operands
+    if name not in ANY_LAYOUT:
+        operands = [graph.channels_last(operand) for operand in operands]
     if name == "split":
         return _split(graph, parameters, operands[0])
+    if name in ("max", "min") and out.dtype == np.float32 and any(_is_scalar(operand) for operand in operands):
+        return [_clip(graph, name, operands)]
     if name in SAME_NAME:
-        return [graph.node(SAME_NAME[name], operands, _broadcast(operands), out.dtype)]
+        return [graph.elementwise(SAME_NAME[name], operands, out.dtype)]
     if name not in CONVERTERS:
         raise NotImplementedError(f"the primitive {name}")
     shapes = [atom.aval.shape for atom in equation.invars]
@@ -99,11 +106,18 @@ def _computed(equation, operands: list[Tensor]) -> list[Tensor] | None:
     return [constant(value) for value in (found if equation.primitive.multiple_results else [found])]
 
 
-def _broadcast(operands: Sequence[Tensor]) -> tuple:
-    """The shape of an elementwise operation: along each axis the length that is not 1."""
-    rank = max(len(operand.shape) for operand in operands)
-    padded = [(1,) * (rank - len(operand.shape)) + tuple(operand.shape) for operand in operands]
-    return tuple(next((dim for dim in dims if dim != 1), 1) for dims in zip(*padded))
+def _is_scalar(tensor: Tensor) -> bool:
+    return tensor.constant is not None and tensor.constant.size == 1
+
+
+def _clip(graph: Graph, name: str, operands: Sequence[Tensor]) -> Tensor:
+    """The larger or smaller one of a tensor and a constant, as operators that a runtime fuses with a convolution."""
+    tensor, limit = operands if _is_scalar(operands[1]) else operands[::-1]
+    value = limit.constant.reshape(())
+    if name == "max" and value == 0:
+        return graph.elementwise("Relu", [tensor])
+    least, most = (value, np.inf) if name == "max" else (-np.inf, value)
+    return graph.elementwise("Clip", [tensor, *(constant(np.float32(edge)) for edge in (least, most))])
 
 
 def _scan(graph: Graph, parameters: dict, operands: list[Tensor]) -> list[Tensor]:
@@ -174,13 +188,13 @@ def _select(graph, operands, shapes, out, parameters):
     condition, *cases = operands
     if len(cases) != 2 or condition.dtype != bool:
         raise NotImplementedError("select_n by a number")
-    return graph.node("Where", [condition, cases[1], cases[0]], _broadcast(operands), out.dtype)
+    return graph.elementwise("Where", [condition, cases[1], cases[0]], out.dtype)
 
 
 def _concatenate(graph, operands, shapes, out, parameters):
     axis = parameters["dimension"]
     # Along the other axes, the operands must have the same length
-    lengths = _broadcast([Tensor("", [*o.shape[:axis], 1, *o.shape[axis + 1 :]], o.dtype) for o in operands])
+    lengths = broadcast([Tensor("", [*o.shape[:axis], 1, *o.shape[axis + 1 :]], o.dtype) for o in operands])
     whole = [
         graph.full(o, [*lengths[:axis], shape[axis], *lengths[axis + 1 :]]) for o, shape in zip(operands, shapes)
     ]
@@ -202,8 +216,11 @@ def _pad(graph, operands, shapes, out, parameters):
     low, high, inner = zip(*parameters["padding_config"])
     if any(inner) or min(*low, *high) < 0:
         raise NotImplementedError("padding between elements, or negative padding")
-    operand = graph.full(operands[0], shapes[0])
-    return graph.node("Pad", [operand, graph.integers([*low, *high]), operands[1]], out.shape)
+    [operand, value] = operands
+    if operand.channels_first:
+        low, high = ([edge[0], edge[3], edge[1], edge[2]] for edge in (low, high))
+    padded = graph.node("Pad", [graph.full(operand, shapes[0]), graph.integers([*low, *high]), value], out.shape)
+    return dataclasses.replace(padded, channels_first=operand.channels_first)
 
 
 def _reduce(operator: str):
@@ -245,8 +262,7 @@ def _rsqrt(graph, operands, shapes, out, parameters):
 
 
 def _not_equal(graph, operands, shapes, out, parameters):
-    shape = _broadcast(operands)
-    return graph.node("Not", [graph.node("Equal", operands, shape, bool)], shape)
+    return graph.elementwise("Not", [graph.elementwise("Equal", operands, bool)])
 
 
 def _erfc(graph, operands, shapes, out, parameters):
@@ -256,9 +272,9 @@ def _erfc(graph, operands, shapes, out, parameters):
 
 def _atan2(graph, operands, shapes, out, parameters):
     """The angle of (x, y) from arctan(y / x), turned by half a turn where x is negative; 0 where both are 0."""
-    (y, x), shape = operands, _broadcast(operands)
+    y, x = operands
     number = lambda value: constant(np.array(value, out.dtype))
-    node = lambda operator, *inputs, dtype=out.dtype: graph.node(operator, inputs, shape, dtype)
+    node = lambda operator, *inputs, dtype=out.dtype: graph.elementwise(operator, inputs, dtype)
     is_zero = node("Equal", x, number(0), dtype=bool)
     angle = node("Atan", node("Div", y, node("Where", is_zero, number(1), x)))
     turn = node("Where", node("Less", y, number(0), dtype=bool), number(-np.pi), number(np.pi))
@@ -270,6 +286,10 @@ def _atan2(graph, operands, shapes, out, parameters):
 def _dot(graph, operands, shapes, out, parameters):
     """A general product as a MatMul: (batch, rows, summed) times (batch, summed, columns)."""
     summed, batch = parameters["dimension_numbers"]
+    if operands[0].channels_first and operands[1].constant is not None and (*summed, *batch) == ((3,), (0,), (), ()):
+        kernel = constant(operands[1].constant.T[..., None, None])  # a convolution of single pixels
+        return dataclasses.replace(graph.node("Conv", [operands[0], kernel], out.shape), channels_first=True)
+    operands = [graph.channels_last(operand) for operand in operands]
     left, right = (graph.full(o, shape) for o, shape in zip(operands, shapes))
     (sum_l, sum_r), (batch_l, batch_r) = summed, batch
     free_l, free_r = (
@@ -300,25 +320,26 @@ def _convolution(graph, operands, shapes, out, parameters):
     """A convolution of (B, H, W, C), or with `lhs_dilation` a transposed one."""
     form, groups, dilation = parameters["dimension_numbers"], parameters["feature_group_count"], parameters["lhs_dilation"]
     image, kernel = (graph.full(o, shape) for o, shape in zip(operands, shapes))
-    image = graph.transpose(image, form.lhs_spec)  # (B, inputs, H, W)
+    if form.lhs_spec != (0, 3, 1, 2) or form.out_spec != (0, 3, 1, 2):
+        raise NotImplementedError("a convolution of other arrays than (B, H, W, C)")
+    image = graph.channels_first(image)
     (height, width), low_high = (shapes[1][axis] for axis in form.rhs_spec[2:]), parameters["padding"]
     if parameters["batch_group_count"] != 1 or any(step != 1 for step in parameters["rhs_dilation"]):
         raise NotImplementedError("this form of convolution")
-    shape = [out.shape[axis] for axis in form.out_spec]
     if max(dilation) == 1:
         kernel = graph.transpose(kernel, form.rhs_spec)  # (outputs, inputs / groups, h, w)
         pads = [low for low, _ in low_high] + [high for _, high in low_high]
         settings = {"strides": list(parameters["window_strides"]), "pads": pads, "group": groups}
-        result = graph.node("Conv", [image, kernel], shape, kernel_shape=[height, width], **settings)
+        result = graph.node("Conv", [image, kernel], out.shape, kernel_shape=[height, width], **settings)
     elif groups == 1 and max(parameters["window_strides"]) == 1 and kernel.constant is not None:
         outputs, inputs, *space = form.rhs_spec
         flipped = constant(np.flip(kernel.constant.transpose(inputs, outputs, *space), (2, 3)))  # (inputs, outputs, h, w)
         pads = [size - 1 - low for size, (low, _) in zip((height, width), low_high)]
         pads += [size - 1 - high for size, (_, high) in zip((height, width), low_high)]
-        result = graph.node("ConvTranspose", [image, flipped], shape, strides=list(dilation), pads=pads)
+        result = graph.node("ConvTranspose", [image, flipped], out.shape, strides=list(dilation), pads=pads)
     else:
         raise NotImplementedError("this form of transposed convolution")
-    return graph.transpose(result, np.argsort(form.out_spec))
+    return dataclasses.replace(result, channels_first=True)
 
 
 def _gather(graph, operands, shapes, out, parameters):
