@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxhand.config import UserError
 
 BUILD = Path(__file__).parent / "web" / "dist"  # `make web` makes it from web/src
-RUNTIMES = ("ort.wasm", "ort-webgpu.wasm")  # ONNX Runtime, without and with WebGPU
+RUNTIMES = ("ort.wasm.gz", "ort-webgpu.wasm.gz")  # ONNX Runtime, without and with WebGPU
 # No request leaves the page: its files are inside it, or next to it on its server
 _POLICY = (
     "default-src 'none'; script-src {scripts} 'wasm-unsafe-eval' blob:; style-src {scripts}; img-src data: blob:; "
@@ -56,6 +56,20 @@ def write_folder(folder: Path, settings: Mapping, networks: Mapping[str, bytes])
         _write(folder / name, content)
 
 
+def check_built() -> None:
+    """Check that the page is built.
+
+    Raises:
+        UserError: it is not.
+    """
+    libraries()
+
+
+def libraries() -> str:
+    """The names, versions and licences of the libraries inside the page."""
+    return _read("libraries.txt").decode().strip()
+
+
 def _page(settings: Mapping, **parts: str) -> str:
     """The HTML with its parts in place; `{{title}}` and the like mark them."""
     page = _read("index.html").decode()
@@ -67,8 +81,8 @@ def _page(settings: Mapping, **parts: str) -> str:
 
 def _packed(networks: Mapping[str, bytes]) -> dict[str, bytes]:
     """Networks and runtimes, compressed. Name of a file → its bytes."""
-    contents = {f"{name}.onnx": model for name, model in networks.items()} | {name: _read(name) for name in RUNTIMES}
-    return {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in contents.items()}
+    models = {f"{name}.onnx.gz": gzip.compress(model, mtime=0) for name, model in networks.items()}
+    return models | {name: _read(name) for name in RUNTIMES}
 
 
 def _read(name: str) -> bytes:

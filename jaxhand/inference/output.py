@@ -22,7 +22,7 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "mano_pose": ("mano_pose", 5),
     "mano_shape": ("mano_shape", 5),
 }
-_UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
+UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
 _PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
 
@@ -106,7 +106,7 @@ class PredictionWriter:
         if not self._num_images:
             return
         path = self.folder / "joints.json"
-        content = {"joint_names": list(JOINT_NAMES), "units": _UNITS, "hands": self._hands}
+        content = {"joint_names": list(JOINT_NAMES), "units": UNITS, "hands": self._hands}
         try:
             path.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as error:

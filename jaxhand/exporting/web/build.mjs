@@ -1,6 +1,7 @@
 // Bundles the page into dist/: `npm run build`, or `make web` in the project's root.
 import { build } from "esbuild";
 import fs from "node:fs";
+import zlib from "node:zlib";
 
 const runtime = "node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded";
 fs.rmSync("dist", { recursive: true, force: true });
@@ -16,10 +17,11 @@ await build({
   logLevel: "info",
 });
 fs.copyFileSync("index.html", "dist/index.html");
-fs.copyFileSync(`${runtime}.wasm`, "dist/ort.wasm");
-fs.copyFileSync(`${runtime}.jspi.wasm`, "dist/ort-webgpu.wasm");
-const licences = ["onnxruntime-web", "onnxruntime-common", "three"].map((name) => {
+for (const [file, name] of [[`${runtime}.wasm`, "ort"], [`${runtime}.jspi.wasm`, "ort-webgpu"]]) {
+  fs.writeFileSync(`dist/${name}.wasm.gz`, zlib.gzipSync(fs.readFileSync(file), { level: 9 }));
+}
+const libraries = ["onnxruntime-web", "onnxruntime-common", "three"].map((name) => {
   const { version, license } = JSON.parse(fs.readFileSync(`node_modules/${name}/package.json`, "utf8"));
   return `${name} ${version} (${license})`;
 });
-fs.writeFileSync("dist/libraries.txt", licences.join(", ") + "\n");
+fs.writeFileSync("dist/libraries.txt", libraries.join(", ") + "\n");
