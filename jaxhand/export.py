@@ -27,7 +27,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdir", type=Path, metavar="RUN", help="run folder of a trained or converted model")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write the files into; with --web the HTML file")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="folder to write the files into; with --web the HTML file"
+    )
     parser.add_argument("--format", choices=KINDS, default=KINDS[0], help="form of the files (default: %(default)s)")
     parser.add_argument(
         "--half", action="store_true", help="store the weights in half precision: half the size; prints the error"

@@ -41,7 +41,9 @@ def export(
     page_files.check_built()
     finds_hands = has_networks(workdir)
     if not finds_hands and not has_networks(detector):
-        raise UserError(f"{detector} has no networks that find the hands for {workdir}: name a run with --detector. {HOW}")
+        raise UserError(
+            f"{detector} has no networks that find the hands for {workdir}: name a run with --detector. {HOW}"
+        )
     networks, about = _networks(workdir if finds_hands else detector, say)
     if network.PALM not in about:
         raise UserError(f"{workdir} has no palm detector: {HOW}")

@@ -50,7 +50,8 @@ export function drawOverlay(
   hands.forEach((hand, number) => {
     const [x, y] = hand.joints2d[0];
     const label = `${number + 1} ${hand.right ? "right" : "left"}`;
-    const place: [number, number] = [(mirrored ? width - 1 - x : x) * scale, (y + 0.5) * scale + 8 * thick];
+    const below = Math.min((y + 0.5) * scale + 8 * thick, h - 2 * thick);
+    const place: [number, number] = [(mirrored ? width - 1 - x : x) * scale, below];
     context.strokeStyle = "#000c";
     context.strokeText(label, ...place);
     context.fillStyle = "#fff";

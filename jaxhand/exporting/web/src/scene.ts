@@ -10,8 +10,9 @@ const JOINT_MM = 5; // radius
 const BONE_MM = 3.2;
 const GRID_MM = 200;
 const MOST_HANDS = 8;
-const VIEW = { azimuth: 0.35, elevation: 0.3, distance: 420 }; // radians and mm, at the start
-const KEYS: Record<string, [number, number, number]> = { // azimuth, elevation, factor of the distance
+const VIEW = { azimuth: 0.35, elevation: 0.3, zoom: 1 }; // radians, and a factor of the distance; at the start
+const AWAY = 4; // distance of the camera / radius of the sphere around the hands
+const KEYS: Record<string, [number, number, number]> = { // what is added to azimuth and elevation, factor of the distance
   ArrowLeft: [-0.1, 0, 1],
   ArrowRight: [0.1, 0, 1],
   ArrowUp: [0, 0.1, 1],
@@ -31,6 +32,7 @@ export class HandScene {
   private readonly grid = new THREE.GridHelper(GRID_MM, GRID_MM / 20, "#888888", "#888888");
   private readonly pointers = new Map<number, { x: number; y: number }>();
   private view = { ...VIEW };
+  private radius = 100; // mm, around all hands; changes in steps, so that a video does not tremble
   private waiting = false;
 
   /** Throws where the browser has no WebGL. */
@@ -54,6 +56,8 @@ export class HandScene {
     const middle = points.flat().reduce((sum, point) => sum.add(point), new THREE.Vector3());
     middle.divideScalar(Math.max(points.flat().length, 1));
     points.flat().forEach((point) => point.sub(middle));
+    const radius = Math.max(60, ...points.flat().map((point) => point.length()));
+    if (radius > this.radius || radius < 0.6 * this.radius) this.radius = 1.1 * radius;
     this.grid.position.y = Math.min(0, ...points.flat().map((point) => point.y)) - 2 * JOINT_MM;
     let [joint, bone] = [0, 0];
     const place = new THREE.Object3D();
@@ -104,7 +108,7 @@ export class HandScene {
   private turn(azimuth: number, elevation: number, zoom: number): void {
     this.view.azimuth += azimuth;
     this.view.elevation = Math.min(Math.max(this.view.elevation + elevation, -1.5), 1.5);
-    this.view.distance = Math.min(Math.max(this.view.distance * zoom, 80), 3000);
+    this.view.zoom = Math.min(Math.max(this.view.zoom * zoom, 0.2), 6);
     this.redraw();
   }
 
@@ -150,7 +154,8 @@ export class HandScene {
       this.renderer.setSize(width, height, false);
       this.camera.aspect = width / Math.max(height, 1);
       this.camera.updateProjectionMatrix();
-      const { azimuth, elevation, distance } = this.view;
+      const { azimuth, elevation, zoom } = this.view;
+      const distance = AWAY * zoom * this.radius;
       const [out, up] = [Math.cos(elevation) * distance, Math.sin(elevation) * distance];
       this.camera.position.set(Math.sin(azimuth) * out, up, Math.cos(azimuth) * out);
       this.camera.lookAt(0, 0, 0);
