@@ -1,7 +1,7 @@
 """The web page next to Python: size, time until the first result, ms per photograph in headless Chromium (WebAssembly).
 
-`python -m benchmarks.web RUN IMAGE...` with the run's page built (`make web`) and Chromium installed. `--detector RUN` as in
-`jaxhand export`. Page and Python read the same photographs in turn, one at a time, on the same machine; times of Python
+`python -m benchmarks.web RUN IMAGE...`, after `make page` and with Chromium installed; `--detector` as of `jaxhand
+export`. Page and Python read the same photographs in turn, one at a time, on the same machine; times of Python
 are those of a predictor whose functions are compiled. Both find the palms and look at each hand twice.
 """
 

@@ -8,6 +8,7 @@ import importlib
 import sys
 
 import jaxhand
+from jaxhand.io import console
 
 COMMANDS = {  # name of a command → (module with its `main`, description)
     "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
@@ -42,6 +43,7 @@ def usage() -> str:
 
 def main() -> None:
     """Run the command in `sys.argv[1]`, and exit with its exit code."""
+    console.prepare()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
         print(usage())

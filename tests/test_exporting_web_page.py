@@ -164,7 +164,7 @@ def test_one_file_finds_the_hands_that_predict_finds(run, one_file, images, tmp_
 
 @pytest.mark.slow
 def test_the_network_of_another_run_reads_the_hands(run, predictor, trained, images, tmp_path, served, call):
-    """The hands' boxes differ by some 0.01 px, at which an untrained network may jump: it is compared in equal boxes."""
+    """Boxes differ by some 0.01 px, at which an untrained network may jump: it is compared in equal boxes."""
     where = (trained.workdir, tmp_path / "page", "--web", "--folder", "--detector", run)
     code, output, errors = call(export.main, *where)
     assert code == 0 and "serve it" in output, errors

@@ -75,7 +75,7 @@ def _page(settings: Mapping, **parts: str) -> str:
     page = _read("index.html").decode()
     parts |= {"title": html.escape(settings["title"]), "settings": json.dumps(settings).replace("<", "\\u003c")}
     for name, text in parts.items():
-        page = page.replace("{{%s}}" % name, text)
+        page = page.replace(f"{{{{{name}}}}}", text)
     return page
 
 

@@ -88,7 +88,7 @@ def _settings(workdir: Path, own: dict | None, found: dict[str, dict]) -> dict:
         "about": " ".join([f"jaxhand {jaxhand.__version__}.", *licences, f"Libraries: {page_files.libraries()}."]),
         "joint_names": list(JOINT_NAMES),
         "parents": PARENTS.tolist(),
-        "colors": ["#%02x%02x%02x" % color for color in (WRIST_COLOR, *FINGER_COLORS)],
+        "colors": [f"#{bytes(color).hex()}" for color in (WRIST_COLOR, *FINGER_COLORS)],
         "units": UNITS,
         "focal": hand["crop"]["focal"] if own else RULES["square"].focal,
         "own": {key: own["crop"][key] for key in crop} if own else None,
