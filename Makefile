@@ -1,4 +1,4 @@
-# make train, photographs, test, test-slow, test-lowest, lint, benchmark, wheel, clean.
+# make train, photographs, web, page, test, test-slow, test-lowest, lint, benchmark, wheel, clean.
 # The environment is .venv. `make test PYTHON=python3.13` takes another Python, with an environment of its own: .venv-3.13
 ifeq ($(origin PYTHON), undefined)
 PYTHON := python3
@@ -12,10 +12,12 @@ VENV ?= .venv-$(VERSION)
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest-$(VERSION)
 MEDIAPIPE := runs/mediapipe
+WEB := jaxhand/exporting/web
+PORT := 8000
 # Large memory pages for the buffers of XLA on Linux: a fifth more images/s
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train photographs test test-slow test-lowest lint benchmark wheel clean
+.PHONY: train photographs web page test test-slow test-lowest lint benchmark wheel clean
 
 train: $(VENV)/.installed
 	$(RUN) -m jaxhand.train
@@ -30,6 +32,20 @@ $(MEDIAPIPE)/palm_detector/conversion.txt: | $(VENV)/.installed
 	$(RUN) -m pip download --quiet --no-deps --dest $(VENV)/mediapipe --only-binary=:all: --python-version 3.12 \
 		--implementation cp --platform manylinux_2_28_x86_64 mediapipe==0.10.21
 	$(RUN) -m jaxhand.convert mediapipe $(VENV)/mediapipe/mediapipe-0.10.21-*.whl $(MEDIAPIPE)
+
+# Builds the web page that `jaxhand export --web` writes (needs Node 18 or newer), writes the one of RUN and serves it
+web: page $(MEDIAPIPE)/palm_detector/conversion.txt $(VENV)/.installed-export
+	$(RUN) -m jaxhand.export $(or $(WEB_RUN),$(MEDIAPIPE)) runs/web --web --folder
+	$(RUN) -m http.server --bind 127.0.0.1 --directory runs/web $(PORT)
+
+page: $(WEB)/dist/main.js
+
+$(WEB)/dist/main.js: $(WEB)/node_modules/.installed $(wildcard $(WEB)/src/*.ts $(WEB)/*.html $(WEB)/*.css $(WEB)/build.mjs)
+	cd $(WEB) && npm run --silent check && npm run --silent build
+
+$(WEB)/node_modules/.installed: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --silent --no-audit --no-fund
+	touch $@
 
 # What pytest takes, such as `make test ARGS="-k checkpoint"`
 test: $(VENV)/.installed-test
