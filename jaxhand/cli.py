@@ -15,6 +15,7 @@ COMMANDS = {  # name of a command → (module with its `main`, description)
     "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
     "predict": ("jaxhand.predict", "predict the hands in photographs with a trained run"),
     "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
+    "synthetic-photo": ("jaxhand.data.synthetic.photo_preview", "draw a page of photograph-like training images"),
     "inspect": ("jaxhand.inspect", "check a data set before training on it"),
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
     "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),

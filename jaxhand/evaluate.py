@@ -6,9 +6,9 @@ depth images is scored twice: with depth and without. `--metrics cs_mpjpe pa_auc
 adds the scores of that benchmark's rules. `--data ho3d:PATH --submit pred.zip` also writes the file for the benchmark's
 leaderboard.
 
-`jaxhand evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for model "mediapipe", the linear
-mix from the joints of the network to the labelled joints of a data set, and writes the network with this mix to a new
-run folder. `jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It
+`jaxhand evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for models "mediapipe" and
+"photo_net", the linear mix from the joints of the network to the labelled joints of a data set, and writes the network
+with this mix to a new run folder. `jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It
 computes the same scores as the benchmark's official code, and writes scores.json and samples.csv.
 """
 

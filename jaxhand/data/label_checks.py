@@ -13,7 +13,7 @@ import numpy as np
 from jaxhand.hand import anatomy
 from jaxhand.hand.skeleton import JOINT_ORDERS
 
-Reasons = dict[str, np.ndarray]
+Reasons = dict[str, typing.Any]  # of arrays (N,) bool
 
 MIN_BOX_PX = 4  # longer side of a box; no network finds a hand in fewer pixels
 MIN_AREA_INSIDE = 0.25  # smallest plausible fraction of a box's area that is inside the image
@@ -37,7 +37,7 @@ def box_reasons(boxes: np.ndarray, sizes: np.ndarray) -> Reasons:
         Reason → (N,) bool. Only the first reason of a box is set.
     """
     boxes, sizes = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(sizes, np.float64).reshape(-1, 2)
-    finite = np.isfinite(boxes).all(-1)
+    finite = np.all(np.isfinite(boxes), axis=-1)
     low, high = np.where(finite[:, None], boxes, 0).reshape(-1, 2, 2).swapaxes(0, 1)  # (N, 2) each
     side, unknown = high - low, ~np.isfinite(sizes).all(-1)
     inside = np.clip(np.minimum(high, sizes) - np.maximum(low, 0), 0, None)
@@ -109,7 +109,7 @@ def joint_reasons(joints: np.ndarray, valid: np.ndarray) -> Reasons:
 def bone_reasons(joints: np.ndarray, valid: np.ndarray) -> Reasons:
     """Compare hands with the lengths of real bones, in any frame; see `joint_reasons` for the arguments."""
     joints, valid = np.asarray(joints, np.float64), np.asarray(valid) > 0
-    finite = (np.isfinite(joints).all(-1) | ~valid).all(-1)
+    finite = np.all(np.isfinite(joints).all(-1) | ~valid, axis=-1)
     joints = np.where((valid & finite[:, None])[..., None], joints, 0)
     scale = anatomy.hand_scales(joints, valid)  # (N,) NaN if no bone is labelled
     wrong = (scale < CERTAIN_SCALE_RANGE[0]) | (scale > CERTAIN_SCALE_RANGE[1])

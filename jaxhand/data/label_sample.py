@@ -53,8 +53,9 @@ class Sample(typing.NamedTuple):
             points = project(np.where(valid[..., None], joints, (0, 0, 1)), K)
         own_2d = np.array([record.keypoints_2d is not None for record in records])
         valid_2d = valid.copy()
-        for i in np.flatnonzero(own_2d):
-            points[i], valid_2d[i] = records[i].keypoints_2d, np.asarray(records[i].joint_valid_2d) > 0
+        for i, record in enumerate(records):
+            if record.keypoints_2d is not None:
+                points[i], valid_2d[i] = record.keypoints_2d, np.asarray(record.joint_valid_2d) > 0
         boxed = np.array([record.bbox is not None for record in records])
         boxes = np.array([np.full(4, np.nan) if record.bbox is None else record.bbox for record in records], np.float64)
         sizes, orientation = np.full((len(records), 2), np.nan), np.ones(len(records), int)

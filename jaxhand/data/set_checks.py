@@ -56,7 +56,7 @@ def check(sets: dict[str, Source], *, strict: bool = False) -> list[str]:
 
 def faults(sample: Sample) -> list[str]:
     """Return one sentence for each property with which no training or test is possible."""
-    labelled = sample.valid.any(-1)
+    labelled = np.any(sample.valid, axis=-1)
     found = []
     cameras = labelled & ~label_checks.valid_cameras(sample.K)
     if cameras.any():
@@ -87,7 +87,7 @@ def doubts(sample: Sample) -> list[str]:
 
 def overlap(train: Sample, other: Sample) -> list[str]:
     """Return one sentence if hands of two data sets have the same labels."""
-    labelled = other.valid_2d.any(-1)
+    labelled = np.any(other.valid_2d, axis=-1)
     known = set(_keys(train))
     shared = labelled & np.array([key in known for key in _keys(other)])
     return [f"both contain the same hands: {_some(shared, labelled, other)}"] if shared.any() else []
@@ -101,7 +101,7 @@ def _keys(sample: Sample) -> list[bytes]:
 
 
 def _camera_doubts(sample: Sample) -> list[str]:
-    labelled = sample.valid.any(-1)  # without 3D labels, K is nominal
+    labelled = np.any(sample.valid, axis=-1)  # without 3D labels, K is nominal
     reasons = label_checks.camera_reasons(sample.K, sample.sizes)
     return [
         f"K: {reason}, {_some(mask & labelled, labelled, sample)}"
@@ -113,20 +113,20 @@ def _camera_doubts(sample: Sample) -> list[str]:
 def _center_doubts(sample: Sample) -> list[str]:
     """Doubts about the principal points, if they are at the same place of every image."""
     ratio = (2 * sample.K[:, :2, 2] + 1) / sample.sizes  # (n, 2) principal point / centre
-    ratio = ratio[sample.valid.any(-1) & np.isfinite(ratio).all(-1)]
+    ratio = ratio[np.any(sample.valid, axis=-1) & np.isfinite(ratio).all(-1)]
     if len(ratio) < MIN_HANDS or ratio.max() > 1.1 * ratio.min() or CENTER_RANGE[0] < ratio.max() < CENTER_RANGE[1]:
         return []
     return [f"K: the principal point is {ratio.max():.2g} times the image's centre: K of another size of image?"]
 
 
 def _joint_doubts(sample: Sample) -> list[str]:
-    labelled = sample.valid.any(-1)
+    labelled = np.any(sample.valid, axis=-1)
     found, single = [], np.zeros(len(labelled), bool)
     for reason, mask in label_checks.joint_reasons(sample.joints, sample.valid).items():
         single |= mask
         if mask.any():
             found.append(f"joints: {reason}, {_some(mask, labelled, sample)}")
-    whole = sample.valid.all(-1) & ~single
+    whole = np.all(sample.valid, axis=-1) & ~single
     joints = sample.joints * np.where(sample.left[:, None, None], (-1, 1, 1), 1)
     if whole.any():
         about_all = anatomy.label_warnings(joints[whole])
@@ -141,7 +141,7 @@ def _joint_doubts(sample: Sample) -> list[str]:
 def _image_doubts(sample: Sample) -> list[str]:
     """Doubts about the 2D position of the joints."""
     inside = label_checks.joints_inside(sample.points, sample.valid_2d, sample.sizes)  # (n, 21)
-    known = sample.valid_2d.any(-1) & np.isfinite(sample.sizes).all(-1)
+    known = np.any(sample.valid_2d, axis=-1) & np.all(np.isfinite(sample.sizes), axis=-1)
     if not known.any():
         return []
     found, share = [], inside.sum(-1) / np.maximum(sample.valid_2d.sum(-1), 1)  # (n,)
@@ -176,14 +176,14 @@ def _image_doubts(sample: Sample) -> list[str]:
 
 def _centered(sample: Sample, turned: np.ndarray) -> bool:
     """Whether the cameras of the images that EXIF turns have the centre of the stored image, not of the upright one."""
-    labelled = turned & sample.valid.any(-1)
+    labelled = turned & np.any(sample.valid, axis=-1)
     off = [np.abs((2 * sample.K[:, :2, 2] + 1) / sizes - 1).max(-1) for sizes in (sample.sizes, sample.sizes[:, ::-1])]
     return bool(labelled.any() and np.median(off[1][labelled]) < MIN_BETTER * np.median(off[0][labelled]))
 
 
 def _box_doubts(sample: Sample) -> list[str]:
     inside = label_checks.joints_inside(sample.points, sample.valid_2d, sample.sizes)
-    inside |= sample.valid_2d & ~np.isfinite(sample.sizes).all(-1)[:, None]
+    inside |= sample.valid_2d & ~np.all(np.isfinite(sample.sizes), axis=-1)[:, None]
     misses = sample.boxed & label_checks.box_misses_joints(sample.boxes, sample.points, inside)
     reasons = label_checks.box_reasons(sample.boxes, sample.sizes)
     wrong = {reason: mask & sample.boxed for reason, mask in reasons.items()}
@@ -238,7 +238,7 @@ def _pose_doubts(sample: Sample) -> list[str]:
 
 
 def _finite(points: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    return (np.isfinite(points).all(-1) | ~valid).all(-1)
+    return np.all(np.isfinite(points).all(-1) | ~valid, axis=-1)
 
 
 def _some(mask: np.ndarray, among: np.ndarray, sample: Sample) -> str:

@@ -11,6 +11,7 @@ from jaxhand.hand.camera import focal_length, unproject
 from jaxhand.hand.skeleton import PARENTS
 
 NEAREST_MM = 50.0  # smallest distance used for a weight, so that a very near joint does not dominate
+FARTHEST_MM = 1e4  # largest distance that `place_at_distance` takes from the closed form
 ROUNDS = 3  # number of least-squares solutions; the distances of each one are the weights of the next
 # (21,) mm from a joint to the skin in front of it: about the mean over views of the built-in hand
 SKIN_MM = np.array([18, 19, 15, 13, 5, *4 * [13, 11, 10, 5]], float)
@@ -84,7 +85,7 @@ def place_at_distance(joints, pixels, K, log_distance, weight):
     """
     xp = _module(joints, pixels, K)
     mean = joints[..., 2].mean(-1)  # (...)
-    closed_form = xp.log(xp.maximum(mean + translation(joints, pixels, K)[..., 2], NEAREST_MM))
+    closed_form = xp.log(xp.clip(mean + translation(joints, pixels, K)[..., 2], NEAREST_MM, FARTHEST_MM))
     log_depth = (1 - weight) * closed_form + weight * (log_distance + xp.log(focal_length(K)))
     z = joints[..., 2] + (xp.exp(log_depth) - mean)[..., None]
     return rays(pixels, K) * z[..., None]

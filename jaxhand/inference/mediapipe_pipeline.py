@@ -182,9 +182,7 @@ class Pipeline:
                 found[-1] |= {"log_distance": readings["log_distance"][i] + zoom, "weight": readings["weight"][i]}
         return found
 
-    def _through(
-        self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int
-    ) -> list[np.ndarray | None]:
+    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list[np.ndarray | None]:
         """What a network returns for the crops of images, in batches whose sizes are powers of two."""
         pieces = []
         for start in range(0, len(rois), self.batch_size):
@@ -207,9 +205,10 @@ def has_networks(workdir: str | Path) -> bool:
 
 
 def _reads_hands(config: Config) -> bool:
-    """Whether the model of a config has MediaPipe's heads."""
+    """Whether the model of a config has MediaPipe's heads; ImageNet's backbone does not bring them."""
     model_class = models.find(config.model.name)
-    return isinstance(model_class, type) and issubclass(model_class, Mediapipe)
+    has_heads = isinstance(model_class, type) and issubclass(model_class, Mediapipe)
+    return has_heads and config.model.options.get("size") != "lite0"
 
 
 def _starts(workdir: str | Path) -> Iterator[Path]:

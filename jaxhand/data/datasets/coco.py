@@ -60,7 +60,7 @@ def _implausible(file: Path, arrays: dict[str, np.ndarray], order: str) -> tuple
         UserError: most hands cannot be right.
     """
     joints, visible = (to_our_order(arrays[key], order) for key in ("joints", "keypoints"))
-    labelled = ~np.isnan(arrays["joints"]).any((1, 2))  # (N,)
+    labelled = ~np.any(np.isnan(arrays["joints"]), axis=(1, 2))  # (N,)
     reasons = joint_reasons(joints, labelled[:, None] & (visible[..., 2] >= LEAST_VISIBILITY))
     for reason, mask in reasons.items():
         if mask.sum() > _MAX_WRONG * labelled.sum():

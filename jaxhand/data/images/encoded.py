@@ -106,7 +106,8 @@ class EncodedImage:
         stored = image_size(self.content)
         if stored is None:
             return self.size
-        return stored[::-1] if _ORIENTATIONS.get(self.exif_orientation, (False,))[0] else stored
+        width, height = stored
+        return (height, width) if _ORIENTATIONS.get(self.exif_orientation, (False,))[0] else (width, height)
 
     def verify(self) -> None:
         """Decode all pixels with a strict decoder, which also detects a JPEG that is damaged inside.

@@ -56,7 +56,7 @@ def sample(seed: int, index: np.ndarray, parts: frozenset[str]) -> PhotoScene:
     """
     seed32, index = np.uint32(seed % 2**32), np.asarray(index).astype(np.uint32)
     base, other = (_base_scenes(_base_numbers(seed32 ^ salt, index)) for salt in (np.uint32(0), np.uint32(0x5EC0D)))
-    return _scenes(base, other, _part_numbers(seed32, index), parts)
+    return _scenes(base, other, _part_numbers(seed32, index), parts & set(GEOMETRY))
 
 
 def _numbers_of_parts(seed: jax.Array, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
