@@ -8,8 +8,10 @@ leaderboard.
 
 `jaxhand evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for models "mediapipe" and
 "photo_net", the linear mix from the joints of the network to the labelled joints of a data set, and writes the network
-with this mix to a new run folder. `jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It
-computes the same scores as the benchmark's official code, and writes scores.json and samples.csv.
+with this mix to a new run folder.
+
+`jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It computes the same
+scores as the benchmark's official code, and writes scores.json and samples.csv.
 """
 
 import argparse
