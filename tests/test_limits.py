@@ -109,7 +109,8 @@ def test_json_with_a_byte_order_mark_is_read(tmp_path):
     [
         (b"\x80\x04Nr" + (2**27).to_bytes(4, "little") + b".", "memo index 134217728 in a pickle of 9 bytes"),
         (b"Np134217728\n.", "memo index 134217728"),
-        (b"\x80\x04" + b"\x8f" * 20_000 + b".", "more than 10000 sets"),
+        (b"\x80\x04" + b"\x8f" * 300_000 + b".", "1200000 lists, dicts, tuples and sets in 300003 bytes"),
+        (b"(" + b"]" * 1_100_000 + b"l.", "1100001 lists, dicts, tuples and sets"),
         (b"](" + b"\x8a\x09123456789" * 10_001 + b"e.", "more than 10000 integers of more than 64 bits"),
         (b"\x8e" + (2**40).to_bytes(8, "little") + b"a.", "Ran out of input"),
         (b"T\xff\xff\xff\xff.", "Ran out of input"),
