@@ -21,6 +21,7 @@ from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.data.record import Source
 from jaxhand.data.synthetic import dataset, photo
 from jaxhand.hand import mano
+from jaxhand.io import console
 from jaxhand.io.plugins import load_object
 
 READERS = {  # name → function, imported when the data set is opened
@@ -54,35 +55,56 @@ def load(
     """
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
+    check(name)
     count = config.train_samples if split == "train" else config.test_samples
     mesh = hand is not None and not hand.mano_path
     cache = config.cache or None
+    rendering = console.patience("rendering synthetic hands; they are kept for later runs")
     if name == "synthetic":
-        return dataset.load(
-            split,
-            count,
-            size=config.image_size,
-            view=config.view,
-            seed=seed,
-            cache=cache,
-            crop_scale=config.crop_scale,
-            mesh=mesh,
-        )
+        with rendering:
+            return dataset.load(
+                split,
+                count,
+                size=config.image_size,
+                view=config.view,
+                seed=seed,
+                cache=cache,
+                crop_scale=config.crop_scale,
+                mesh=mesh,
+            )
     if name == "synthetic-photo":
-        return photo.load(
-            split,
-            count,
-            size=config.image_size,
-            seed=seed,
-            without=config.photo.without,
-            background_folder=config.photo.backgrounds,
-            cache=cache,
-            mesh=mesh,
-        )
+        with rendering:
+            return photo.load(
+                split,
+                count,
+                size=config.image_size,
+                seed=seed,
+                without=config.photo.without,
+                background_folder=config.photo.backgrounds,
+                cache=cache,
+                mesh=mesh,
+            )
     kind, path = _kind_and_path(name)
-    if not path and (":" in kind or _is_built_in(kind)):
-        raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
     return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
+
+
+def check(name: str | dict[str, float]) -> None:
+    """Check the name of a data set, or of each in a mixture. No file of a data set is opened.
+
+    Args:
+        name: as for `load`.
+
+    Raises:
+        UserError: a name is unknown or has no path, or its module cannot be imported.
+    """
+    if isinstance(name, dict):
+        for each in name:
+            check(each)
+    elif name not in SYNTHETIC:
+        kind, path = _kind_and_path(name)
+        if not path and (":" in kind or _is_built_in(kind)):
+            raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
+        reader(kind)
 
 
 def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = "") -> Source:

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxhand.hand.camera import focal_length, unproject
 from jaxhand.hand.skeleton import PARENTS
 
 NEAREST_MM = 50.0  # smallest distance used for a weight, so that a very near joint does not dominate
+FARTHEST_MM = 1e4  # largest distance that `place_at_distance` takes from the closed form
 ROUNDS = 3  # number of least-squares solutions; the distances of each one are the weights of the next
 # (21,) mm from a joint to the skin in front of it: about the mean over views of the built-in hand
 SKIN_MM = np.array([18, 19, 15, 13, 5, *4 * [13, 11, 10, 5]], float)
@@ -65,6 +67,28 @@ def place_on_rays(joints, pixels, K):
     """
     z = joints[..., 2:] + translation(joints, pixels, K)[..., None, 2:]
     return rays(pixels, K) * z
+
+
+def place_at_distance(joints, pixels, K, log_distance, weight):
+    """As `place_on_rays`, with a second estimate of the hand's distance.
+
+    The mean depth of the joints is the mean of both estimates, of their logarithms: a relative error is the same for a
+    near and a far hand.
+
+    Args:
+        joints, pixels, K: as for `translation`.
+        log_distance: (...) logarithm of the joints' mean depth in mm over the focal length in px.
+        weight: (...) of this estimate, 0 to 1; `translation` has the rest.
+
+    Returns:
+        (..., N, 3) mm in the camera's frame.
+    """
+    xp = _module(joints, pixels, K)
+    mean = joints[..., 2].mean(-1)  # (...)
+    closed_form = xp.log(xp.clip(mean + translation(joints, pixels, K)[..., 2], NEAREST_MM, FARTHEST_MM))
+    log_depth = (1 - weight) * closed_form + weight * (log_distance + xp.log(focal_length(K)))
+    z = joints[..., 2] + (xp.exp(log_depth) - mean)[..., None]
+    return rays(pixels, K) * z[..., None]
 
 
 def place_by_depth(joints: np.ndarray, pixels: np.ndarray, depth: np.ndarray) -> np.ndarray:
@@ -124,9 +148,7 @@ def _depth_at(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 def rays(pixels, K):
     """Pixels (..., N, 2) → points (..., N, 3) at z = 1 that project to these pixels."""
-    xp = _module(pixels, K)
-    homogeneous = xp.concatenate([pixels, xp.ones_like(pixels[..., :1])], -1)
-    return homogeneous @ xp.linalg.inv(K).swapaxes(-1, -2)
+    return unproject(pixels, _module(pixels, K).ones_like(pixels[..., 0]), K)
 
 
 def _solve(normal, right):

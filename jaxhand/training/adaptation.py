@@ -20,8 +20,11 @@ from jaxhand.training.sharding import make_mesh, replicated
 from jaxhand.training.step import EvalModel
 
 
+MODELS = ("mediapipe", "photo_net")  # those with mixes of joints
+
+
 def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1) -> Path:
-    """Fit the mixes of a run of model "mediapipe" on a data set, and write them with the network to a new run folder.
+    """Fit the mixes of a run of one of `MODELS` on a data set, and write them with the network to a new run folder.
 
     Args:
         workdir: run folder, such as `jaxhand convert mediapipe` writes.
@@ -37,12 +40,13 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
         UserError: the run's model has no mixes, no hand of the set has all labels, or `out` holds checkpoints.
     """
     out, best = Path(out), restore_best(workdir, sharding=replicated(make_mesh()))
-    if best.config.model.name != "mediapipe":
-        raise UserError(f"{workdir} is a run of model {best.config.model.name!r}: only 'mediapipe' has mixes of joints")
+    if best.config.model.name not in MODELS:
+        of = " and ".join(map(repr, MODELS))
+        raise UserError(f"{workdir} is a run of model {best.config.model.name!r}: only {of} have mixes of joints")
     if any((out / "checkpoints").glob("[0-9]*")):
         raise UserError(f"{out} holds checkpoints already: choose another folder")
     config = adapted(best.config)
-    eval_model = EvalModel(config, make_mesh())
+    eval_model = EvalModel(mediapipes_alone(config), make_mesh())
     params = pytree_checks.overlaid(eval_model.draw(), best.params)
     collected = []
 
@@ -74,6 +78,14 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
     checkpoints.save(0, **trees, optimizer={}, data={}, meta=meta, avg_metric=None)
     checkpoints.close()
     return out
+
+
+def mediapipes_alone(config: Config) -> Config:
+    """The config of a network whose joints are those of MediaPipe's heads, which the mixes change."""
+    if config.model.name != "photo_net":
+        return config
+    model = dataclasses.replace(config.model, options=config.model.options | {"share": 0.0})
+    return dataclasses.replace(config, model=model)
 
 
 def adapted(config: Config) -> Config:
