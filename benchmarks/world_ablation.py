@@ -7,6 +7,7 @@ The backbone of the converted network is frozen. For each variant of the world, 
 labels determine two linear heads by ridge regression, in closed form: the joints relative to the wrist, and the
 logarithm of the scale (mean depth over the focal length of the crop). The heads then read the photographs. So the
 numbers of two rows differ by their renders alone. All crops follow the labelled joints (`data.crop_rule` mediapipe).
+The last column is the PA-MPJPE of the network's own joints on the renders: how well it reads them, untrained.
 """
 
 import argparse
@@ -89,15 +90,10 @@ def ridge(crops: Crops, strength: float) -> typing.Callable[[np.ndarray], tuple[
     return read
 
 
-def report(name: str, count: int, joints: np.ndarray, truth: Crops, scale: np.ndarray | None = None) -> None:
-    """Print one row."""
-    pa = pa_mpjpe(np.float32(joints), truth.joints).mean()
-    relative = mpjpe(np.float32(joints), truth.joints, root=0).mean()
-    numbers = f"{pa:.2f} | {relative:.2f}"
-    if scale is not None:
-        error = scale - truth.log_scale
-        numbers += f" | {error.std():.3f} | {error.mean():+.3f}"
-    print(f"| {name} | {count} | {numbers} |", flush=True)
+def errors(joints: np.ndarray, truth: Crops) -> tuple[float, float]:
+    """Return the means of PA-MPJPE and wrist-relative MPJPE, mm, of joints (N, 21, 3)."""
+    joints, targets = np.float32(joints), np.float32(truth.joints)
+    return float(pa_mpjpe(joints, targets).mean()), float(mpjpe(joints, targets, root=0).mean())
 
 
 def main() -> None:
@@ -119,8 +115,12 @@ def main() -> None:
     network = Network(args.run)
     photographs = data.load(f"folder:{args.folder}", "train", network.config.data, 0)
     truth, world = network.crops(photographs, network.config)
-    print("| world | renders | PA-MPJPE | wrist-relative | spread of the log scale | bias |\n|---|---|---|---|---|---|")
-    report("nothing trained: the network's own joints", 0, world, truth)
+    print(
+        "| world | ridge | PA-MPJPE | wrist-relative | spread of the log scale | its bias | own joints on the renders |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    pa, relative = errors(world, truth)
+    print(f"| no renders: the network's own joints | | {pa:.2f} | {relative:.2f} | | | |", flush=True)
     for world in args.worlds:
         without = {"all": (), "none": PARTS}.get(world, (world,))
         if world.startswith("only:"):
@@ -131,12 +131,18 @@ def main() -> None:
         config = dataclasses.replace(network.config, data=dataclasses.replace(network.config.data, **settings))
         for seed in args.seeds:
             source = data.load("synthetic-photo", "train", config.data, seed)
-            crops, _ = network.crops(source, config)
-            name = f"without {world}" if world in PARTS else world
+            crops, own = network.crops(source, config)
+            on_renders, _ = errors(own, crops)
+            name = f"{'without ' if world in PARTS else ''}{world}, {args.count} renders, seed {seed}"
             for strength in RIDGES:
-                read = ridge(crops, strength)
-                joints, scale = read(truth.features)
-                report(f"{name}, seed {seed}, ridge {strength}", args.count, joints, truth, scale)
+                joints, scale = ridge(crops, strength)(truth.features)
+                pa, relative = errors(joints, truth)
+                error = scale - truth.log_scale
+                print(
+                    f"| {name} | {strength} | {pa:.2f} | {relative:.2f} | {error.std():.3f} | {error.mean():+.3f} "
+                    f"| {on_renders:.1f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -33,8 +33,12 @@ class PhotoSet(dataset.SyntheticSet):
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], name: str, mesh: bool = False):
-        super().__init__(arrays, name, crop_scale=1.0, mesh=mesh)
-        self._left = arrays["left"]
+        super().__init__(arrays, name, crop_scale=1.0)
+        self._left = arrays["left"] > 0
+        if mesh:
+            mirror = np.where(self._left[:, None, None], np.float32([-1, 1, 1]), np.float32(1))
+            right_hands = arrays | {"keypoints_3d": arrays["keypoints_3d"] * mirror}
+            self.mesh_labels = dataset.SyntheticSet(right_hands, name, 1.0, mesh=True).mesh_labels
 
     def __getitem__(self, i: int) -> Record:
         """Return record i. Its `bbox` is that of the joints, enlarged by `MARGIN`."""

@@ -16,9 +16,7 @@ from jaxhand.hand.camera import project
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="jaxhand synthetic-photo", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="jaxhand synthetic-photo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--preview", metavar="PNG", required=True, help="a sheet of images with and without skeletons")
     parser.add_argument("--without", nargs="*", default=[], metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--backgrounds", default="", metavar="FOLDER", help="own photographs for the backgrounds")
