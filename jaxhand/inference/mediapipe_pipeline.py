@@ -184,7 +184,9 @@ class Pipeline:
                 found[-1]["log_distance"] += zoom
         return found
 
-    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list[np.ndarray | None]:
+    def _through(
+        self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int
+    ) -> list[np.ndarray | None]:
         """What a network returns for the crops of images, in batches whose sizes are powers of two."""
         pieces = []
         for start in range(0, len(rois), self.batch_size):

@@ -24,7 +24,9 @@ LEAST_VARIANCE = 1e-4  # of the prior: 1 %
 MODELS = ("mediapipe", "photo_net")  # those with mixes of joints
 
 
-def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1, ridge_2d: float | None = None) -> Path:
+def fit_joint_mix(
+    workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1, ridge_2d: float | None = None
+) -> Path:
     """Fit the mixes (and the prior of the distance) of a run of one of `MODELS` on a data set, and write them with the network to a new run folder.
 
     Args:
