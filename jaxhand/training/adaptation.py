@@ -19,7 +19,6 @@ from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.sharding import make_mesh, replicated
 from jaxhand.training.step import EvalModel
 
-
 LEAST_VARIANCE = 1e-4  # of the prior: 1 %
 MODELS = ("mediapipe", "photo_net")  # those with mixes of joints
 

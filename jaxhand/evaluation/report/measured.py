@@ -100,9 +100,9 @@ class Measured:
         """
         wrist, index, little = (self.gt[:, joint] for joint in (0, 5, 17))
         normal = np.cross(index - wrist, little - wrist)
-        center = np.where(self.valid[..., None] > 0, self.gt, np.nan)
+        valid = self.valid[..., None] > 0
         with np.errstate(invalid="ignore", divide="ignore"):
-            middle = np.nanmean(center, 1)
+            middle = np.where(valid, self.gt, 0).sum(1) / valid.sum(1)
             cosine = (normal * middle).sum(-1) / (np.linalg.norm(normal, axis=-1) * np.linalg.norm(middle, axis=-1))
             found = {
                 "distance": (np.linalg.norm(middle, axis=-1), "mm"),

@@ -106,7 +106,7 @@ def _charts(measured: Sequence[Measured], scored: np.ndarray) -> dict[str, list[
         series = {}
         for name, each in zip(names, measured):
             lines = [line for line in each.epochs if isinstance(line.get(key), (int, float))]
-            if lines:
+            if len(lines) > 1:
                 series[name] = np.array([line["epoch"] for line in lines]), np.array([line[key] for line in lines])
         if series:
             found["Training"].append((caption, charts.lines(series, "epoch", unit or "loss", dots=True)))
