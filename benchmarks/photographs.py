@@ -1,7 +1,7 @@
 """Fine-tuning MediaPipe's network on a folder of labelled photographs: what it reaches on poses that were left out.
 
-`python -m benchmarks.photographs RUN FOLDER`, where RUN is a run folder of `python -m jaxhand.convert mediapipe` and
-FOLDER a data set of the folder layout (train.jsonl, test.jsonl).
+`python -m benchmarks.photographs RUN FOLDER`, where RUN is the run of configs/photographs_synthetic.yaml, whose run
+MEDIAPIPE is in its config or in runs/mediapipe, and FOLDER a data set of the folder layout (train.jsonl, test.jsonl).
 
 The recipe is that of configs/photographs.yaml. Its backbone is frozen, so its features of the augmented views are
 computed once, and every training runs on them: the same steps as `python -m jaxhand.train` makes, in seconds.
@@ -14,6 +14,7 @@ computed once, and every training runs on them: the same steps as `python -m jax
 
 import argparse
 import functools
+import json
 import time
 from pathlib import Path
 
@@ -29,11 +30,11 @@ from jaxhand import data, models
 from jaxhand.config import Config
 from jaxhand.data import augment, pipeline
 from jaxhand.hand import joint_mix, roi
-from jaxhand.hand.placement import place_on_rays
 from jaxhand.inference.mediapipe_pipeline import Pipeline, cut
 from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes_align
 from jaxhand.models.efficientnet_lite import Features
 from jaxhand.training import losses, optimizer, pytree_checks
+from jaxhand.training.adaptation import mediapipes_alone
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
@@ -61,15 +62,17 @@ class Tuning:
         self.tx = optimizer.build(
             config.optimizer, optimizer.schedule(config.optimizer, config.scheduler, steps), factors
         )
+        self.alone = nnx.split(models.build(mediapipes_alone(config)), nnx.Param, ...)[0]
         self.features = jax.jit(lambda images: self._network(self.start).backbone(images).pooled)
         self.predict = jax.jit(self._predict)
+        self.predict_alone = jax.jit(functools.partial(self._predict, graphdef=self.alone))
         self._step = jax.jit(self._train_step)
 
     def _network(self, params: dict) -> nnx.Module:
         return nnx.merge(self.graphdef, params, self.rest)
 
-    def _predict(self, params: dict, pooled, K) -> dict:
-        network = self._network(params)
+    def _predict(self, params: dict, pooled, K, graphdef=None) -> dict:
+        network = nnx.merge(graphdef or self.graphdef, params, self.rest)
         return network.placed(network.read_features(Features(None, None, pooled)), K)
 
     def _train_step(self, params: dict, state, batch: dict):
@@ -87,7 +90,7 @@ class Tuning:
 
     def mixed(self, clean: dict, rows: np.ndarray, ridge: float) -> dict:
         """The start's parameters with the mixes fitted on rows of the crops that are not augmented."""
-        found = self.predict(self.start, clean["pooled"][rows], clean["K"][rows])
+        found = self.predict_alone(self.start, clean["pooled"][rows], clean["K"][rows])
         mix_2d = joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows], ridge=ridge)
         mix_3d = joint_mix.fit(found["world"], clean["keypoints_3d"][rows], ridge=ridge, translated=True)
         return self.start | {"mix_2d": jnp.float32(mix_2d), "mix_3d": jnp.float32(mix_3d)}
@@ -102,7 +105,8 @@ class Tuning:
         """Parameters trained on views of all records but those left out, averaged with the start."""
         params, state = start, self.tx.init(start)
         for view in views:
-            kept = np.float32(~left_out[view["index"]])[:, None]
+            rows = view["index"]  # those of the photographs come first, then those of the renders
+            kept = np.float32([row >= len(left_out) or not left_out[row] for row in rows])[:, None]
             masks = {key: view[key] * kept for key in ("joint_valid", "joint_valid_2d")}
             params, state = self._step(params, state, {key: view[key] for key in ("pooled", *LABELS)} | masks)
         weight = self.config.training.average_with_init
@@ -160,9 +164,7 @@ def pose_clusters(joints: np.ndarray) -> np.ndarray:
 
 def errors(tuning: Tuning, params: dict, crops: dict) -> np.ndarray:
     """PA-MPJPE, wrist-relative and camera-space MPJPE (3, N) mm."""
-    found = tuning.predict(params, crops["pooled"], crops["K"])
-    joints = place_on_rays(*(np.float64(found[key]) for key in ("world", "keypoints_2d")), np.float64(crops["K"]))
-    truth, joints = crops["keypoints_3d"], np.float32(joints)
+    joints, truth = tuning.predict(params, crops["pooled"], crops["K"])["keypoints_3d"], crops["keypoints_3d"]
     return np.array([pa_mpjpe(joints, truth), mpjpe(joints, truth, root=0), mpjpe(joints, truth)])
 
 
@@ -174,12 +176,14 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the recipe")
     arguments = parser.parse_args()
     folder = f"folder:{arguments.folder}"
-    sets = [f"data.train={folder}", f"data.test={folder}", f"training.init_from={arguments.run}"]
+    mixture = f"{{{json.dumps(folder)}: 1, synthetic: 1}}"
+    sets = [f"data.train={mixture}", f"data.test={folder}", f"training.init_from={arguments.run}"]
     config = configs.load("configs/photographs.yaml", [*sets, *arguments.settings])
     train, test = (data.load(folder, split, config.data, config.seed) for split in ("train", "test"))
-    steps = pipeline.steps_per_epoch(train, config) * config.training.num_epochs
+    both = data.load(config.data.train, "train", config.data, config.seed)
+    steps = pipeline.steps_per_epoch(both, config) * config.training.num_epochs
     tuning, begin = Tuning(arguments.run, config, steps), time.monotonic()
-    views = augmented_views(tuning, train, steps)
+    views = augmented_views(tuning, both, steps)
     print(f"features of {steps} batches: {time.monotonic() - begin:.0f} s", flush=True)
     clean, found = clean_crops(tuning, train), automatic_crops(tuning, Pipeline.load(arguments.run), test)
     clusters, nothing = pose_clusters(clean["keypoints_3d"]), np.zeros(len(train), bool)

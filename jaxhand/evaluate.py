@@ -6,10 +6,12 @@ depth images is scored twice: with depth and without. `--metrics cs_mpjpe pa_auc
 adds the scores of that benchmark's rules. `--data ho3d:PATH --submit pred.zip` also writes the file for the benchmark's
 leaderboard.
 
-`jaxhand evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for model "mediapipe", the linear
-mix from the joints of the network to the labelled joints of a data set, and writes the network with this mix to a new
-run folder. `jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It
-computes the same scores as the benchmark's official code, and writes scores.json and samples.csv.
+`jaxhand evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for models "mediapipe" and
+"photo_net", the linear mix from the joints of the network to the labelled joints of a data set, and writes the network
+with this mix to a new run folder.
+
+`jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It computes the same
+scores as the benchmark's official code, and writes scores.json and samples.csv.
 """
 
 import argparse
@@ -50,7 +52,8 @@ def main() -> int:
 
         [name] = arguments.data
         of_set = name, arguments.split or "train"
-        out = fit_joint_mix(arguments.workdir, *of_set, arguments.fit_joint_mix, ridge=arguments.ridge)
+        ridges = {"ridge": arguments.ridge, "ridge_2d": arguments.ridge_2d}
+        out = fit_joint_mix(arguments.workdir, *of_set, arguments.fit_joint_mix, **ridges)
         print(f"Written to {out}; start a training from it with training.init_from={out}")
     elif arguments.predictions:
         assert protocol is not None, "`_check` requires it"
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fit-joint-mix", type=console.path, metavar="OUT", help=fit)
     ridge = "how strongly the mix is drawn to the identity (default: 0.1; before a training 1)"
     run.add_argument("--ridge", type=float, default=0.1, metavar="NUMBER", help=ridge)
+    run.add_argument("--ridge-2d", type=float, metavar="NUMBER", help="the same for joints in px (default: --ridge)")
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=console.path, metavar="FILE", help=SUFFIXES)
     labels = "as --predictions, or a folder of *_xyz.json"
@@ -110,8 +114,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--submit: writes predictions for one data set only; give one NAME after --data")
     if arguments.fit_joint_mix and not (arguments.workdir and len(arguments.data or []) == 1):
         raise UserError("--fit-joint-mix needs a run folder and one --data to fit on, such as --data folder:PATH")
-    if not 0 <= arguments.ridge < math.inf:
-        raise UserError(f"--ridge must be at least 0 and finite, got {arguments.ridge}")
+    for name, ridge in (("--ridge", arguments.ridge), ("--ridge-2d", arguments.ridge_2d or 0)):
+        if not 0 <= ridge < math.inf:
+            raise UserError(f"{name} must be at least 0 and finite, got {ridge}")
     if arguments.submit and arguments.split not in (None, "test"):
         raise UserError(f"--submit: writes predictions for the test split only; leave out --split {arguments.split}")
     if arguments.workdir and arguments.workdir.is_file():
@@ -127,7 +132,7 @@ def _score_run(arguments: argparse.Namespace, protocol: "scoring.Protocol | None
 
     workdir = arguments.workdir
     output = run_scores.output_folder(workdir, arguments.output)
-    with console.patience("Loading the model; this can take a minute", 20):
+    with console.patience("Loading the model; this can take a minute"):
         eval_model, best = eval_loop.load_best(workdir, metrics=arguments.metrics)
 
     def evaluate(source, collect) -> dict:

@@ -49,7 +49,7 @@ def main() -> int:
     runtime.use_compilation_cache()
     left_out, doubtful, cameras = [], [], collections.Counter()
     with contextlib.ExitStack() as until_first:
-        until_first.enter_context(console.patience("Loading and compiling the model; this can take minutes", 20))
+        until_first.enter_context(console.patience("Loading and compiling the model; this can take minutes"))
         predictor = loading.load(arguments.workdir)
         if arguments.mesh in MESH_KINDS and not models.find(predictor.model).has_mesh:
             raise UserError(f"--mesh {arguments.mesh}: the model {predictor.model} has no mesh")

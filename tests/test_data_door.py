@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxhand import data, evaluate
+from jaxhand import data, evaluate, inspect
 from jaxhand.config import DataConfig, HandConfig, UserError
-from jaxhand.data import inspect, pack
+from jaxhand.data import pack
 from jaxhand.data.record import Source
 from jaxhand.io.plugins import load_object
 from tests.support import mano_file

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhand import data
+from jaxhand import inspect as command
 from jaxhand.config import UserError
 from jaxhand.data import inspect, label_sample, pipeline, set_checks
 from jaxhand.data.crop import crop
@@ -152,7 +153,7 @@ def test_inspect_never_calls_such_a_set_complete(kind, reader, tmp_path, capsys,
         READERS[reader](path, KINDS[kind][1](wrong_labels.good()))
     if reader == "coco":
         path, name = tmp_path / "train.json", "freihand"
-    assert inspect.main([name, str(path), "--split", "train"]) == 1
+    assert command.main([name, str(path), "--split", "train"]) == 1
     output = capsys.readouterr().out
     assert "Complete" not in output and re.search("doubtful: |wrong: |damaged: |left out: ", output.splitlines()[-1])
 
@@ -295,7 +296,7 @@ def test_tars_that_were_joined_are_read_whole(tmp_path):
 
 def test_a_name_that_is_wrong_is_no_damage(tmp_path, capsys):
     READERS["freihand"](tmp_path, wrong_labels.good())
-    assert inspect.main(["freihand-zz", str(tmp_path)]) == 2
+    assert command.main(["freihand-zz", str(tmp_path)]) == 2
     assert "freihand-zz: unknown; the backgrounds are gs" in capsys.readouterr().err
 
 

@@ -31,10 +31,11 @@ def test_the_home_folder(monkeypatch):
     ]
 
 
-def test_a_line_only_where_it_takes_long(capsys):
-    with console.patience("quick", 30):
+def test_a_line_only_where_it_takes_long(capsys, monkeypatch):
+    with console.patience("quick"):
         pass
-    with console.patience("compiling", 0.01):
+    monkeypatch.setattr(console, "PATIENCE", 0.01)
+    with console.patience("compiling"):
         time.sleep(0.3)
     assert capsys.readouterr() == ("", "compiling\n")
 

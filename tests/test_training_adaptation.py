@@ -65,7 +65,7 @@ def test_the_mix_brings_the_joints_closer(run, photographs, tmp_path, call):
 def test_another_model_has_no_mix(trained, photographs, tmp_path, call):
     name = f"folder:{photographs}"
     code, _, errors = call(evaluate.main, trained.workdir, "--data", name, "--fit-joint-mix", tmp_path / "out")
-    assert code == 2 and "is a run of model 'dense': only 'mediapipe' has mixes of joints" in errors
+    assert code == 2 and "is a run of model 'dense': only 'mediapipe' and 'photo_net' have mixes of joints" in errors
     code, _, errors = call(evaluate.main, trained.workdir, "--fit-joint-mix", tmp_path / "out")
     assert code == 2 and "--fit-joint-mix needs a run folder and one --data" in errors
 

@@ -9,7 +9,8 @@ from jaxhand import config as configs
 from jaxhand import data
 from jaxhand.config import ConfigError
 from jaxhand.data import pipeline
-from jaxhand.training import losses, sharding
+from jaxhand.training import loop, losses, sharding
+from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.step import Trainer
 
 STEPS = 4
@@ -97,7 +98,7 @@ def test_the_parts_of_a_loss_add_up(reduction):
 )
 def test_the_longest_axis_that_fits_is_split(shape, spec):
     device_mesh = sharding.make_mesh(configs.load(None, FSDP).training)
-    assert sharding.of_state(device_mesh, shape).spec == spec
+    assert sharding.of_state(device_mesh, shape) == jax.sharding.NamedSharding(device_mesh, spec)
     assert sharding.of_state(sharding.make_mesh(), shape).is_fully_replicated
 
 
@@ -118,3 +119,24 @@ def test_a_mesh_that_does_not_fit_is_an_error(overrides, line):
 def test_a_batch_that_cannot_be_parted_is_an_error():
     with pytest.raises(ConfigError, match=r"batch_size 12 .* in 2 parts \(training.accumulate\); try 16"):
         sharding.check_batch_size(12, parts=2)
+
+
+def test_a_split_state_is_saved_and_restored_onto_any_mesh(tiny_yaml, tmp_path):
+    """Also by a reader that knows nothing of the mesh, such as `evaluate` on one device."""
+    config = configs.load(tiny_yaml, FSDP)
+    trainer = Trainer(config, sharding.make_mesh(config.training), total_steps=36)
+    state, checkpoints = trainer.init(), Checkpoints(tmp_path)
+    trees = {item: state[key] for item, key in loop.ITEMS.items()}
+    checkpoints.save(12, **trees, data={}, meta={"epoch": 0, "config": configs.to_dict(config)}, avg_metric=1.0)
+    checkpoints.wait()
+    for axes in ([*FSDP, "training.mesh.data=2"], []):
+        other = configs.load(tiny_yaml, axes)
+        abstract = Trainer(other, sharding.make_mesh(other.training), total_steps=36).abstract_state()
+        restored = checkpoints.restore_latest({item: abstract[key] for item, key in loop.ITEMS.items()})
+        for item, key in loop.ITEMS.items():
+            have, want = getattr(restored, item), abstract[key]
+            assert jax.tree.map(lambda leaf: leaf.sharding, have) == sharding.shardings(want)
+            jax.tree.map(np.testing.assert_array_equal, jax.device_get(have), jax.device_get(state[key]))
+    checkpoints.close()
+    on_one = restore_best(tmp_path, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])).params
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(on_one), jax.device_get(state["params"]))

@@ -59,7 +59,7 @@ def load(
     count = config.train_samples if split == "train" else config.test_samples
     mesh = hand is not None and not hand.mano_path
     cache = config.cache or None
-    rendering = console.patience("rendering synthetic hands; they are kept for later runs", 3)
+    rendering = console.patience("rendering synthetic hands; they are kept for later runs")
     if name == "synthetic":
         with rendering:
             return dataset.load(

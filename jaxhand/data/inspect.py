@@ -1,16 +1,11 @@
-"""Check a data set before training on it: `jaxhand inspect NAME PATH [--sheet FILE.png]`.
+"""Check a data set before training on it: the content of each split, missing or unreadable files, odd labels."""
 
-The command prints the content of each split, missing or unreadable files, and implausible labels. Exit code: 0 if the
-data set is complete and plausible, 1 if not, 2 after an error.
-"""
-
-import argparse
 import collections
 import concurrent.futures
 import dataclasses
 import itertools
 import os
-import sys
+import runpy
 import typing
 from pathlib import Path
 
@@ -317,27 +312,5 @@ def _range(values) -> str:
     return f"{low:,.4g} … {middle:,.4g} … {high:,.4g}"
 
 
-def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jaxhand inspect", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="data set, such as freihand, dexycb-s1 or module:function")
-    parser.add_argument("path", metavar="PATH", help="folder or file of the data set, as downloaded or packed")
-    parser.add_argument(
-        "--split", nargs="+", choices=SPLITS, default=(), help="splits to check (default: all that the set has)"
-    )
-    parser.add_argument("--sheet", metavar="FILE.png", help="write a picture of some hands with their labels")
-    parser.add_argument("--all", action="store_true", help=f"decode every image (default: {MAX_DECODED} per split)")
-    parser.add_argument("--part", action="store_true", help="the set is meant to be smaller than the published one")
-    arguments = parser.parse_args(argv)
-    options = {"splits": arguments.split, "sheet": arguments.sheet, "decode_all": arguments.all, "part": arguments.part}
-    try:
-        faults = inspect(arguments.name, arguments.path, **options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(*(faults or ["Complete: every image exists, and nothing is doubtful."]), sep="\n")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the older name of `jaxhand inspect`
+    runpy.run_module("jaxhand.inspect", run_name="__main__")

@@ -5,6 +5,7 @@ licence and come from https://mano.is.tue.mpg.de. The files are in metres; jaxha
 """
 
 import math
+import os
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ FINGERTIP_VERTICES = {
     "manopth": (745, 317, 444, 556, 673),
 }
 _MANOPTH_LEFT = (745, 317, 445, 556, 673)
+ELSEWHERE = "JAXHAND_MANO"  # environment variable: MANO's file or folder on this machine, if the path does not exist
 _FILES = dict(zip(SIDES, ("MANO_RIGHT.pkl", "MANO_LEFT.pkl")))
 _SHAPES = {
     "v_template": (778, 3),
@@ -47,6 +49,7 @@ def read(
 
     Args:
         path: MANO_RIGHT.pkl, MANO_LEFT.pkl, or the folder that contains these files; or an .npz with the same arrays.
+            If it does not exist, as in the config of a run from another machine: what JAXHAND_MANO (environment) names.
         side: "right" or "left"; a file of the other hand is then an error. None: as the file's name says; the right
             hand if `path` is a folder.
         fingertip_vertices: a name in `FINGERTIP_VERTICES`.
@@ -150,6 +153,8 @@ def pose_rotations(
 def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
     """Return the path of the MANO file, and "right" or "left" for its hand. The arguments are those of `read`."""
     path = Path(path).expanduser()
+    if not path.exists() and (elsewhere := os.environ.get(ELSEWHERE)):
+        path = Path(elsewhere).expanduser()
     if side not in (None, *SIDES):
         raise UserError(f'side must be "right" or "left", got {side!r}')
     if path.is_dir():
@@ -158,7 +163,10 @@ def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
     if side not in (None, found):
         raise UserError(f"{path}: is the file of a {found} hand; give {_FILES[side]} or its folder")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; download MANO from https://mano.is.tue.mpg.de and unpack it there")
+        raise UserError(
+            f"{path}: no such file; download MANO from https://mano.is.tue.mpg.de and unpack it there, or "
+            f"set the environment variable {ELSEWHERE} to its place on this machine"
+        )
     return path, found
 
 

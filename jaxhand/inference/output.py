@@ -27,7 +27,7 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "mano_pose": ("mano_pose", 5),
     "mano_shape": ("mano_shape", 5),
 }
-_UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
+UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
 _OVERLAY = "_joints.png"  # end of the name of the picture with the skeletons
 _PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
@@ -136,7 +136,7 @@ class PredictionWriter:
     def _write_json(self) -> None:
         """Write joints.json completely, or not at all."""
         start = time.monotonic()
-        head = json.dumps({"joint_names": list(JOINT_NAMES), "units": _UNITS}, indent=1)
+        head = json.dumps({"joint_names": list(JOINT_NAMES), "units": UNITS}, indent=1)
         hands = ",\n  ".join(text for texts in self._hands.values() for text in texts)
         hands = f"[\n  {hands}\n ]" if hands else "[]"
         with draft_of(self._path) as draft:

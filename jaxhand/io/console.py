@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+PATIENCE = 10.0  # seconds without output, after which a line is printed
 _PLAIN = {"✓": "", "…": "...", "→": "->", "·": "-", "±": "+-", "≤": "<="}  # what an encoding may lack → its stand-in
 _ERRORS = "jaxhand.plain"  # name of the error handler in `codecs`
 
@@ -43,9 +44,9 @@ def path(text: str) -> Path:
 
 
 @contextlib.contextmanager
-def patience(line: str, seconds: float) -> Iterator[None]:
-    """Context manager that prints a line to stderr if its block takes longer than `seconds`."""
-    timer = threading.Timer(seconds, lambda: print(line, file=sys.stderr, flush=True))
+def patience(line: str) -> Iterator[None]:
+    """Context manager that prints a line to stderr if its block takes longer than `PATIENCE`."""
+    timer = threading.Timer(PATIENCE, lambda: print(line, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
     try:

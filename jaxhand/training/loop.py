@@ -233,7 +233,7 @@ class Run:
         done = (first - self.epochs.begin(number)) * batch_size
         bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
         with bar as progress, contextlib.ExitStack() as first_step:
-            first_step.enter_context(console.patience("Compiling the training step; this can take minutes", 10))
+            first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
             for step in range(first + 1, end + 1):
                 batch = next(self.batches)
                 self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.device_mesh))

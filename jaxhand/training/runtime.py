@@ -39,18 +39,20 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         process_id: number of this process, from 0.
 
     Raises:
-        UserError: only some of the three flags are set, or the id is not below the number of processes.
+        UserError: only some of the three flags are set, the address has no port, the id is not below the number of
+            processes, or not all processes start in time.
     """
-    import jax
+    from jaxhand.training import peers
 
     if (coordinator, num_processes, process_id) != (None, None, None):
         if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id: give all three flags or none")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process-id must be between 0 and {num_processes - 1}, got {process_id}")
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        peers.check_address(coordinator)
+        peers.connect(coordinator, num_processes, process_id)
     elif any(int(os.environ.get(name, 1)) > 1 for name in _PROCESS_COUNTS):
-        jax.distributed.initialize()
+        peers.connect()
 
 
 class Interruption:
@@ -145,6 +147,13 @@ def run(main: Callable[[], int], *arguments) -> None:
     sys.exit(code)
 
 
+def _is_of_peers(error: Exception) -> bool:
+    """Whether an error can mean that another process has ended: JAX raises ValueError for Gloo, which connects CPUs."""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) or isinstance(error, ValueError) and "Gloo" in str(error)
+
+
 def _report(error: Exception) -> int:
     """Print an error of a command, in one line where a user can do something about it; returns the exit code."""
     if isinstance(error, OSError) and console.is_full_or_closed(error):
@@ -164,7 +173,7 @@ def _report(error: Exception) -> int:
     reason = str(error).partition("\n")[0][:200]
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in reason:
         print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
-    elif isinstance(error, jax.errors.JaxRuntimeError) and _process_count() > 1:
+    elif _is_of_peers(error) and _process_count() > 1:
         print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
     else:
         traceback.print_exception(error)

@@ -90,6 +90,8 @@ class EvalModel:
 
     def _eval_step(self, params: dict, batch_stats: dict, batch: dict):
         batch = self._with_mesh_labels(batch)
+        if "fsdp" in self.device_mesh.axis_names:
+            params = sharding.gathered(self.device_mesh, params)
         predictions = nnx.merge(self.graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
         terms = losses.terms(predictions, batch, self.eval_terms)
         terms["loss"] = losses.total(terms, self.config.loss)
@@ -235,6 +237,8 @@ class Trainer(EvalModel):
         def of_part(part: dict, key: jax.Array):
             def mean_loss(params):
                 params = optimizer.without_frozen(params, self.factors)
+                if "fsdp" in self.device_mesh.axis_names:
+                    params = sharding.gathered(self.device_mesh, params)
                 model = nnx.merge(self.graphdef, params, batch_stats)
                 predictions = model(part, key=key)
                 terms = losses.terms(predictions, part, self.loss_terms, scales=batch["label_scales"])

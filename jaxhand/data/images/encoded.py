@@ -12,6 +12,7 @@ import simplejpeg
 
 from jaxhand.config import UserError, limits
 from jaxhand.data.images.header import first_rows, focal_length, image_size, orientation
+from jaxhand.data.images.heic import decode_heic, is_heic
 from jaxhand.data.images.sizes import check_size
 
 # EXIF orientation → (axes swapped, x reversed, y reversed), to convert the stored image to the upright image
@@ -83,6 +84,8 @@ class EncodedImage:
             UserError: the file is not an image, or is cut off.
         """
         flags = cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION)
+        if is_heic(self.content):
+            return decode_heic(self.content, self.location)
         pixels = decode(self.content, flags, self.location)
         if pixels is None:
             raise UserError(f"{self.location} is not an image or is cut off")

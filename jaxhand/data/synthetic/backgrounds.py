@@ -219,14 +219,14 @@ def _shelf(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 
 def occlude(rng: np.random.Generator, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put something in front of a quarter of the images.
+    """Put something in front of a sixth of the images.
 
     Returns:
         The image (S, S, 3) and the covered pixels (S, S) bool, at most about a fifth of the image.
     """
     size = len(light)
     covered = np.zeros((size, size), np.uint8)
-    if rng.uniform() < 0.25:
+    if rng.uniform() < 0.16:
         front = draw(rng, size)
         for _ in range(rng.integers(1, 3)):
             center, angle = rng.uniform(0.05, 0.95, 2) * size, rng.uniform(0, 180)

@@ -21,7 +21,7 @@ def develop(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
         light = _moved(light, amount[2] * np.pi, (2 + 9 * amount[3]) * size / 224)
     grey = light.mean()
     light = light * (np.exp(-1.5 + 0.9 * (amount[4] - 0.5)) / (grey + 0.05)) ** (0.55)  # automatic exposure, in part
-    warm, green = 0.16 * rng.normal(), 0.05 * rng.normal()
+    warm, green = 0.11 * rng.normal(), 0.035 * rng.normal()
     light = light * np.exp(np.array([warm, green, -warm], np.float32))
     if amount[5] < 0.3:
         light = light * _vignette(size, amount[6])
@@ -31,7 +31,7 @@ def develop(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     light = _noisy(rng, light, amount[9] ** 2)
     shown = np.clip(light, 0, 1.6)
     shown = (shown / (1 + 0.18 * shown**2)) ** (1 / 2.2)  # highlights roll off
-    contrast, saturation = 1 + 0.35 * (amount[10] - 0.4), 1 + 0.6 * (amount[11] - 0.55)
+    contrast, saturation = 1 + 0.35 * (amount[10] - 0.4), 1 + 0.5 * (amount[11] - 0.5)
     luma = shown @ np.array([0.299, 0.587, 0.114], np.float32)
     shown = luma[..., None] + saturation * (shown - luma[..., None])
     shown = 0.45 + contrast * (shown - 0.45)
@@ -40,8 +40,8 @@ def develop(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     return compressed(quantised(shown), int(30 + 66 * amount[14] ** 0.6))
 
 
-def plain(light: np.ndarray) -> np.ndarray:
-    """Turn linear light (S, S, 3) into an image (S, S, 3) uint8 by a perfect camera."""
+def perfect(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
+    """As `develop`, by a camera without any fault; no random number is used."""
     return quantised(np.clip(light, 0, 1) ** (1 / 2.2))
 
 

@@ -11,7 +11,7 @@ from jaxhand.hand.builtin import body
 NOTHING, BOX, CYLINDER, BALL = range(4)
 _LEVELS = 20  # steps in which the fingers close
 _TOUCH_MM = 0.8  # how deep the skin gives way
-_HELD = 0.4  # probability that a hand holds something
+_HELD = 0.35  # probability that a hand holds something
 _OPEN = body.POSES["spread"].astype(np.float32)
 _CLOSED = body.POSES["fist"].astype(np.float32)
 _THUMB_OPPOSED = np.deg2rad([-8, 26, 22, 0, 0, 0]).astype(np.float32)

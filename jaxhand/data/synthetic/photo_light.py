@@ -5,8 +5,8 @@ import typing
 import cv2
 import numpy as np
 
-from jaxhand.data.synthetic.photo_surface import Surface
 from jaxhand.data.synthetic.raytrace import FAR_MM
+from jaxhand.data.synthetic.surfaces import Surface, dot
 
 _STEPS_MM = np.array([5, 9, 14, 20, 28, 38, 52, 70, 95, 125], np.float32)  # along the way to the light
 _THICK_MM = 45.0  # surfaces cast shadows as if they were this thick
@@ -29,7 +29,7 @@ def draw(rng: np.random.Generator) -> Lights:
     direction = rng.normal(size=(2, 3)) + ((0, -0.7, -0.4), (0, -0.2, -0.3))
     direction[:, 2] = np.where(direction[:, 2] > 0.5, -direction[:, 2], direction[:, 2])
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    warm = 0.22 * rng.normal(size=(4, 1)) * np.array([1.0, 0.15, -1.0]) + 0.03 * rng.normal(size=(4, 3))
+    warm = 0.16 * rng.normal(size=(4, 1)) * np.array([1.0, 0.15, -1.0]) + 0.03 * rng.normal(size=(4, 3))
     tint = np.exp(warm)
     main, second, around = rng.uniform(0.1, 1.5), 0.6 * rng.uniform() ** 2, rng.uniform(0.35, 1.0)
     return Lights(
@@ -82,13 +82,8 @@ def shade(surface: Surface, ray: np.ndarray, window: np.ndarray, lights: Lights,
     return surface.color * total + highlight * mirror[..., None]
 
 
-def dot(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return scalar products (S, S) of vectors (S, S, 3); much faster than a sum over the last axis."""
-    return np.einsum("...i,...i->...", u, v)
-
-
 def hollows(surface: Surface, ray: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Return how open (S, S) each pixel is to light from around, 0.25 to 1: darker where its surroundings are nearer."""
+    """Return how open (S, S) each pixel is to light from around: smaller where its surroundings are nearer."""
     depth = surface.distance * ray[..., 2]
     known = depth < FAR_MM / 2
     far = depth[known].max() + 30 if known.any() else 1000.0

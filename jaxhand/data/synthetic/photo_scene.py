@@ -56,7 +56,7 @@ def sample(seed: int, index: np.ndarray, parts: frozenset[str]) -> PhotoScene:
     """
     seed32, index = np.uint32(seed % 2**32), np.asarray(index).astype(np.uint32)
     base, other = (_base_scenes(_base_numbers(seed32 ^ salt, index)) for salt in (np.uint32(0), np.uint32(0x5EC0D)))
-    return _scenes(base, other, _part_numbers(seed32, index), parts)
+    return _scenes(base, other, _part_numbers(seed32, index), parts & set(GEOMETRY))
 
 
 def _numbers_of_parts(seed: jax.Array, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -84,7 +84,7 @@ def _scene(base: Scene, other: Scene, numbers: dict, parts: frozenset[str]) -> P
     window = _window(draws["window"], hand.joints)
     is_left = draws["window"].uniform() < 0.5
     solid = solid._replace(center=turn @ solid.center + hand.joints[0], axes=solid.axes @ turn.T)
-    has_other = draws["second_hand"].uniform() < (0.18 if "second_hand" in parts else 0.0)
+    has_other = draws["second_hand"].uniform() < (0.12 if "second_hand" in parts else 0.0)
     other = _second_hand(draws["second_hand"], other, hand)
     hand, other = hand._replace(window=window), other._replace(window=window, skin=hand.skin)
     return PhotoScene(hand, other, has_other, solid, is_left)
@@ -118,9 +118,12 @@ def _pose(draws: body.Draws, base: Scene) -> tuple[jax.Array, jax.Array]:
 
 
 def _turn(draws: body.Draws) -> jax.Array:
-    """Return a rotation (3, 3), hand → camera: seen from any side, the fingers mostly up."""
+    """Return a rotation (3, 3), hand → camera, the fingers mostly up: half of the hands show palm or back, as hands do
+    that are held up to a camera; the others are seen from any side."""
     roll, pitch = _UP_SPREAD * draws.normal(2)
     yaw = draws.uniform(low=-np.pi, high=np.pi)
+    frontal = np.float32(np.pi) * (draws.uniform() < 0.5) + 0.2 * yaw
+    yaw = jnp.where(draws.uniform() < 0.5, frontal, yaw)
     zero = jnp.zeros(())
     angles = jnp.stack([roll, zero, pitch, zero, yaw, zero]).reshape(2, 3)
     rotations = body.euler(jnp.sin(angles), jnp.cos(angles))
