@@ -73,8 +73,7 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
     }
     params |= {key: np.float32(mix @ np.float64(params[key])) for key, mix in mixes.items()}
     if "prior" in params:
-        log_depth = np.log(np.maximum(np.float64(true_joints)[..., 2].mean(1), 1))
-        params["prior"] = np.float32([log_depth.mean(), np.log(log_depth.var() + LEAST_VARIANCE)])
+        params["prior"] = distance_prior(true_joints)
     run_dir.prepare(out, config)
     origin = {"kind": "joint_mix", "file": f"{workdir}, joints of {len(pixels)} hands of {name}", "partial": False}
     checkpoints = Checkpoints(out)
@@ -83,6 +82,12 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
     checkpoints.save(0, **trees, optimizer={}, data={}, meta=meta, avg_metric=None)
     checkpoints.close()
     return out
+
+
+def distance_prior(joints: np.ndarray) -> np.ndarray:
+    """The parameter `prior` (2,) of `PhotoNet`, from the joints (N, 21, 3) mm of a data set."""
+    log_depth = np.log(np.maximum(np.float64(joints)[..., 2].mean(1), 1))
+    return np.float32([log_depth.mean(), np.log(log_depth.var() + LEAST_VARIANCE)])
 
 
 def mediapipes_alone(config: Config) -> Config:
