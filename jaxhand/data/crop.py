@@ -13,6 +13,7 @@ import numpy as np
 from jaxhand.data.batch import layout
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma, whole_image_box
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
+from jaxhand.data.label_checks import box_misses_joints, joints_inside
 from jaxhand.data.record import Record
 from jaxhand.hand import roi
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
@@ -60,8 +61,9 @@ def crop(
 ) -> dict[str, np.ndarray]:
     """Cut a square around a hand and transform all labels accordingly. Most rules mirror a left hand to a right hand.
 
-    The square is centred on the record's box. A record without a box uses the bounding box of its valid 2D joints. A
-    record without valid joints uses the complete image. The side of the square is `crop_scale` times `CropRule.side` of
+    The square is centred on the record's box. A record without a box uses the bounding box of its valid 2D joints, and
+    so does a record whose box does not fit its joints (`label_checks.box_misses_joints`). A record without a box and
+    without valid joints uses the complete image. The side of the square is `crop_scale` times `CropRule.side` of
     the box. A rule with `along_hand` uses the rotated square of the 2D joints instead, if all joints are valid. An
     `EncodedImage` is not decoded at a higher resolution than the crop needs.
 
@@ -234,16 +236,23 @@ def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, f
 
     The rotation, in radians, is the one that turns the hand upright, clockwise.
     """
-    if rule.along_hand and len(pixels := _labelled_pixels(record)) == len(record.joint_valid):
+    pixels = _labelled_pixels(record)
+    if rule.along_hand and len(pixels) == len(record.joint_valid):
         square = roi.of_joints(pixels)
         return *square.center, square.side, np.arctan2(-square.up[0], -square.up[1])
-    if record.bbox is not None:
+    if record.bbox is not None and not _box_misses(record, pixels):
         x0, y0, x1, y1 = map(float, record.bbox)
-    elif len(pixels := _labelled_pixels(record)):
+    elif len(pixels):
         (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
     else:
         x0, y0, x1, y1 = whole_image_box(*image_size(record), crop_scale)
     return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0), 0.0
+
+
+def _box_misses(record: Record, pixels: np.ndarray) -> bool:
+    """Whether the record's box does not fit its labelled joints (n, 2) px. Joints outside the image do not count."""
+    inside = joints_inside(pixels[None], np.ones((1, len(pixels))), np.array([image_size(record)]))
+    return bool(box_misses_joints(np.asarray(record.bbox)[None], pixels[None], inside)[0])
 
 
 def _labelled_pixels(record: Record) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.hand.camera import focal_length
+from jaxhand.hand.camera import focal_length, unproject
 from jaxhand.hand.skeleton import PARENTS
 
 NEAREST_MM = 50.0  # smallest distance used for a weight, so that a very near joint does not dominate
@@ -156,9 +156,7 @@ def _depth_at(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 def rays(pixels, K):
     """Pixels (..., N, 2) → points (..., N, 3) at z = 1 that project to these pixels."""
-    xp = _module(pixels, K)
-    homogeneous = xp.concatenate([pixels, xp.ones_like(pixels[..., :1])], -1)
-    return homogeneous @ xp.linalg.inv(K).swapaxes(-1, -2)
+    return unproject(pixels, _module(pixels, K).ones_like(pixels[..., 0]), K)
 
 
 def _solve(normal, right):

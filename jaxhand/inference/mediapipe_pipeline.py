@@ -20,6 +20,7 @@ from jaxhand.data.crop import warp
 from jaxhand.hand import roi
 from jaxhand.hand.placement import place_at_distance, place_on_rays
 from jaxhand.hand.roi import Roi
+from jaxhand.inference.arguments import checked_batch_size
 from jaxhand.interop.mediapipe_weights import HAND, PALM, convert_mediapipe
 from jaxhand.models.mediapipe import CROP, HandReading, Mediapipe
 from jaxhand.models.palm_detector import SIDE, PalmDetector, overlap, suppress
@@ -47,8 +48,7 @@ class Pipeline:
     """
 
     def __init__(self, hand: nnx.Module, palm: nnx.Module | None, *, batch_size: int = 32, looks: int = 2):
-        if batch_size < 1 or batch_size & (batch_size - 1):
-            raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
+        batch_size = checked_batch_size(batch_size)
         # A CPU computes the images of a batch one by one: single ones are compiled once, while the next is being cut.
         self.batch_size, self.looks = 1 if jax.default_backend() == "cpu" else batch_size, looks
         self._hand, self._palm = _compiled(hand, "read"), palm and _compiled(palm, "__call__")
@@ -65,9 +65,9 @@ class Pipeline:
         restored = restore_best(workdir)
         if not _reads_hands(restored.config):
             raise UserError(f"{workdir} has the model {restored.config.model.name}, not {HAND}'s networks: {HOW}")
-        folder = next((folder / PALM for folder in _starts(workdir) if (folder / PALM).is_dir()), None)
-        palm = folder and _network(_palm_detector, restore_best(folder))
-        return cls(_network(models.build, restored), palm, **options)
+        folder = palm_folder(workdir)
+        palm = folder and network(palm_detector, restore_best(folder))
+        return cls(network(models.build, restored), palm, **options)
 
     @classmethod
     def convert(cls, source: str | Path, **options) -> "Pipeline":
@@ -77,8 +77,8 @@ class Pipeline:
             UserError: the source has no such networks.
         """
         found = convert_mediapipe(source)
-        palm = _network(_palm_detector, found[PALM]) if PALM in found else None
-        return cls(_network(models.build, found[HAND]), palm, **options)
+        palm = network(palm_detector, found[PALM]) if PALM in found else None
+        return cls(network(models.build, found[HAND]), palm, **options)
 
     def __call__(self, images: Sequence[np.ndarray], K: Sequence[np.ndarray | None] | None = None) -> list[dict]:
         """Find the hands of photographs.
@@ -237,14 +237,23 @@ def _compiled(network: nnx.Module, method: str):
     return functools.partial(forward, state)
 
 
-def _network(build, found) -> nnx.Module:
+def palm_folder(workdir: str | Path) -> Path | None:
+    """The folder of the palm detector for a run; None where there is none.
+
+    It is inside the run, inside the run that its training started from, and so on, or inside `RUN`.
+    """
+    return next((folder / PALM for folder in _starts(workdir) if (folder / PALM).is_dir()), None)
+
+
+def network(build, found) -> nnx.Module:
     """A network with the parameters of a run or of a converted file, which both have a `config` and `params`."""
     graphdef, params, rest = nnx.split(nnx.eval_shape(functools.partial(build, found.config)), nnx.Param, ...)
     nnx.replace_by_pure_dict(params, found.params)
     return nnx.merge(graphdef, params, rest)
 
 
-def _palm_detector(config: Config) -> PalmDetector:
+def palm_detector(config: Config) -> PalmDetector:
+    """The palm detector of the config of its run."""
     return PalmDetector(config.model.options["size"], rngs=nnx.Rngs(0))
 
 

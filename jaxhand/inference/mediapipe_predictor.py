@@ -31,7 +31,8 @@ class MediapipePredictor(ImagePredictor):
         self.crop_rule = RULES["square"]  # whose camera is the guess for a photograph without a known one
         self._pipeline = Pipeline.load(workdir, batch_size=batch_size)
 
-    def _predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+    def predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+        """The arrays that `__call__` returns, for images with checked arguments."""
         unknown = [number for number, photograph in enumerate(photographs) if photograph.boxes is None]
         known = [number for number, photograph in enumerate(photographs) if photograph.boxes is not None]
         detected = self._pipeline([photographs[number].image for number in unknown])

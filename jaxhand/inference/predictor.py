@@ -8,13 +8,13 @@ import numpy as np
 from flax import nnx
 
 from jaxhand import hand
-from jaxhand.config import UserError
 from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
-from jaxhand.inference.arguments import ImagePredictor, Photograph
+from jaxhand.inference.arguments import ImagePredictor, Photograph, checked_batch_size
+from jaxhand.models.contract import Model
 from jaxhand.training.eval_loop import load_best
 from jaxhand.training.sharding import replicated, split
 from jaxhand.training.step import as_float
@@ -39,17 +39,17 @@ class Predictor(ImagePredictor):
     """
 
     def __init__(self, workdir: str | Path, *, batch_size: int = 32):
-        if batch_size < 1 or batch_size & (batch_size - 1):
-            raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
+        self.batch_size = checked_batch_size(batch_size)
         eval_model, best = load_best(workdir)
-        self.config, self.batch_size = best.config, batch_size
+        self.config = best.config
         self.model = self.config.model.name
         self.crop_rule = RULES[self.config.data.crop_rule]
         self._device_mesh, self._graphdef = eval_model.device_mesh, eval_model.graphdef
         self._parameters = best.params, best.rest
         self._predict_batch = jax.jit(self._apply_model)
 
-    def _predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+    def predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+        """The arrays that `__call__` returns, for images with checked arguments."""
         records = [self._records(photograph) for photograph in photographs]
         image = np.repeat(np.arange(len(records)), [len(of_image) for of_image in records])
         return self.predict_records([record for of_image in records for record in of_image]) | {"image": image}
@@ -94,12 +94,7 @@ class Predictor(ImagePredictor):
 
     def _apply_model(self, params, batch_stats, batch: dict) -> dict:
         """A batch of crops → the model's predictions, all as right hands in their crops."""
-        model = nnx.merge(self._graphdef, params, batch_stats)
-        predictions: dict = dict(model(batch | {"image": as_float(batch["image"])}))
-        if "camera" in predictions:
-            image_size = self.config.data.image_size
-            translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
-            predictions["camera_translation"] = translation
+        predictions = predict_crops(nnx.merge(self._graphdef, params, batch_stats), batch)
         return {key: predictions[key] for key in OUTPUTS if key in predictions}
 
     def _make_batch(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
@@ -135,6 +130,16 @@ class Predictor(ImagePredictor):
         if "camera_translation" in predictions:
             predictions["camera_translation"] = predictions["camera_translation"] * mirror[:, 0]
         return predictions
+
+
+def predict_crops(model: Model, batch: dict) -> dict[str, jax.Array]:
+    """Predictions of a model for a batch of crops in uint8; with a camera, also `camera_translation` (B, 3) mm."""
+    predictions: dict = dict(model(batch | {"image": as_float(batch["image"])}))
+    if "camera" in predictions:
+        image_size = batch["image"].shape[1]
+        translation = weak_perspective_translation(predictions["camera"], batch["K"], image_size)
+        predictions["camera_translation"] = translation
+    return predictions
 
 
 def _concatenate(arrays: list, length: int) -> np.ndarray:

@@ -94,6 +94,15 @@ def build(config: Config) -> Model:
     return model
 
 
+def check(config: Config) -> None:
+    """Check that the network of a config can be built. No parameter is drawn.
+
+    Raises:
+        ConfigError, UserError: as for `build`.
+    """
+    nnx.eval_shape(lambda: build(config))
+
+
 def optional_parameters(config: Config) -> tuple[str, ...]:
     """First names on the paths of the parameters that what the model starts from may lack."""
     return getattr(find(config.model.name), "optional_parameters", ())

@@ -35,7 +35,7 @@ class Decoder(nnx.Module):
     def __call__(self, context: jax.Array) -> jax.Array:
         """Image tokens (B, T, E) → query token after the last layer, (B, width) float32."""
         graphdef, parameters = nnx.split(self.layers)
-        token = self.to_token_embedding(jnp.zeros((len(context), 1))) + self.pos_embedding[0]
+        token = self.to_token_embedding(jnp.zeros((context.shape[0], 1))) + self.pos_embedding[0]
         return jax.lax.scan(lambda x, layer: (nnx.merge(graphdef, layer)(x, context), None), token, parameters)[0]
 
 
@@ -85,7 +85,7 @@ class CrossAttention(nnx.Module):
 
     def __call__(self, token: jax.Array, context: jax.Array) -> jax.Array:
         """(B, width), (B, T, E) → (B, width)."""
-        B, E, context = len(token), context.shape[-1], context.astype(self.dtype)
+        B, E, context = token.shape[0], context.shape[-1], context.astype(self.dtype)
         weights = self.to_kv.kernel[...].astype(self.dtype).reshape(E, 2, self.heads, self.head_width)  # keys, values
         query = self.to_q(self.norm(token)).reshape(B, self.heads, self.head_width)
         query = jnp.einsum("bhd,ehd->bhe", query, weights[:, 0])  # (B, heads, E)

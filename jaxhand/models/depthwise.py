@@ -3,15 +3,34 @@
 On a CPU, a depthwise convolution of XLA is 10 to 30 times slower than a sum of shifted images times weights. A
 convolution of three channels is 4 times slower than a matrix product of patches. The feature maps of a large batch do
 not fit in the cache. On a GPU, XLA's own convolutions and whole batches are faster. JAX chooses the implementation when
-it compiles a function for a device.
+it compiles a function for a device. Other runtimes, such as ONNX Runtime, get plain convolutions: `plain`.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+_PLAIN = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Functions that are traced in this context contain only plain convolutions of whole batches, for any runtime."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def _by_platform(*arrays: jax.Array, cpu: Callable, default: Callable) -> Any:
+    """Apply the function for a CPU, or the one for other platforms."""
+    return default(*arrays) if _PLAIN.get() else jax.lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -25,9 +44,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
         (B, ceil(H / stride), ceil(W / stride), C).
     """
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=functools.partial(_shifted, stride), default=functools.partial(_native, stride)
-    )
+    return _by_platform(x, kernel, cpu=functools.partial(_shifted, stride), default=functools.partial(_native, stride))
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -42,7 +59,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         (B, ceil(H / stride), ceil(W / stride), outputs).
     """
     native = functools.partial(_native, stride, groups=1)
-    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_patches, stride), default=native)
+    return _by_platform(x, kernel, cpu=functools.partial(_patches, stride), default=native)
 
 
 def each_image(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:
@@ -60,9 +77,9 @@ def each_image(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:
         results = jax.lax.map(lambda image: function(image[None]), images)
         return jax.tree.map(lambda result: result[:, 0], results)
 
-    if len(images) == 1:
+    if images.shape[0] == 1:
         return function(images)
-    return jax.lax.platform_dependent(images, cpu=one_by_one, default=function)
+    return _by_platform(images, cpu=one_by_one, default=function)
 
 
 def _native(stride: int, x, kernel, groups: int | None = None):

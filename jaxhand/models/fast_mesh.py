@@ -86,7 +86,7 @@ class MeshHead(nnx.Module):
 
     def __call__(self, features: jax.Array, joints: jax.Array) -> jax.Array:
         """Features (B, 21, c) and joints (B, 21, 3) mm → vertices (B, V, 3) mm."""
-        B, scale = len(joints), (palm_length(joints) / palm_length(self.rest))[:, None, None]  # (B, 1, 1)
+        B, scale = joints.shape[0], (palm_length(joints) / palm_length(self.rest))[:, None, None]  # (B, 1, 1)
         offsets = (joints - joints[:, :1]) / UNIT_MM  # (B, 21, 3)
         frames = bone_frames(joints, self.rest)  # (B, 16, 3, 3)
         x = self.enter(features) + self.place(offsets @ frames[:, 0] / scale)

@@ -80,7 +80,7 @@ class PalmDetector(nnx.Module):
             maps.append(x)
         coarse = self.up_coarse(x, maps[3])  # (B, 12, 12, 256)
         fine = self.up_fine(coarse, maps[2])  # (B, 24, 24, 128)
-        B = len(image)
+        B = image.shape[0]
         numbers = [boxes.reshape(B, -1, 2 * POINTS) for boxes in (self.boxes_fine(fine), self.boxes_coarse(coarse))]
         logits = [scores.reshape(B, -1) for scores in (self.scores_fine(fine), self.scores_coarse(coarse))]
         return jnp.concatenate(numbers, 1), jnp.concatenate(logits, 1)

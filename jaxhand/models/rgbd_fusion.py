@@ -90,7 +90,7 @@ class RgbdFusion(nnx.Module):
             coarse hand. With refinement also `guesses_3d` (B,G,21,3) mm and `guesses_2d` (B,G,21,2) px: the joints
             before each refinement stage.
         """
-        depth_mask = batch["has_depth"] if self.use_depth else jnp.zeros(len(batch["image"]))  # (B,)
+        depth_mask = batch["has_depth"] if self.use_depth else jnp.zeros(batch["image"].shape[0])  # (B,)
         tokens = self.backbone.encoder(self._fuse(batch, depth_mask), key)  # (B, 18 + T, E)
         mean = axis_angle_to_matrix(jnp.asarray(self.hand_model.mean_pose, jnp.float32).reshape(15, 3))
         mean = jnp.concatenate([MEAN_ROOT[None], mean])  # (16, 3, 3)
@@ -101,7 +101,7 @@ class RgbdFusion(nnx.Module):
         coarse = {"coarse_rotations": rotations, "coarse_shape": shape}
         if not self.looks:
             return typing.cast(Predictions, hands[0] | coarse)
-        features = tokens[:, 18:].reshape(len(tokens), *self.backbone.grid, -1)  # (B, rows, columns, E)
+        features = tokens[:, 18:].reshape(tokens.shape[0], *self.backbone.grid, -1)  # (B, rows, columns, E)
         feature_maps = self.upsampler(features, train=key is not None)
         for stage in self.looks:
             rotation_updates, shape_update, placement_update = stage(feature_maps, hands[-1], batch, depth_mask)
@@ -114,7 +114,7 @@ class RgbdFusion(nnx.Module):
 
     def _fuse(self, batch, depth_mask):
         """The input tokens of the transformer, (B, 18 + T, E): 18 queries, then sums of colour and depth patches."""
-        queries = jnp.broadcast_to(self.queries[...], (len(depth_mask), *self.queries.shape))
+        queries = jnp.broadcast_to(self.queries[...], (depth_mask.shape[0], *self.queries.shape))
         patches = self.backbone.embed(center_crop_normalize(batch["image"]))  # (B, T, E)
         if not self.use_depth:
             return jnp.concatenate([queries, patches], axis=1)
@@ -184,7 +184,7 @@ class RefinementStage(nnx.Module):
         geometry = [jnp.broadcast_to(values, (*vertices.shape[:2], values.shape[-1])) for values in geometry]
         features = jnp.concatenate([x.astype(self.dtype) for x in sampled + geometry], axis=-1)  # (B, V, C)
         pooled = self.graph(features)  # (B, 16, c)
-        pooled = pooled.reshape(len(pooled), -1).astype(jnp.float32)  # (B, 16 * c)
+        pooled = pooled.reshape(pooled.shape[0], -1).astype(jnp.float32)  # (B, 16 * c)
         updates = self.correction(jax.nn.relu(self.hidden(pooled)))  # (B, 110)
         rotation_updates, shape_update, placement_update = jnp.split(updates, np.cumsum(PARAM_SIZES)[:2], -1)
         return rotation_updates.reshape(-1, NUM_JOINTS, 6), shape_update, placement_update
@@ -232,6 +232,6 @@ def depth_behind_vertices(vertices: jax.Array, pixels: jax.Array, batch: dict, d
     depth = batch["depth"]
     size = depth.shape[1]
     x, y = jnp.moveaxis(jnp.clip(jnp.round(pixels), 0, size - 1).astype(jnp.int32), -1, 0)  # (B, V) each
-    measured = jnp.take_along_axis(depth.reshape(len(depth), -1), y * size + x, axis=1)  # (B, S * S) → (B, V)
+    measured = jnp.take_along_axis(depth.reshape(depth.shape[0], -1), y * size + x, axis=1)  # (B, S * S) → (B, V)
     vertex_depth = (vertices[..., 2] - batch["depth_center"][:, None]) / DEPTH_RANGE_MM
     return jnp.where(depth_mask[:, None] > 0, relative_depth(measured, vertex_depth), 0)

@@ -124,7 +124,7 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """(B, H, W, C) → (B, T, E) float32."""
-        B = len(image)
+        B = image.shape[0]
         rows, columns = self.grid(*image.shape[1:3])
         around = (self.padding, self.padding)
         image = jnp.pad(image, ((0, 0), around, around, (0, 0)))

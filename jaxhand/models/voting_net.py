@@ -53,7 +53,8 @@ class VotingNet(nnx.Module):
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
         settings, image_size = config.model, config.data.image_size
         if image_size % (2 * PATCH) or image_size < 4 * PATCH:
-            raise ConfigError(f"data.image_size must be a multiple of {2 * PATCH} for model 'dense', got {image_size}")
+            sizes = f"a multiple of {2 * PATCH}, at least {4 * PATCH},"
+            raise ConfigError(f"data.image_size must be {sizes} for model {settings.name!r}, got {image_size}")
         self.image_size, width, fine = image_size, settings.width, settings.width // 2
         cells = (image_size // (2 * PATCH)) ** 2
         self.stem = Linear(4 * PATCH**2, fine, rngs)
@@ -207,8 +208,11 @@ def joint_windows(image: jax.Array, joints: jax.Array, has_depth: jax.Array) -> 
     corner = jnp.clip(jnp.round(position), 0, side).astype(jnp.int32)  # of the window, in `padded`
     margin = WINDOW // 2
     padded = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    cut = lambda picture, at: jax.lax.dynamic_slice(picture, (at[1], at[0], 0), (WINDOW, WINDOW, 4))  # noqa: E731
-    windows = jax.vmap(jax.vmap(cut, in_axes=(None, 0)))(padded, corner)  # (B, 21, WINDOW, WINDOW, 4)
+    width, steps = padded.shape[2], jnp.arange(WINDOW)
+    start = corner[..., 1] * width + corner[..., 0]  # (B, 21) index of the window's first pixel among all pixels
+    index = start[..., None, None] + steps[:, None] * width + steps  # (B, 21, WINDOW, WINDOW)
+    windows = jnp.take_along_axis(padded.reshape(B, -1, 4), index.reshape(B, -1, 1), axis=1)  # (B, 21 * WINDOW^2, 4)
+    windows = windows.reshape(B, NUM_KEYPOINTS, WINDOW, WINDOW, 4)
     depth = relative_depth(windows[..., 3], joints[..., 2, None, None]) * has_depth[:, None, None, None]
     colors = windows[..., :3].reshape(B, NUM_KEYPOINTS, -1)  # (B, 21, WINDOW * WINDOW * 3)
     return jnp.concatenate([colors, depth.reshape(B, NUM_KEYPOINTS, -1), position - corner], axis=-1)

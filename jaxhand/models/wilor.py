@@ -65,7 +65,7 @@ class Backbone(vit.ViT):
         self, image: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """(B, H, W, 3) → 6D rotations (B, 96), shape (B, 10), camera (B, 3), and image tokens (B, h, w, E)."""
-        B, grid = len(image), self.patch_embed.grid(*image.shape[1:3])
+        B, grid = image.shape[0], self.patch_embed.grid(*image.shape[1:3])
         pose, shape, camera = (value[...] for value in (self.init_hand_pose, self.init_betas, self.init_cam))
         param_tokens = self.pose_emb(pose.reshape(NUM_JOINTS, 6)), self.shape_emb(shape), self.cam_emb(camera)
         param_tokens = jnp.concatenate(param_tokens)  # (18, E)

@@ -1,0 +1,69 @@
+"""Write the networks of a run as files, each checked against the run before it gets its name."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from jaxhand.config import UserError
+from jaxhand.exporting import checking, formats
+from jaxhand.exporting import network as networks
+from jaxhand.exporting.network import Network
+from jaxhand.inference.mediapipe_pipeline import has_networks, palm_folder
+
+
+def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = False, say: Callable = print) -> list[Path]:
+    """Write the network for hands of a run, and the palm detector that belongs to a run of MediaPipe's networks.
+
+    Args:
+        workdir: run folder.
+        out: folder to write hand.SUFFIX, palm_detector.SUFFIX and metadata.json into.
+        kind: "stablehlo" or "onnx".
+        half: store the weights in half precision, at half the size.
+        say: called with one line about each file.
+
+    Returns:
+        The files of the networks.
+
+    Raises:
+        UserError: there is no such run, a package is missing, the folder cannot be written to, or a file computes
+            something else than the run; such a file is removed.
+    """
+    out, form = Path(out), formats.FORMATS[kind]
+    formats.require(kind)
+    chosen = [networks.hand(workdir, half=half, dtype=form.dtype)]
+    if has_networks(workdir) and palm_folder(workdir):
+        chosen.append(networks.palm_detector(workdir, half=half))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = [_write(network, out, kind, half, say) for network in chosen]
+        about = {network.name: network.metadata | {"file": file.name} for network, file in zip(chosen, files)}
+        (out / formats.METADATA).write_text(json.dumps(about, indent=1))
+    except OSError as error:
+        raise UserError(f"cannot write to {error.filename or out}: {error.strerror}") from error
+    return files
+
+
+def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) -> Path:
+    """Write one file: under another name, until it is checked."""
+    form = formats.FORMATS[kind]
+    file = out / f"{network.name}.{form.suffix}"
+    draft = file.with_name(f".{file.name}.part")
+    try:
+        draft.write_bytes(form.make(network))
+        inputs = checking.batches(network)
+        reference = jax.jit(network.function) if half else network.reference
+        found = checking.differences(reference, form.run(draft), inputs, what=file.name)
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+    counts = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
+    say(
+        f"{file}: {file.stat().st_size / 1e6:.1f} MB, checked on {counts}: at most {checking.by_unit(found)} from the run"
+    )
+    if half:
+        lost = checking.cost(network, inputs[-1])
+        say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")
+    return file
