@@ -79,9 +79,7 @@ class Tuning:
             predictions = self._predict(params, batch["pooled"], batch["K"])
             image = jnp.zeros((1, self.config.data.image_size))  # its size alone is read
             names = models.find(self.config.model.name).loss_terms
-            terms = losses.terms(
-                predictions, batch | {"image": image}, names, scales=losses.label_scales(batch)
-            )
+            terms = losses.terms(predictions, batch | {"image": image}, names, scales=losses.label_scales(batch))
             return losses.reduced(terms, self.config.loss)["loss"]
 
         updates, state = self.tx.update(jax.grad(loss)(params), state, params)

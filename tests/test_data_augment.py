@@ -27,7 +27,8 @@ def test_nothing_is_drawn_by_default():
 
 
 def test_a_fraction_of_the_hands_is_mirrored():
-    plain, mirrored = (draw(np.random.default_rng(0), AugmentConfig(scale=0.1, mirror=mirror), 1000) for mirror in (0.0, 0.25))
+    changes = [AugmentConfig(scale=0.1, mirror=mirror) for mirror in (0.0, 0.25)]
+    plain, mirrored = (draw(np.random.default_rng(0), config, 1000) for config in changes)
     assert not any("mirror" in change for change in plain)
     assert 200 < sum(change.pop("mirror") for change in mirrored) < 300
     assert [change["scale"] for change in mirrored] == [change["scale"] for change in plain]  # drawn as before

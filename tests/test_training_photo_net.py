@@ -1,4 +1,4 @@
-"""From converted networks to a trained `photo_net`, and to hands of photographs, with a palm detector found by itself."""
+"""From converted networks to a trained `photo_net`, which finds its palm detector, and to hands of photographs."""
 
 import json
 

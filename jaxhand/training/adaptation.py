@@ -19,16 +19,19 @@ from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.sharding import make_mesh, replicated
 from jaxhand.training.step import EvalModel
 
-
 LEAST_VARIANCE = 1e-4  # of the prior: 1 %
 MODELS = ("mediapipe", "photo_net")  # those with mixes of joints
 
 
-def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1, ridge_2d: float | None = None) -> Path:
-    """Fit the mixes (and the prior of the distance) of a run of one of `MODELS` on a data set, and write them with the network to a new run folder.
+def fit_joint_mix(
+    workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1, ridge_2d: float | None = None
+) -> Path:
+    """Fit the mixes of a run on a data set, and write them with the network to a new run folder.
+
+    The distances of the data set become the prior of model "photo_net".
 
     Args:
-        workdir: run folder, such as `jaxhand convert mediapipe` writes.
+        workdir: run folder of one of `MODELS`, such as `jaxhand convert mediapipe` writes.
         name: data set, as in `data.train`. Hands without a label of every joint are left out.
         split: of the data set.
         out: folder to write.
