@@ -47,9 +47,7 @@ def to_model(function: Callable, inputs: dict[str, tuple[tuple[int, ...], type]]
     graph = Graph(batch)
     tensors = [graph.input(name, (batch, *shape), dtype) for name, (shape, dtype) in inputs.items()]
     results = convert(graph, closed.jaxpr, [constant(value) for value in closed.consts], tensors)
-    leaves = [
-        graph.full(graph.channels_last(tensor), var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)
-    ]
+    leaves = [graph.full(graph.channels_last(tensor), var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)]
     outputs = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     return graph.model(outputs, metadata)
 
@@ -67,12 +65,10 @@ def convert(graph: Graph, jaxpr, consts: Sequence[Tensor], arguments: Sequence[T
 def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
     name, parameters = equation.primitive.name, equation.params
     if name == "scan":
-        return _scan(graph, parameters, [graph.channels_last(operand) for operand in operands])
+        return _scan(graph, equation, [graph.channels_last(operand) for operand in operands])
     inner = next((parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters), None)
     if inner is not None:
-        return convert(
-            graph, getattr(inner, "jaxpr", inner), list(map(constant, getattr(inner, "consts", ()))), operands
-        )
+        return convert(graph, getattr(inner, "jaxpr", inner), _constants(inner), operands)
     known = _computed(equation, operands)
     if known is not None:
         return known
@@ -82,7 +78,11 @@ def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
     if name not in ANY_LAYOUT:
         operands = [graph.channels_last(operand) for operand in operands]
     if name == "split":
-        return _split(graph, parameters, operands[0])
+        return _split(graph, parameters["sizes"], parameters["axis"], operands[0])
+    if name == "unstack":
+        axis, shape = parameters["axis"], equation.outvars[0].aval.shape
+        rows = _split(graph, [1] * len(equation.outvars), axis, graph.full(operands[0], equation.invars[0].aval.shape))
+        return [graph.reshape(row, shape) for row in rows]
     if name in ("max", "min") and out.dtype == np.float32 and any(_is_scalar(operand) for operand in operands):
         return [_clip(graph, name, operands)]
     if name in SAME_NAME:
@@ -124,25 +124,35 @@ def _clip(graph: Graph, name: str, operands: Sequence[Tensor]) -> Tensor:
     return graph.elementwise("Clip", [tensor, *(constant(np.float32(edge)) for edge in (least, most))])
 
 
-def _scan(graph: Graph, parameters: dict, operands: list[Tensor]) -> list[Tensor]:
-    """Unroll a loop. Its operands are constants of the loop, the carried values, and arrays with a row per step."""
-    body, length = parameters["jaxpr"], parameters["length"]
-    first, second = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
+def _scan(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
+    """Unroll a loop. Its operands are constants of the loop, the carried values, and arrays with a row per step.
+
+    The numbers of each follow from the ranks: JAX versions name them differently.
+    """
+    inner, length = equation.params["jaxpr"], equation.params["length"]
+    body = getattr(inner, "jaxpr", inner)
+    longer = lambda outer, inner: sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner))
+    num_rows = longer(equation.invars, body.invars)
+    num_carry = len(body.outvars) - longer(equation.outvars, body.outvars)
+    first, second = len(operands) - num_rows - num_carry, len(operands) - num_rows
     constants, carry, rows = operands[:first], operands[first:second], operands[second:]
-    steps = range(length - 1, -1, -1) if parameters["reverse"] else range(length)
-    consts, columns = list(map(constant, body.consts)), {}
-    for step in steps:
-        row = []
-        for tensor in rows:
-            cut = graph.slice(tensor, [step], [step + 1], [0]) if tensor.shape[0] != 1 else tensor
-            row.append(graph.reshape(cut, cut.shape[1:]))
-        results = convert(graph, body.jaxpr, consts, [*constants, *carry, *row])
-        carry, columns[step] = results[: len(carry)], results[len(carry) :]
+    columns: dict[int, list[Tensor]] = {}
+    for step in range(length - 1, -1, -1) if equation.params["reverse"] else range(length):
+        cuts = [tensor if tensor.shape[0] == 1 else graph.slice(tensor, [step], [step + 1], [0]) for tensor in rows]
+        row = [graph.reshape(cut, cut.shape[1:]) for cut in cuts]
+        results = convert(graph, body, _constants(inner), [*constants, *carry, *row])
+        results = [graph.channels_last(result) for result in results]
+        carry, columns[step] = results[:num_carry], results[num_carry:]
     stacked = []
-    for position, var in enumerate(body.jaxpr.outvars[len(carry) :]):
+    for position, var in enumerate(body.outvars[num_carry:]):
         column = [graph.full(columns[step][position], var.aval.shape) for step in range(length)]
         stacked.append(_stack(graph, column, 0))
     return [*carry, *stacked]
+
+
+def _constants(inner) -> list[Tensor]:
+    """The constants of a jaxpr inside an equation, where it has some."""
+    return [constant(value) for value in getattr(inner, "consts", ())]
 
 
 def _stack(graph: Graph, tensors: Sequence[Tensor], axis: int) -> Tensor:
@@ -156,10 +166,9 @@ def _join(graph: Graph, tensors: Sequence[Tensor], axis: int) -> Tensor:
     return graph.node("Concat", tensors, shape, axis=axis)
 
 
-def _split(graph: Graph, parameters: dict, operand: Tensor) -> list[Tensor]:
-    ends = np.cumsum(parameters["sizes"]).tolist()
-    starts, axis = [0, *ends[:-1]], parameters["axis"]
-    return [graph.slice(operand, [start], [end], [axis]) for start, end in zip(starts, ends)]
+def _split(graph: Graph, sizes: Sequence[int], axis: int, operand: Tensor) -> list[Tensor]:
+    ends = np.cumsum(sizes).tolist()
+    return [graph.slice(operand, [start], [end], [axis]) for start, end in zip([0, *ends[:-1]], ends)]
 
 
 def _broadcast_in_dim(graph, operands, shapes, out, parameters):
@@ -199,7 +208,9 @@ def _concatenate(graph, operands, shapes, out, parameters):
     axis = parameters["dimension"]
     # Along the other axes, the operands must have the same length
     lengths = broadcast([Tensor("", [*o.shape[:axis], 1, *o.shape[axis + 1 :]], o.dtype) for o in operands])
-    whole = [graph.full(o, [*lengths[:axis], shape[axis], *lengths[axis + 1 :]]) for o, shape in zip(operands, shapes)]
+    whole = [
+        graph.full(o, [*lengths[:axis], shape[axis], *lengths[axis + 1 :]]) for o, shape in zip(operands, shapes)
+    ]
     return _join(graph, whole, axis)
 
 
@@ -208,20 +219,10 @@ def _stacked(graph, operands, shapes, out, parameters):
 
 
 def _slice(graph, operands, shapes, out, parameters):
-    operand, starts, limits = (
-        graph.full(operands[0], shapes[0]),
-        parameters["start_indices"],
-        parameters["limit_indices"],
-    )
+    operand, starts, limits = graph.full(operands[0], shapes[0]), parameters["start_indices"], parameters["limit_indices"]
     steps = parameters["strides"] or [1] * len(starts)
-    cut = [
-        axis
-        for axis, dim in enumerate(operand.shape)
-        if not (starts[axis] == 0 and limits[axis] == dim and steps[axis] == 1)
-    ]
-    return graph.slice(
-        operand, *([values[axis] for axis in cut] for values in (starts, limits)), cut, [steps[axis] for axis in cut]
-    )
+    cut = [axis for axis, dim in enumerate(operand.shape) if not (starts[axis] == 0 and limits[axis] == dim and steps[axis] == 1)]
+    return graph.slice(operand, *([values[axis] for axis in cut] for values in (starts, limits)), cut, [steps[axis] for axis in cut])
 
 
 def _pad(graph, operands, shapes, out, parameters):
@@ -283,7 +284,7 @@ def _erfc(graph, operands, shapes, out, parameters):
 
 
 def _atan2(graph, operands, shapes, out, parameters):
-    """The angle of (x, y) from arctan(y / x), turned by half a turn where x is negative; 0 where both are 0."""
+    """The angle of (x, y) from arctan(y / x), turned by half a turn where x is negative. -0 counts as 0."""
     y, x = operands
     number = lambda value: constant(np.array(value, out.dtype))
     node = lambda operator, *inputs, dtype=out.dtype: graph.elementwise(operator, inputs, dtype)
@@ -311,11 +312,7 @@ def _dot(graph, operands, shapes, out, parameters):
     length = _product(left.shape[axis] for axis in sum_l)
     left = graph.transpose(left, [*batch_l, *free_l, *sum_l])
     right = graph.transpose(right, [*batch_r, *sum_r, *free_r])
-    around, rows, columns = (
-        left.shape[: len(batch_l)],
-        left.shape[len(batch_l) : len(batch_l) + len(free_l)],
-        right.shape[len(right.shape) - len(free_r) :],
-    )
+    around, rows, columns = left.shape[: len(batch_l)], left.shape[len(batch_l) : len(batch_l) + len(free_l)], right.shape[len(right.shape) - len(free_r) :]
     if around or len(rows) == 0:
         left = graph.reshape(left, (*around, _product(rows), length))
     else:
@@ -334,11 +331,7 @@ def _product(dims):
 
 def _convolution(graph, operands, shapes, out, parameters):
     """A convolution of (B, H, W, C), or with `lhs_dilation` a transposed one."""
-    form, groups, dilation = (
-        parameters["dimension_numbers"],
-        parameters["feature_group_count"],
-        parameters["lhs_dilation"],
-    )
+    form, groups, dilation = parameters["dimension_numbers"], parameters["feature_group_count"], parameters["lhs_dilation"]
     image, kernel = (graph.full(o, shape) for o, shape in zip(operands, shapes))
     if form.lhs_spec != (0, 3, 1, 2) or form.out_spec != (0, 3, 1, 2):
         raise NotImplementedError("a convolution of other arrays than (B, H, W, C)")
@@ -353,9 +346,7 @@ def _convolution(graph, operands, shapes, out, parameters):
         result = graph.node("Conv", [image, kernel], out.shape, kernel_shape=[height, width], **settings)
     elif groups == 1 and max(parameters["window_strides"]) == 1 and kernel.constant is not None:
         outputs, inputs, *space = form.rhs_spec
-        flipped = constant(
-            np.flip(kernel.constant.transpose(inputs, outputs, *space), (2, 3))
-        )  # (inputs, outputs, h, w)
+        flipped = constant(np.flip(kernel.constant.transpose(inputs, outputs, *space), (2, 3)))  # (inputs, outputs, h, w)
         pads = [size - 1 - low for size, (low, _) in zip((height, width), low_high)]
         pads += [size - 1 - high for size, (_, high) in zip((height, width), low_high)]
         result = graph.node("ConvTranspose", [image, flipped], out.shape, strides=list(dilation), pads=pads)
@@ -380,12 +371,7 @@ def _gather(graph, operands, shapes, out, parameters):
     if any(sizes[axis] != 1 for axis in moving) or not set(moving) <= set(collapsed) | set(indexed):
         raise NotImplementedError(f"a gather of windows: {parameters}")
     last = len(shapes[1]) - 1
-    if (
-        not batched
-        and length > 1
-        and index.constant is not None
-        and list(indexed) == list(range(indexed[0], indexed[0] + length))
-    ):
+    if not batched and length > 1 and index.constant is not None and list(indexed) == list(range(indexed[0], indexed[0] + length)):
         # Neighbouring axes become one
         lengths = [shapes[0][axis] for axis in indexed]
         flat = np.ravel_multi_index(tuple(np.moveaxis(index.constant, -1, 0)), lengths, mode="clip")
@@ -396,9 +382,7 @@ def _gather(graph, operands, shapes, out, parameters):
     axis = indexed[0]
     if not batched:
         rows = graph.reshape(index, index.shape[:-1])
-        found = graph.node(
-            "Gather", [data, rows], (*data.shape[:axis], *rows.shape, *data.shape[axis + 1 :]), axis=axis
-        )
+        found = graph.node("Gather", [data, rows], (*data.shape[:axis], *rows.shape, *data.shape[axis + 1 :]), axis=axis)
         order = list(range(axis, axis + last)) + [a for a in range(len(found.shape)) if not axis <= a < axis + last]
     elif list(batched) == list(range(axis)) and list(form.start_indices_batching_dims) == list(range(axis)):
         rows = graph.cast(index, np.int64)
