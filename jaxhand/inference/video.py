@@ -16,7 +16,8 @@ from jaxhand.config import UserError
 from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.hand.draw import draw_skeleton
 from jaxhand.inference.smoothing import TrackedHand
-from jaxhand.inference.video_files import Source, VideoFrame, open_writer
+from jaxhand.inference.video_files import Source, VideoFrame
+from jaxhand.io.video_writer import open_writer
 
 COLUMNS = {  # key in tracks.npz → (dtype, shape of one row); one row per hand of a frame
     "frame": (np.int64, ()),
