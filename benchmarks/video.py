@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand.inference.tracking import assign
+
 WINDOW = 11  # frames of the moving mean that the high-pass filter subtracts
 SAME_HAND = 0.5  # mean distance of the joints over the size of the hand, below which a track follows a hand
 
@@ -30,15 +32,18 @@ def compare(truth_path: Path, tracks_path: Path) -> None:
     fps = 1 / (frames[1]["time"] - frames[0]["time"])
     rows_of_frame = {frame: np.flatnonzero(tracks["frame"] == frame) for frame in range(len(frames))}
     paths = {number: [] for number in range(len(frames[0]["hands"]))}  # of each true hand: (frame, row)
+    last = {}  # true hand → its track before
     for frame in frames:
+        rows = rows_of_frame[frame["frame"]]
+        costs = []
         for number, hand in enumerate(frame["hands"]):
             true = np.array(hand["joints_2d"])
-            for row in rows_of_frame[frame["frame"]]:
-                apart = np.linalg.norm(tracks["keypoints_2d"][row] - true, axis=-1).mean()
-                others = [np.array(other["joints_2d"]) for other in frame["hands"]]
-                nearest = min(np.linalg.norm(tracks["keypoints_2d"][row] - each, axis=-1).mean() for each in others)
-                if apart == nearest and apart < SAME_HAND * np.ptp(true, axis=0).max():
-                    paths[number].append((frame["frame"], row))
+            apart = np.linalg.norm(tracks["keypoints_2d"][rows] - true, axis=-1).mean(-1)
+            costs.append(apart / np.ptp(true, axis=0).max() - 0.2 * (tracks["track"][rows] == last.get(number)))
+        for number, chosen in enumerate(assign(costs, SAME_HAND)):
+            if chosen is not None:
+                paths[number].append((frame["frame"], rows[chosen]))
+                last[number] = tracks["track"][rows[chosen]]
     switches = sum((np.diff(tracks["track"][[row for _, row in path]]) != 0).sum() for path in paths.values())
     flips = sum(
         (np.diff(tracks["is_right"][tracks["track"] == t].astype(int)) != 0).sum() for t in set(tracks["track"])

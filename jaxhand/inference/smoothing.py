@@ -109,7 +109,7 @@ def smooth_tracks(
         for track, missing in tracker.step(frame.image, K):
             smoothers.setdefault(track.number, _Smoother(min_cutoff, beta)).observe(track.reading)
             hands.append((track, track.reading, False))
-            for ago in range(1, missing + 1):
+            for ago in range(1, missing + 1) if missing <= tracker.bridge else ():
                 filled = _between(track.reading, before[track.number], ago / (missing + 1))
                 pending[-ago].hands.append((track, filled, True))
         pending.append(_Pending(frame, hands))

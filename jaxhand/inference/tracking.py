@@ -12,8 +12,10 @@ from jaxhand.inference.arguments import ImagePredictor, checked
 from jaxhand.inference.boxes import HandBoxes
 from jaxhand.inference.mediapipe_pipeline import LEAST_PRESENCE, Pipeline, placed
 
-MAX_HANDS, BRIDGE = 2, 15  # hands at a time; frames after which a lost hand is given up
-DETECT_EVERY = 10  # frames between two searches for further hands, while no hand is lost
+MAX_HANDS, BRIDGE = 2, 15  # hands at a time; longest gap that is filled, frames
+REMEMBERED = 60  # frames after which a lost hand that comes back is a new one
+DETECT_EVERY = 10  # frames between two searches for further hands, while no hand was lost a short time ago
+FADE = 15  # frames without a hand after which its last place and pose count half
 SAME_HAND = 0.25  # mean distance of the joints, in sizes of the hand, below which two readings are one hand
 FARTHEST = 1.2  # cost above which a reading does not belong to a track
 POSE_MM = 120.0  # distance of two hands' joints around the wrist that costs as much as one size of the hand
@@ -138,7 +140,7 @@ class Track:
         apart = np.linalg.norm(self.expected() - reading.keypoints_2d, axis=-1).mean() / size
         poses = [each.keypoints_3d - each.keypoints_3d[:1] for each in (self.reading, reading)]
         pose = np.linalg.norm(poses[0] - poses[1], axis=-1).mean() / POSE_MM
-        return apart + pose + SIDE_COST * abs(reading.right - self.is_right)
+        return (apart + pose) / (1 + self.missing / FADE) + SIDE_COST * abs(reading.right - self.is_right)
 
     def add(self, reading: Reading) -> None:
         """Continue the track with a reading of the current frame."""
@@ -155,7 +157,7 @@ class Tracker:
     Args:
         reader: finds the hands of a frame.
         max_hands: the most hands at a time.
-        bridge: a hand that is not seen in more frames than this gets a new number when it comes back.
+        bridge: number of frames for which a lost hand is looked for in every frame.
     """
 
     def __init__(self, reader: Reader, *, max_hands: int = MAX_HANDS, bridge: int = BRIDGE):
@@ -174,10 +176,11 @@ class Tracker:
             The tracks with a hand in this frame, and in how many frames before it each was missing. The hand is the
             track's `reading`.
         """
-        readings = _distinct(self.reader.follow(image, K, [track.expected() for track in self.tracks]))
+        recent = [track for track in self.tracks if track.missing <= self.bridge]
+        readings = _distinct(self.reader.follow(image, K, [track.expected() for track in recent]))
         pairs = self._pairs(readings)
-        lost = len(pairs) < len(self.tracks)
-        if lost or not self.tracks or (len(self.tracks) < self.max_hands and self._frame % DETECT_EVERY == 0):
+        lost = not recent or any(track.number not in pairs for track in recent)
+        if lost or (len(recent) < self.max_hands and self._frame % DETECT_EVERY == 0):
             readings = _distinct([*readings, *self.reader.detect(image, K)])
             pairs = self._pairs(readings)
         self._frame += 1
@@ -191,7 +194,7 @@ class Tracker:
         taken = [id(reading) for reading in pairs.values()]
         new = [reading for reading in readings if id(reading) not in taken][: self.max_hands - len(found)]
         new = [Track(next(self._numbers), reading) for reading in sorted(new, key=lambda reading: -reading.score)]
-        self.tracks = [track for track in self.tracks if track.missing <= self.bridge] + new
+        self.tracks = [track for track in self.tracks if track.missing <= max(self.bridge, REMEMBERED)] + new
         return found + [(track, 0) for track in new]
 
     def _pairs(self, readings: Sequence[Reading]) -> dict[int, Reading]:
