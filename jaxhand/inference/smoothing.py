@@ -144,7 +144,7 @@ def with_lengths(joints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def _bones(joints: np.ndarray) -> np.ndarray:
     """Vectors (20, 3) from the parents of the joints 1 to 20 to these."""
-    return joints[1:] - joints[list(PARENTS[1:])]
+    return joints[..., 1:, :] - joints[..., PARENTS[1:], :]
 
 
 def _between(now: Reading, before: Reading, part: float) -> Reading:

@@ -192,8 +192,9 @@ class Tracker:
             else:
                 track.missing += 1
         taken = [id(reading) for reading in pairs.values()]
-        new = [reading for reading in readings if id(reading) not in taken][: self.max_hands - len(found)]
-        new = [Track(next(self._numbers), reading) for reading in sorted(new, key=lambda reading: -reading.score)]
+        new = sorted((reading for reading in readings if id(reading) not in taken), key=lambda reading: -reading.score)
+        here = sum(track.missing <= self.bridge for track in self.tracks)  # one that is lost may be seen badly
+        new = [Track(next(self._numbers), reading) for reading in new[: max(0, self.max_hands - here)]]
         self.tracks = [track for track in self.tracks if track.missing <= max(self.bridge, REMEMBERED)] + new
         return found + [(track, 0) for track in new]
 
