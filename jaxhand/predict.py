@@ -199,7 +199,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         help="One Euro filter: cutoff frequency at rest; lower: less jitter; inf: no smoothing (default: 1.5)",
     )
     video.add_argument(
-        "--beta", type=float, help="One Euro filter: Hz per mm/s; higher: less lag in fast motion (default: 0.02)"
+        "--beta", type=float, help="One Euro filter: Hz per mm/s; higher: less lag in fast motion (default: 0.01)"
     )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-MIN_CUTOFF, BETA = 1.5, 0.02  # Hz; Hz per mm/s
+MIN_CUTOFF, BETA = 1.5, 0.01  # Hz; Hz per mm/s
 SPEED_CUTOFF = 1.0  # Hz, of the low-pass filter of the speed, as in the paper
 
 

@@ -121,9 +121,7 @@ def smooth_tracks(
 
 
 def with_lengths(joints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Set the bone lengths of a hand, and keep the directions of its bones and its place in the image.
-
-    The hand is first scaled around the camera, which changes no pixel, until its bones have the right total length.
+    """Set the bone lengths of a hand; the directions of its bones and the mean of its joints stay.
 
     Args:
         joints: (21, 3) mm in the camera's frame.
@@ -134,7 +132,6 @@ def with_lengths(joints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """
     bones = _bones(joints)
     old = np.maximum(np.linalg.norm(bones, axis=-1), 1e-6)
-    joints = joints * (lengths.sum() / old.sum())
     steps = bones * (lengths / old)[:, None]
     posed = np.zeros_like(joints)
     for joint, parent in enumerate(PARENTS[1:], start=1):  # a parent comes before its children
