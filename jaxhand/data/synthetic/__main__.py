@@ -10,10 +10,13 @@ from jaxhand.data.synthetic import clip, dataset
 
 def main() -> int:
     """Run the command and return the exit status."""
-    is_clip = any(argument.partition("=")[0] == "--clip" for argument in sys.argv[1:])
-    if not is_clip and {"-h", "--help"} & set(sys.argv[1:]):
-        print("A video instead of images: --clip MP4; its options: --clip MP4 --help\n")
-    return (clip if is_clip else dataset).main()
+    if any(argument.partition("=")[0] == "--clip" for argument in sys.argv[1:]):
+        return clip.main()
+    try:
+        return dataset.main()
+    finally:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print("\na video instead: jaxhand synthetic --clip MP4; its options: jaxhand synthetic --clip MP4 --help")
 
 
 if __name__ == "__main__":
