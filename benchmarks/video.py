@@ -53,9 +53,8 @@ def compare(truth_path: Path, tracks_path: Path) -> None:
     )
     covered = {number: len({frame for frame, _ in path}) for number, path in paths.items()}
     print(f"frames of the hands with a track: {list(covered.values())} of {len(frames)}")
-    print(
-        f"tracks: {len(set(tracks['track']))}, identity switches: {switches}, side switches: {flips}, wrong side: {wrong}"
-    )
+    print(f"tracks: {len(set(tracks['track']))}, identity switches: {switches}")
+    print(f"side switches: {flips}, frames with the wrong side: {wrong}")
     print(f"rows: {len(tracks['frame'])}, of them bridged: {tracks['bridged'].sum()}")
     lines = {"raw": [], "smoothed": [], "mean of the same lag": []}
     lags = []

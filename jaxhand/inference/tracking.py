@@ -20,6 +20,7 @@ SAME_HAND = 0.25  # mean distance of the joints, in sizes of the hand, below whi
 FARTHEST = 1.2  # cost above which a reading does not belong to a track
 POSE_MM = 120.0  # distance of two hands' joints around the wrist that costs as much as one size of the hand
 SIDE_COST = 0.4  # cost of a reading that is certainly of the other side than its track
+LOST_COST = 0.2  # cost of a track that was lost: where one hand hides another, the visible one goes on
 EXTRAPOLATED = 4  # frames for which a lost hand is expected to move on
 
 
@@ -64,11 +65,13 @@ class PipelineReader:
         self._pipeline = pipeline
 
     def detect(self, image: np.ndarray, K: np.ndarray) -> list[Reading]:
+        """Each palm that the detector finds, read twice: in the crop of the palm, then in that of its joints."""
         [palms] = self._pipeline.palms([image])
         first = self._pipeline.read([image] * len(palms), [roi.of_palm(palm) for palm in palms])
         return self.follow(image, K, [hand["keypoints_2d"] for hand in first if hand["score"] >= LEAST_PRESENCE])
 
     def follow(self, image: np.ndarray, K: np.ndarray, joints: Sequence[np.ndarray]) -> list[Reading]:
+        """The hands in the crops of the expected joints, where the network finds one."""
         hands = self._pipeline.read([image] * len(joints), [roi.of_joints(each) for each in joints])
         hands = [hand for hand in hands if hand["score"] >= LEAST_PRESENCE]
         if not hands:
@@ -93,6 +96,7 @@ class PredictorReader:
         self._predictor, self._find_hands = predictor, find_hands
 
     def detect(self, image: np.ndarray, K: np.ndarray) -> list[Reading]:
+        """The hands of an image, in the boxes of the detector."""
         boxes = self._find_hands(image)
         hands = self._predictor.predict([checked(image, boxes.boxes, boxes.sides, K)])
         scores = [1.0 if score is None else score for score in boxes.scores or [None] * len(hands["is_right"])]
@@ -100,6 +104,7 @@ class PredictorReader:
         return [Reading(pixels, joints, score, float(right)) for pixels, joints, score, right in rows]
 
     def follow(self, image: np.ndarray, K: np.ndarray, joints: Sequence[np.ndarray]) -> list[Reading]:
+        """No hands: whether a hand is still there is not known."""
         return []
 
 
@@ -140,7 +145,8 @@ class Track:
         apart = np.linalg.norm(self.expected() - reading.keypoints_2d, axis=-1).mean() / size
         poses = [each.keypoints_3d - each.keypoints_3d[:1] for each in (self.reading, reading)]
         pose = np.linalg.norm(poses[0] - poses[1], axis=-1).mean() / POSE_MM
-        return (apart + pose) / (1 + self.missing / FADE) + SIDE_COST * abs(reading.right - self.is_right)
+        cost = (apart + pose) / (1 + self.missing / FADE) + LOST_COST * (self.missing > 0)
+        return cost + SIDE_COST * abs(reading.right - self.is_right)
 
     def add(self, reading: Reading) -> None:
         """Continue the track with a reading of the current frame."""
