@@ -118,7 +118,9 @@ def test_half_precision_halves_the_file_and_prints_its_cost(run, exported, tmp_p
     folder, lines = exported[0], []
     [file] = writing.export(run, tmp_path, "onnx", half=True, say=lines.append)
     assert file.stat().st_size < 0.7 * (folder / file.name).stat().st_size
-    cost = re.fullmatch(r"  half precision changes the predictions by ([\d.e-]+) mm, ([\d.e-]+) px on average", lines[1])
+    cost = re.fullmatch(
+        r"  half precision changes the predictions by ([\d.e-]+) mm, ([\d.e-]+) px on average", lines[1]
+    )
     assert 0 < float(cost[1]) < 5
     assert json.loads((tmp_path / "metadata.json").read_text())["hand"]["weights"] == "float16"
 

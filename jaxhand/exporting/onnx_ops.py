@@ -47,7 +47,9 @@ def to_model(function: Callable, inputs: dict[str, tuple[tuple[int, ...], type]]
     graph = Graph(batch)
     tensors = [graph.input(name, (batch, *shape), dtype) for name, (shape, dtype) in inputs.items()]
     results = convert(graph, closed.jaxpr, [constant(value) for value in closed.consts], tensors)
-    leaves = [graph.full(graph.channels_last(tensor), var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)]
+    leaves = [
+        graph.full(graph.channels_last(tensor), var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)
+    ]
     outputs = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     return graph.model(outputs, metadata)
 
@@ -208,9 +210,7 @@ def _concatenate(graph, operands, shapes, out, parameters):
     axis = parameters["dimension"]
     # Along the other axes, the operands must have the same length
     lengths = broadcast([Tensor("", [*o.shape[:axis], 1, *o.shape[axis + 1 :]], o.dtype) for o in operands])
-    whole = [
-        graph.full(o, [*lengths[:axis], shape[axis], *lengths[axis + 1 :]]) for o, shape in zip(operands, shapes)
-    ]
+    whole = [graph.full(o, [*lengths[:axis], shape[axis], *lengths[axis + 1 :]]) for o, shape in zip(operands, shapes)]
     return _join(graph, whole, axis)
 
 
@@ -219,10 +219,20 @@ def _stacked(graph, operands, shapes, out, parameters):
 
 
 def _slice(graph, operands, shapes, out, parameters):
-    operand, starts, limits = graph.full(operands[0], shapes[0]), parameters["start_indices"], parameters["limit_indices"]
+    operand, starts, limits = (
+        graph.full(operands[0], shapes[0]),
+        parameters["start_indices"],
+        parameters["limit_indices"],
+    )
     steps = parameters["strides"] or [1] * len(starts)
-    cut = [axis for axis, dim in enumerate(operand.shape) if not (starts[axis] == 0 and limits[axis] == dim and steps[axis] == 1)]
-    return graph.slice(operand, *([values[axis] for axis in cut] for values in (starts, limits)), cut, [steps[axis] for axis in cut])
+    cut = [
+        axis
+        for axis, dim in enumerate(operand.shape)
+        if not (starts[axis] == 0 and limits[axis] == dim and steps[axis] == 1)
+    ]
+    return graph.slice(
+        operand, *([values[axis] for axis in cut] for values in (starts, limits)), cut, [steps[axis] for axis in cut]
+    )
 
 
 def _pad(graph, operands, shapes, out, parameters):
@@ -312,7 +322,11 @@ def _dot(graph, operands, shapes, out, parameters):
     length = _product(left.shape[axis] for axis in sum_l)
     left = graph.transpose(left, [*batch_l, *free_l, *sum_l])
     right = graph.transpose(right, [*batch_r, *sum_r, *free_r])
-    around, rows, columns = left.shape[: len(batch_l)], left.shape[len(batch_l) : len(batch_l) + len(free_l)], right.shape[len(right.shape) - len(free_r) :]
+    around, rows, columns = (
+        left.shape[: len(batch_l)],
+        left.shape[len(batch_l) : len(batch_l) + len(free_l)],
+        right.shape[len(right.shape) - len(free_r) :],
+    )
     if around or len(rows) == 0:
         left = graph.reshape(left, (*around, _product(rows), length))
     else:
@@ -331,7 +345,11 @@ def _product(dims):
 
 def _convolution(graph, operands, shapes, out, parameters):
     """A convolution of (B, H, W, C), or with `lhs_dilation` a transposed one."""
-    form, groups, dilation = parameters["dimension_numbers"], parameters["feature_group_count"], parameters["lhs_dilation"]
+    form, groups, dilation = (
+        parameters["dimension_numbers"],
+        parameters["feature_group_count"],
+        parameters["lhs_dilation"],
+    )
     image, kernel = (graph.full(o, shape) for o, shape in zip(operands, shapes))
     if form.lhs_spec != (0, 3, 1, 2) or form.out_spec != (0, 3, 1, 2):
         raise NotImplementedError("a convolution of other arrays than (B, H, W, C)")
@@ -346,7 +364,9 @@ def _convolution(graph, operands, shapes, out, parameters):
         result = graph.node("Conv", [image, kernel], out.shape, kernel_shape=[height, width], **settings)
     elif groups == 1 and max(parameters["window_strides"]) == 1 and kernel.constant is not None:
         outputs, inputs, *space = form.rhs_spec
-        flipped = constant(np.flip(kernel.constant.transpose(inputs, outputs, *space), (2, 3)))  # (inputs, outputs, h, w)
+        flipped = constant(
+            np.flip(kernel.constant.transpose(inputs, outputs, *space), (2, 3))
+        )  # (inputs, outputs, h, w)
         pads = [size - 1 - low for size, (low, _) in zip((height, width), low_high)]
         pads += [size - 1 - high for size, (_, high) in zip((height, width), low_high)]
         result = graph.node("ConvTranspose", [image, flipped], out.shape, strides=list(dilation), pads=pads)
@@ -371,7 +391,12 @@ def _gather(graph, operands, shapes, out, parameters):
     if any(sizes[axis] != 1 for axis in moving) or not set(moving) <= set(collapsed) | set(indexed):
         raise NotImplementedError(f"a gather of windows: {parameters}")
     last = len(shapes[1]) - 1
-    if not batched and length > 1 and index.constant is not None and list(indexed) == list(range(indexed[0], indexed[0] + length)):
+    if (
+        not batched
+        and length > 1
+        and index.constant is not None
+        and list(indexed) == list(range(indexed[0], indexed[0] + length))
+    ):
         # Neighbouring axes become one
         lengths = [shapes[0][axis] for axis in indexed]
         flat = np.ravel_multi_index(tuple(np.moveaxis(index.constant, -1, 0)), lengths, mode="clip")
@@ -382,7 +407,9 @@ def _gather(graph, operands, shapes, out, parameters):
     axis = indexed[0]
     if not batched:
         rows = graph.reshape(index, index.shape[:-1])
-        found = graph.node("Gather", [data, rows], (*data.shape[:axis], *rows.shape, *data.shape[axis + 1 :]), axis=axis)
+        found = graph.node(
+            "Gather", [data, rows], (*data.shape[:axis], *rows.shape, *data.shape[axis + 1 :]), axis=axis
+        )
         order = list(range(axis, axis + last)) + [a for a in range(len(found.shape)) if not axis <= a < axis + last]
     elif list(batched) == list(range(axis)) and list(form.start_indices_batching_dims) == list(range(axis)):
         rows = graph.cast(index, np.int64)
