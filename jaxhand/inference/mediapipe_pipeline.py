@@ -184,8 +184,8 @@ class Pipeline:
                 found[-1]["log_distance"] += zoom
         return found
 
-    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list[np.ndarray | None]:
-        """What a network returns for the crops of images, in batches whose sizes are powers of two."""
+    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list:
+        """What a network returns for the crops of images, in batches of powers of two: arrays, or None as it does."""
         pieces = []
         for start in range(0, len(rois), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(rois)))
