@@ -1,7 +1,19 @@
 """jaxhand: train, evaluate and run networks for 3D hand pose from colour and depth images."""
 
 __version__ = "0.1.0"
-_ROOMS = ("config", "data", "evaluation", "exporting", "hand", "inference", "interop", "io", "metrics", "models", "training")
+_ROOMS = (
+    "config",
+    "data",
+    "evaluation",
+    "exporting",
+    "hand",
+    "inference",
+    "interop",
+    "io",
+    "metrics",
+    "models",
+    "training",
+)
 
 
 def __getattr__(name: str):

@@ -96,7 +96,6 @@ FORMATS = {
 }
 
 
-
 def require(kind: str) -> None:
     """Check that the packages of a format are installed.
 

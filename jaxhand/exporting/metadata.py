@@ -1,4 +1,4 @@
-"""What a user of an exported network has to know: how to cut its crop, its units and joints, and where it comes from."""
+"""What a user of an exported network has to know: how its crop is cut, units, joints, and where it comes from."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,10 @@ OUTPUTS = {  # name → (unit, description)
     "world": ("mm", "joints around the middle of the hand, axes of the crop: x right, y down, z forward"),
     "presence": ("", "probability that there is a hand"),
     "right": ("", "probability that it is a right hand"),
-    "points": ("px", "of a palm: two corners of its box, wrist, bases of index, middle, ring, little finger, 2 of the thumb"),
+    "points": (
+        "px",
+        "of a palm: two corners of its box, wrist, bases of index, middle, ring, little finger, 2 of the thumb",
+    ),
     "scores": ("", "probability that there is a palm"),
 }
 LICENCES = {  # kind of converted weights → their licence

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-
 _PLAIN = contextvars.ContextVar("plain", default=False)
 
 
