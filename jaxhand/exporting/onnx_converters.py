@@ -15,11 +15,13 @@ REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min"
 
 
 def stack(graph: Graph, tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Join tensors of one shape along a new axis."""
     shape = [*tensors[0].shape[:axis], 1, *tensors[0].shape[axis:]]
     return join(graph, [graph.reshape(tensor, shape) for tensor in tensors], axis)
 
 
 def join(graph: Graph, tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Concatenate tensors along an axis."""
     shape = list(tensors[0].shape)
     shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
     return graph.node("Concat", tensors, shape, axis=axis)
@@ -230,50 +232,47 @@ def _convolution(graph, operands, shapes, out, parameters):
 def _gather(graph, operands, shapes, out, parameters):
     """The forms of `gather` that indexing makes: a fixed range; rows of one axis; of each batch row its own rows."""
     form, sizes = parameters["dimension_numbers"], parameters["slice_sizes"]
-    indexed, collapsed = form.start_index_map, form.collapsed_slice_dims
     data, index = graph.full(operands[0], shapes[0]), graph.full(operands[1], shapes[1])
-    whole = [axis for axis, dim in enumerate(shapes[0]) if sizes[axis] == dim]
-    moving = [axis for axis in indexed if axis not in whole]
-    if index.constant is not None and index.constant.ndim == 1 and not form.operand_batching_dims:
+    indexed, batched = form.start_index_map, form.operand_batching_dims
+    if index.constant is not None and index.constant.ndim == 1 and not batched:
         starts = dict(zip(indexed, index.constant.tolist()))
-        starts = {axis: min(max(starts[axis], 0), shapes[0][axis] - sizes[axis]) for axis in moving}
-        cut = graph.slice(data, list(starts.values()), [starts[axis] + sizes[axis] for axis in moving], moving)
-        return graph.reshape(cut, out.shape)
-    batched, length = form.operand_batching_dims, shapes[1][-1]
-    if any(sizes[axis] != 1 for axis in moving) or not set(moving) <= set(collapsed) | set(indexed):
-        raise NotImplementedError(f"a gather of windows: {parameters}")
-    last = len(shapes[1]) - 1
-    if (
-        not batched
-        and length > 1
-        and index.constant is not None
-        and list(indexed) == list(range(indexed[0], indexed[0] + length))
-    ):
-        # Neighbouring axes become one
-        lengths = [shapes[0][axis] for axis in indexed]
-        flat = np.ravel_multi_index(tuple(np.moveaxis(index.constant, -1, 0)), lengths, mode="clip")
-        data = graph.reshape(data, (*shapes[0][: indexed[0]], _product(lengths), *shapes[0][indexed[-1] + 1 :]))
-        index, length = constant(flat[..., None]), 1
-    if length != 1:
-        raise NotImplementedError(f"a gather along several axes: {parameters}")
-    axis = indexed[0]
+        cut = [axis for axis in indexed if sizes[axis] != shapes[0][axis]]
+        starts = [min(max(starts[axis], 0), shapes[0][axis] - sizes[axis]) for axis in cut]
+        ends = [start + sizes[axis] for start, axis in zip(starts, cut)]
+        return graph.reshape(graph.slice(data, starts, ends, cut), out.shape)
+    others = [axis for axis in range(len(sizes)) if axis not in (*indexed, *batched)]
+    if any(sizes[axis] != shapes[0][axis] for axis in others) or tuple(form.collapsed_slice_dims) != tuple(indexed):
+        raise NotImplementedError("a gather of windows")
+    if len(indexed) > 1:
+        data, index = _as_one_axis(graph, data, index, indexed)
+    axis, lead = indexed[0], tuple(range(indexed[0]))
+    if index.constant is None:  # XLA moves an index that is out of bounds to the nearest one
+        edges = (constant(np.array(edge, index.dtype)) for edge in (0, data.shape[axis] - 1))
+        index = graph.elementwise("Min", [graph.elementwise("Max", [index, next(edges)]), next(edges)])
+    rows, rest = index.shape[:-1], data.shape[axis + 1 :]
     if not batched:
-        rows = graph.reshape(index, index.shape[:-1])
-        found = graph.node(
-            "Gather", [data, rows], (*data.shape[:axis], *rows.shape, *data.shape[axis + 1 :]), axis=axis
-        )
-        order = list(range(axis, axis + last)) + [a for a in range(len(found.shape)) if not axis <= a < axis + last]
-    elif list(batched) == list(range(axis)) and list(form.start_indices_batching_dims) == list(range(axis)):
-        rows = graph.cast(index, np.int64)
-        found = graph.node("GatherND", [data, rows], (*index.shape[:-1], *data.shape[axis + 1 :]), batch_dims=axis)
-        order = list(range(len(found.shape)))
+        found = graph.node("Gather", [data, graph.reshape(index, rows)], (*data.shape[:axis], *rows, *rest), axis=axis)
+        of_index = list(range(axis, axis + len(rows)))
+    elif tuple(batched) == tuple(form.start_indices_batching_dims) == lead:
+        found = graph.node("GatherND", [data, graph.cast(index, np.int64)], (*rows, *rest), batch_dims=axis)
+        of_index = list(range(len(rows)))
     else:
-        raise NotImplementedError(f"a gather along batches: {parameters}")
-    # `order`: first the axes of the index, then those of the data. In the result the latter are at `offset_dims`.
-    data_axes = iter(order[last:])
-    index_axes = iter(order[:last])
-    final = [next(data_axes) if axis in form.offset_dims else next(index_axes) for axis in range(len(found.shape))]
-    return graph.reshape(graph.transpose(found, final), out.shape)
+        raise NotImplementedError("a gather along batches")
+    of_data = iter([a for a in range(len(found.shape)) if a not in of_index])  # their places are `offset_dims`
+    rest_of_index = iter(of_index)
+    order = [next(of_data if a in form.offset_dims else rest_of_index) for a in range(len(found.shape))]
+    return graph.transpose(found, order)
+
+
+def _as_one_axis(graph, data, index, axes):
+    """Merge neighbouring axes of the data into one, and the constant numbers along them into one number."""
+    first, last = axes[0], axes[-1]
+    if index.constant is None or list(axes) != list(range(first, last + 1)):
+        raise NotImplementedError("a gather along several axes")
+    lengths = data.shape[first : last + 1]
+    flat = np.ravel_multi_index(tuple(np.moveaxis(index.constant, -1, 0)), lengths, mode="clip")
+    merged = graph.reshape(data, (*data.shape[:first], _product(lengths), *data.shape[last + 1 :]))
+    return merged, constant(np.expand_dims(flat, -1))
 
 
 CONVERTERS: dict[str, Callable[..., Tensor]] = {

@@ -84,8 +84,9 @@ def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
         axis, shape = parameters["axis"], equation.outvars[0].aval.shape
         rows = _split(graph, [1] * len(equation.outvars), axis, graph.full(operands[0], equation.invars[0].aval.shape))
         return [graph.reshape(row, shape) for row in rows]
-    if name in ("max", "min") and out.dtype == np.float32 and any(_is_scalar(operand) for operand in operands):
-        return [_clip(graph, name, operands)]
+    clipped = _clip(graph, name, operands) if name in ("max", "min") else None
+    if clipped is not None:
+        return [clipped]
     if name in SAME_NAME:
         return [graph.elementwise(SAME_NAME[name], operands, out.dtype)]
     if name not in CONVERTERS:
@@ -99,30 +100,31 @@ def _computed(equation, operands: list[Tensor]) -> list[Tensor] | None:
 
     Constants are not repeated along an axis: `broadcast_in_dim` is never computed.
     """
-    lazy = equation.primitive.name == "broadcast_in_dim"
-    if lazy or any(operand.constant is None for operand in operands) or not operands:
+    known = [operand.constant for operand in operands if operand.constant is not None]
+    if equation.primitive.name == "broadcast_in_dim" or len(known) < len(operands) or not operands:
         return None
     shapes = [atom.aval.shape for atom in [*equation.invars, *equation.outvars]]
     if not all(isinstance(dim, int) for shape in shapes for dim in shape):
         return None
-    arrays = [np.broadcast_to(o.constant, atom.aval.shape) for o, atom in zip(operands, equation.invars)]
+    arrays = [np.broadcast_to(array, atom.aval.shape) for array, atom in zip(known, equation.invars)]
     with jax.ensure_compile_time_eval():
         found = equation.primitive.bind(*map(jnp.asarray, arrays), **equation.params)
     return [constant(value) for value in (found if equation.primitive.multiple_results else [found])]
 
 
-def _is_scalar(tensor: Tensor) -> bool:
-    return tensor.constant is not None and tensor.constant.size == 1
+def _clip(graph: Graph, name: str, operands: Sequence[Tensor]) -> Tensor | None:
+    """The larger or smaller one of a tensor and a number, as operators that a runtime fuses with a convolution.
 
-
-def _clip(graph: Graph, name: str, operands: Sequence[Tensor]) -> Tensor:
-    """The larger or smaller one of a tensor and a constant, as operators that a runtime fuses with a convolution."""
-    tensor, limit = operands if _is_scalar(operands[1]) else operands[::-1]
-    value = limit.constant.reshape(())
-    if name == "max" and value == 0:
-        return graph.elementwise("Relu", [tensor])
-    least, most = (value, np.inf) if name == "max" else (-np.inf, value)
-    return graph.elementwise("Clip", [tensor, *(constant(np.float32(edge)) for edge in (least, most))])
+    Returns None for other operands.
+    """
+    for tensor, limit in (operands, operands[::-1]):
+        if limit.constant is not None and limit.constant.size == 1 and limit.dtype == np.float32:
+            value = limit.constant.reshape(())
+            if name == "max" and value == 0:
+                return graph.elementwise("Relu", [tensor])
+            edges = (value, np.inf) if name == "max" else (-np.inf, value)
+            return graph.elementwise("Clip", [tensor, *(constant(np.float32(edge)) for edge in edges)])
+    return None
 
 
 def _scan(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
