@@ -1,6 +1,6 @@
 """Fine-tuning MediaPipe's network on a folder of labelled photographs: what it reaches on poses that were left out.
 
-`python -m benchmarks.photographs RUN FOLDER`, where RUN is a run folder of `python -m jaxhand.convert mediapipe` and
+`python -m benchmarks.photographs RUN FOLDER`, where RUN is a run of configs/photographs_synthetic.yaml and
 FOLDER a data set of the folder layout (train.jsonl, test.jsonl).
 
 The recipe is that of configs/photographs.yaml. Its backbone is frozen, so its features of the augmented views are
@@ -29,16 +29,16 @@ from jaxhand import data, models
 from jaxhand.config import Config
 from jaxhand.data import augment, pipeline
 from jaxhand.hand import joint_mix, roi
-from jaxhand.hand.placement import place_on_rays
 from jaxhand.inference.mediapipe_pipeline import Pipeline, cut
 from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes_align
 from jaxhand.models.efficientnet_lite import Features
-from jaxhand.training import losses, optimizer, pytree_checks
+from jaxhand.training import adaptation, losses, optimizer, pytree_checks
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
 CLUSTERS = 5
-RIDGE, START_RIDGE = 0.1, 1.0  # of the mix by itself, and of the one that a training starts from
+WAYS = "untuned", "joint mix and prior", "tuned"
+RIDGE, RIDGE_2D = 0.1, 1.0
 LABELS = ("keypoints_3d", "keypoints_2d", "joint_valid", "joint_valid_2d", "K")
 
 
@@ -61,15 +61,17 @@ class Tuning:
         self.tx = optimizer.build(
             config.optimizer, optimizer.schedule(config.optimizer, config.scheduler, steps), factors
         )
+        self.alone = nnx.split(models.build(adaptation.mediapipes_alone(config)), nnx.Param, ...)[0]
         self.features = jax.jit(lambda images: self._network(self.start).backbone(images).pooled)
         self.predict = jax.jit(self._predict)
+        self.predict_alone = jax.jit(functools.partial(self._predict, graphdef=self.alone))
         self._step = jax.jit(self._train_step)
 
     def _network(self, params: dict) -> nnx.Module:
         return nnx.merge(self.graphdef, params, self.rest)
 
-    def _predict(self, params: dict, pooled, K) -> dict:
-        network = self._network(params)
+    def _predict(self, params: dict, pooled, K, graphdef=None) -> dict:
+        network = nnx.merge(graphdef or self.graphdef, params, self.rest)
         return network.placed(network.read_features(Features(None, None, pooled)), K)
 
     def _train_step(self, params: dict, state, batch: dict):
@@ -77,24 +79,28 @@ class Tuning:
             predictions = self._predict(params, batch["pooled"], batch["K"])
             image = jnp.zeros((1, self.config.data.image_size))  # its size alone is read
             names = models.find(self.config.model.name).loss_terms
-            terms = losses.terms(predictions, batch | {"image": image}, names, balanced=True)
+            terms = losses.terms(predictions, batch | {"image": image}, names, scales=losses.label_scales(batch))
             return losses.reduced(terms, self.config.loss)["loss"]
 
         updates, state = self.tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    def mixed(self, clean: dict, rows: np.ndarray, ridge: float) -> dict:
-        """The start's parameters with the mixes fitted on rows of the crops that are not augmented."""
-        found = self.predict(self.start, clean["pooled"][rows], clean["K"][rows])
-        mix_2d = joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows], ridge=ridge)
-        mix_3d = joint_mix.fit(found["world"], clean["keypoints_3d"][rows], ridge=ridge, translated=True)
-        return self.start | {"mix_2d": jnp.float32(mix_2d), "mix_3d": jnp.float32(mix_3d)}
+    def adapted(self, clean: dict, rows: np.ndarray) -> dict:
+        """The start's parameters with mixes and prior, as `evaluate --fit-joint-mix` fits them, from these rows."""
+        found = self.predict_alone(self.start, clean["pooled"][rows], clean["K"][rows])
+        joints = clean["keypoints_3d"][rows]
+        fitted = {
+            "mix_2d": joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows], ridge=RIDGE_2D),
+            "mix_3d": joint_mix.fit(found["world"], joints, ridge=RIDGE, translated=True),
+            "prior": adaptation.distance_prior(joints),
+        }
+        return self.start | jax.tree.map(jnp.float32, fitted)
 
     def ways(self, clean: dict, views: list[dict], left_out: np.ndarray) -> dict[str, dict]:
         """Parameters by the name of the row, of all records but those left out."""
-        rows = np.flatnonzero(~left_out)
-        mixed, start = (self.mixed(clean, rows, ridge) for ridge in (RIDGE, START_RIDGE))
-        return {"untuned": self.start, "joint mix": mixed, "tuned": self.tuned(start, views, left_out)}
+        adapted = self.adapted(clean, np.flatnonzero(~left_out))
+        rows = self.start, adapted, self.tuned(adapted, views, left_out)
+        return dict(zip(WAYS, rows))
 
     def tuned(self, start: dict, views: list[dict], left_out: np.ndarray) -> dict:
         """Parameters trained on views of all records but those left out, averaged with the start."""
@@ -158,9 +164,7 @@ def pose_clusters(joints: np.ndarray) -> np.ndarray:
 
 def errors(tuning: Tuning, params: dict, crops: dict) -> np.ndarray:
     """PA-MPJPE, wrist-relative and camera-space MPJPE (3, N) mm."""
-    found = tuning.predict(params, crops["pooled"], crops["K"])
-    joints = place_on_rays(*(np.float64(found[key]) for key in ("world", "keypoints_2d")), np.float64(crops["K"]))
-    truth, joints = crops["keypoints_3d"], np.float32(joints)
+    joints, truth = tuning.predict(params, crops["pooled"], crops["K"])["keypoints_3d"], crops["keypoints_3d"]
     return np.array([pa_mpjpe(joints, truth), mpjpe(joints, truth, root=0), mpjpe(joints, truth)])
 
 
@@ -181,7 +185,7 @@ def main() -> None:
     print(f"features of {steps} batches: {time.monotonic() - begin:.0f} s", flush=True)
     clean, found = clean_crops(tuning, train), automatic_crops(tuning, Pipeline.load(arguments.run), test)
     clusters, nothing = pose_clusters(clean["keypoints_3d"]), np.zeros(len(train), bool)
-    rows = {name: np.zeros((3, len(train))) for name in ("untuned", "joint mix", "tuned")}
+    rows = {name: np.zeros((3, len(train))) for name in WAYS}
     for cluster in range(CLUSTERS):
         left_out = clusters == cluster
         for name, params in tuning.ways(clean, views, left_out).items():

@@ -8,13 +8,16 @@ import importlib
 import sys
 
 import jaxhand
+from jaxhand.io import console
 
 COMMANDS = {  # name of a command → (module with its `main`, description)
     "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
     "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
+    "report": ("jaxhand.report", "write a page about one or more runs, with curves, tables and hands in 3D"),
     "predict": ("jaxhand.predict", "predict the hands in photographs with a trained run"),
     "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
-    "inspect": ("jaxhand.data.inspect", "check a data set before training on it"),
+    "synthetic-photo": ("jaxhand.data.synthetic.photo_preview", "draw a page of photograph-like training images"),
+    "inspect": ("jaxhand.inspect", "check a data set before training on it"),
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
     "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),
     "export": ("jaxhand.export", "write the networks of a run as files for other programs: StableHLO or ONNX"),
@@ -42,6 +45,7 @@ def usage() -> str:
 
 def main() -> None:
     """Run the command in `sys.argv[1]`, and exit with its exit code."""
+    console.prepare()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
         print(usage())

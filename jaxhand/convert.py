@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from jaxhand.config import UserError
+from jaxhand.io import console
 from jaxhand.training import runtime
 
 KINDS = {
@@ -49,16 +50,22 @@ def main() -> int:
     kinds = parser.add_subparsers(dest="kind", required=True)
     for kind, what in KINDS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
-        of_kind.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file of torch.save, or .safetensors")
-        of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
-        of_kind.add_argument("--mano", type=Path, metavar="PATH", help="MANO_RIGHT.pkl or its folder: joints and mesh")
-        of_kind.add_argument("--config", type=Path, metavar="FILE", help="the model_config.yaml next to the checkpoint")
+        of_kind.add_argument(
+            "checkpoint", type=console.path, metavar="CHECKPOINT", help="file of torch.save, or .safetensors"
+        )
+        of_kind.add_argument("out", type=console.path, metavar="OUT", help="run folder to write")
+        of_kind.add_argument(
+            "--mano", type=console.path, metavar="PATH", help="MANO_RIGHT.pkl or its folder: joints and mesh"
+        )
+        of_kind.add_argument(
+            "--config", type=console.path, metavar="FILE", help="the model_config.yaml next to the checkpoint"
+        )
         settings = "config value, such as model.dtype=bfloat16"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     for kind, (what, source) in NETWORKS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
-        of_kind.add_argument("source", type=Path, metavar="SOURCE", help=source)
-        of_kind.add_argument("out", type=Path, metavar="OUT", help="run folder to write")
+        of_kind.add_argument("source", type=console.path, metavar="SOURCE", help=source)
+        of_kind.add_argument("out", type=console.path, metavar="OUT", help="run folder to write")
         settings = "config value, such as model.options.size=lite"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     arguments = parser.parse_args()

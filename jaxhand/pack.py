@@ -6,8 +6,9 @@ damaged files."""
 import argparse
 import typing
 
-from jaxhand.data import pack
 from jaxhand.training import runtime
+
+SPLITS = ("train", "val", "test")  # those of `data.pack`, which --help must not import
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
@@ -18,10 +19,12 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
     parser.add_argument("path", metavar="PATH", help="folder or file of the data set")
     parser.add_argument("out", metavar="OUT", help="folder to pack into")
-    parser.add_argument("--split", nargs="+", choices=pack.SPLITS, default=(), help="default: all that the set has")
+    parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")
     parser.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records per file (default: 16384)")
     parser.add_argument("--mano", default="", metavar="PATH", help="MANO_RIGHT.pkl or its folder: poses and meshes")
     arguments = parser.parse_args(argv)
+    from jaxhand.data import pack
+
     options = {"splits": arguments.split, "shard_size": arguments.shard_size, "mano_path": arguments.mano}
     pack.pack(arguments.name, arguments.path, arguments.out, **options)
     return 0

@@ -7,22 +7,23 @@ the joints of all hands in px and mm.
 
 import argparse
 import collections
+import contextlib
+import math
 import os
-from collections.abc import Callable
+import sys
+import typing
 from pathlib import Path
 
-import numpy as np
-
-from jaxhand import models
 from jaxhand.config import UserError
-from jaxhand.hand import mesh_files
-from jaxhand.inference import loading
-from jaxhand.inference.boxes import NO_HANDS, HandBoxes, read_boxes
-from jaxhand.inference.detection import load_detector
-from jaxhand.inference.image_files import predict_files
-from jaxhand.inference.output import PredictionWriter
+from jaxhand.io import console
 from jaxhand.training import runtime
 
+if typing.TYPE_CHECKING:
+    import numpy as np
+
+    from jaxhand.inference.boxes import HandBoxes
+
+MESH_KINDS = ("obj", "glb")  # those of `hand.mesh_files`, which --help must not import
 _EXAMPLES = """examples:
   all hands of photographs, with MediaPipe's networks (`make photographs` brings them):
     jaxhand predict runs/mediapipe *.jpg
@@ -36,20 +37,36 @@ _EXAMPLES = """examples:
 
 
 def main() -> int:
-    """Parse the command line, predict and write; returns the exit code."""
+    """Parse the command line, predict and write; returns the exit code, 1 if something was left out."""
     arguments = _parse_arguments()
+    # Imported here, so that --help and wrong arguments need no JAX.
+    from jaxhand import models
+    from jaxhand.inference import loading
+    from jaxhand.inference.image_files import LeftOut, predict_files
+    from jaxhand.inference.output import PredictionWriter
+
     paths, find_hands = _images_and_hands(arguments)
     runtime.use_compilation_cache()
-    predictor = loading.load(arguments.workdir)
-    if arguments.mesh not in (None, "none") and not models.find(predictor.model).has_mesh:
-        raise UserError(f"--mesh {arguments.mesh}: the model {predictor.model} has no mesh")
-    mesh_kinds = {None: mesh_files.KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
-    options = {"K": arguments.K, "focal": arguments.focal, "depth_paths": arguments.depth}
-    cameras = collections.Counter()
-    with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds) as writer:
-        for prediction in predict_files(predictor, paths, find_hands, **options):
-            writer.add(prediction)
-            cameras[prediction.camera] += 1
+    left_out, doubtful, cameras = [], [], collections.Counter()
+    with contextlib.ExitStack() as until_first:
+        until_first.enter_context(console.patience("Loading and compiling the model; this can take minutes"))
+        predictor = loading.load(arguments.workdir)
+        if arguments.mesh in MESH_KINDS and not models.find(predictor.model).has_mesh:
+            raise UserError(f"--mesh {arguments.mesh}: the model {predictor.model} has no mesh")
+        mesh_kinds = {None: MESH_KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
+        options = {"K": _matrix(arguments.K), "focal": arguments.focal, "depth_paths": arguments.depth}
+        with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds) as writer:
+            for prediction in predict_files(predictor, paths, find_hands, **options):
+                until_first.close()
+                if isinstance(prediction, LeftOut):
+                    left_out.append(prediction)
+                else:
+                    writer.add(prediction)
+                    cameras[prediction.camera] += 1
+                    if prediction.doubt:
+                        doubtful.append(f"{prediction.path}: {prediction.doubt}")
+    if doubtful:
+        print(f"doubtful camera of {len(doubtful)} images; of {doubtful[0]}")
     if cameras["exif"]:
         print(f"the focal length of {cameras['exif']} images is that of their EXIF data")
     if cameras["guess"]:
@@ -57,7 +74,14 @@ def main() -> int:
             f"the camera of {cameras['guess']} images is not known, so distances are a guess: "
             "set --focal or --K, or give K in the file of --boxes"
         )
-    return 0
+    if left_out and not cameras:
+        others = f"; and {len(left_out) - 1} more images or hands are left out" if len(left_out) > 1 else ""
+        raise UserError(f"{left_out[0].reason}{others}")
+    if left_out:
+        sys.stdout.flush()
+        print(f"{len(left_out)} images or hands are left out:", file=sys.stderr)
+        print(*(f"  {each.reason}" for each in left_out), sep="\n", file=sys.stderr)
+    return 1 if left_out else 0
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -68,9 +92,15 @@ def _parse_arguments() -> argparse.Namespace:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="run folder of a trained or converted model")
     parser.add_argument(
-        "images", type=Path, nargs="*", metavar="IMAGE", help="image files (default: all images that --boxes names)"
+        "workdir", type=console.path, metavar="WORKDIR", help="run folder of a trained or converted model"
+    )
+    parser.add_argument(
+        "images",
+        type=console.path,
+        nargs="*",
+        metavar="IMAGE",
+        help="image files, or folders of them (default: all images that --boxes names)",
     )
     hands = parser.add_argument_group(
         "where the hands are",
@@ -80,7 +110,7 @@ def _parse_arguments() -> argparse.Namespace:
     source = hands.add_mutually_exclusive_group()
     source.add_argument(
         "--boxes",
-        type=Path,
+        type=console.path,
         metavar="FILE",
         help='JSON or JSON Lines file with one entry per hand: {"image": path, "bbox": [x0, y0, x1, y1], "hand": '
         '"right" or "left", "K": 3x3}; hand (default: right) and K are optional',
@@ -113,33 +143,47 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--depth",
-        type=Path,
+        type=console.path,
         nargs="+",
         metavar="FILE",
         help="16-bit PNG in mm for each image, in the same order; decides the distance where the model reads depth",
     )
     parser.add_argument(
-        "--mesh", choices=(*mesh_files.KINDS, "none"), help="kind of the mesh files (default: both obj and glb)"
+        "--mesh", choices=(*MESH_KINDS, "none"), help="kind of the mesh files (default: both obj and glb)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: WORKDIR/predictions)")
+    parser.add_argument("--out", type=console.path, metavar="DIR", help="output folder (default: WORKDIR/predictions)")
     arguments = parser.parse_intermixed_args()
-    if arguments.focal is not None and not 0 < arguments.focal < np.inf:
+    if arguments.focal is not None and not 0 < arguments.focal < math.inf:
         raise UserError(f"--focal must be positive, in px, got {arguments.focal}")
-    if arguments.K is not None:
-        if not (np.isfinite(arguments.K).all() and min(arguments.K[:2]) > 0):
-            raise UserError(f"--K must be FX FY CX CY in px, with positive FX and FY, got {arguments.K}")
-        fx, fy, cx, cy = arguments.K
-        arguments.K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    if arguments.bbox is not None and not (np.diff(np.reshape(arguments.bbox, (2, 2)), axis=0) > 0).all():
-        raise UserError(f"--bbox must be X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, got {arguments.bbox}")
+    if arguments.K is not None and not (all(map(math.isfinite, arguments.K)) and min(arguments.K[:2]) > 0):
+        raise UserError(f"--K must be FX FY CX CY in px, with positive FX and FY, got {arguments.K}")
+    if arguments.bbox is not None:
+        x0, y0, x1, y1 = arguments.bbox
+        if not (x0 < x1 and y0 < y1):
+            raise UserError(f"--bbox must be X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, got {arguments.bbox}")
     if arguments.hand and (arguments.boxes or arguments.detector):
         raise UserError("--hand is for one hand per image; with --boxes or --detector, each hand has its own side")
     return arguments
 
 
-def _images_and_hands(arguments: argparse.Namespace) -> tuple[list[Path], Callable[[Path, np.ndarray], HandBoxes]]:
+def _matrix(K: list[float] | None) -> "np.ndarray | None":
+    """FX FY CX CY as a camera matrix (3, 3)."""
+    import numpy as np
+
+    return None if K is None else np.array([[K[0], 0, K[2]], [0, K[1], K[3]], [0, 0, 1]])
+
+
+def _images_and_hands(
+    arguments: argparse.Namespace,
+) -> "tuple[list[Path], typing.Callable[[Path, np.ndarray], HandBoxes]]":
     """The image files, and the function that returns the hands of one of them."""
-    paths = arguments.images
+    import numpy as np
+
+    from jaxhand.inference.boxes import NO_HANDS, HandBoxes, read_boxes
+    from jaxhand.inference.detection import load_detector
+    from jaxhand.inference.image_files import image_paths
+
+    paths = image_paths(arguments.images)
     if arguments.boxes:
         listed = read_boxes(arguments.boxes)
         paths = paths or [Path(name) for name in listed]

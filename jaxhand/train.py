@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 
 from jaxhand import config as configs
+from jaxhand.config import UserError
+from jaxhand.io import console
 from jaxhand.training import runtime
 
 
@@ -14,8 +16,10 @@ def main() -> int:
     """Parse the command line and train; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jaxhand train", description="Train a network.")
     given = "YAML file, or the name of one in configs/ (default: quickstart)"
-    parser.add_argument("--config", type=Path, default="quickstart", help=given)
-    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/<name of the config>)")
+    parser.add_argument("--config", type=console.path, default="quickstart", help=given)
+    parser.add_argument("--workdir", type=console.path, help="run folder (default: runs/<name of the config>)")
+    allow = "continue a run although this differs from its latest checkpoint; can be given twice"
+    parser.add_argument("--allow", action="append", default=[], choices=("config", "data"), help=allow)
     parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")
     parser.add_argument("--num-processes", type=int, help="how many processes train together")
     parser.add_argument("--process-id", type=int, help="number of this process, from 0")
@@ -23,11 +27,19 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     config = configs.load(arguments.config, arguments.overrides)
 
-    from jaxhand.training.loop import train  # imported here, so that --help and config errors need no JAX
+    from jaxhand import data, models  # imported here, so that --help and config errors need no JAX
+    from jaxhand.training.loop import train
 
     runtime.use_compilation_cache()
     runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    return train(config, arguments.workdir or Path("runs") / arguments.config.stem)
+    # Before a run folder is made and hands are rendered
+    models.check(config)
+    for name in (config.data.train, config.data.test):
+        data.check(name)
+    start = config.training.init_from
+    if start and not console.path(start).is_dir():
+        raise UserError(f"training.init_from: no run folder at {start}")
+    return train(config, arguments.workdir or Path("runs") / arguments.config.stem, arguments.allow)
 
 
 if __name__ == "__main__":

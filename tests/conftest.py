@@ -11,6 +11,7 @@ from typing import NamedTuple
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "cache"  # rendered hands and compiled programs, for all tests
 DEVICES = "--xla_force_host_platform_device_count="
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles four times as fast
+NEVER = 1e6  # seconds: on a busy machine, no line says that something takes long
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" {DEVICES}4"
 os.environ["XDG_CACHE_HOME"] = str(CACHE)
@@ -23,6 +24,7 @@ import pytest  # noqa: E402
 
 from jaxhand import config as configs  # noqa: E402
 from jaxhand import data  # noqa: E402
+from jaxhand.io import console  # noqa: E402
 
 TINY = """
 data: {image_size: 64, train_samples: 96, test_samples: 22, threads: 1}
@@ -71,10 +73,12 @@ def start():
     """
 
     def start(name, *arguments, patch="", devices=1) -> subprocess.Popen:
-        code = f"from jaxhand import {name}\nfrom jaxhand.training import runtime\n{patch}\nruntime.run({name}.main)"
-        how = ["-c", code] if patch else ["-m", f"jaxhand.{name}"]
+        run = f"import runpy\nrunpy.run_module('jaxhand.{name}', run_name='__main__', alter_sys=True)"
+        if patch:
+            run = f"from jaxhand import {name}\nfrom jaxhand.training import runtime\n{patch}\nruntime.run({name}.main)"
+        code = f"from jaxhand.io import console\nconsole.PATIENCE = {NEVER}\n{run}"
         return subprocess.Popen(
-            [sys.executable, *how, *map(str, arguments)],
+            [sys.executable, "-c", code, *map(str, arguments)],
             env=os.environ | {"XLA_FLAGS": f"{QUICK} {DEVICES}{devices}", "PYTHONPATH": str(Path(__file__).parents[1])},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -149,6 +153,8 @@ def finished(trained, copy_of):
 def call(monkeypatch, capsys):
     """Call a command in this process, with its four devices: returns its exit code, stdout and stderr."""
     from jaxhand.training import runtime
+
+    monkeypatch.setattr(console, "PATIENCE", NEVER)
 
     def call(main, *arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["jaxhand", *map(str, arguments)])

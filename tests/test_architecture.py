@@ -142,7 +142,7 @@ def test_rooms_import_only_rightwards(path):
 DATA = PACKAGE / "data"
 DATA_ROOMS = {  # subpackage of data/ → what it may import from data/, in addition to itself
     "images": set(),
-    "datasets": {"images", "record", "crop_rules", "checks"},
+    "datasets": {"images", "record", "crop_rules", "checks", "label_checks"},
     "synthetic": {"images", "record", "crop_rules", "checks"},
 }
 

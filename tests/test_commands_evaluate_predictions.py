@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxhand import evaluate
+from jaxhand.evaluation import prediction_files, scoring
 from jaxhand.evaluation.prediction_files import write_freihand
 from jaxhand.hand.skeleton import from_our_order
 from tests.support.prediction_sets import hands, meshes, predicted
@@ -71,12 +72,17 @@ def test_a_warning_is_printed_and_kept(folder, call):
     assert json.loads((folder / "pred_freihand" / "scores.json").read_text())["warnings"] == warnings
 
 
+def test_help_lists_the_protocols():
+    assert evaluate.PROTOCOLS.splitlines() == scoring.described()
+    assert evaluate.SUFFIXES == prediction_files.SUFFIXES
+
+
 def test_user_errors_are_named(folder, call, tmp_path):
     files = arguments(folder)
     assert "give a run folder, or --predictions" in refused(call)
     assert "give either a run folder" in refused(call, tmp_path, *files)
     assert "give either a run folder" in refused(call, *files, "--data", "synthetic")
-    assert "give either a run folder" in refused(call, tmp_path, "--output", tmp_path)
+    assert "give a run folder, or --predictions" in refused(call, "--output", tmp_path)
     assert "is a file, not a run folder; to score a file of predictions: --pred" in refused(call, folder / "pred.zip")
     assert "must be given together (protocols: freihand, ho3d" in refused(call, *files[:4])
     assert "unknown protocol 'freihnd'; did you mean 'freihand'?" in refused(call, *arguments(folder, "freihnd"))

@@ -11,9 +11,10 @@ import trimesh
 
 from jaxhand import config as configs
 from jaxhand import predict
+from jaxhand.hand import mesh_files
 from jaxhand.hand.builtin import surface
 from jaxhand.hand.skeleton import JOINT_NAMES
-from jaxhand.inference import image_files, predictor
+from jaxhand.inference import image_files, output, predictor
 from jaxhand.models.hamer import Hamer
 from jaxhand.training import step
 from jaxhand.training.sharding import make_mesh
@@ -87,8 +88,8 @@ def test_more_images_than_are_read_at_once(finished, photographs, call, monkeypa
     images = [photographs / "images" / f"{i}.png" for i in range(11)]
     assert call(predict.main, finished, *images)[0] == 0
     together = read_joints(finished / "predictions")
-    assert call(predict.main, finished, images[9])[0] == 0
-    [alone] = read_joints(finished / "predictions")
+    assert call(predict.main, finished, images[9], "--out", finished / "alone")[0] == 0
+    [alone] = read_joints(finished / "alone")
     for one, other in zip(arrays(together[9]), arrays(alone)):
         np.testing.assert_allclose(one, other, atol=0.02)
 
@@ -138,8 +139,11 @@ def test_a_detector_of_the_user(finished, photographs, call, tmp_path, monkeypat
     found = read_joints(finished / "predictions")
     assert [hand["image"] for hand in found] == ["1.png", "2.png", "2.png"]
     assert all(hand["hand"] == "left" and hand["score"] == 0.75 and hand["K"][1][1] == 80 for hand in found)
-    line = refused(call, finished, "0.png", "1.png", "--detector", "toy_detector:fails")
-    assert "1.png: detector toy_detector:fails failed: ZeroDivisionError" in line
+    code, output, errors = call(predict.main, finished, "0.png", "1.png", "--detector", "toy_detector:fails")
+    assert code == 1 and "0.png: no hand" in output
+    first, second = errors.splitlines()
+    assert first == "1 images or hands are left out:"
+    assert second.startswith("  1.png: detector toy_detector:fails failed: ZeroDivisionError")
 
 
 def test_depth_is_read(finished, photographs, call):
@@ -152,6 +156,10 @@ def test_depth_is_read(finished, photographs, call):
         assert np.abs(points - other).max() > 1
         depth = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
         assert depth[depth > 0].min() - 200 < points[:, 2].mean() < np.median(depth[depth > 0]) + 200
+
+
+def test_the_kinds_of_mesh_files():
+    assert predict.MESH_KINDS == tuple(mesh_files.KINDS)
 
 
 @pytest.fixture
@@ -215,7 +223,7 @@ def test_user_errors_are_named(finished, photographs, call, tmp_path):
     image = photographs / "images" / "0.png"
     assert "no.png does not exist" in refused(call, finished, tmp_path / "no.png")
     (tmp_path / "text.png").write_text("not an image")
-    assert "text.png is not an image" in refused(call, finished, image, tmp_path / "text.png")
+    assert "text.png is not an image" in refused(call, finished, tmp_path / "text.png")
     assert "--bbox must be" in refused(call, finished, image, "--bbox", 9, 9, 3, 20)
     assert f"{image}: the box" in refused(call, finished, image, "--bbox", 90, 9, 99, 20)
     assert "--focal must be positive" in refused(call, finished, image, "--focal", 0)
@@ -237,12 +245,117 @@ def test_user_errors_are_named(finished, photographs, call, tmp_path):
     assert "detector must be module:name" in refused(call, finished, image, "--detector", "hands")
 
 
-def test_what_was_predicted_before_an_error_is_kept(finished, photographs, call, tmp_path, monkeypatch):
+def test_a_broken_photograph_is_left_out(finished, photographs, call, tmp_path, monkeypatch):
+    """The others are predicted, before it and after it, in the same batch and in others; the exit code is 1."""
     monkeypatch.setattr(image_files, "IMAGES_IN_MEMORY", 2)
-    (tmp_path / "text.png").write_text("not an image")
-    images = [photographs / "images" / f"{i}.png" for i in range(2)]
-    assert "text.png is not an image" in refused(call, finished, *images, tmp_path / "text.png")
-    assert [hand["image"] for hand in read_joints(finished / "predictions")] == list(map(str, images))
+    text, empty, missing = tmp_path / "text.png", tmp_path / "empty.jpg", tmp_path / "no.png"
+    text.write_text("not an image")
+    empty.touch()
+    images = [photographs / "images" / f"{i}.png" for i in range(4)]
+    code, output, errors = call(predict.main, finished, images[0], text, empty, missing, *images[1:])
+    assert code == 1 and "4 hands of 4 images" in output
+    assert errors.splitlines() == [
+        "3 images or hands are left out:",
+        f"  image {text} is not an image or is cut off",
+        f"  image {empty} is not an image or is cut off",
+        f"  image {missing} does not exist",
+    ]
+    hands = read_joints(finished / "predictions")
+    assert [hand["image"] for hand in hands] == list(map(str, images))
+    assert call(predict.main, finished, *images, "--out", tmp_path / "whole")[0] == 0
+    for hand, alone in zip(hands, read_joints(tmp_path / "whole"), strict=True):
+        np.testing.assert_allclose(hand["joints_3d"], alone["joints_3d"], atol=0.02)
+
+
+def test_an_odd_box_is_left_out(finished, photographs, call, tmp_path):
+    image, other = (photographs / "images" / f"{i}.png" for i in range(2))
+    boxes = [[4, 5, 50, 55], [90, 9, 99, 20], [10, 8, 60, 50]]
+    entries = [{"image": str(image), "bbox": box, "hand": "left", "score": i / 4} for i, box in enumerate(boxes)]
+    entries += [{"image": str(other), "bbox": [-50, -60, -4, -5]}, {"image": str(other), "bbox": [90, 0, 99, 9]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    code, output, errors = call(predict.main, finished, "--boxes", tmp_path / "boxes.json")
+    assert code == 1 and "2 hands of 1 images" in output
+    first, *lines = errors.splitlines()
+    assert first == "2 images or hands are left out:"
+    assert lines[0].startswith(f"  {image}: the box [90.0, 9.0, 99.0, 20.0] ") and lines[0].endswith("(hand 1)")
+    assert lines[1].startswith(f"  {other}: the box [-50.0") and "(hand 1)" in lines[1]
+    hands = read_joints(finished / "predictions")
+    assert [(hand["bbox"], hand["score"]) for hand in hands] == [(boxes[0], 0.0), (boxes[2], 0.5)]
+
+
+def test_a_second_call_adds_and_replaces(finished, photographs, call, tmp_path):
+    """By the name of the image; its files keep their names, and those of other images are not written over."""
+    folder, image = finished / "predictions", photographs / "images" / "0.png"
+    (tmp_path / "a").mkdir()
+    other = tmp_path / "a" / "0.png"
+    cv2.imwrite(str(other), cv2.imread(str(photographs / "images" / "1.png")))
+    assert call(predict.main, finished, image)[0] == 0
+    first = (folder / "joints.json").read_text()
+    [before] = read_joints(folder)
+    picture = (folder / before["overlay"]).read_bytes()
+    code, output, _ = call(predict.main, finished, other)
+    assert code == 0 and "1 hands of 1 images" in output and "(it has 2 hands, with those from before)" in output
+    old, new = read_joints(folder)
+    assert old == before and new["image"] == str(other) and new["overlay"] == "0_2_joints.png"
+    assert (folder / before["overlay"]).read_bytes() == picture
+    assert call(predict.main, finished, other, image)[0] == 0  # both once more
+    assert read_joints(folder)[0]["overlay"] == "0_2_joints.png" and len(read_joints(folder)) == 2
+    assert len(list(folder.glob("*.png"))) == 2
+    assert json.loads(first) == json.loads(json.dumps(json.loads(first), indent=1))
+    assert first == json.dumps(json.loads(first), indent=1) + "\n"  # the layout of the file, as before
+
+
+@pytest.mark.parametrize("content", ['{"hands": [', "[]", '{"hands": [{}]}', "[" * 100_000])
+def test_another_joints_json_is_not_written_over(finished, photographs, call, content):
+    path = finished / "predictions" / "joints.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert f"{path}: damaged, or not written by" in refused(call, finished, photographs / "images" / "0.png")
+    assert path.read_text() == content
+
+
+def test_results_are_written_as_they_come(finished, photographs, call, monkeypatch):
+    """joints.json is complete after each image while writing it takes little of the time."""
+    seen = []
+    add = output.PredictionWriter.add
+
+    def watched(writer, prediction):
+        add(writer, prediction)
+        seen.append(len(read_joints(writer.folder)))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(output.PredictionWriter, "add", watched)
+    code, _, _ = call(predict.main, finished, *(photographs / "images" / f"{i}.png" for i in range(5)))
+    assert code == 130 and seen[0] == 1 and len(read_joints(finished / "predictions")) == 3
+
+
+def test_a_doubtful_camera(finished, photographs, call):
+    """A focal length in mm is refused, and so is K in 0..1; a principal point outside the image is only said."""
+    image = photographs / "images" / "0.png"
+    assert "fx 7, fy 7, " in refused(call, finished, image, "--focal", 7)
+    assert "in mm instead of px" in refused(call, finished, image, "--focal", 7)
+    assert "in 0..1 instead of px" in refused(call, finished, image, "--K", 1.4, 1.4, 0.5, 0.5)
+    assert "focal length too" in refused(call, finished, image, "--K", 1e-9, 1e-9, 32, 32)
+    code, output, errors = call(predict.main, finished, image, "--K", 80, 80, 32, 400)
+    assert (code, errors) == (0, "") and f"doubtful camera of 1 images; of {image}: K (fx 80" in output
+
+
+def test_a_folder_of_images(finished, photographs, call, tmp_path):
+    for i, name in enumerate(("b.PNG", "a.png")):
+        cv2.imwrite(str(tmp_path / name), cv2.imread(str(photographs / "images" / f"{i}.png")))
+    (tmp_path / "notes.txt").write_text("no image")
+    assert call(predict.main, finished, tmp_path, "--out", tmp_path / "out")[0] == 0
+    assert [hand["image"] for hand in read_joints(tmp_path / "out")] == [str(tmp_path / n) for n in ("a.png", "b.PNG")]
+    (tmp_path / "empty").mkdir()
+    assert "empty: no images in this folder" in refused(call, finished, tmp_path / "empty")
+
+
+def test_the_home_folder(finished, photographs, call, monkeypatch):
+    monkeypatch.setenv("HOME", str(finished.parent))
+    image = photographs / "images" / "0.png"
+    assert call(predict.main, f"~/{finished.name}", image, "--out", "~/out")[0] == 0
+    assert len(read_joints(finished.parent / "out")) == 1
 
 
 def test_a_full_disk(finished, photographs, call, disk_of):

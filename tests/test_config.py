@@ -126,7 +126,7 @@ def test_every_number_refuses_nan_and_values_below_its_minimum():
 
     for key, value in flat(configs.to_dict(Config())):
         if isinstance(value, (int, float)) and key != "seed":
-            assert key in message(f"{key}=-1")
+            assert key in message(f"{key}=-2" if key.startswith("training.mesh.") else f"{key}=-1")
             assert key in message(f"{key}=.nan")
 
 
@@ -217,3 +217,106 @@ def test_each_choice_of_optimizer_and_schedule_is_another_one():
         for name in configs.choices()["scheduler.name"]
     ]
     assert not np.allclose(*updates) and not np.allclose(*courses)
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("data.train=folder:/data/my #1 set", lambda config: config.data.train == "folder:/data/my #1 set"),
+        ("data.train=freihand:", lambda config: config.data.train == "freihand:"),  # the data set names its path
+        ("data.train={folder:/a: 0.5, rhd:/b: 1}", lambda c: c.data.train == {"folder:/a": 0.5, "rhd:/b": 1.0}),
+        ("training.init_from=no", lambda config: config.training.init_from == "no"),
+        ("training.init_from=010", lambda config: config.training.init_from == "010"),
+        ("training.init_from=2024-13-45", lambda config: config.training.init_from == "2024-13-45"),
+        ("data.cache='a b'", lambda config: config.data.cache == "a b"),
+        ("data.cache=null", lambda config: config.data.cache == ""),
+        ("training.batch_size=010", lambda config: config.training.batch_size == 10),
+        ("seed=9007199254740993", lambda config: config.seed == 2**53 + 1),
+        ("seed=-1_000", lambda config: config.seed == -1000),
+        ("model.remat=yes", lambda config: config.model.remat is True),
+        ("model.options={a: 010, b: [no, 1e-3], c: '5'}",
+         lambda config: config.model.options == {"a": 10, "b": [False, 1e-3], "c": "5"}),
+    ],
+)  # fmt: skip
+def test_the_type_of_the_field_decides(override, read, tmp_path):
+    """Text fields take the text as typed, and numbers are decimal, in overrides and in files."""
+    assert read(load(None, [override]))
+    key, _, text = override.partition("=")
+    section, _, name = key.rpartition(".")
+    if "#" not in text and not text.endswith(":"):  # YAML gives these a meaning of its own
+        line = f"{section}: {{{name}: {text}}}" if section else f"{name}: {text}"
+        assert read(load(write(tmp_path, line)))
+
+
+@pytest.mark.parametrize("text", ["0x10", "1:30", "2024-01-01", "1e400", "9" * 400, "9" * 5000, "0b11"])
+def test_odd_numbers_are_refused_in_a_short_line(text):
+    for key in ("training.batch_size", "optimizer.learning_rate"):
+        words = message(f"{key}={text}")
+        assert key in words and len(words) < 250
+
+
+def test_a_key_that_is_there_twice(tmp_path):
+    text = "training:\n  num_epochs: 3\ndata: {view: all}\ntraining:\n  batch_size: 8\n"
+    assert "'training' is there twice, in lines 1 and 4; keep one of them" in message(path=write(tmp_path, text))
+    text = "data:\n  augment: {noise: 0.1,\n    noise: 0.2}\n"
+    assert "'data.augment.noise' is there twice, in lines 2 and 3" in message(path=write(tmp_path, text))
+    assert "twice, in line 1" in message("optimizer.rates={a: 1, a: 2}")
+
+
+def test_anchors_and_merges(tmp_path):
+    text = "data: {augment: &a {noise: 0.1, shift: 0.2}}\nmodel: {options: {<<: *a, noise: 1, of: *a}}\n"
+    config = load(write(tmp_path, text))
+    assert config.model.options == {"noise": 1, "shift": 0.2, "of": {"noise": 0.1, "shift": 0.2}}
+    assert "<< must be followed by a section" in message(path=write(tmp_path, "model: {options: {<<: 3}}"))
+
+
+def nested(kind: str, depth: int = 100_000) -> str:
+    return {"flow": "[" * depth, "block": "- " * depth, "map": "{a: " * (depth // 2)}[kind]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefg", "bcdefgh")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (nested("flow"), "nested too deeply"),
+        (nested("block"), "nested too deeply"),
+        (nested("map"), "nested too deeply"),
+        (BOMB, "more than 20,000 values after its aliases are replaced"),
+        ("model: {options: {a: &a [*a]}}", "nested too deeply"),
+        ("seed: " + "9" * 2_000_000, "is too long for a config"),
+        ("seed: !!python/object:os.system [x]", "line 1: the tag tag:yaml.org,2002:python/object:os.system"),
+        ("? [a, b]\n: 3", "line 1: a key must be a text"),
+        ("data: {train: freihand: }", "not valid YAML"),
+        ("data:\n  train:\n    freihand:", "there is nothing after 'freihand'"),
+        ("data: {train: \0}", "not valid YAML"),
+        ("x" * 100_000, "must have keys and values, got a str"),
+        ("? " + "x" * 100_000 + "\n: 1", "unknown key"),
+    ],
+    ids=lambda value: value[:20] if len(value) < 300 else value[:4],
+)
+def test_a_hostile_file_is_a_short_line(tmp_path, text, words):
+    line = message(path=write(tmp_path, text))
+    assert words in line and len(line) < 700
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.crop_scale=1e9", "data.crop_scale must be positive and at most 10, got"),
+        ("optimizer.learning_rate=1e6", "optimizer.learning_rate must be positive and at most 1,000"),
+        ("data.augment.rotation_deg=400", "between 0 and 180"),
+        ("data.image_size=100000", "at least 1 and at most 4,096"),
+        ("training.batch_size=1e9", "at least 1 and at most 1,048,576"),
+    ],
+)
+def test_values_beyond_reason(override, words):
+    assert words in message(override)
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\n")
+    assert load(tmp_path / "bom.yaml").seed == 3

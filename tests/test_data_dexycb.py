@@ -130,6 +130,25 @@ def test_json_val_is_of_whole_sequences(root):
     assert sum(map(len, parts)) == len(dexycb.load(root, "train", variant="json"))
 
 
+def test_the_subjects_that_are_there_can_be_read(root, tmp_path):
+    for part in (tree.SUBJECTS[1], "calibration"):
+        (tmp_path / part).symlink_to(root / part)
+    with pytest.raises(UserError, match="subject-01: no such folder; .* read those that are there: dexycb-s0-part:"):
+        dexycb.load(tmp_path, "train", **TINY)
+    source, whole = dexycb.load(tmp_path, "train", variant="s0-part", **TINY), dexycb.load(root, "train", **TINY)
+    names = [whole.read_annotation(i).name for i in range(len(whole))]
+    wanted = [name for name in names if name.startswith(tree.SUBJECTS[1])]
+    assert [source.read_annotation(i).name for i in range(len(source))] == wanted and source.ids is None
+    complete = dexycb.load(root, "train", variant="s0-part", **TINY)
+    assert complete.ids.tolist() == whole.ids.tolist()
+    with pytest.raises(UserError, match="dexycb-s1-part, test needs one of the subjects 20201015-subject-09"):
+        dexycb.load(
+            tmp_path, "test", variant="s1-part", **TINY | {"subjects": dexycb.SUBJECTS[:7] + dexycb.SUBJECTS[8:]}
+        )
+    with pytest.raises(UserError, match="dexycb-s0-half, train: unknown; use s0"):
+        dexycb.load(tmp_path, "train", variant="s0-half", **TINY)
+
+
 def test_mistakes_are_named(tmp_path):
     root = tree.write(tmp_path, 1)
     one = TINY | {"sequences": 1}

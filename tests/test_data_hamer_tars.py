@@ -12,7 +12,7 @@ from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_tars
 from jaxhand.data.images.header import image_size, read_image_size
 from jaxhand.hand.camera import project
-from jaxhand.io.pickles import load_npz
+from jaxhand.io.numpy_files import read_npz
 from tests.support import layouts
 from tests.support import layouts_hamer as tree
 
@@ -262,6 +262,6 @@ def test_the_size_of_an_image_is_read_from_its_start():
 
 def test_arrays_of_objects_are_read_as_pickles(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.arange(3), b=np.array([{"x": np.ones(2)}, None], object), c=np.array("ä"))
-    arrays = load_npz(tmp_path / "a.npz")
+    arrays = read_npz(tmp_path / "a.npz", objects=True)
     assert arrays["a"].tolist() == [0, 1, 2] and arrays["c"] == "ä" and arrays["b"][1] is None
     np.testing.assert_array_equal(arrays["b"][0]["x"], [1, 1])

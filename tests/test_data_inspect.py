@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxhand import inspect as command
 from jaxhand.config import UserError
 from jaxhand.data import inspect, pack
 from jaxhand.hand import anatomy
@@ -205,17 +206,17 @@ def _mean_x(image, color) -> float:
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inspect, "PUBLISHED", {})
     folder = layouts_freihand.write(tmp_path)
-    assert inspect.main(["freihand", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert command.main(["freihand", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
     output = capsys.readouterr().out.splitlines()
     assert output[-1] == "Complete: every image exists, and nothing is doubtful."
     assert (tmp_path / "sheet.png").is_file() and f"Written to {tmp_path / 'sheet.png'}" in output
     (folder / "training/rgb/00000003.jpg").unlink()
-    assert inspect.main(["freihand", str(folder), "--all"]) == 1
+    assert command.main(["freihand", str(folder), "--all"]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("train: half-downloaded: 1 of 20 images are missing")
-    assert inspect.main(["freihand", str(tmp_path / "nowhere")]) == 2
+    assert command.main(["freihand", str(tmp_path / "nowhere")]) == 2
     message = f"error: {tmp_path / 'nowhere'}: no such file or folder; give the path of the data set\n"
     assert capsys.readouterr().err == message
-    assert inspect.main(["freihnad", str(folder)]) == 2
+    assert command.main(["freihnad", str(folder)]) == 2
     assert "did you mean 'freihand'?" in capsys.readouterr().err
     with pytest.raises(UserError, match="cannot write"):
         inspect.inspect("freihand", folder, sheet=tmp_path / "no/folder.png", say=lambda line: None)

@@ -234,6 +234,32 @@ def test_another_source_of_the_same_size_is_noticed(sets, tmp_path):
         packed(tmp_path)
 
 
+@pytest.mark.parametrize("change", ["another count", "other labels", "another name", "a broken source"])
+def test_a_finished_pack_stays_as_it_is_when_another_set_is_refused(sets, tmp_path, change):
+    out, _ = packed(tmp_path)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    class Other(Source):
+        def record(self, i):
+            record = super().record(i)
+            return Record(**vars(record) | {"keypoints_3d": record.keypoints_3d + 1})
+
+    class Broken(Source):
+        def record(self, i):
+            raise UserError("lost")
+
+    sets.update(
+        {"another count": {"count": 11}, "other labels": {"of": Other}, "a broken source": {"of": Broken}}.get(
+            change, {}
+        )
+    )
+    with pytest.raises(UserError):
+        pack("dexycb" if change == "another name" else "folder", "source", out, shard_size=4, say=lambda line: None)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    sets.update(of=Source, count=10)
+    assert_same(data.read("folder", out, "train"), folder.load("source", "train"))
+
+
 def test_splits_that_a_set_lacks_are_left_out_unless_asked_for(tmp_path, monkeypatch):
     def load(path, split, *, variant="", without_val=False, mano=None):
         if split == "train":

@@ -269,3 +269,13 @@ def test_labels_that_a_protocol_leaves_out(tmp_path, gt, pred):
     paths = scoring.write(pair, scores, {}, tmp_path)
     assert json.loads(paths[0].read_text())["scored"] == COUNT - 2
     assert paths[1].read_text().splitlines()[3] == "2,,,"
+
+
+def test_float16_has_no_false_warning(tmp_path, gt, pred):
+    """The same warnings as in float32, and the scores of the rounded joints."""
+    for dtype in (np.float16, np.float32):
+        rounded = (pred / 1000).astype(np.float16).astype(dtype)
+        np.savez(tmp_path / "pred.npz", xyz=rounded)
+        np.savez(tmp_path / "gt.npz", xyz=(gt / 1000).astype(dtype))
+        pair = scoring.load_pair(tmp_path / "pred.npz", tmp_path / "gt.npz", FREIHAND)
+        assert pair.warnings == [] and pair.pred["xyz"].dtype == np.float32

@@ -332,3 +332,15 @@ def test_other_files_are_refused(folder, tmp_path):
         mano.read(tmp_path)
     with pytest.raises(UserError, match=r"MANO_LEFT\.pkl: no such file"):
         mano.read(tmp_path, side="left")
+
+
+def test_the_file_of_a_run_from_another_machine(tmp_path, monkeypatch):
+    """The path in the config does not exist here: JAXHAND_MANO names the place, for every command."""
+    here = tmp_path / "here"
+    here.mkdir()
+    mano_file.write(here / "MANO_RIGHT.pkl", MODEL)
+    monkeypatch.setenv("JAXHAND_MANO", str(here))
+    assert mano.read(tmp_path / "there" / "MANO_RIGHT.pkl").side == "right"
+    monkeypatch.delenv("JAXHAND_MANO")
+    with pytest.raises(UserError, match="no such file; .* or set the environment variable JAXHAND_MANO to its place"):
+        mano.read(tmp_path / "there" / "MANO_RIGHT.pkl")

@@ -23,6 +23,13 @@ def text_score(image): return [{"bbox": (1, 2, 3, 4), "score": "high"}]
 def both(image): return [{"bbox": (1, 2, 3, 4), "hand": np.array(["left", "right"])}]
 def fails(image): raise RuntimeError("no model file:\\n  weights.bin")
 NOT_A_FUNCTION = 3
+def leaves(image):
+    import sys
+    sys.exit()
+def takes_nothing(): return []
+def generator(image): yield {"bbox": (1, 2, 3, 4)}
+def huge_score(image): return [{"bbox": (1, 2, 3, 4), "score": 10 ** 400}]
+def a_picture(image): return [image]
 """
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 
@@ -53,6 +60,11 @@ def test_a_detector_is_a_function_in_a_module(folder):
     ("text_score", "hand 0: score must be a finite number, got 'high'"),
     ("both", 'hand 0: hand must be "right" or "left"'),
     ("fails", r"detector my_hands:fails failed: RuntimeError: no model file: weights.bin \(my_hands.py, line 16\)"),
+    ("leaves", r"detector my_hands:leaves failed: SystemExit:  \(my_hands.py, line 20\)"),
+    ("takes_nothing", "detector my_hands:takes_nothing failed: TypeError: takes_nothing\\(\\) takes 0 positional"),
+    ("generator", "detector my_hands:generator must return a list of hands, got generator"),
+    ("huge_score", "hand 0: score must be a finite number, got 1000"),
+    ("a_picture", "hand 0: a hand must be an object with the key bbox, got array"),
 ])  # fmt: skip
 def test_wrong_results_are_named(folder, function, message):
     detect = load_detector(f"my_hands:{function}")

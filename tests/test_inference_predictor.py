@@ -251,6 +251,14 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
     ({"depth": np.full((48, 64), 0.6)}, "depth seems to be in metres"),
     ({"images": [IMAGE, IMAGE], "boxes": [[1, 2, 3, 4]]}, "boxes must have an entry for each of the 2 images, got 1"),
     ({"images": [IMAGE, IMAGE], "boxes": [None, [9, 9, 3, 3]]}, "^image 1: bbox must be"),
+    ({"hands": 3}, 'hands must be "right" or "left", or a list with one of them for each box, got 3'),
+    ({"boxes": [1, 2, 30, 40], "hands": [3]}, 'a hand must be "right" or "left", got 3'),
+    ({"boxes": [1, 2, 30, 40], "hands": [["left"]]}, r"a hand must be .* got \['left'\]"),
+    ({"images": [IMAGE], "hands": 3}, "hands must have an entry for each of the 1 images, got 3"),
+    ({"images": [IMAGE], "boxes": np.float64(3)}, "boxes must have an entry for each of the 1 images, got"),
+    ({"images": None}, "uint8, RGB, got NoneType"),
+    ({"boxes": 10**400}, "boxes must be numbers"),
+    ({"boxes": [10**400, 1, 2, 3]}, "boxes must be numbers"),
 ])  # fmt: skip
 def test_user_errors_are_named(stub, arguments, line):
     read, _ = stub(None)
@@ -320,6 +328,26 @@ def test_mirrored_images_have_mirrored_meshes(monkeypatch, photographs):
     np.testing.assert_allclose(two["mano_shape"], one["mano_shape"], atol=1e-6)
     np.testing.assert_array_equal(two["faces"], one["faces"][..., ::-1])
     assert np.ptp(one["vertices"], axis=0).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"path": None}, "a run must be given by the path of its folder, such as 'runs/quickstart', got None"),
+        ({"path": 3}, "a run must be given by the path of its folder"),
+        ({"path": "run", "batch_size": "a"}, "batch_size must be a power of two, such as 32, got 'a'"),
+        ({"path": "run", "batch_size": 2.0}, "batch_size must be a power of two, such as 32, got 2.0"),
+        ({"path": "run", "batch_size": None}, "batch_size must be a power of two, such as 32, got None"),
+    ],
+)
+def test_load_names_a_wrong_argument(arguments, line):
+    with pytest.raises(UserError, match=line):
+        jaxhand.load(**arguments)
+
+
+def test_load_expands_the_home_folder(trained, monkeypatch):
+    monkeypatch.setenv("HOME", str(trained.workdir.parent))
+    assert jaxhand.load(f"~/{trained.workdir.name}").model == "dense"
 
 
 def test_load_needs_a_run(tmp_path):

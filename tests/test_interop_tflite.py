@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.interop import tflite
 from tests.support.tflite_files import CODES, Number, flatbuffer, one_convolution, operation, write
 
@@ -130,6 +130,6 @@ def test_lists_longer_than_the_file_take_no_memory(root):
 
 def test_a_list_of_one_table_over_and_over_is_refused(root):
     """A file of 1 MB could else describe far more objects than fit in memory."""
-    content = flatbuffer(root | {1: [{}] * (tflite.MOST_ITEMS + 1)})
+    content = flatbuffer(root | {1: [{}] * (limits.NETWORK_ITEMS + 1)})
     with pytest.raises(UserError, match=r"a: has a list of 5001 tables; a network for hands has a few hundred"):
         tflite.parse(content, "a")

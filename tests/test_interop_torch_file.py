@@ -108,7 +108,7 @@ class Parameter(Call):
     ("module", "name"),
     [
         *[("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("torch", "load")],
-        *[("torch.hub", "load"), ("pathlib", "PosixPath"), ("torch._utils", "_rebuild_sparse_tensor")],
+        *[("torch.hub", "load"), ("shutil", "rmtree"), ("torch._utils", "_rebuild_sparse_tensor")],
         *[("numpy", "fromfile"), ("torch.serialization", "load"), ("__main__", "Model"), ("functools", "partial")],
         *[("torch", "ComplexFloatStorage"), ("yacs_evil", "CfgNode"), ("jaxhand.interop.torch_file", "read")],
     ],

@@ -89,12 +89,25 @@ def python(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
         "from jaxhand.cli import main; sys.argv[1:] = ['train', '--help']; main()",
         "from jaxhand.cli import main; sys.argv[1:] = ['train', 'modle.width=8']; main()",
         "from jaxhand.cli import main; sys.argv[1:] = ['convert', 'hamer', '--help']; main()",
+        "from jaxhand.cli import main; sys.argv[1:] = ['evaluate', '--help']; main()",
+        "from jaxhand.cli import main; sys.argv[1:] = ['predict', '--help']; main()",
+        "from jaxhand.cli import main; sys.argv[1:] = ['predict', 'run', 'a.jpg', '--focal', '0']; main()",
+        "from jaxhand.cli import main; sys.argv[1:] = ['inspect', '--help']; main()",
+        "from jaxhand.cli import main; sys.argv[1:] = ['pack', '--help']; main()",
     ],
 )
 def test_help_starts_without_jax(statement):
     heavy = "[name for name in ('jax', 'numpy', 'flax', 'cv2') if name in sys.modules]"
     code = f"import atexit, sys\natexit.register(lambda: print({heavy}))\n{statement}"
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_what_help_shows_without_an_import_is_right():
+    from jaxhand import inspect, pack
+    from jaxhand.data import inspect as data_inspect
+    from jaxhand.data import pack as data_pack
+
+    assert inspect.SPLITS == data_inspect.SPLITS and pack.SPLITS == data_pack.SPLITS
 
 
 def test_rooms_are_there_after_import_jaxhand():

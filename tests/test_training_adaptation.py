@@ -11,6 +11,7 @@ from jaxhand import data, evaluate, models
 from jaxhand.models.efficientnet_lite import EfficientNetLite, Features
 from jaxhand.models.mediapipe import Correction
 from jaxhand.training import eval_loop
+from jaxhand.training.adaptation import distance_prior
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 
 SETTINGS = ["model.name=mediapipe", "data.image_size=224", "model.options.size=lite", "training.batch_size=8"]
@@ -62,10 +63,17 @@ def test_the_mix_brings_the_joints_closer(run, photographs, tmp_path, call):
     assert code == 2 and "holds checkpoints already" in errors
 
 
+def test_the_distances_of_a_set_are_a_prior():
+    joints = np.random.default_rng(0).normal(0, 20, (500, 21, 3))
+    joints += np.array([0, 0, 1.0]) * np.exp(np.random.default_rng(1).normal(np.log(600), 0.05, (500, 1, 1)))
+    mean, variance = distance_prior(joints)
+    assert abs(mean - np.log(600)) < 0.01 and abs(np.exp(variance) - 0.05**2) < 3e-4
+
+
 def test_another_model_has_no_mix(trained, photographs, tmp_path, call):
     name = f"folder:{photographs}"
     code, _, errors = call(evaluate.main, trained.workdir, "--data", name, "--fit-joint-mix", tmp_path / "out")
-    assert code == 2 and "is a run of model 'dense': only 'mediapipe' has mixes of joints" in errors
+    assert code == 2 and "is a run of model 'dense': only 'mediapipe' and 'photo_net' have mixes of joints" in errors
     code, _, errors = call(evaluate.main, trained.workdir, "--fit-joint-mix", tmp_path / "out")
     assert code == 2 and "--fit-joint-mix needs a run folder and one --data" in errors
 

@@ -63,7 +63,7 @@ DAMAGES = {
     "no _METADATA": lambda step: (step / "params" / "_METADATA").unlink(),
     "no _METADATA, plain": plain(lambda step: (step / "params" / "_METADATA").unlink()),
     "no item": lambda step: shutil.rmtree(step / "optimizer"),
-    "no meta, plain": plain(lambda step: (step / "meta" / "meta.json").unlink()),
+    "no meta, plain": plain(lambda step: (step / "meta" / "metadata").unlink()),
     "cut manifest": lambda step: os.truncate(step / checkpoint_files.MANIFEST, 100),
     "cut metrics": lambda step: os.truncate(step / "metrics" / "metrics", 3),
     "bare folder": empty,
@@ -244,5 +244,6 @@ def test_two_processes(tmp_path):
 def test_the_manifest_is_json_over_the_items(tmp_path):
     folder = saved_run(tmp_path, {10: 1.0})
     sums = json.loads((folder / "10" / checkpoint_files.MANIFEST).read_text())
-    assert {name.split("/")[0] for name in sums} == {"params", "rest", "optimizer", "data", "meta", "metrics"}
+    items = {"params", "rest", "optimizer", "data", "meta", "metrics"}
+    assert {name.split("/")[0] for name in sums} == items | {"_CHECKPOINT_METADATA", checkpoint_files.MANIFEST}
     assert checkpoint_files.damage(folder / "10", ("params",)) is None

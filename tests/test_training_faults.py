@@ -5,14 +5,18 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 
 from jaxhand import train
 from jaxhand.data.record import Record
-from jaxhand.training import checkpoint_files, loop
+from jaxhand.training import checkpoint_files, loop, runtime
 from jaxhand.training.checkpoint import restore_best
+from jaxhand.training.checkpoint_damage import SaveError
 
 PATCH_STEP = """
 from jaxhand.training import loop
@@ -63,6 +67,23 @@ def test_configs_that_cannot_be_run(refused, override, words, tmp_path, monkeypa
         monkeypatch.setattr(loop.data, "load", lambda *_: [None] * 96)
     assert words in refused(override)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.name=resnet", "model.name must be one of dense, fast_mesh"),
+        ("data.image_size=8", "data.image_size must be a multiple of 8, at least 16, for model 'dense', got 8"),
+        ("data.train=freihand:", "unknown data set 'freihand:'; give its path, freihand:PATH"),
+        ("data.test=synthetic:/x", "data set synthetic takes no path: its hands are rendered"),
+        ("data.train={synthetic: 1, frehand:/x: 2}", "unknown data set 'frehand'; did you mean 'freihand'?"),
+        ("training.init_from=/no/such/run", "no run folder at /no/such/run"),
+    ],
+)
+def test_a_config_is_checked_before_anything_is_written(refused, override, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.data, "load", lambda *_: pytest.fail("a data set was opened"))
+    assert words in refused(override)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_config(refused, tmp_path):
@@ -143,9 +164,52 @@ def test_a_loss_that_is_not_finite(trained, command, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_disk_without_inodes(disk_of):
+    """Whichever file of a checkpoint cannot be made: one line, nothing of asyncio, and the process ends."""
+    code = """
+        import sys
+        import numpy as np
+        from jaxhand.training import checkpoint, runtime
+        def main():
+            checkpoints = checkpoint.Checkpoints(sys.argv[1])
+            item = dict(params={"a": np.arange(9.0)}, rest={}, optimizer={"b": np.ones(3)}, data={}, meta={})
+            checkpoints.save(10, **item, avg_metric=1.0)
+            checkpoints.wait()
+            left = os.statvfs(sys.argv[1]).f_ffree - int(sys.argv[2])
+            for i in range(left):
+                open(f"{sys.argv[1]}/{i}", "w").close()
+            checkpoints.save(20, **item, avg_metric=0.5)
+            checkpoints.wait()
+        import os
+        runtime.run(main)
+    """
+    disk = disk_of("50m,nr_inodes=120")
+    for free in (0, 3, 8, 15):
+        shutil.rmtree(disk / "checkpoints", ignore_errors=True)
+        for path in disk.glob("[0-9]*"):
+            path.unlink()
+        run = [sys.executable, "-c", textwrap.dedent(code), disk, str(free)]
+        ended = subprocess.run(run, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 2
+        assert re.match(f"error: cannot write checkpoint {disk}/checkpoints/20: disk full", one_line(ended.stderr))
+
+
+def test_after_a_failed_save_the_process_does_not_wait_for_threads(monkeypatch, capsys):
+    def main():
+        raise SaveError("cannot write checkpoint")
+
+    monkeypatch.setattr("os._exit", lambda code: sys.exit(code + 100))
+    with pytest.raises(SystemExit) as end:
+        runtime.run(main)
+    assert end.value.code == 102 and capsys.readouterr().err == "error: cannot write checkpoint\n"
+
+
+@pytest.mark.slow
 def test_a_learning_rate_that_blows_up(trained, command, tmp_path):
     overrides = ["optimizer.learning_rate=1e35", "scheduler.warmup_steps=0"]
-    code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
+    patch = "from jaxhand.config import ranges\nranges.Range.__contains__ = lambda *_: True"  # else it is refused
+    arguments = ("train", "--config", trained.config, "--workdir", tmp_path / "run", *overrides)
+    code, output, errors = command(*arguments, patch=patch)
     assert code == 2 and "Lower optimizer.learning_rate" in one_line(errors)
     assert checkpoint_files.steps(tmp_path / "run" / "checkpoints") == []
 
@@ -179,5 +243,5 @@ def test_a_run_leaves_nothing_else_behind(trained):
         "tensorboard",
         "metrics.jsonl",
         "samples",
-    }
+    }  # and no lock
     assert not [path for path in os.listdir(trained.workdir / "checkpoints") if not path.isdecimal()]

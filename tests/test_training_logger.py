@@ -152,6 +152,16 @@ def test_a_log_file_gets_lines_and_no_bar(tmp_path):
     assert (done.stdout, done.stderr) == ("Epoch 0: Train Loss = 0.6958\n", "")
 
 
+def test_a_log_file_gets_lines_about_a_long_epoch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logger_module, "FIRST_LINE_SECONDS", 0.0)
+    logger = Logger(tmp_path, is_main=True)
+    with logger.progress(40, initial=10, desc="Epoch 1") as bar:
+        bar.step(10, jnp.float32(0.25))
+        bar.lines._wait = 1000
+        bar.step(10, object())
+    assert capsys.readouterr() == ("", "Epoch 1: 20 of 40 images (50%), loss=0.2500\n")
+
+
 def test_a_terminal_gets_the_bar(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -120,7 +120,8 @@ def test_another_config_is_refused(trained, copy_of, call):
     assert code == 2 and output == ""
     assert errors == (
         f"error: {workdir}: contains a run with another config (optimizer.learning_rate: 0.003 -> 0.1; "
-        "training.num_epochs: 3 -> 4); choose another --workdir, or use the config of that run\n"
+        "training.num_epochs: 3 -> 4); choose another --workdir, or use the config of that run; --allow config goes on "
+        "with the new one\n"
     )
     assert set(metrics_on_disk(workdir)) == set(metrics_on_disk(trained.workdir))
     assert configs.load(workdir / "config.yaml").training.num_epochs == 3
@@ -130,7 +131,7 @@ def test_a_folder_without_checkpoints_takes_another_config(tiny_yaml, tmp_path, 
     from jaxhand.training import loop
 
     (tmp_path / "config.yaml").write_text("training: {num_epochs: 1}\n")
-    monkeypatch.setattr(loop, "Run", lambda config, workdir: loop.run_dir.prepare(workdir, config) or exit(0))
+    monkeypatch.setattr(loop, "Run", lambda config, workdir, *_: loop.run_dir.prepare(workdir, config) or exit(0))
     assert call(train.main, "--config", tiny_yaml, "--workdir", tmp_path)[0] == 0
     assert configs.load(tmp_path / "config.yaml") == configs.load(tiny_yaml)
 

@@ -178,11 +178,14 @@ def test_a_hand_labelled_in_2d_only_learns_pixels_and_does_not_water_down_the_re
     for name in ("joints_3d", "depth", "distance", "size"):
         assert (terms[name][:3] == 0).all() and terms[name][3] > 0
     np.testing.assert_allclose(terms["joints_2d"], 3 / 32, atol=1e-6)
-    balanced = losses.terms(off, batch, balanced=True)
+    balanced = losses.terms(off, batch, scales=losses.label_scales(batch))
     for name in ("joints_3d", "depth", "distance", "size"):
         np.testing.assert_allclose(balanced[name].mean(), terms[name][3], rtol=1e-6)  # only one hand has it
     np.testing.assert_allclose(balanced["joints_2d"], terms["joints_2d"], rtol=1e-6)
-    whole = losses.terms(off, make_batch(4)), losses.terms(off, make_batch(4), balanced=True)
+    whole = (
+        losses.terms(off, make_batch(4)),
+        losses.terms(off, make_batch(4), scales=losses.label_scales(make_batch(4))),
+    )
     for name in terms:
         np.testing.assert_array_equal(whole[0][name], whole[1][name])
 

@@ -1,6 +1,7 @@
 """Two real processes on this machine train one run: the same numbers, one console, a common end."""
 
 import re
+import signal
 import socket
 import time
 
@@ -127,6 +128,13 @@ def test_when_one_ends_the_other_does(pair, who, action, code, words):
             ("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2),
             "--process-id must be between 0 and 1, got 2",
         ),
+        *(
+            (
+                ("--coordinator", address, "--num-processes", 2, "--process-id", 0),
+                f"--coordinator must be HOST:PORT, such as node0:8476, got {address!r}",
+            )
+            for address in ("myhost", "myhost:", ":1", "myhost:http", "myhost:99999")
+        ),
     ],
 )
 def test_flags_that_make_no_sense(call, flags, words):
@@ -146,7 +154,7 @@ def test_flags_that_make_no_sense(call, flags, words):
 )
 def test_a_scheduler_that_started_many_processes_is_joined(monkeypatch, variables, joins):
     joined = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda *arguments: joined.append(arguments))
+    monkeypatch.setattr("jaxhand.training.peers.connect", lambda *arguments: joined.append(arguments))
     for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -172,3 +180,53 @@ def test_errors_of_one_line(call, error, words):
 
     code, output, errors = call(main)
     assert code in (1, 130) and (output, errors) == ("", words)
+
+
+@pytest.fixture
+def alone(start, tiny_yaml, tmp_path):
+    """Start the second of two processes whose first process never comes."""
+
+    def alone(patch):
+        flags = ["--coordinator", "127.0.0.1:9", "--num-processes", 2, "--process-id", 1]
+        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        patch = f"{heard}from jaxhand.io import console\nfrom jaxhand.training import peers\nconsole.PATIENCE = 0.1\n{patch}"
+        return start("train", "--config", tiny_yaml, "--workdir", tmp_path / "run", *flags, patch=patch)
+
+    return alone
+
+
+WAITING = "waiting for all processes of the run; the first process at 127.0.0.1:9 connects them\n"
+
+
+def test_a_first_process_that_never_comes(alone):
+    output, errors = (process := alone("peers.CONNECT_S = 1.0")).communicate(timeout=60)
+    assert (process.returncode, output) == (2, "")
+    assert errors == WAITING + (
+        "error: not all processes of the run have started within 1 s, or the first process at 127.0.0.1:9 cannot be "
+        "reached\n"
+    )
+
+
+def test_ctrl_c_is_heard_while_it_waits(alone):
+    process = alone("")
+    assert process.stderr.readline() == WAITING
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (130, "")
+    assert errors == "interrupted; run the same command to continue from the last checkpoint\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_process_that_is_stopped_does_not_hold_the_others(pair, who):
+    """All end within 30 s with one line, the stopped one when it goes on."""
+    action = "import subprocess; subprocess.Popen(['sh', '-c', f'sleep 40; kill -CONT {os.getpid()}']); "
+    action += "os.kill(os.getpid(), signal.SIGSTOP)"
+    patches = ["", ""]
+    patches[who] = AT_STEP.format(count=6, action=action)
+    results = pair(patches)
+    (code, _, _, when), (other, _, other_errors, other_when) = results[who], results[1 - who]
+    assert other == 1 and re.fullmatch(
+        f"error: process {who} of the run does not answer for 20 s; all end, .*\n", other_errors
+    )
+    assert code not in (0, None) and when > other_when

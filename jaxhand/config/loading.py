@@ -12,35 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from jaxhand.config import experiments
+from jaxhand.config import experiments, yaml_text
 from jaxhand.config.errors import ConfigError
+from jaxhand.config.ranges import Range
 from jaxhand.config.schema import Config
-
-# Smallest allowed values. All other numbers must be at least 0, except the seed, which may be negative.
-_MINIMUM = {
-    "data.train_samples": 1,
-    "data.test_samples": 1,
-    "data.image_size": 1,
-    "data.threads": 1,
-    "model.width": 2,
-    "model.joint_width": 1,
-    "model.expansion": 1,
-    "model.fusion.upsampler": 1,
-    "model.fusion.scales": 1,
-    "model.fusion.looks": 1,
-    "model.vit.width": 1,
-    "model.vit.depth": 1,
-    "model.vit.heads": 1,
-    "model.vit.patch": 1,
-    "training.num_epochs": 1,
-    "training.batch_size": 1,
-    "training.save_freq": 1,
-}
-_POSITIVE = ("data.crop_scale", "optimizer.learning_rate")
-_LESS_THAN_ONE = (
-    *("data.augment.scale", "data.augment.color", "model.vit.drop_path"),
-    *("optimizer.b1", "optimizer.b2", "optimizer.momentum", "training.average_with_init"),
-)
+from jaxhand.config.yaml_text import shown
 
 
 def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
@@ -49,7 +25,8 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
     Args:
         path: a YAML file with the keys that differ from the defaults, or the name of a file in configs/ such as
             "quickstart"; None: all keys have their defaults.
-        overrides: texts `section.key=value`, such as "training.num_epochs=5"; the value is read as YAML.
+        overrides: texts `section.key=value`, such as "training.num_epochs=5". The value of a text key is taken as it is
+            typed; for other keys it is read as YAML.
 
     Returns:
         The config, checked.
@@ -63,11 +40,8 @@ def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"override {override!r} must have the form key=value, such as training.num_epochs=5")
-        try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
-            value = text
-        _put(tree, key.strip().split("."), value)
+        keys = key.strip().split(".")
+        _put(tree, keys, _override_value(text, keys))
     config = from_dict(tree, source=str(path) if path is not None else "config")
     _check(config)
     return config
@@ -130,14 +104,36 @@ def _flat(section, prefix: str = "") -> dict:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # not UTF-8, or a path that no file can have
+        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    tree = yaml_text.parse(text, f"config {path}") or {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"config {path} must have keys and values, got a {type(tree).__name__}")
+        raise ConfigError(f"config {path} must have keys and values, got a {type(yaml_text.typed(tree)).__name__}")
     return tree
+
+
+def _override_value(text: str, keys: list[str]):
+    """The value of an override. A text field takes the text as typed, except quotes and {…}, which are YAML."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if _is_text(keys) and not quoted and not text.lstrip().startswith(("{", "[")):
+        return "" if text in ("null", "~") else text
+    try:
+        return yaml_text.parse(text, f"override {'.'.join(keys)}") if text else ""
+    except ConfigError as error:
+        if isinstance(error.__cause__, yaml.YAMLError):
+            return text
+        raise
+
+
+def _is_text(keys: list[str]) -> bool:
+    """Whether the field with this dotted key is a text, or a text or a mapping."""
+    kind: typing.Any = Config
+    for key in keys:
+        kind = typing.get_type_hints(kind).get(key) if dataclasses.is_dataclass(kind) else None
+    return kind is str or isinstance(kind, types.UnionType)
 
 
 def _put(tree: dict, keys: list[str], value) -> None:
@@ -154,14 +150,15 @@ def _build(cls, tree, path: tuple, source: str):
     name = ".".join(path)
     if not isinstance(tree, dict):
         example = f"{name}.{dataclasses.fields(cls)[0].name}"
-        raise ConfigError(f"{source}: {name!r} is a section and must have keys, such as {example}, got {tree!r}")
+        raise ConfigError(f"{source}: {name!r} is a section and must have keys, such as {example}, got {shown(tree)}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}
     for key, value in tree.items():
         here = ".".join((*path, str(key)))
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {here!r}.{_nearest(str(key), path, fields)}")
+            name = yaml_text.shortened(here, 80)
+            raise ConfigError(f"{source}: unknown key {name!r}.{_nearest(str(key)[:80], path, fields)}")
         kind = fields[key]
         values[key] = (
             _build(kind, value, (*path, key), source)
@@ -186,25 +183,26 @@ def _nearest(key: str, path: tuple, fields: dict) -> str:
     return f" Known keys: {', '.join(fields)}."
 
 
-def _coerce(value, kind, here: str, source: str):
-    """Convert a value to the type of its field; PyYAML reads 1e-3 as text and 1 as an int."""
+def _coerce(value, kind, here: str, source: str) -> typing.Any:
+    """Convert a value to the type of its field. Values of YAML are texts, those of JSON have types of their own."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is dict:  # text, or {name: weight}
         if isinstance(value, dict):
-            return {str(name): _coerce(weight, float, f"{here}: {name}", source) for name, weight in value.items()}
+            return {name: _weight(weight, name, here, source) for name, weight in value.items()}
         kind = str if isinstance(kind, types.UnionType) else kind
     if kind == tuple[str, ...] and isinstance(value, (str, list)):
         return tuple(map(str, [value] if isinstance(value, str) else value))
+    if kind is str and not isinstance(value, (dict, list)):
+        return "" if value is None else str(value)
+    value = yaml_text.typed(value)
     try:
         if kind is float and not isinstance(value, bool):
             return float(value)
-        if kind is int and not isinstance(value, bool) and int(float(value)) == float(value):
-            return int(float(value))
+        if kind is int and not isinstance(value, bool):
+            return _whole(value)
         if kind is bool and isinstance(value, bool):
             return value
         if kind is dict and isinstance(value, dict):
             return value
-        if kind is str and not isinstance(value, (dict, list)):
-            return "" if value is None else str(value)
         if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and value and min(value) >= 1:
             return tuple(_coerce(number, int, here, source) for number in value)
     except (TypeError, ValueError, OverflowError):
@@ -216,26 +214,46 @@ def _coerce(value, kind, here: str, source: str):
     }
     numbers = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
     wanted = forms.get(kind, numbers)
-    raise ConfigError(f"{source}: {here} must be {wanted}, got {value!r}")
+    raise ConfigError(f"{source}: {here} must be {wanted}, got {shown(value)}")
+
+
+def _whole(value) -> int:
+    """A whole number, from an int, or from another number or a text without a fraction, such as 1e3."""
+    try:
+        number = int(value)
+    except ValueError:
+        number = int(float(value))
+    if number != (value if isinstance(value, (int, float)) else float(value)):
+        raise ValueError("has a fraction")
+    return number
+
+
+def _weight(value, name: str, here: str, source: str) -> float:
+    """The number after a name, such as the weight of a data set in a mixture."""
+    if value is None:
+        raise ConfigError(
+            f"{source}: {here}: there is nothing after {name!r}; write the weight, or for a single data set its path "
+            "directly after the colon, NAME:PATH"
+        )
+    return _coerce(value, float, f"{here}: {name}", source)
 
 
 def _check(config: Config) -> None:
     """Raise ConfigError if a value is outside its range, or if there is no data set or loss to train on."""
-    values = _flat(config)
+    values, ranges = _flat(config), _metadata("range", Config)
     for key, value in values.items():
-        if isinstance(value, (int, float)) and key != "seed":
-            least = _MINIMUM.get(key, 0)
-            if not least <= value < math.inf or value == 0 and key in _POSITIVE:
-                wanted = "positive" if key in _POSITIVE else f"at least {least}"
-                raise ConfigError(f"{key} must be {wanted} and finite, got {value}")
-            if key in _LESS_THAN_ONE and value >= 1:
-                raise ConfigError(f"{key} must be below 1, got {value}")
-    if not values["data.depth_dropout"] <= 1:
-        raise ConfigError(f"data.depth_dropout must be between 0 and 1, got {values['data.depth_dropout']}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            allowed = ranges.get(key, Range())
+            if value not in allowed:
+                raise ConfigError(f"{key} must be {allowed}, got {shown(value)}")
     if not -(2**63) <= config.seed < 2**63:
-        raise ConfigError(f"seed must fit in 64 bits, got {config.seed}")
+        raise ConfigError(f"seed must fit in 64 bits, got {shown(config.seed)}")
     if config.training.average_with_init and not config.training.init_from:
         raise ConfigError("training.average_with_init needs a start: set training.init_from=RUN")
+    if config.training.average_with_init and config.training.ema:
+        raise ConfigError("training.average_with_init and training.ema are two ways to average: set one of them to 0")
+    if config.training.mesh.fsdp > 1 and config.training.sharding != "fsdp":
+        raise ConfigError("training.mesh.fsdp is for training.sharding=fsdp: set both")
     if isinstance(config.data.train, dict):
         if not config.data.train:
             raise ConfigError("data.train: contains no data set; write one line per set: NAME:PATH: weight")
@@ -254,7 +272,7 @@ def _check(config: Config) -> None:
     for key, known in choices().items():
         if values[key] not in known:
             listed = ", ".join(choice or '""' for choice in known)
-            raise ConfigError(f"{key} must be one of {listed}, got {values[key]!r}")
+            raise ConfigError(f"{key} must be one of {listed}, got {shown(values[key])}")
 
 
 def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
@@ -264,11 +282,16 @@ def choices(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, ...]]:
         cls: a dataclass of the schema.
         prefix: text before the field names, such as "data.".
     """
+    return _metadata("choices", cls, prefix)
+
+
+def _metadata(name: str, cls: type, prefix: str = "") -> dict[str, typing.Any]:
+    """The metadata with this name of all fields that have it: dotted key → metadata."""
     found = {}
     for field in dataclasses.fields(cls):
         key = prefix + field.name
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            found |= choices(field.type, f"{key}.")
-        elif "choices" in field.metadata:
-            found[key] = field.metadata["choices"]
+            found |= _metadata(name, field.type, f"{key}.")
+        elif name in field.metadata:
+            found[key] = field.metadata[name]
     return found

@@ -1,9 +1,13 @@
-"""Every key of an experiment with its default, as frozen dataclasses.
+"""Every key of an experiment with its default and its range, as frozen dataclasses.
 
-The ranges of numbers are in `jaxhand.config.loading`.
+A number without a range must be finite and at least 0.
 """
 
 import dataclasses
+import math
+import typing
+
+from jaxhand.config import ranges
 
 
 def _choice(*choices: str) -> str:
@@ -11,40 +15,65 @@ def _choice(*choices: str) -> str:
     return dataclasses.field(default=choices[0], metadata={"choices": choices})
 
 
+def _number(default: typing.Any, **limits: float) -> typing.Any:
+    """A field whose value must be in the `ranges.Range` of these limits."""
+    return dataclasses.field(default=default, metadata={"range": ranges.Range(**limits)})
+
+
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of the training images. Each sample gets new values from uniform distributions. 0: no change."""
 
-    rotation_deg: float = 0.0  # rotation in the image plane: within ± this value, degrees
-    scale: float = 0.0  # factor for the crop's side: within 1 ± this value; 0 to below 1
-    shift: float = 0.0  # shift of the crop's centre in x and y: within ± this fraction of the crop's side
+    rotation_deg: float = _number(0.0, most=180)  # rotation in the image plane: within ± this value, degrees
+    scale: float = _number(0.0, below=1)  # factor for the crop's side: within 1 ± this value; 0 to below 1
+    # shift of the crop's centre in x and y: within ± this fraction of the crop's side
+    shift: float = _number(0.0, most=1)
+    # fraction of the hands that are mirrored, 0 to 1; only for a crop_rule that keeps left hands
+    mirror: float = _number(0.0, most=1)
     # Factors for each colour channel and for the contrast: within 1 ± this value. Brightness: within ± this value.
-    color: float = 0.2  # 0 to below 1
-    noise: float = 0.0  # standard deviation of Gaussian pixel noise; 1.0 is the full range of pixel values
+    color: float = _number(0.2, below=1)  # 0 to below 1
+    # standard deviation of Gaussian pixel noise; 1.0 is the full range of pixel values
+    noise: float = _number(0.0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoConfig:
+    """The data set "synthetic-photo": rendered hands that look like photographs."""
+
+    # Parts that are switched off: poses, views, objects, second_hand, occluders, backgrounds, lighting, skin, clothing,
+    # camera
+    without: tuple[str, ...] = ()
+    backgrounds: str = ""  # folder of photographs without hands, used as backgrounds; empty: drawn backgrounds
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The data sets, and how their hands are cropped."""
 
-    train: str | dict[str, float] = "synthetic"  # NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
-    test: str = "synthetic"  # NAME:PATH or module:function:PATH
+    # synthetic, synthetic-photo, NAME:PATH or module:function:PATH; or a mixture, {SET: weight}
+    train: str | dict[str, float] = "synthetic"
+    test: str = "synthetic"  # as `train`, but no mixture
     # Split that is evaluated after every epoch. val: samples of the training set that are not used for training.
     test_split: str = _choice("test", "val")
     # Viewing directions of the synthetic set. front: on the palm or the back of the hand, within about 35 degrees.
     view: str = _choice("front", "all")
-    train_samples: int = 20480  # number of training hands in the synthetic set; other sets are used in full
-    test_samples: int = 2000  # number of test hands in the synthetic set; other sets are used in full
-    image_size: int = 64  # side of the square crop (the input of the model), px
-    crop_scale: float = 1.4  # side of the crop / longer side of the hand's box; above 0
+    # number of training hands in a synthetic set; other sets are used in full
+    train_samples: int = _number(20480, least=1, most=2**30)
+    # number of test hands in a synthetic set; other sets are used in full
+    test_samples: int = _number(2000, least=1, most=2**30)
+    image_size: int = _number(64, least=1, most=4096)  # side of the square crop (the input of the model), px
+    crop_scale: float = _number(1.4, above=0, most=10)  # side of the crop / longer side of the hand's box; above 0
     # Rule for the crop of a box. hamer: as HaMeR and WiLoR (box shape, pixel centres, blur); they use crop_scale 2.
     # mediapipe: around the labelled joints, rotated so that the hand points up, left hands not mirrored.
     crop_rule: str = _choice("square", "hamer", "mediapipe")
-    depth_dropout: float = 0.3  # fraction of the training samples without their depth image, 0 to 1
-    threads: int = 2  # number of threads that read and crop images during training; at least 1
+    depth_dropout: float = _number(0.3, most=1)  # fraction of the training samples without their depth image, 0 to 1
+    # number of threads that read and crop images during training; at least 1
+    threads: int = _number(2, least=1, most=1024)
+    strict: bool = False  # True: doubtful labels are an error before the first step; False: they are only printed
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
     mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
     augment: AugmentConfig = AugmentConfig()
+    photo: PhotoConfig = PhotoConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,23 +90,24 @@ class ViTConfig:
     """Settings of a vision transformer."""
 
     size: str = _choice("", "S", "B", "L", "H")  # sets width, depth and heads; empty: the next three keys set them
-    width: int = 384  # channels of a token
-    depth: int = 12  # number of blocks
-    heads: int = 6  # number of attention heads; width must be a multiple of this number
+    width: int = _number(384, least=1)  # channels of a token
+    depth: int = _number(12, least=1)  # number of blocks
+    heads: int = _number(6, least=1)  # number of attention heads; width must be a multiple of this number
     mlp_ratio: float = 4.0  # hidden channels of the MLP / width
-    patch: int = 16  # side of a square patch, px
-    drop_path: float = 0.0  # stochastic depth: drop rate of the last block; the rate grows linearly from 0 at the first
+    patch: int = _number(16, least=1)  # side of a square patch, px
+    # stochastic depth: drop rate of the last block; the rate grows linearly from 0 at the first
+    drop_path: float = _number(0.0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class FusionConfig:
     """Settings of `rgbd_fusion`, except those of its vision transformer."""
 
-    upsampler: int = 640  # channels of the first upsampled map
-    scales: int = 3  # number of feature maps; each has twice the resolution of the previous one
+    upsampler: int = _number(640, least=1)  # channels of the first upsampled map
+    scales: int = _number(3, least=1)  # number of feature maps; each has twice the resolution of the previous one
     graph: tuple[int, ...] = (512, 512, 256, 256)  # channels per vertex: first layer, then each graph convolution
     depth: bool = True  # False: depth images are not used
-    looks: int = 1  # number of refinement stages after the coarse hand
+    looks: int = _number(1, least=1)  # number of refinement stages after the coarse hand
     refine: bool = True  # False: the coarse hand is the result
 
 
@@ -113,11 +143,11 @@ class ModelConfig:
     fusion: FusionConfig = FusionConfig()
     hamer: HamerConfig = HamerConfig()
     mesh: MeshConfig = MeshConfig()
-    width: int = 128  # channels of the coarse grid; this key and all below are for "dense"
+    width: int = _number(128, least=2)  # channels of the coarse grid; this key and all below are for "dense"
     fine_blocks: int = 1  # number of blocks on the grid with cells of 4 px
     blocks: int = 4  # number of blocks on the grid with cells of 8 px
-    expansion: int = 1  # hidden channels of a block / channels of the block
-    joint_width: int = 64  # channels per joint
+    expansion: int = _number(1, least=1)  # hidden channels of a block / channels of the block
+    joint_width: int = _number(64, least=1)  # channels per joint
     joint_blocks: int = 1  # number of blocks in every refinement stage
     looks: int = 2  # number of refinement stages after the vote
 
@@ -161,11 +191,12 @@ class OptimizerConfig:
     """The optimizer. `b1` and `b2` belong to Adam, `momentum` and `adam_rate` to Muon."""
 
     name: str = _choice("adamw", "muon")  # muon: Muon for matrices, Adam for all other parameters
-    learning_rate: float = 3e-3  # highest learning rate, reached after the warm-up; above 0
+    # highest learning rate, reached after the warm-up; above 0
+    learning_rate: float = _number(3e-3, above=0, most=1000)
     weight_decay: float = 1e-4  # decoupled weight decay of matrices; biases and scales have none
-    b1: float = 0.9  # Adam's decay rate of the mean gradient, 0 to below 1
-    b2: float = 0.99  # Adam's decay rate of the mean squared gradient, 0 to below 1
-    momentum: float = 0.95  # Muon's momentum, 0 to below 1
+    b1: float = _number(0.9, below=1)  # Adam's decay rate of the mean gradient, 0 to below 1
+    b2: float = _number(0.99, below=1)  # Adam's decay rate of the mean squared gradient, 0 to below 1
+    momentum: float = _number(0.95, below=1)  # Muon's momentum, 0 to below 1
     adam_rate: float = 0.5  # if name is muon: learning rate of Adam / learning rate of Muon
     clip_norm: float = 1.0  # largest global norm of the gradients; larger ones are scaled down; 0: no limit
     # {pattern: factor} on the learning rate of parameters by path, such as {"backbone/*": 0.1}. The last matching
@@ -179,22 +210,41 @@ class SchedulerConfig:
 
     name: str = _choice("cosine", "constant")  # curve of the learning rate after the warm-up
     warmup_steps: int = 100  # number of warm-up steps; 0: no warm-up
-    eta_min: float = 0.0  # learning rate at the end of the cosine
+    eta_min: float = _number(0.0, most=10)  # learning rate at the end of the cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceMeshConfig:
+    """Numbers of devices along the axes of the mesh; their product is the number of all devices. -1: automatic."""
+
+    data: int = _number(-1, least=-1)  # groups of devices that each have all parameters; -1: the devices that remain
+    fsdp: int = _number(-1, least=-1)  # devices of a group, if sharding is fsdp; -1: the devices that remain
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Settings of the training loop."""
 
-    num_epochs: int = 10  # number of epochs; each epoch ends with an evaluation
-    batch_size: int = 64  # number of hands per step, on all devices and hosts together
-    epoch_samples: int = 0  # number of training hands per epoch; 0: as many as are in the training sets
-    save_freq: int = 10  # epochs between checkpoints that are never deleted; the best and the latest two are kept, too
+    num_epochs: int = _number(10, least=1, most=1_000_000)  # number of epochs; each epoch ends with an evaluation
+    batch_size: int = _number(64, least=1, most=2**20)  # number of hands per step, on all devices and hosts together
+    # number of training hands per epoch; 0: as many as are in the training sets
+    epoch_samples: int = _number(0, most=2**40)
+    # epochs between checkpoints that are never deleted; the best and the latest two are kept, too
+    save_freq: int = _number(10, least=1)
     test_freq: int = 1  # ignored, kept for old configs; every epoch ends with an evaluation
     init_from: str = ""  # run folder; training starts from its best parameters; empty: random parameters
     # Share w of the initial parameters in the tested and saved parameters, w * initial + (1 - w) * trained; at least 0
     # and below 1. Training itself continues from the trained parameters.
-    average_with_init: float = 0.0
+    average_with_init: float = _number(0.0, below=1)
+    # Decay of an exponential moving average of the parameters, such as 0.9999, which is then tested, ranked and saved;
+    # 0: none. In step t the decay is at most (1 + t) / (10 + t). Training itself continues from the raw parameters.
+    ema: float = _number(0.0, below=1)
+    # number of parts of a batch whose gradients are computed one after the other and added; saves memory
+    accumulate: int = _number(1, least=1, most=2**16)
+    # replicated: every device has all parameters. fsdp: large arrays of parameters and optimizer are split over the
+    # devices along the mesh's axis `fsdp`; the results are the same.
+    sharding: str = _choice("replicated", "fsdp")
+    mesh: DeviceMeshConfig = DeviceMeshConfig()  # numbers of devices along the axes of the mesh
     metrics: tuple[str, ...] = ()  # additional metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 
@@ -202,7 +252,8 @@ class TrainingConfig:
 class Config:
     """All settings of one experiment."""
 
-    seed: int = 0  # seed of all random numbers: initial parameters, order of the samples, augmentation, synthetic hands
+    # seed of all random numbers: initial parameters, order of the samples, augmentation, synthetic hands
+    seed: int = _number(0, least=-math.inf)
     data: DataConfig = DataConfig()
     hand: HandConfig = HandConfig()
     model: ModelConfig = ModelConfig()

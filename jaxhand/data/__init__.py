@@ -19,8 +19,9 @@ from jaxhand.data import mix
 from jaxhand.data.datasets import packed
 from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.data.record import Source
-from jaxhand.data.synthetic import dataset
+from jaxhand.data.synthetic import dataset, photo
 from jaxhand.hand import mano
+from jaxhand.io import console
 from jaxhand.io.plugins import load_object
 
 READERS = {  # name → function, imported when the data set is opened
@@ -33,6 +34,7 @@ READERS = {  # name → function, imported when the data set is opened
     "hint": "jaxhand.data.datasets.hint:load",
     "folder": "jaxhand.data.datasets.folder:load",
 }
+SYNTHETIC = ("synthetic", "synthetic-photo")  # rendered sets, which have no path
 
 
 def load(
@@ -41,7 +43,7 @@ def load(
     """Open the data set `name`. Several names with weights become a `mix.Mix`.
 
     Args:
-        name: as in `data.train` and `data.test`: "synthetic", "NAME:PATH", "NAME-VARIANT:PATH" or
+        name: as in `data.train` and `data.test`: "synthetic", "synthetic-photo", "NAME:PATH", "NAME-VARIANT:PATH" or
             "module:function:PATH".
         split: "train", or `config.test_split` to test a model.
         config: sizes of the synthetic data set. If `test_split` is "val", "train" does not contain the val records.
@@ -53,21 +55,56 @@ def load(
     """
     if isinstance(name, dict):
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
+    check(name)
+    count = config.train_samples if split == "train" else config.test_samples
+    mesh = hand is not None and not hand.mano_path
+    cache = config.cache or None
+    rendering = console.patience("rendering synthetic hands; they are kept for later runs")
     if name == "synthetic":
-        return dataset.load(
-            split,
-            config.train_samples if split == "train" else config.test_samples,
-            size=config.image_size,
-            view=config.view,
-            seed=seed,
-            cache=config.cache or None,
-            crop_scale=config.crop_scale,
-            mesh=hand is not None and not hand.mano_path,
-        )
+        with rendering:
+            return dataset.load(
+                split,
+                count,
+                size=config.image_size,
+                view=config.view,
+                seed=seed,
+                cache=cache,
+                crop_scale=config.crop_scale,
+                mesh=mesh,
+            )
+    if name == "synthetic-photo":
+        with rendering:
+            return photo.load(
+                split,
+                count,
+                size=config.image_size,
+                seed=seed,
+                without=config.photo.without,
+                background_folder=config.photo.backgrounds,
+                cache=cache,
+                mesh=mesh,
+            )
     kind, path = _kind_and_path(name)
-    if not path and (":" in kind or _is_built_in(kind)):
-        raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
     return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
+
+
+def check(name: str | dict[str, float]) -> None:
+    """Check the name of a data set, or of each in a mixture. No file of a data set is opened.
+
+    Args:
+        name: as for `load`.
+
+    Raises:
+        UserError: a name is unknown or has no path, or its module cannot be imported.
+    """
+    if isinstance(name, dict):
+        for each in name:
+            check(each)
+    elif name not in SYNTHETIC:
+        kind, path = _kind_and_path(name)
+        if not path and (":" in kind or _is_built_in(kind)):
+            raise UserError(f"unknown data set {name!r}; give its path, {kind}:PATH")
+        reader(kind)
 
 
 def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, mano_path: str | Path = "") -> Source:
@@ -126,8 +163,8 @@ def _kind_and_path(name: str) -> tuple[str, str]:
 
 
 def _unknown(kind: str) -> UserError:
-    if kind == "synthetic":
-        return UserError("data set synthetic takes no path: its hands are rendered; write synthetic alone")
+    if kind in SYNTHETIC:
+        return UserError(f"data set {kind} takes no path: its hands are rendered; write {kind} alone")
     near = difflib.get_close_matches(kind.partition("-")[0], (*READERS, "synthetic"), n=1)
     nearest = f"did you mean {near[0]!r}? " if near else ""
     built_in = ", ".join(f"{name}:PATH" for name in READERS)

@@ -13,7 +13,10 @@ def draw(rng: np.random.Generator, config: AugmentConfig, count: int) -> list[di
     rotation = np.deg2rad(config.rotation_deg) * unit[:, 0]
     scale = 1 + config.scale * unit[:, 1]
     shift = config.shift * unit[:, 2:]
-    return [{"rotation": r, "scale": s, "shift": t} for r, s, t in zip(rotation, scale, shift)]
+    changes = [{"rotation": r, "scale": s, "shift": t} for r, s, t in zip(rotation, scale, shift)]
+    if config.mirror > 0:
+        changes = [change | {"mirror": m} for change, m in zip(changes, rng.random(count) < config.mirror)]
+    return changes
 
 
 def color(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Array:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.label_checks import valid_cameras
+from jaxhand.io.files import MALFORMED
 
 
 def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
@@ -15,7 +17,7 @@ def array_of(fields: Mapping, key: str, shape: tuple) -> np.ndarray:
     """
     try:
         array = np.array(fields[key], np.float64)
-    except (TypeError, ValueError):
+    except MALFORMED:
         array = np.zeros(0)
     if array.shape != shape:
         found = f"shape {'x'.join(map(str, array.shape))}" if array.size else "something else"
@@ -43,3 +45,15 @@ def checked_bbox(bbox: np.ndarray) -> np.ndarray:
     if not np.isfinite(bbox).all() or not (bbox[:2] < bbox[2:]).all():
         raise UserError(f"bbox must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {bbox.tolist()}")
     return bbox
+
+
+def check_cameras(K: np.ndarray, location: object) -> None:
+    """Check the camera matrices (N, 3, 3) of a data set.
+
+    Raises:
+        UserError: one of them is not a pinhole camera matrix; the message names `location`, its file, and its number.
+    """
+    wrong = ~valid_cameras(K)
+    if wrong.any():
+        form = "K must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in px"
+        raise UserError(f"{location}: entry {wrong.argmax()}: {form}, got {K[wrong][0].tolist()}")

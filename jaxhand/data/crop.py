@@ -13,6 +13,7 @@ import numpy as np
 from jaxhand.data.batch import layout
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma, whole_image_box
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
+from jaxhand.data.label_checks import BOX_MARGIN, box_misses_joints, joints_inside
 from jaxhand.data.record import Record
 from jaxhand.hand import roi
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
@@ -32,7 +33,7 @@ class CropTransform:
         unmirrored: (3, 3) A without the mirroring, for the image of a left hand that was flipped before.
         zoom: pixels of the crop per pixel of the image.
         rotation: radians, clockwise, in the mirrored image of a mirrored hand.
-        mirrored: whether the hand is a left hand that is mirrored to a right hand.
+        mirrored: whether the hand is mirrored, such as a left hand to a right hand.
         whole_image: whether the pixels of the crop are those of the image, possibly flipped.
     """
 
@@ -54,13 +55,15 @@ def crop(
     rotation: float = 0.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
+    mirror: bool = False,
     hand_model: SkinnedHand | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Cut a square around a hand and transform all labels accordingly. Most rules mirror a left hand to a right hand.
 
-    The square is centred on the record's box. A record without a box uses the bounding box of its valid 2D joints. A
-    record without valid joints uses the complete image. The side of the square is `crop_scale` times `CropRule.side` of
+    The square is centred on the record's box. A record without a box uses the bounding box of its valid 2D joints, and
+    so does a record whose box does not fit its joints (`label_checks.box_misses_joints`). A record without a box and
+    without valid joints uses the complete image. The side of the square is `crop_scale` times `CropRule.side` of
     the box. A rule with `along_hand` uses the rotated square of the 2D joints instead, if all joints are valid. An
     `EncodedImage` is not decoded at a higher resolution than the crop needs.
 
@@ -72,6 +75,7 @@ def crop(
         rotation: in-plane rotation of the hand in radians, clockwise in the image; on top of that of the rule.
         scale: factor that multiplies the side of the square.
         shift: (x, y) shift of the square's centre, as a fraction of its side; for a left hand, in the mirrored image.
+        mirror: mirror the hand, on top of what the rule does.
         hand_model: the hand model whose mesh labels are transformed; None: no mesh labels.
         out: arrays to fill, with the shapes of `batch.layout`; None allocates them.
 
@@ -84,7 +88,8 @@ def crop(
     """
     if out is None:
         out = {key: np.empty(shape, dtype) for key, (shape, dtype) in layout(size, hand_model).items()}
-    transform = crop_transform(record, size, crop_scale, rule=rule, rotation=rotation, scale=scale, shift=shift)
+    changes = {"rotation": rotation, "scale": scale, "shift": shift, "mirror": mirror}
+    transform = crop_transform(record, size, crop_scale, rule=rule, **changes)
     warp_pixels(record, transform, rule.antialias_blur, out)
     transform_labels(record, transform, hand_model, out)
     return out
@@ -99,16 +104,17 @@ def crop_transform(
     rotation: float = 0.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
+    mirror: bool = False,
 ) -> CropTransform:
     """Compute the transformation of pixels and 3D points from image to crop. The arguments are those of `crop`."""
     width, height = image_size(record)
-    mirrored = record.hand == "left" and rule.mirror_left
+    mirrored = (record.hand == "left" and rule.mirror_left) != mirror
     center_x, center_y, side, own_rotation = _square(record, crop_scale, rule)
     side *= scale
-    mirror, R = np.eye(3), np.eye(3)
+    flip, R = np.eye(3), np.eye(3)
     if mirrored:
         center_x, own_rotation = width - 1 - center_x, -own_rotation
-        mirror[0, 0], mirror[0, 2] = -1.0, width - 1
+        flip[0, 0], flip[0, 2] = -1.0, width - 1
         R[0, 0] = -1.0
     center_x, center_y = center_x + shift[0] * side, center_y + shift[1] * side
     rotation += own_rotation
@@ -116,7 +122,7 @@ def crop_transform(
     zoom, crop_center = size / side, (size - 1) / 2 + rule.pixel_center_offset
     moved = (abs(zoom - 1) + abs(rotation)) * size + abs(center_x - crop_center) + abs(center_y - crop_center)  # px
     if (height, width) == (size, size) and not isinstance(record.image, EncodedImage) and moved < _SAME_PX:
-        return CropTransform(mirror, R, np.eye(3), 1.0, 0.0, mirrored, whole_image=True)
+        return CropTransform(flip, R, np.eye(3), 1.0, 0.0, mirrored, whole_image=True)
     cos, sin = np.cos(rotation), np.sin(rotation)
     a, b = zoom * cos, zoom * sin
     unmirrored = np.array(
@@ -127,7 +133,7 @@ def crop_transform(
         ]
     )
     R = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ R
-    return CropTransform(unmirrored @ mirror, R, unmirrored, zoom, rotation, mirrored, whole_image=False)
+    return CropTransform(unmirrored @ flip, R, unmirrored, zoom, rotation, mirrored, whole_image=False)
 
 
 def warp_pixels(record: Record, transform: CropTransform, antialias_blur: bool, out: dict[str, np.ndarray]) -> None:
@@ -230,16 +236,28 @@ def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, f
 
     The rotation, in radians, is the one that turns the hand upright, clockwise.
     """
-    if rule.along_hand and len(pixels := _labelled_pixels(record)) == len(record.joint_valid):
+    pixels = _labelled_pixels(record)
+    if rule.along_hand and len(pixels) == len(record.joint_valid):
         square = roi.of_joints(pixels)
         return *square.center, square.side, np.arctan2(-square.up[0], -square.up[1])
-    if record.bbox is not None:
+    if record.bbox is not None and not _box_misses(record, pixels):
         x0, y0, x1, y1 = map(float, record.bbox)
-    elif len(pixels := _labelled_pixels(record)):
+    elif len(pixels):
         (x0, y0), (x1, y1) = pixels.min(0), pixels.max(0)
     else:
         x0, y0, x1, y1 = whole_image_box(*image_size(record), crop_scale)
     return (x0 + x1) / 2, (y0 + y1) / 2, crop_scale * rule.side(x1 - x0, y1 - y0), 0.0
+
+
+def _box_misses(record: Record, pixels: np.ndarray) -> bool:
+    """Whether the record's box does not fit its labelled joints (n, 2) px. Joints outside the image do not count."""
+    x0, y0, x1, y1 = np.asarray(record.bbox, np.float64).tolist()
+    reach = BOX_MARGIN / 2 * max(x1 - x0, y1 - y0)
+    if len(pixels) and min(x1 - x0, y1 - y0) > 0:
+        if np.abs(pixels - ((x0 + x1) / 2, (y0 + y1) / 2)).max() <= reach:
+            return False  # all joints are inside, as nearly always; this is quicker
+    inside = joints_inside(pixels[None], np.ones((1, len(pixels))), np.array([image_size(record)]))
+    return bool(box_misses_joints(np.asarray(record.bbox)[None], pixels[None], inside)[0])
 
 
 def _labelled_pixels(record: Record) -> np.ndarray:

@@ -1,15 +1,11 @@
-"""Check a data set before training on it: `jaxhand inspect NAME PATH [--sheet FILE.png]`.
+"""Check a data set before training on it: the content of each split, missing or unreadable files, odd labels."""
 
-The command prints the content of each split, missing or unreadable files, and implausible labels. Exit code: 0 if the
-data set is complete and plausible, 1 if not, 2 after an error.
-"""
-
-import argparse
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import os
-import sys
+import runpy
 import typing
 from pathlib import Path
 
@@ -18,9 +14,13 @@ import numpy as np
 
 from jaxhand import data
 from jaxhand.config import UserError
-from jaxhand.data.crop import crop
+from jaxhand.data import label_sample, set_checks
+from jaxhand.data.crop import crop, image_size
+from jaxhand.data.datasets.base import UnknownSplit
 from jaxhand.data.datasets.packed import Manifest
-from jaxhand.data.record import Record, Source, read_annotation
+from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.label_sample import Sample
+from jaxhand.data.record import Record, Source, read_annotation, read_encoded, spread
 from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
@@ -40,7 +40,6 @@ MIN_SHARE_OF_PUBLISHED = 0.8  # below 1, because we do not count frames without 
 MAX_LABELS = 20000  # largest number of labels that are checked, evenly spread over the split
 MAX_DECODED = 200  # largest number of images that are decoded per split, unless `decode_all` is set
 CELLS, CELL_PX = 24, 224  # number and side of the contact sheet's cells
-MIN_INSIDE = 0.5  # smallest plausible fraction of joints inside their image
 DEPTH_RATIO = (0.5, 2)  # plausible range of (depth image at a joint) / (z of the joint's label)
 _CHUNK = 1024
 
@@ -52,6 +51,7 @@ def inspect(
     splits: typing.Sequence[str] = (),
     sheet: str | Path | None = None,
     decode_all: bool = False,
+    part: bool = False,
     say: typing.Callable[[str], None] = print,
 ) -> list[str]:
     """Check every label and file of a data set, and decode some or all images.
@@ -61,6 +61,7 @@ def inspect(
         splits: the splits to check; empty: all splits of the data set.
         sheet: PNG file for a contact sheet: hands with their labels drawn over them.
         decode_all: decode every image.
+        part: the set is meant to be a part; its size is not compared with the published size.
         say: function that is called with every line of the report.
 
     Returns:
@@ -75,20 +76,26 @@ def inspect(
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give the path of the data set")
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
-    splits = splits or _own_splits(kind, path)
-    for split in splits:
+    wanted, samples = splits or _own_splits(kind, path), {}
+    for split in wanted:
         try:
             source = data.read(kind, path, split)
+        except UnknownSplit:
+            raise
         except UserError as error:
             say(f"{split}: cannot be read")
-            faults.append(f"{split}: half-downloaded or damaged: {error}")
+            optional = ":" in kind and not splits  # a reader from outside the package need not have all splits
+            state = "cannot be read, so --split should name the others" if optional else "half-downloaded or damaged"
+            faults.append(f"{split}: {state}: {error}")
             continue
-        found, good = _split(kind, path, split, source, decode_all, say)
+        found, good, samples[split] = _split(kind, path, split, source, decode_all, part, say)
         faults += [f"{split}: {fault}" for fault in found]
         if sheet:
-            cells += [_cell(source[int(i)], split) for i in _spread(good, CELLS // len(splits))]
+            cells += [_cell(source[int(i)], split) for i in _spread(good, CELLS // len(wanted))]
+    for first, second in itertools.combinations(samples, 2):
+        faults += [f"{first} and {second}: doubtful: {text}" for text in _overlap(samples[first], samples[second])]
     if sheet and cells:
-        draw.write_png(sheet, draw.grid(cells, columns=min(8, CELLS // len(splits))))
+        draw.write_png(sheet, draw.grid(cells, columns=min(8, CELLS // len(wanted))))
         say(f"Written to {sheet}")
     return faults
 
@@ -101,8 +108,14 @@ def _own_splits(kind: str, path: Path) -> tuple[str, ...]:
     return OWN_SPLITS.get(kind) or OWN_SPLITS.get(kind.partition("-")[0], SPLITS)
 
 
-def _split(kind: str, path: Path, split: str, source: Source, decode_all: bool, say) -> tuple[list[str], np.ndarray]:
-    """Report on one split. Returns the faults, and the indices of the records that could be decoded."""
+def _overlap(first: Sample | None, second: Sample | None) -> list[str]:
+    return [] if first is None or second is None else set_checks.overlap(first, second)
+
+
+def _split(
+    kind: str, path: Path, split: str, source: Source, decode_all: bool, part: bool, say
+) -> tuple[list[str], np.ndarray, Sample | None]:
+    """Report on one split. Returns the faults, the indices of the records that could be decoded, and the labels."""
     names = _images(source)
     there = _present(names) if hasattr(source, "file") else np.ones(len(names), bool)
     images, missing = len(set(names)), list(dict.fromkeys(names[i] for i in np.flatnonzero(~there)))
@@ -110,14 +123,20 @@ def _split(kind: str, path: Path, split: str, source: Source, decode_all: bool, 
     counts = f" (published: {' or '.join(f'{count:,}' for count in published)})" if published else ""
     say(f"{split}: {len(source):,} hands in {images:,} images{counts}{_held_out(kind, path, split)}")
     faults = []
-    if published and images < MIN_SHARE_OF_PUBLISHED * min(published):
-        faults.append(f"half-downloaded: labels of {images:,} images, where {min(published):,} are published")
+    if published and images < MIN_SHARE_OF_PUBLISHED * min(published) and not part:
+        counts = f"labels of {images:,} images, where {min(published):,} are published"
+        faults.append(f"half-downloaded: {counts}")
+        say("  (if the set is meant to be a part of the published one: --part)")
     if missing:
         how_many = f"{len(missing):,} of {images:,} images are missing or empty"
         first = os.path.relpath(missing[0], path) if path.is_dir() else missing[0]
         faults.append(f"half-downloaded: {how_many}, first {first}")
     rows = np.flatnonzero(there)
-    faults += _report_labels([read_annotation(source, i) for i in _spread(rows, MAX_LABELS)], say)
+    faults += [f"left out: {text}" for text in getattr(source, "left_out", [])]
+    sample = _sample(source, _spread(rows, MAX_LABELS), say)
+    if sample is not None:
+        faults += [f"wrong: {text}" for text in set_checks.faults(sample)]
+        faults += [f"doubtful: {text}" for text in set_checks.doubts(sample)]
     rows = rows if decode_all else _spread(rows, MAX_DECODED)
     decoded = _decode(source, rows)
     say(f"  files     {images - len(missing):,} of {images:,} images are there; {len(rows):,} hands were decoded")
@@ -125,7 +144,7 @@ def _split(kind: str, path: Path, split: str, source: Source, decode_all: bool, 
     if broken:
         faults.append(f"{len(broken):,} of {len(rows):,} hands decoded cannot be read, first: {broken[0]}")
     faults += _report_images([found for found in decoded if isinstance(found, _Decoded)], say)
-    return faults, rows[np.array([isinstance(found, _Decoded) for found in decoded], bool)]
+    return faults, rows[np.array([isinstance(found, _Decoded) for found in decoded], bool)], sample
 
 
 def _images(source: Source) -> list[str]:
@@ -175,34 +194,44 @@ def _missing_tars(folder: Path) -> list[str]:
     return [f"half-downloaded: {of}, first {missing[0]:06d}.tar"]
 
 
-def _report_labels(records: list[Record], say) -> list[str]:
-    """Report on labels. Returns one sentence for each doubtful property."""
-    if not records:
-        return []
-    valid_3d = np.array([record.joint_valid for record in records]) > 0  # (N, 21)
-    valid_2d = np.array([r.joint_valid if r.joint_valid_2d is None else r.joint_valid_2d for r in records]) > 0
-    left = np.array([record.hand == "left" for record in records])
+def _sample(source: Source, rows: np.ndarray, say) -> Sample | None:
+    """Read the labels of the records `rows`, and report on them; None without a record."""
+    if not len(rows):
+        return None
+    headers = {int(k): label_sample.header(source, int(rows[k])) for k in spread(len(rows), MAX_DECODED)}
+    headers = {k: header for k, header in headers.items() if header is not None}
+    records = [read_annotation(source, i) for i in rows]
+    sample = Sample.of(records, headers)
     posed = np.mean([record.mano_pose is not None for record in records])
-    in_3d = valid_3d.any(-1)
-    say(f"  hands     {left.mean():.0%} left; {in_3d.mean():.0%} with joints in 3D, {posed:.0%} with a MANO pose")
-    least = int(valid_2d.mean(0).argmin())
-    fewest = "" if valid_2d.all() else f"; fewest {JOINT_NAMES[least]}, {valid_2d[:, least].mean():.0%}"
-    say(f"  joints    {valid_2d.mean():.0%} are labelled{fewest}")
-    if not in_3d.any():  # in this case K is not measured, either
-        return []
-    say(f"  cameras   focal length {_range([record.K[0, 0] for record in records])} px")
-    joints = np.array([record.keypoints_3d for record in records], np.float64)  # (N, 21, 3)
-    joints *= np.where(left[:, None, None], (-1, 1, 1), 1)
-    say(f"  distance  {_range(joints[valid_3d][:, 2])} mm")
-    whole = joints[valid_3d.all(-1)]
+    in_3d = sample.valid.any(-1)
+    say(
+        f"  hands     {sample.left.mean():.0%} left; {in_3d.mean():.0%} with joints in 3D, {posed:.0%} with a MANO pose"
+    )
+    least = int(sample.valid_2d.mean(0).argmin())
+    fewest = "" if sample.valid_2d.all() else f"; fewest {JOINT_NAMES[least]}, {sample.valid_2d[:, least].mean():.0%}"
+    say(f"  joints    {sample.valid_2d.mean():.0%} are labelled{fewest}")
+    if sample.boxed.any():
+        say(f"  boxes     {sample.boxed.mean():.0%} of the hands have one")
+    turned = sum(header.orientation != 1 for header in headers.values())
+    if turned:
+        say(f"  turned    {turned:,} of {len(headers):,} images by EXIF; labels must be those of the upright image")
+    if in_3d.any():  # else K is not measured, either
+        _report_bones(sample, say)
+    return sample
+
+
+def _report_bones(sample: Sample, say) -> None:
+    say(f"  cameras   focal length {_range(sample.K[:, 0, 0])} px")
+    say(f"  distance  {_range(sample.joints[sample.valid][:, 2])} mm")
+    joints = sample.joints * np.where(sample.left[:, None, None], (-1, 1, 1), 1)
+    whole = joints[sample.valid.all(-1)]
     if not len(whole):
         say("  bones     no hand has all joints labelled: unit, joint order and handedness are not checked")
-        return []
+        return
     say(
         f"  bones     of {len(whole):,} hands, {anatomy.hand_scale(whole):.2f} times as long as an adult's, off by "
         f"{anatomy.bone_deviation(whole):.2f}; {anatomy.bending_share(whole):.0%} bend towards their palm"
     )
-    return [f"doubtful: {doubt}" for doubt in anatomy.label_warnings(whole)]
 
 
 class _Decoded(typing.NamedTuple):
@@ -222,10 +251,12 @@ def _decode(source: Source, rows: np.ndarray) -> list[_Decoded | UserError]:
 
 def _decode_one(source: Source, i: int) -> _Decoded | UserError:
     try:
-        record = source[i]
+        record = read_encoded(source, i)
+        if isinstance(record.image, EncodedImage):
+            record.image.verify()
+        width, height = image_size(record)
     except UserError as error:
         return error
-    height, width = record.pixels.shape[:2]
     points, valid = _pixels(record)
     inside = np.all((points > -0.5) & (points < (width - 0.5, height - 0.5)), axis=-1)[valid]  # (n,)
     depth = np.nan
@@ -246,9 +277,6 @@ def _report_images(decoded: list[_Decoded], say) -> list[str]:
     inside, depth = inside[np.isfinite(inside)], depth[np.isfinite(depth)]
     say(f"  images    {size} px{more}" + (f"; {inside.mean():.0%} of the joints lie in them" if len(inside) else ""))
     faults = []
-    if len(inside) and inside.mean() < MIN_INSIDE:
-        outside = f"only {inside.mean():.0%} of the joints lie in their image"
-        faults.append(f"doubtful: {outside}: K of another size of image, or joints in another frame?")
     if len(depth):
         say(f"  depth     at the joints is {_range(depth)} times the labels'")
         if not DEPTH_RATIO[0] < np.median(depth) < DEPTH_RATIO[1]:
@@ -276,7 +304,7 @@ def _cell(record: Record, split: str) -> np.ndarray:
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     """Return at most `most` of the rows, evenly spread."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
+    return rows[spread(len(rows), most)]
 
 
 def _range(values) -> str:
@@ -284,27 +312,5 @@ def _range(values) -> str:
     return f"{low:,.4g} … {middle:,.4g} … {high:,.4g}"
 
 
-def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jaxhand inspect", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="data set, such as freihand, dexycb-s1 or module:function")
-    parser.add_argument("path", metavar="PATH", help="folder or file of the data set, as downloaded or packed")
-    parser.add_argument(
-        "--split", nargs="+", choices=SPLITS, default=(), help="splits to check (default: all that the set has)"
-    )
-    parser.add_argument("--sheet", metavar="FILE.png", help="write a picture of some hands with their labels")
-    parser.add_argument("--all", action="store_true", help=f"decode every image (default: {MAX_DECODED} per split)")
-    arguments = parser.parse_args(argv)
-    try:
-        faults = inspect(
-            arguments.name, arguments.path, splits=arguments.split, sheet=arguments.sheet, decode_all=arguments.all
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(*(faults or ["Complete: every image exists, and nothing is doubtful."]), sep="\n")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the older name of `jaxhand inspect`
+    runpy.run_module("jaxhand.inspect", run_name="__main__")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.io import pickles
+from jaxhand.io import numpy_files
 
 PER_ROW = 2  # real hands per row of a batch, as in HaMeR's training
 _STREAM = 5  # part of the seed, so that the random numbers differ from those of `pipeline` and `mix`
@@ -26,7 +26,7 @@ class MocapBatches:
     """
 
     def __init__(self, path: str | Path, seed: int, batch_size: int, rows: slice):
-        arrays = pickles.load_npz(Path(path).expanduser())
+        arrays = numpy_files.read_npz(Path(path).expanduser(), objects=True)
         for name, size in _FIELDS.values():
             found = np.shape(arrays[name]) if name in arrays else ()
             if len(found) != 2 or found[1] != size or not found[0]:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import os
 import typing
@@ -15,7 +16,7 @@ import jaxhand
 from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data.datasets.packed import Manifest, PackedSet, encode
-from jaxhand.data.record import Source, read_annotation
+from jaxhand.data.record import Record, Source, read_annotation, spread
 
 SPLITS = ("train", "val", "test")
 OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and images are compressed already
@@ -53,7 +54,10 @@ def pack(
         raise UserError(f"--shard-size must be at least 1, got {shard_size}")
     sources = _open(kind, path, splits, mano_path, say)
     held_out = _held_out(kind, path, sources["train"]) if "train" in sources else []
-    manifest = _begin(kind, out, shard_size)
+    for split, source in sources.items():
+        for sentence in getattr(source, "left_out", []):
+            say(f"{split}: {sentence}")
+    manifest = _begin(kind, out, shard_size, sources)
     for split, source in sources.items():
         if split == "val" and held_out:
             entry, indices = manifest.splits["train"], np.array(held_out)
@@ -107,8 +111,12 @@ def _key(source: Source, i: int) -> tuple:
     return record.name, record.hand, np.asarray(record.keypoints_3d).tobytes()
 
 
-def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
-    """Return the manifest of an earlier, interrupted packing, or a new manifest."""
+def _begin(kind: str, out: Path, shard_size: int, sources: dict[str, Source]) -> Manifest:
+    """Return the manifest of an earlier packing of the same data set, or a new manifest.
+
+    Raises:
+        UserError: the folder contains anything else, which is left as it is.
+    """
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if (out / "packed.json").exists():
@@ -116,21 +124,36 @@ def _begin(kind: str, out: Path, shard_size: int) -> Manifest:
             if (manifest.name, manifest.shard_size) != (kind, shard_size):
                 holds = f"{manifest.name} in shards of {manifest.shard_size}"
                 raise UserError(f"{out}: contains {holds}, not {kind} in shards of {shard_size}; choose another folder")
-            manifest.complete = False
+            for split, source in sources.items():
+                if split in manifest.splits:
+                    _check_same(split, source, out, manifest.splits[split])
         elif any(out.iterdir()):
             raise UserError(f"{out}: is not empty and contains no packed set; choose another folder")
         else:
             manifest = Manifest(kind, shard_size, jaxhand.__version__)
-        manifest.write(out)
+            manifest.write(out)
     return manifest
+
+
+def _check_same(split: str, source: Source, out: Path, entry: dict) -> None:
+    """Raise a UserError if labels in the shards of an earlier packing are not those of the source."""
+    if entry["count"] != len(source):
+        counts = f"{entry['count']} records, but now has {len(source)}"
+        raise UserError(f"{out}: {split} had {counts}; choose another folder")
+    written = np.arange(sum(shard["count"] for shard in entry["shards"]))
+    packed = PackedSet(out, entry["shards"], written)
+    for i in spread(len(written), _COMPARED):
+        try:
+            ours = read_annotation(packed, i)
+        except UserError:  # a missing or damaged shard, which is written again
+            continue
+        theirs = dataclasses.replace(read_annotation(source, i), image=None, depth=None)
+        _check_equal(ours, theirs, i, f"{out}: {split}")
 
 
 def _shards(split: str, source: Source, out: Path, manifest: Manifest, say) -> dict:
     """Write the missing shards of a split. Returns the entry of the split in the manifest."""
     entry = manifest.splits.setdefault(split, {"count": len(source), "shards": []})
-    if entry["count"] != len(source):
-        counts = f"{entry['count']} records, but now has {len(source)}"
-        raise UserError(f"{out}: {split} had {counts}; choose another folder")
     starts = range(0, len(source), manifest.shard_size)
     for number, start in enumerate(starts):
         indices = range(start, min(start + manifest.shard_size, len(source)))
@@ -138,6 +161,10 @@ def _shards(split: str, source: Source, out: Path, manifest: Manifest, say) -> d
         if number < len(entry["shards"]) and _is_whole(out, entry["shards"][number]):
             say(f"{place}: kept")
             continue
+        if manifest.complete:  # from here on, the set is not complete
+            manifest.complete = False
+            with _writing(out):
+                manifest.write(out)
         shard = _write(source, indices, out / f"{split}-{number:05d}-of-{len(starts):05d}.array_record")
         entry["shards"][number : number + 1] = [shard]
         with _writing(out):
@@ -179,11 +206,16 @@ def _compare(source: Source, packed: PackedSet, where: str) -> None:
         raise UserError(f"{where}: {len(packed)} records, but the source has {len(source)}; pack into another folder")
     rng = np.random.default_rng(0)
     for i in map(int, rng.permutation(len(source))[:_COMPARED]):
-        ours, theirs = vars(packed[i]), vars(source[i])
-        differing = [key for key in theirs if not np.array_equal(ours[key], theirs[key])]
-        if differing:
-            differs = f"record {i} ({theirs['name']}) differs in {differing[0]}"
-            raise UserError(f"{where}: {differs} from its source; pack into another folder")
+        _check_equal(packed[i], source[i], i, where)
+
+
+def _check_equal(packed: Record, source: Record, i: int, where: str) -> None:
+    """Raise a UserError if record `i` is not equal in a packed set and its source."""
+    ours, theirs = vars(packed), vars(source)
+    differing = [key for key in theirs if not np.array_equal(ours[key], theirs[key])]
+    if differing:
+        differs = f"record {i} ({theirs['name']}) differs in {differing[0]}"
+        raise UserError(f"{where}: {differs} from its source; pack into another folder")
 
 
 def _sha256(file: Path) -> str:

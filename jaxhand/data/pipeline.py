@@ -26,6 +26,7 @@ from jaxhand.data.record import Source, read_encoded
 from jaxhand.hand.skinned import SkinnedHand
 
 ENDLESS = 2**40  # number of training steps that is never reached
+MANY_TIMES = 3  # an epoch that uses each hand this often is explained to the user
 
 
 def steps_per_epoch(source: Source, config: Config) -> int:
@@ -40,6 +41,15 @@ def steps_per_epoch(source: Source, config: Config) -> int:
         holds = f"training.epoch_samples is {asked}" if asked else f"the training set has {samples} samples"
         raise UserError(f"training.batch_size is {batch_size}, but {holds}; lower training.batch_size")
     return samples // batch_size
+
+
+def repetition_notes(source: Source, config: Config) -> list[str]:
+    """Return one sentence if `training.epoch_samples` repeats the records of a source many times in every epoch."""
+    times = config.training.epoch_samples / len(source)
+    if times < MANY_TIMES:
+        return []
+    asked = f"training.epoch_samples is {config.training.epoch_samples:,}, but there are {len(source):,} training hands"
+    return [f"{asked}: an epoch has {steps_per_epoch(source, config):,} steps and uses each hand {times:,.0f} times"]
 
 
 def train_iterator(
@@ -193,6 +203,11 @@ class _Crops:
             raise UserError(
                 f"data.crop_rule={config.data.crop_rule} leaves left hands as they are, and the mesh of model "
                 f"{config.model.name!r} is that of a right hand: set data.crop_rule=square"
+            )
+        if config.data.augment.mirror and self.rule.mirror_left:
+            raise UserError(
+                f"data.augment.mirror: with data.crop_rule={config.data.crop_rule} all hands of a training are right "
+                "hands; set it to 0, or data.crop_rule=mediapipe"
             )
         self.free = {}  # size in bytes → free blocks of memory
 

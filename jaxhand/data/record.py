@@ -3,6 +3,7 @@
 A *source* is any object with `__len__` and `__getitem__(i) -> Record`. It uses only NumPy and can be called from many
 threads. A source may offer two cheaper methods: `read_annotation(i)` returns the record with `image` None.
 `read_encoded(i)` returns the record with an `EncodedImage` as `image`; a crop decodes only the region it needs.
+It may also have the attribute `left_out`: one sentence for each kind of hand that it does not contain, for the user.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Record:
 
 @typing.runtime_checkable
 class Source(typing.Protocol):
-    """Labelled hands by index, 0 to len - 1. The module's docstring describes two optional methods."""
+    """Labelled hands by index, 0 to len - 1. The module's docstring describes what a source may offer in addition."""
 
     def __len__(self) -> int: ...
 
@@ -99,8 +100,12 @@ def sample_joints(source: Source, max_records: int) -> tuple[np.ndarray, np.ndar
     Returns:
         Joints (N, 21, 3) mm and their validity (N, 21), float32.
     """
-    indices = np.unique(np.linspace(0, len(source) - 1, min(max_records, len(source))).astype(int))
-    return stacked_joints([read_annotation(source, i) for i in indices])
+    return stacked_joints([read_annotation(source, i) for i in spread(len(source), max_records)])
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Return at most `most` of the indices 0 to count - 1, evenly spread, in increasing order."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
 
 
 def stacked_joints(records: list[Record]) -> tuple[np.ndarray, np.ndarray]:

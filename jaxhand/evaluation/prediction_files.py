@@ -3,19 +3,22 @@
 The unit, camera frame and joint order of the arrays are not changed.
 """
 
+import codecs
 import contextlib
-import json
 import os
 import re
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import orjson
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
+from jaxhand.config.json_text import parse_json
+from jaxhand.io import numpy_files
+from jaxhand.io.archives import DAMAGED, Archive
+from jaxhand.io.files import MALFORMED, one_line
 
 BLOCK = 2**20  # number of bytes read at once
 SUFFIXES = "pred.json, pred.zip, .txt or .csv in DexYCB's format, .npz, .npy"
@@ -34,7 +37,8 @@ def read(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
             arrays must be in this order. In an .npz, the names are the keys, and other keys are ignored.
 
     Returns:
-        Arrays by name: (N, points, 3) float64, or as stored in an .npz or .npy; also `id` (N,) if the file has ids.
+        Arrays by name: (N, points, 3) float64, or as stored in an .npz or .npy, with float16 as float32; also `id` (N,)
+        if the file has ids.
         Paths of the files that were read.
 
     Raises:
@@ -157,22 +161,20 @@ def _read_json_files(path: Path, names) -> tuple[dict, list[Path]]:
 
 def _read_zip(path: Path, names) -> list[np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.namelist() if m.endswith(".json") and not m.startswith("__MACOSX")]
-            chosen = [member for member in members if Path(member).name == "pred.json"] or members
+        with Archive(path) as archive:
+            infos = archive.infolist()
+            members = [i for i in infos if i.filename.endswith(".json") and not i.filename.startswith("__MACOSX")]
+            chosen = [info for info in members if info.filename.rpartition("/")[2] == "pred.json"] or members
             if len(chosen) != 1:
-                found = ", ".join((chosen or archive.namelist())[:4]) or "nothing"
+                found = one_line(", ".join(info.filename for info in (chosen or infos)[:4])) or "nothing"
                 raise UserError(f"{path}: must contain one pred.json, found {found}")
-            with archive.open(chosen[0]) as stream:
-                return _read_json(stream, f"{path}:{chosen[0]}", names)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-    ) as error:  # RuntimeError: encrypted, or an unknown compression
+            with archive.open_member(chosen[0]) as stream:
+                return _read_json(stream, f"{path}:{one_line(chosen[0].filename)}", names)
+    except UserError:
+        raise
+    except DAMAGED as error:
         advice = "make it again: zip -j pred.zip pred.json"
-        raise UserError(f"{path}: not a complete zip file, or encrypted ({error}); {advice}") from None
+        raise UserError(f"{path}: not a complete zip file, or encrypted ({one_line(error)}); {advice}") from None
 
 
 def _read_json(stream, where, names) -> list[np.ndarray]:
@@ -181,58 +183,71 @@ def _read_json(stream, where, names) -> list[np.ndarray]:
     A sample is [[x, y, z], …]; its end is found by `]]`. The samples are parsed one by one, because Python lists of the
     complete file would take ten times the memory of the arrays.
     """
-    lists, rest, opening, closed, spaced = [], b"", b"", False, None
+    lists: list[_Samples] = []
+    rest, opening, closed, spaced = b"", b"", False, None
 
     def here() -> str:
-        return f"{where}: sample {len(lists[-1])} of {names[min(len(lists), len(names)) - 1]}"
+        return f"{where}: sample {lists[-1].count if lists else 0} of {names[max(min(len(lists), len(names)), 1) - 1]}"
 
     while block := stream.read(BLOCK):
         if spaced is None:
+            block = block.removeprefix(codecs.BOM_UTF8)
             spaced = re.search(rb"\]\s+\]", block) is not None  # indented JSON: remove the white space
         *pieces, rest = (rest + (block.translate(None, _WHITE) if spaced else block)).split(b"]]")
+        if len(rest) > limits.SAMPLE_BYTES:
+            raise UserError(
+                f"{here()} has more than {limits.SAMPLE_BYTES:,} characters; it must be a list of [x, y, z]"
+            )
         for piece in pieces:
             numbers = piece.lstrip(_LEAD)
             lead = piece[: len(piece) - len(numbers)]
             brackets = lead.translate(None, b"," + _WHITE)
             if not lists:
-                opening, lists = brackets, [[]]
+                opening, lists = brackets, [_Samples()]
                 if opening not in (b"[[[", b"[[[["):
                     raise UserError(f"{where}: must contain [{', '.join(names[:2])}] or samples [[x, y, z], …]")
             elif closed or brackets not in (b"[[", b"][[[", b"][", b"]", b""):
                 raise UserError(f"{here()} is not a list of [x, y, z]")
             elif brackets.startswith(b"][") and opening == b"[[[[":
-                lists.append([])
+                lists.append(_Samples())
             if numbers:
-                lists[-1].append(_sample(numbers, lists[-1], here))
+                lists[-1].add(numbers, here)
             else:
                 closed = True
     if not lists:
         if not rest.translate(None, _WHITE).startswith(b"[[["):
             raise UserError(f"{where}: {'wrong content' if rest else 'empty'}; it must contain lists of [x, y, z]")
-        lists = [[]]
+        lists = [_Samples()]
     if rest.strip() != b"]" if opening == b"[[[" else rest.strip() or not closed:
         raise UserError(f"{here()}: the file is cut off here; write or copy the file again")
     if len(lists) > 2:
         raise UserError(f"{where}: contains {len(lists)} lists, expected [{', '.join(names[:2])}]")
-    return [np.stack(samples) for samples in lists if samples]
+    return [samples.array() for samples in lists if samples.count]
 
 
-def _sample(text: bytes, before: list[np.ndarray], here) -> np.ndarray:
-    """Parse a sample `x, y, z], [x, …, z` to points (J, 3). All samples must have the same J."""
-    points = text.count(b"[") + 1
-    flat = b"[%b]" % text.translate(None, b"[]")
-    try:
+class _Samples:
+    """The samples of a list. Their numbers are in one growing buffer, because small arrays need twice the memory."""
+
+    def __init__(self):
+        self.count, self._points, self._values = 0, 0, bytearray()
+
+    def add(self, text: bytes, here: Callable[[], str]) -> None:
+        """Parse a sample `x, y, z], [x, …, z` of J points, and append it. All samples must have the same J."""
+        points = text.count(b"[") + 1
         try:
-            values = np.array(orjson.loads(flat), float)
-        except orjson.JSONDecodeError:
-            values = np.array(json.loads(flat), float)  # slower, but accepts NaN and Infinity; null becomes NaN
-    except (ValueError, TypeError):
-        raise UserError(f"{here()} is not a list of [x, y, z]") from None
-    if values.shape != (3 * points,):
-        raise UserError(f"{here()} is ragged: {values.size} numbers in {points} points of [x, y, z]")
-    if before and len(before[0]) != points:
-        raise UserError(f"{here()} has {points} points, but the samples before have {len(before[0])}")
-    return values.reshape(points, 3)
+            values = np.array(parse_json(b"[%b]" % text.translate(None, b"[]")), float)  # null becomes NaN
+        except MALFORMED:
+            raise UserError(f"{here()} is not a list of [x, y, z]") from None
+        if values.shape != (3 * points,):
+            raise UserError(f"{here()} is ragged: {values.size} numbers in {points} points of [x, y, z]")
+        if self.count and self._points != points:
+            raise UserError(f"{here()} has {points} points, but the samples before have {self._points}")
+        self.count, self._points = self.count + 1, points
+        self._values += values.data
+
+    def array(self) -> np.ndarray:
+        """Return the samples (N, J, 3), float64."""
+        return np.frombuffer(self._values, float).reshape(self.count, self._points, 3)
 
 
 def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -247,13 +262,13 @@ def _read_dexycb(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         pieces = (b",".join(lines[start : start + 1000]) for start in range(0, len(lines), 1000))
         table = np.concatenate([np.array(orjson.loads(b"[%b]" % piece), float) for piece in pieces])
-    except ValueError:
+    except MALFORMED:
         table = np.array([_line(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)])
     table = np.reshape(table, (-1, _DEXYCB_COLUMNS))
     ids, first, counts = np.unique(table[:, 0], return_index=True, return_counts=True)
     if (counts > 1).any():
         raise UserError(f"{path}: id {ids[counts > 1][0]:g} is in more than one line")
-    odd = ~np.isfinite(ids) | (ids != np.round(ids))
+    odd = ~(np.abs(ids) < 2**53) | (ids != np.round(ids))
     if odd.any():
         raise UserError(f"{path}: line {first[odd][0] + 1} starts with {ids[odd][0]:g}; an id must be a whole number")
     return table[:, 0].astype(int), table[:, 1:].reshape(-1, 21, 3)
@@ -264,19 +279,21 @@ def _line(line: bytes, where: str) -> list[float]:
     try:
         return [float(value) for value in line.split(b",")]
     except ValueError as error:
-        raise UserError(f"{where} contains text that is not a number ({error})") from None
+        raise UserError(f"{where} contains text that is not a number ({one_line(error)})") from None
 
 
 def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
-    try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {names[0]: content} if path.suffix == ".npy" else {}
-        arrays |= {name: content[name] for name in (*names, "id") if path.suffix == ".npz" and name in content}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a complete {path.suffix} file of numbers ({error})") from None
+    fault = "not a complete {} file of numbers ({})"
+    if path.suffix == ".npy":
+        arrays = {names[0]: numpy_files.read_npy(path, fault=fault)}
+    else:
+        found = numpy_files.read_npz(path, (*names, "id"), fault=fault)
+        arrays = {name: found[name] for name in (*names, "id") if name in found}
     if names[0] not in arrays:
-        raise UserError(f"{path}: has no array {names[0]!r}; the arrays are: {', '.join(content.files) or 'none'}")
+        others = one_line(", ".join(numpy_files.names_in(path))) or "none"
+        raise UserError(f"{path}: has no array {names[0]!r}; the arrays are: {others}")
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" and name != "hand_type":
             raise UserError(f"{path}: array {name!r} must contain numbers, got {array.dtype}")
-    return arrays
+    # Sums in float16 overflow at 65504, and its 11 bits are too few for a mean.
+    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}

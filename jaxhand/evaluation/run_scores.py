@@ -1,19 +1,28 @@
 """Compute the scores of a run on data sets, print them, and write them to the run folder."""
 
 import dataclasses
+import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
+
 from jaxhand import data, models
-from jaxhand.config import Config, UserError
+from jaxhand.config import Config
+from jaxhand.data import set_checks
 from jaxhand.data.record import Record, Source, WithoutDepth, read_annotation, stacked_joints
 from jaxhand.evaluation import scoring
+from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.evaluation.run_predictions import PredictionCollector, to_protocol
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics import baselines
-from jaxhand.metrics.epoch import COUNTS, EpochMetric, console_lines
+from jaxhand.metrics.epoch import COUNTS, EpochMetric, console_lines, sample_errors
 from jaxhand.metrics.protocols import Protocol
+
+NAMES = 5  # names of hands in a line about what is left out, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +31,7 @@ class Job:
 
     Attributes:
         workdir: run folder.
+        output: folder for the scores of a protocol; None: they are only printed.
         config: config of the run.
         metrics: the metrics that `evaluate` measures.
         evaluate: function (source, collect) → results by name. `collect` must be called with each host batch and its
@@ -33,6 +43,7 @@ class Job:
     """
 
     workdir: Path
+    output: Path | None
     config: Config
     metrics: Sequence[EpochMetric]
     evaluate: Callable[..., dict]
@@ -66,30 +77,51 @@ def score(job: Job, name: str) -> list[dict]:
     records = _annotations(source)
     results = []
     print(f"{name}, {len(source)} hands:")
+    for note in set_checks.check({name: source}, strict=config.data.strict):
+        print(f"  Data check: {note}")
     for kind, records_of_kind in kinds.items():
         collector = PredictionCollector()
         found = job.evaluate(records_of_kind, collector.collect)
         kept = ("test_loss", *(metric.name for metric in job.metrics), *COUNTS)
-        results.append({"data": name, "input": kind} | {key: found[key] for key in kept if key in found})
-        _print(kind, found, job.metrics)
+        about = {"data": name, "split": split, "input": kind, "protocol": job.protocol and job.protocol.name}
+        results.append(about | {key: found[key] for key in kept if key in found})
+        _print(kind, found, job.metrics, records)
         if submissions:
             print(f"    {submissions[kind].write(collector, records)}")
         if job.protocol:
-            folder = job.workdir / f"{job.protocol.name}_{name.partition(':')[0]}_{kind}"
             pair = to_protocol(job.protocol.name, collector, records, job.workdir, name)
+            folder = job.output and _scores_folder(job.output, f"{name.partition(':')[0]}_{kind}", pair)
             results[-1][job.protocol.name] = scoring.report(pair, job.options, folder).values
     if found["count"]:
         print("  Baselines, from the labels of this set:")
         print(f"    {baselines.own_line(stacked_joints(records))}")
+        for result in results:
+            if warning := baselines.warning(result["mpjpe"], baselines.mean_pose_of(*2 * [stacked_joints(records)])):
+                print(f"  {result['input']}: {warning}")
     return results
 
 
-def write(workdir: Path, report: dict) -> Path:
-    """Write `evaluation.json` to the run folder; infinity becomes null, because JSON has no infinity.
+def output_folder(workdir: Path, chosen: Path | None) -> Path | None:
+    """The folder for the results of a run: the chosen one, else the run folder, or None if that is read-only.
+
+    Raises:
+        UserError: the chosen folder cannot be made, or is not writable.
+    """
+    if chosen is not None:
+        scoring.make_folder(chosen)
+        return chosen
+    return workdir if os.access(workdir, os.W_OK) or not workdir.is_dir() else None
+
+
+def write(folder: Path, about: dict, results: list[dict]) -> Path:
+    """Write `evaluation.json`. Earlier results stay in it, except those of the same data set, split and protocol.
+
+    Infinity becomes null, because JSON has no infinity.
 
     Args:
-        workdir: run folder.
-        report: dict for JSON.
+        folder: the run folder, or another one.
+        about: `workdir`, `step` and `epoch` of the run; the last two are also added to each result.
+        results: the results, see `score`. They come first in the file.
 
     Returns:
         Path of the file.
@@ -97,13 +129,40 @@ def write(workdir: Path, report: dict) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    report = json.loads(json.dumps(report), parse_constant=lambda _: None)
-    path = workdir / "evaluation.json"
-    try:
-        path.write_text(json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    path = folder / "evaluation.json"
+    results = [result | {"step": about["step"], "epoch": about["epoch"]} for result in results]
+    kept = [old for old in _earlier(path) if not any(_same_question(old, new) for new in results)]
+    report = json.loads(json.dumps(about | {"results": results + kept}), parse_constant=lambda _: None)
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(report, indent=2) + "\n")
     return path
+
+
+def _earlier(path: Path) -> list[dict]:
+    """The results in an `evaluation.json`, or none if there is no such file; each with the step that it is of."""
+    try:
+        report = json.loads(path.read_text())
+        return [{"step": report["step"], "epoch": report["epoch"]} | result for result in report["results"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _same_question(old: dict, new: dict) -> bool:
+    """Whether two results are of the same data set, split, input and protocol. Old results lack some of these."""
+    return all(old.get(key, new[key]) == new[key] for key in ("data", "split", "input", "protocol"))
+
+
+def _scores_folder(output: Path, name: str, pair: scoring.Pair) -> Path:
+    """The folder for the scores of a protocol; a number is appended if one has those of another data set."""
+    name = f"{pair.protocol.name}_{name}"
+    for folder in itertools.chain([output / name], (output / f"{name}_{number}" for number in itertools.count(2))):
+        try:
+            same = json.loads((folder / "scores.json").read_text())["ground_truth"] == [str(pair.gt_files[0])]
+        except (OSError, ValueError, KeyError, TypeError):
+            same = True  # no scores, or damaged ones
+        if same:
+            return folder
+    raise AssertionError("the numbers do not end")
 
 
 def _annotations(source: Source) -> list[Record]:
@@ -112,7 +171,7 @@ def _annotations(source: Source) -> list[Record]:
     return [dataclasses.replace(record, image=None, depth=None) for record in records]
 
 
-def _print(kind: str, results: dict, metrics: Sequence[EpochMetric]) -> None:
+def _print(kind: str, results: dict, metrics: Sequence[EpochMetric], records: list[Record]) -> None:
     if results["count"]:
         first, *others = console_lines(metrics, results)
         print(f"  {kind}: {first}")
@@ -121,5 +180,15 @@ def _print(kind: str, results: dict, metrics: Sequence[EpochMetric]) -> None:
     else:
         print(f"  {kind}: not scored, because no hand has 3D labels; use --protocol hint to score 2D joints")
     if results["nonfinite"] or results["count"] and results["invalid"]:
-        left_out = f"{results['invalid']} hands left out because of invalid labels"
+        left_out = f"{results['invalid']} hands left out because of invalid labels{_unusable(records)}"
         print(f"    {results['nonfinite']} predictions not finite, {left_out}")
+
+
+def _unusable(records: list[Record]) -> str:
+    """The names of the first hands without a usable 3D label, in brackets; empty if there are none."""
+    joints, valid = (
+        jnp.asarray([getattr(each, key) for each in records], jnp.float32) for key in ("keypoints_3d", "joint_valid")
+    )
+    usable = sample_errors(joints, joints, valid, metrics=())[1]
+    names = [records[row].name for row in np.flatnonzero(~np.asarray(usable))]
+    return f" ({', '.join(names[:NAMES])}{', …' if len(names) > NAMES else ''})" if names else ""

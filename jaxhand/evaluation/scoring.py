@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import yaml
 
 import jaxhand
-from jaxhand.config import UserError
+from jaxhand.config import UserError, yaml_text
 from jaxhand.evaluation import plausibility
 from jaxhand.evaluation.prediction_files import draft_of, read
 from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
@@ -75,8 +74,11 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
             raise UserError(f"no option {text!r} of {protocol.name}; its options and their defaults: {have}")
         kind = tuple if known[key] is None else type(known[key])
         try:
-            options[key] = tuple(map(int, value.split(","))) if kind is tuple else yaml.safe_load(value)
-        except (ValueError, yaml.YAMLError):
+            if kind is tuple:
+                options[key] = tuple(map(int, value.split(",")))
+            else:
+                options[key] = yaml_text.typed(yaml_text.parse(value, text))
+        except ValueError:
             options[key] = None
         if type(options[key]) is not kind:
             wanted = "whole numbers such as 0,4,8" if kind is tuple else f"a {kind.__name__} such as {known[key]}"
@@ -86,7 +88,7 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
 
 def score_files(
     predictions: Path, ground_truth: Path, protocol: Protocol, options: dict, output: Path | None = None
-) -> Scores:
+) -> tuple[Pair, Scores]:
     """Score a file of predictions by a protocol: print the scores and write them.
 
     Args:
@@ -95,31 +97,36 @@ def score_files(
         options: options of the protocol.
         output: folder to write to; None: the folder `<name>_<protocol>` next to the predictions.
 
+    Returns:
+        The predictions with their ground truth, and their scores.
+
     Raises:
         UserError: see `load_pair` and `report`.
     """
     print(f"Reading {predictions} and {ground_truth}", flush=True)
     pair = load_pair(predictions, ground_truth, protocol)
-    return report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
+    return pair, report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
 
 
-def report(pair: Pair, options: dict, folder: Path) -> Scores:
+def report(pair: Pair, options: dict, folder: Path | None) -> Scores:
     """Score a pair, print its warnings and the table of scores, and write the files.
 
     Args:
         pair: the predictions and ground truth.
         options: options of the pair's protocol.
-        folder: where `scores.json` and `samples.csv` are written.
+        folder: where `scores.json` and `samples.csv` are written; None: they are not written.
 
     Raises:
         UserError: an option is unknown, or the folder cannot be written to.
     """
     for warning in pair.warnings:
         print(f"warning: {warning}", flush=True)
-    make_folder(folder)
+    if folder is not None:
+        make_folder(folder)
     scores = pair.protocol.score(pair.pred, pair.gt, **options)
     print(table(pair, scores))
-    print("Written to " + " and ".join(map(str, write(pair, scores, options, folder))))
+    if folder is not None:
+        print("Written to " + " and ".join(map(str, write(pair, scores, options, folder))))
     return scores
 
 

@@ -42,7 +42,7 @@ class Submission:
             raise UserError(f"{where}: not the evaluation set; pass the folder FreiHAND_pub_v2")
         self._ids = getattr(source, "ids", None)  # of DexYCB
         if self._kind == "dexycb" and self._ids is None:
-            raise UserError(f"{name}: a packed set has no image ids for --submit; pass the original folder")
+            raise UserError(f"{name}: a packed set has no image ids for --submit, and a part has none; pass the folder")
 
     def write(self, collector: PredictionCollector, records: list[Record]) -> str:
         """Write the file.

@@ -109,7 +109,7 @@ def palm_detector(workdir: str | Path, *, half: bool = False) -> Network:
     Raises:
         UserError: the run has no palm detector.
     """
-    folder = mediapipe_pipeline.palm_folder(workdir, restore_best(workdir).config)
+    folder = mediapipe_pipeline.palm_folder(workdir)
     if folder is None:
         raise UserError(f"{workdir} has no palm detector: {mediapipe_pipeline.HOW}")
     best = restore_best(folder)

@@ -12,7 +12,6 @@ from jaxhand.exporting import checking, formats
 from jaxhand.exporting import network as networks
 from jaxhand.exporting.network import Network
 from jaxhand.inference.mediapipe_pipeline import has_networks, palm_folder
-from jaxhand.training.checkpoint import restore_best
 
 
 def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = False, say: Callable = print) -> list[Path]:
@@ -35,7 +34,7 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
     out, form = Path(out), formats.FORMATS[kind]
     formats.require(kind)
     chosen = [networks.hand(workdir, half=half, dtype=form.dtype)]
-    if has_networks(workdir) and palm_folder(workdir, restore_best(workdir).config):
+    if has_networks(workdir) and palm_folder(workdir):
         chosen.append(networks.palm_detector(workdir, half=half))
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,22 @@ def hand_scale(joints: np.ndarray) -> float:
     return float(np.median(bone_lengths(joints) / ADULT_BONES_MM.ravel()))
 
 
+def hand_scales(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Size of each hand relative to an adult's: the median ratio of lengths over its bones with two labelled ends.
+
+    Args:
+        joints: (N, 21, 3) mm.
+        valid: (N, 21) bool, labelled joints.
+
+    Returns:
+        (N,), NaN for a hand without such a bone.
+    """
+    labelled = valid[:, 1:] & valid[:, PARENTS[1:]]  # (N, 20)
+    ratio = np.sort(np.where(labelled, bone_lengths(joints) / ADULT_BONES_MM.ravel(), np.nan))  # NaN is last
+    count = labelled.sum(-1, keepdims=True)
+    return np.where(count > 0, np.take_along_axis(ratio, np.maximum(count - 1, 0) // 2, -1), np.nan)[:, 0]
+
+
 def bending_share(joints: np.ndarray) -> float:
     """Fraction of hands (N, 21, 3) that bend towards their palm, computed as if all were right hands."""
     palm = np.cross(joints[:, 5] - joints[:, 0], joints[:, 17] - joints[:, 0])  # outward if a right hand
@@ -61,6 +77,11 @@ def bone_deviation(joints: np.ndarray) -> float:
     return float(np.std(ratio))
 
 
+def bone_deviations(joints: np.ndarray) -> np.ndarray:
+    """Return `bone_deviation` of each hand (N, 21, 3) alone: (N,)."""
+    return np.log(np.maximum(bone_lengths(joints), 1e-9) / ADULT_BONES_MM.ravel()).std(-1)
+
+
 def label_warnings(joints: np.ndarray) -> list[str]:
     """Return one sentence for each property of the labels that real hands do not have.
 
@@ -71,14 +92,15 @@ def label_warnings(joints: np.ndarray) -> list[str]:
     found = []
     if np.median(joints[..., 2]) <= 0:
         found.append("hands are behind the camera (z <= 0): if they are in OpenGL's frame, negate y and z")
-    orders = {f"as in {name}": np.array(order) for name, order in JOINT_ORDERS.items()}
-    orders |= {f"as if reordered from {name}'s order by mistake": np.argsort(o) for name, o in JOINT_ORDERS.items()}
-    deviation = {name: bone_deviation(joints[:, order]) for name, order in orders.items()}
-    as_is, best = bone_deviation(joints), min(deviation, key=deviation.__getitem__)
-    if as_is > MAX_BONE_DEVIATION and deviation[best] > CLEARLY_BETTER * as_is:
-        numbers = f"deviation {as_is:.2f}, real hands have at most 0.16"
-        return [*found, f"bone lengths fit no hand in any known joint order: {numbers}"]
+    as_is = bone_deviation(joints)
     if as_is > MAX_BONE_DEVIATION:
+        orders = {f"as in {name}": np.array(order) for name, order in JOINT_ORDERS.items()}
+        orders |= {f"as if reordered from {name}'s order by mistake": np.argsort(o) for name, o in JOINT_ORDERS.items()}
+        deviation = {name: bone_deviation(joints[:, order]) for name, order in orders.items()}
+        best = min(deviation, key=deviation.__getitem__)
+        if deviation[best] > CLEARLY_BETTER * as_is:
+            numbers = f"deviation {as_is:.2f}, real hands have at most 0.16"
+            return [*found, f"bone lengths fit no hand in any known joint order: {numbers}"]
         numbers = f"the deviation of bone lengths is {as_is:.2f}, after reordering {deviation[best]:.2f}"
         found.append(f"the joints seem to be ordered {best}: {numbers}")
         joints = joints[:, orders[best]]

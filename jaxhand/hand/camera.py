@@ -22,6 +22,12 @@ def project(points: Array, K: Array) -> Any:
     return uvw[..., :2] / uvw[..., 2:]
 
 
+def focal_length(K: Array) -> Any:
+    """Focal length (...) px of cameras K (..., 3, 3), also of a rotated crop: sqrt(|fx fy|) without a rotation."""
+    determinant = K[..., 0, 0] * K[..., 1, 1] - K[..., 0, 1] * K[..., 1, 0]
+    return _module(K).sqrt(abs(determinant))
+
+
 def unproject(uv: Array, z: Array, K: Array) -> Any:
     """Pixels (..., N, 2) at depths z (..., N) mm → points (..., N, 3); exact for any K whose last row is 0 0 1."""
     xp = _module(uv, z, K)

@@ -4,17 +4,19 @@ Romero et al., "Embodied Hands: Modeling and Capturing Hands and Bodies Together
 licence and come from https://mano.is.tue.mpg.de. The files are in metres; jaxhand's arrays are in mm.
 """
 
+import math
+import os
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skeleton import SIDES
 from jaxhand.hand.skinned import NUM_JOINTS, PARENTS, SkinnedHand
-from jaxhand.io import pickles
+from jaxhand.io import numpy_files, pickles
 
 # Indices of the vertices at the tips of thumb, index, middle, ring and little finger. The choice differs between code
 # bases: HaMeR and WiLoR use smplx's vertices, DexYCB uses manopth's.
@@ -25,6 +27,7 @@ FINGERTIP_VERTICES = {
     "manopth": (745, 317, 444, 556, 673),
 }
 _MANOPTH_LEFT = (745, 317, 445, 556, 673)
+ELSEWHERE = "JAXHAND_MANO"  # environment variable: MANO's file or folder on this machine, if the path does not exist
 _FILES = dict(zip(SIDES, ("MANO_RIGHT.pkl", "MANO_LEFT.pkl")))
 _SHAPES = {
     "v_template": (778, 3),
@@ -45,7 +48,8 @@ def read(
     """Read an official MANO file.
 
     Args:
-        path: MANO_RIGHT.pkl, MANO_LEFT.pkl, or the folder that contains these files.
+        path: MANO_RIGHT.pkl, MANO_LEFT.pkl, or the folder that contains these files; or an .npz with the same arrays.
+            If it does not exist, as in the config of a run from another machine: what JAXHAND_MANO (environment) names.
         side: "right" or "left"; a file of the other hand is then an error. None: as the file's name says; the right
             hand if `path` is a folder.
         fingertip_vertices: a name in `FINGERTIP_VERTICES`.
@@ -149,6 +153,8 @@ def pose_rotations(
 def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
     """Return the path of the MANO file, and "right" or "left" for its hand. The arguments are those of `read`."""
     path = Path(path).expanduser()
+    if not path.exists() and (elsewhere := os.environ.get(ELSEWHERE)):
+        path = Path(elsewhere).expanduser()
     if side not in (None, *SIDES):
         raise UserError(f'side must be "right" or "left", got {side!r}')
     if path.is_dir():
@@ -157,13 +163,19 @@ def _find(path: str | Path, side: str | None) -> tuple[Path, str]:
     if side not in (None, found):
         raise UserError(f"{path}: is the file of a {found} hand; give {_FILES[side]} or its folder")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; download MANO from https://mano.is.tue.mpg.de and unpack it there")
+        raise UserError(
+            f"{path}: no such file; download MANO from https://mano.is.tue.mpg.de and unpack it there, or "
+            f"set the environment variable {ELSEWHERE} to its place on this machine"
+        )
     return path, found
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Read and check the arrays listed in `_SHAPES`: float64 in metres; `f` as stored."""
-    content = pickles.load(file, placeholders=_PLACEHOLDERS)
+    if file.suffix == ".npz":
+        content = numpy_files.read_npz(file, objects=True)
+    else:
+        content = pickles.load(file, placeholders=_PLACEHOLDERS)
     if not isinstance(content, dict):
         raise UserError(f"{file}: not a MANO file (no dictionary of arrays); give MANO_RIGHT.pkl or MANO_LEFT.pkl")
     for key, shape in _SHAPES.items():
@@ -210,7 +222,11 @@ class _CsrMatrix(pickles.Placeholder):
         return self._dense(convert, self.state["_shape"])
 
     def _dense(self, convert, shape):
+        if math.prod(shape) > limits.SPARSE_ELEMENTS:
+            raise ValueError(f"a sparse matrix of shape {shape}")
         dense, row_start = np.zeros(shape), convert(self.state["indptr"])
+        if np.abs(np.diff(row_start.astype(float))).sum() > limits.SPARSE_ELEMENTS:
+            raise ValueError("a sparse matrix with more entries than elements")
         indices = np.repeat(np.arange(shape[0]), np.diff(row_start)), convert(self.state["indices"])
         np.add.at(dense, indices, convert(self.state["data"]))  # entries at the same row and column are summed
         return dense

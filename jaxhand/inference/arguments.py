@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxhand.config import UserError
 from jaxhand.data.checks import checked_bbox, checked_K
 from jaxhand.data.crop_rules import CropRule
 from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.label_checks import FOCAL_RANGE, check_box, check_camera
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Photograph:
 
 
 class ImagePredictor(abc.ABC):
-    """Images in, hands out: the arguments and results of every predictor. A subclass implements `_predict`.
+    """Images in, hands out: the arguments and results of every predictor. A subclass implements `predict`.
 
     Attributes:
         model: the name of its model.
@@ -88,24 +90,26 @@ class ImagePredictor(abc.ABC):
                 images the message names the image.
         """
         if not isinstance(images, (list, tuple)) and np.ndim(images) != 4:
-            return self._predict([checked(images, boxes, hands, K, depth)])
+            return self.predict([checked(images, boxes, hands, K, depth)])
         hands = [hands] * len(images) if isinstance(hands, str) else hands
         K = [K] * len(images) if _shape(K) == (3, 3) else K
         arguments = {"boxes": boxes, "hands": hands, "K": K, "depth": depth}
         arguments = {name: [None] * len(images) if values is None else values for name, values in arguments.items()}
         for name, values in arguments.items():
-            if len(values) != len(images):
-                raise UserError(f"{name} must have an entry for each of the {len(images)} images, got {len(values)}")
+            is_list = isinstance(values, list | tuple) or isinstance(values, np.ndarray) and values.ndim > 0
+            if not is_list or len(values) != len(images):
+                got = len(values) if is_list else f"{values!r:.60}"
+                raise UserError(f"{name} must have an entry for each of the {len(images)} images, got {got}")
         photographs = []
         for index, of_image in enumerate(zip(images, *arguments.values())):
             try:
                 photographs.append(checked(*of_image))
             except UserError as error:
                 raise UserError(f"{names[index] if names else f'image {index}'}: {error}") from None
-        return self._predict(photographs)
+        return self.predict(photographs)
 
     @abc.abstractmethod
-    def _predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+    def predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
         """The arrays that `__call__` returns, for images with checked arguments."""
 
 
@@ -124,22 +128,61 @@ def checked(image, boxes=None, hands=None, K=None, depth=None) -> Photograph:
     height, width = image.shape[:2]
     if not image.size:
         raise UserError(f"the image is empty: {width}x{height} px")
-    K = None if K is None else checked_K(_checked_array("K", K, (3, 3)))
+    K = None if K is None else checked_camera(_checked_array("K", K, (3, 3)), width, height)
     depth = None if depth is None else _checked_depth(depth, height, width)
     if boxes is not None:
         boxes = _checked_array("boxes", boxes, (-1, 4), (4,), (0,)).reshape(-1, 4)
     count = 1 if boxes is None else len(boxes)
+    if not isinstance(hands, str | list | tuple | np.ndarray | None):
+        raise UserError(f'hands must be "right" or "left", or a list with one of them for each box, got {hands!r:.60}')
     sides = [hands] * count if isinstance(hands, str | None) else list(hands)
     if len(sides) != count:
         raise UserError(f'hands must be "right" or "left" for each of the {count} boxes, got {len(sides)}')
     for side in sides:
-        if side not in ("right", "left", None):
-            raise UserError(f'a hand must be "right" or "left", got {side!r}')
-    for x0, y0, x1, y1 in () if boxes is None else map(checked_bbox, boxes):
-        if x1 <= 0 or y1 <= 0 or x0 >= width - 1 or y0 >= height - 1:
-            box = [float(x0), float(y0), float(x1), float(y1)]
-            raise UserError(f"the box {box} lies outside the image of {width}x{height} px; a box is x0, y0, x1, y1")
+        if not isinstance(side, str | None) or side not in ("right", "left", None):
+            raise UserError(f'a hand must be "right" or "left", got {side!r:.60}')
+    for box in () if boxes is None else boxes:
+        checked_box(box, width, height)
     return Photograph(image, boxes, sides, K, depth)
+
+
+def checked_box(box: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Check a box (4,) x0, y0, x1, y1 px of an image, and return it unchanged.
+
+    Raises:
+        UserError: the box has no area, is in 0..1 or is smaller than a hand can be, or most of it is outside the image.
+    """
+    x0, y0, x1, y1 = checked_bbox(box).tolist()
+    if x1 <= 0 or y1 <= 0 or x0 >= width - 1 or y0 >= height - 1:
+        raise UserError(
+            f"the box {[x0, y0, x1, y1]} lies outside the image of {width}x{height} px; a box is x0, y0, x1, y1"
+        )
+    for doubt in check_box(box, width, height):
+        raise UserError(doubt)
+    return box
+
+
+def checked_camera(K: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Check the camera matrix (3, 3) px of an image, and return it unchanged.
+
+    Raises:
+        UserError: K is no pinhole camera, or its focal length is not one in px for an image of this size.
+    """
+    relative = np.diag(checked_K(K))[:2] / max(width, height)
+    if relative.min() < FOCAL_RANGE[0] or relative.max() > FOCAL_RANGE[1]:
+        raise UserError(check_camera(K, width, height)[0])
+    return K
+
+
+def checked_batch_size(batch_size) -> int:
+    """Check the largest number of hands in one batch, and return it unchanged.
+
+    Raises:
+        UserError: it is not a power of two.
+    """
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1 or batch_size & (batch_size - 1):
+        raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size!r:.60}")
+    return int(batch_size)
 
 
 def exif_camera(file: EncodedImage) -> np.ndarray | None:
@@ -171,7 +214,7 @@ def _checked_array(name: str, values, *shapes: tuple) -> np.ndarray:
         raise UserError(f"{name} must be numbers of shape {wanted}, got {shape or f'{values!r:.60}'}")
     try:
         array = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{name} must be numbers, got {values!r:.60}") from None
     if not np.isfinite(array).all():
         raise UserError(f"{name} has NaN or infinity")

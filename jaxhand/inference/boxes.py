@@ -11,7 +11,6 @@ object with a list of entries under the key `hands`, such as the joints.json tha
 """
 
 import dataclasses
-import json
 import math
 import numbers
 import os
@@ -22,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
+from jaxhand.config.yaml_text import shortened
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 
 
@@ -65,8 +66,7 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
             name = entry.get("image")
             if not isinstance(name, str):
                 raise UserError("missing key 'image' (path of the image)")
-            next_to_file = path.parent / name
-            hands = entries_of_image.setdefault(os.path.realpath(next_to_file if next_to_file.exists() else name), [])
+            hands = entries_of_image.setdefault(_real_path(name, path.parent), [])
             if hands and not _equal(hands[0].K, hand.K):
                 raise UserError(
                     f"K differs from the K of an earlier hand in {name}; give all hands of an image the same K"
@@ -75,6 +75,16 @@ def read_boxes(path: str | Path) -> dict[str, HandBoxes]:
             raise UserError(f"{location}: {error}") from None
         hands.append(hand)
     return {image: merge_hands(hands) for image, hands in entries_of_image.items()}
+
+
+def _real_path(name: str, folder: Path) -> str:
+    """The real path of an image: relative to the folder if it is there, else to the current folder."""
+    name = os.path.expanduser(name)
+    try:
+        next_to_file = folder / name
+        return os.path.realpath(next_to_file if next_to_file.exists() else name)
+    except (OSError, ValueError):  # too long, or with characters that no path can have
+        raise UserError(f"image {shortened(repr(name), 80)} is not a path") from None
 
 
 def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
@@ -94,17 +104,32 @@ def parse_hand(entry: object) -> HandBoxes:
         UserError: a key is missing or a value is wrong.
     """
     if not isinstance(entry, Mapping):
-        raise UserError(f"a hand must be an object with the key bbox, got {entry!r}")
+        raise UserError(f"a hand must be an object with the key bbox, got {_shown(entry)}")
     if "bbox" not in entry:
         raise UserError("missing key 'bbox'")
     side, score = entry.get("hand", "right"), entry.get("score")
     if not (isinstance(side, str) and side in ("right", "left")):
-        raise UserError(f'hand must be "right" or "left", got {side!r}')
+        raise UserError(f'hand must be "right" or "left", got {_shown(side)}')
     K = None if entry.get("K") is None else checked_K(array_of(entry, "K", (3, 3)))
-    if score is not None and not (isinstance(score, numbers.Real) and math.isfinite(score)):
-        raise UserError(f"score must be a finite number, got {score!r}")
+    if score is not None and not _is_finite(score):
+        raise UserError(f"score must be a finite number, got {_shown(score)}")
     score = None if score is None else float(score)
     return HandBoxes(checked_bbox(array_of(entry, "bbox", (4,)))[None], [side], [score], K)
+
+
+def _is_finite(score) -> bool:
+    try:
+        return isinstance(score, numbers.Real) and math.isfinite(score)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _shown(value) -> str:
+    """A value in an error message, as one short line."""
+    try:
+        return shortened(" ".join(repr(value).split()), 80)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def merge_hands(hands: list[HandBoxes]) -> HandBoxes:
@@ -123,12 +148,12 @@ def _read_entries(path: Path) -> Iterator[tuple[str, typing.Any]]:
             f"{path}: the boxes cannot be read ({getattr(error, 'strerror', 'the file is not text')})"
         ) from None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:  # the file is JSON Lines, or invalid JSON
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    yield f"{path}:{number}", json.loads(line)
+                    yield f"{path}:{number}", parse_json(line)
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
         return

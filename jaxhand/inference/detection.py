@@ -53,7 +53,7 @@ def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
             found = detect(image)
         except UserError:
             raise
-        except Exception as error:  # an error in the user's function
+        except (Exception, SystemExit) as error:  # a user's function can raise anything
             raise UserError(f"detector {spec} failed: {_describe(error)}") from error
         if not isinstance(found, (list, tuple)):
             raise UserError(f"detector {spec} must return a list of hands, got {type(found).__name__}")
@@ -92,7 +92,7 @@ def _of_pipeline(pipeline: Pipeline) -> Callable[[np.ndarray], HandBoxes]:
     return detect
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Describe an error in one line of text, with the file and line number of the user's code that raised it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""

@@ -9,10 +9,12 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage
-from jaxhand.inference.arguments import ImagePredictor, central_camera, exif_camera
+from jaxhand.data.label_checks import check_camera
+from jaxhand.inference.arguments import ImagePredictor, central_camera, checked, checked_box, exif_camera
 from jaxhand.inference.boxes import HandBoxes
 
 IMAGES_IN_MEMORY = 16  # number of images that are read at a time, before the model runs
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")  # of photographs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +27,45 @@ class ImagePrediction:
         hands: the arrays that `ImagePredictor` returns, one row per hand, but without `image` and with always `score`
             (N,): the confidence of the detector for each hand, or None.
         camera: where the focal length is from: "given", "exif" or "guess".
+        doubt: what may be wrong with the given camera, or "".
     """
 
     path: Path
     image: np.ndarray
     hands: dict[str, np.ndarray]
     camera: str
+    doubt: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """An image, or a hand in it, that cannot be predicted.
+
+    Args:
+        path: the image file.
+        reason: one line with the file's path, and why.
+    """
+
+    path: Path
+    reason: str
+
+
+def image_paths(given: Sequence[Path]) -> list[Path]:
+    """The image files of a list of files and folders. A folder stands for the photographs directly inside it, sorted.
+
+    Raises:
+        UserError: a folder has no photographs.
+    """
+    paths = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"{path}: no images in this folder; known endings are {', '.join(SUFFIXES)}")
+            paths += inside
+        else:
+            paths.append(path)
+    return paths
 
 
 def predict_files(
@@ -41,7 +76,7 @@ def predict_files(
     K: np.ndarray | None = None,
     focal: float | None = None,
     depth_paths: Sequence[Path] | None = None,
-) -> Iterator[ImagePrediction]:
+) -> Iterator[ImagePrediction | LeftOut]:
     """Predict the hands of image files.
 
     Args:
@@ -54,36 +89,66 @@ def predict_files(
         depth_paths: one 16-bit PNG in mm for each image; None: no depth.
 
     Yields:
-        One `ImagePrediction` for each file, in the order of `paths`.
-
-    Raises:
-        UserError: a file cannot be read, or its hands are wrong. The message contains the file's path.
+        One `ImagePrediction` for each image, in the order of `paths`. Instead of it, one `LeftOut` for an image that
+        cannot be read or whose hands cannot be found; in addition to it, one for each box that does not fit its image.
     """
     for start in range(0, len(paths), IMAGES_IN_MEMORY):
-        group = paths[start : start + IMAGES_IN_MEMORY]
-        images, depths, hands, cameras, origins = [], [], [], [], []
-        for number, path in enumerate(group, start=start):
-            file = EncodedImage.read(path)
-            image = file.pixels
-            size = image.shape[1::-1]
-            depths.append(read_grey(depth_paths[number], *size) if depth_paths else None)
+        group = []  # per image: (path, photograph, scores, origin of its camera), or its LeftOut
+        for number, path in enumerate(paths[start : start + IMAGES_IN_MEMORY], start=start):
             try:
-                found = find_hands(path, image)
+                group += _read(path, find_hands, K, focal, depth_paths[number] if depth_paths else None)
             except UserError as error:
-                raise UserError(f"{path}: {error}") from None
-            given = found.K if found.K is not None else K
-            if given is None and focal is not None:
-                given = central_camera(focal, *size)
-            camera = exif_camera(file) if given is None else given
-            cameras.append(camera)
-            origins.append("given" if given is not None else "guess" if camera is None else "exif")
-            images.append(image)
-            hands.append(found)
-        boxes, sides = [found.boxes for found in hands], [found.sides for found in hands]
-        predictions = predictor(images, boxes, sides, cameras, depths, names=list(map(str, group)))
-        image_of_hand = predictions.pop("image")
-        for number, (path, image, found, origin) in enumerate(zip(group, images, hands, origins)):
+                group.append(LeftOut(path, str(error)))
+        photographs = [each[1] for each in group if not isinstance(each, LeftOut)]
+        predictions = predictor.predict(photographs) if photographs else {"image": np.zeros(0, int)}
+        image_of_hand, number = predictions.pop("image"), 0
+        for each in group:
+            if isinstance(each, LeftOut):
+                yield each
+                continue
+            path, photograph, scores, origin = each
             rows = image_of_hand == number
             of_image = {key: values[rows] for key, values in predictions.items()}
-            scores = of_image.get("score", [None] * rows.sum()) if found.scores is None else found.scores
-            yield ImagePrediction(path, image, of_image | {"score": np.array(scores, object)}, origin)
+            scores = of_image.get("score", [None] * rows.sum()) if scores is None else scores
+            (height, width), K = photograph.image.shape[:2], photograph.K
+            doubts = [] if K is None else check_camera(K, width, height)
+            hands = of_image | {"score": np.array(scores, object)}
+            yield ImagePrediction(path, photograph.image, hands, origin, "; ".join(doubts))
+            number += 1
+
+
+def _read(path: Path, find_hands, K: np.ndarray | None, focal: float | None, depth_path: Path | None) -> list:
+    """Read an image and find its hands: a `LeftOut` for each odd box, then (path, photograph, scores, camera)."""
+    file = EncodedImage.read(path)
+    image = file.pixels
+    width, height = image.shape[1::-1]
+    depth = None if depth_path is None else read_grey(depth_path, width, height)
+    try:
+        found, faults = _fitting(find_hands(path, image), width, height)
+        given = found.K if found.K is not None else K
+        if given is None and focal is not None:
+            given = central_camera(focal, width, height)
+        camera = exif_camera(file) if given is None else given
+        origin = "given" if given is not None else "guess" if camera is None else "exif"
+        photograph = checked(image, found.boxes, found.sides, camera, depth)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return [*(LeftOut(path, f"{path}: {fault}") for fault in faults), (path, photograph, found.scores, origin)]
+
+
+def _fitting(found: HandBoxes, width: int, height: int) -> tuple[HandBoxes, list[str]]:
+    """The hands whose boxes fit an image, and what is wrong with the other boxes. One box at least must fit."""
+    kept, faults = [], []
+    for number, box in enumerate(() if found.boxes is None else found.boxes):
+        try:
+            checked_box(box, width, height)
+            kept.append(number)
+        except UserError as error:
+            faults.append(f"{error} (hand {number})")
+    if not faults or found.boxes is None:
+        return found, []
+    if not kept:
+        raise UserError("; ".join(faults[:3]) + (f"; and {len(faults) - 3} more boxes" if len(faults) > 3 else ""))
+    sides = [found.sides[number] for number in kept] if isinstance(found.sides, list) else found.sides
+    scores = None if found.scores is None else [found.scores[number] for number in kept]
+    return HandBoxes(found.boxes[kept], sides, scores, found.K), faults

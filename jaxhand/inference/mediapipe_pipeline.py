@@ -6,7 +6,7 @@ found = hands([image])  # (H, W, 3) uint8 RGB each
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -18,10 +18,11 @@ from jaxhand import models
 from jaxhand.config import Config, UserError
 from jaxhand.data.crop import warp
 from jaxhand.hand import roi
-from jaxhand.hand.placement import place_on_rays
+from jaxhand.hand.placement import place_at_distance, place_on_rays
 from jaxhand.hand.roi import Roi
+from jaxhand.inference.arguments import checked_batch_size
 from jaxhand.interop.mediapipe_weights import HAND, PALM, convert_mediapipe
-from jaxhand.models.mediapipe import CROP, HandReading
+from jaxhand.models.mediapipe import CROP, HandReading, Mediapipe
 from jaxhand.models.palm_detector import SIDE, PalmDetector, overlap, suppress
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
@@ -31,6 +32,7 @@ HOW = "jaxhand convert mediapipe writes a run with all networks"
 LEAST_PALM = 0.5  # score of a palm that is looked at
 FURTHER = 1.3  # an image without palms is looked at once more, this much smaller: its hand may fill it
 LEAST_PRESENCE = 0.5  # of a hand in the crop
+DISTANCE = {"log_distance": (), "variances": (2,), "prior": (2,)}  # shapes, see `HandReading`; only of some models
 SAME_HAND = 0.5  # intersection over union of the boxes of two hands above which they are one
 
 
@@ -46,8 +48,7 @@ class Pipeline:
     """
 
     def __init__(self, hand: nnx.Module, palm: nnx.Module | None, *, batch_size: int = 32, looks: int = 2):
-        if batch_size < 1 or batch_size & (batch_size - 1):
-            raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
+        batch_size = checked_batch_size(batch_size)
         # A CPU computes the images of a batch one by one: single ones are compiled once, while the next is being cut.
         self.batch_size, self.looks = 1 if jax.default_backend() == "cpu" else batch_size, looks
         self._hand, self._palm = _compiled(hand, "read"), palm and _compiled(palm, "__call__")
@@ -56,15 +57,15 @@ class Pipeline:
     def load(cls, workdir: str | Path, **options) -> "Pipeline":
         """The networks of a run folder that `jaxhand convert mediapipe` wrote, or of a run that was trained from it.
 
-        A training writes no palm detector: it is then that of the run it started from, or that of `RUN`.
+        A training writes no palm detector: it is then that of the runs it started from, or that of `RUN`.
 
         Raises:
             UserError: the folder holds no such run.
         """
         restored = restore_best(workdir)
-        if restored.config.model.name != HAND:
+        if not _reads_hands(restored.config):
             raise UserError(f"{workdir} has the model {restored.config.model.name}, not {HAND}'s networks: {HOW}")
-        folder = palm_folder(workdir, restored.config)
+        folder = palm_folder(workdir)
         palm = folder and network(palm_detector, restore_best(folder))
         return cls(network(models.build, restored), palm, **options)
 
@@ -177,10 +178,14 @@ class Pipeline:
                     "boxes": np.concatenate([joints.min(0), joints.max(0)]),
                 }
             )
+            if readings["log_distance"] is not None:
+                zoom = np.log(CROP / square.side)  # focal length of the crop / that of the image
+                found[-1] |= {key: readings[key][i] for key in DISTANCE}
+                found[-1]["log_distance"] += zoom
         return found
 
-    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list[np.ndarray]:
-        """What a network returns for the crops of images, in batches whose sizes are powers of two."""
+    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list:
+        """What a network returns for the crops of images, in batches of powers of two: arrays, or None as it does."""
         pieces = []
         for start in range(0, len(rois), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(rois)))
@@ -188,7 +193,8 @@ class Pipeline:
             for row, i in enumerate(rows):
                 cut(images[i], rois[i], batch[row])
             pieces.append(network(batch))  # computed while the next batch is cut
-        return [np.concatenate([np.asarray(array) for array in arrays])[: len(rois)] for arrays in zip(*pieces)]
+        join = lambda arrays: np.concatenate([np.asarray(array) for array in arrays])[: len(rois)]  # noqa: E731
+        return [None if arrays[0] is None else join(arrays) for arrays in zip(*pieces)]
 
 
 def has_networks(workdir: str | Path) -> bool:
@@ -197,7 +203,25 @@ def has_networks(workdir: str | Path) -> bool:
     if not path.is_file():
         return False
     config = configs.load(path)
-    return config.model.name == HAND and (path.with_name(PALM).is_dir() or config.data.crop_rule == HAND)
+    return _reads_hands(config) and (path.with_name(PALM).is_dir() or config.data.crop_rule == HAND)
+
+
+def _reads_hands(config: Config) -> bool:
+    """Whether the model of a config has MediaPipe's heads; ImageNet's backbone does not bring them."""
+    model_class = models.find(config.model.name)
+    has_heads = isinstance(model_class, type) and issubclass(model_class, Mediapipe)
+    return has_heads and config.model.options.get("size") != "lite0"
+
+
+def _starts(workdir: str | Path) -> Iterator[Path]:
+    """Yield a run folder, the one that its training started from, and so on; then `RUN`."""
+    folder, seen = str(workdir), set()
+    while folder and folder not in seen:
+        seen.add(folder)
+        yield Path(folder)
+        path = Path(folder) / "config.yaml"
+        folder = configs.load(path).training.init_from if path.is_file() else ""
+    yield RUN
 
 
 def cut(image: np.ndarray, square: Roi, out: np.ndarray) -> None:
@@ -213,13 +237,12 @@ def _compiled(network: nnx.Module, method: str):
     return functools.partial(forward, state)
 
 
-def palm_folder(workdir: str | Path, config: Config) -> Path | None:
-    """The folder of the palm detector for a run of this config; None where there is none.
+def palm_folder(workdir: str | Path) -> Path | None:
+    """The folder of the palm detector for a run; None where there is none.
 
-    It is inside the run, inside the run that its training started from, or inside `RUN`.
+    It is inside the run, inside the run that its training started from, and so on, or inside `RUN`.
     """
-    folders = [Path(folder) / PALM for folder in (workdir, config.training.init_from or workdir, RUN)]
-    return next(filter(Path.is_dir, folders), None)
+    return next((folder / PALM for folder in _starts(workdir) if (folder / PALM).is_dir()), None)
 
 
 def network(build, found) -> nnx.Module:
@@ -236,9 +259,10 @@ def palm_detector(config: Config) -> PalmDetector:
 
 def _mean(readings: list[dict]) -> dict:
     """A hand from all looks at it: the mean of its joints, presence and side of the last look."""
-    joints, world = (np.mean([reading[key] for reading in readings], axis=0) for key in ("keypoints_2d", "world"))
-    box = np.concatenate([joints.min(0), joints.max(0)])
-    return readings[-1] | {"keypoints_2d": joints, "world": world, "boxes": box}
+    averaged = [key for key in ("keypoints_2d", "world", "log_distance") if key in readings[0]]
+    mean = {key: np.mean([reading[key] for reading in readings], axis=0) for key in averaged}
+    joints = mean["keypoints_2d"]
+    return readings[-1] | mean | {"boxes": np.concatenate([joints.min(0), joints.max(0)])}
 
 
 def _apart(readings: list[dict]) -> list[dict]:
@@ -254,8 +278,17 @@ def _apart(readings: list[dict]) -> list[dict]:
 def _together(readings: list[dict], K: np.ndarray | None) -> dict:
     """Hands of an image as arrays with one row per hand, with their places before the camera K where it is known."""
     shapes = {"keypoints_2d": (21, 2), "world": (21, 3), "score": (), "right": (), "boxes": (4,)}
+    shapes |= {key: shape for key, shape in DISTANCE.items() if readings and key in readings[0]}
     found = {key: np.reshape([reading[key] for reading in readings], (-1, *shape)) for key, shape in shapes.items()}
     if K is not None:
         K = np.broadcast_to(np.asarray(K, np.float64), (len(readings), 3, 3))
-        found["keypoints_3d"] = place_on_rays(found["world"].astype(np.float64), found["keypoints_2d"], K)
+        found["keypoints_3d"] = placed(found, K)
     return found
+
+
+def placed(found: dict, K: np.ndarray) -> np.ndarray:
+    """Place hands, as `Pipeline` found them, in front of cameras K (N, 3, 3): (N, 21, 3) mm."""
+    joints = found["world"].astype(np.float64), found["keypoints_2d"], K
+    if "log_distance" in found:
+        return place_at_distance(*joints, *(found[key].astype(np.float64) for key in DISTANCE))
+    return place_on_rays(*joints)

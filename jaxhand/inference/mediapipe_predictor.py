@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.data.crop_rules import RULES
-from jaxhand.hand.placement import place_by_depth, place_on_rays
+from jaxhand.hand.placement import place_by_depth
 from jaxhand.inference.arguments import ImagePredictor, Photograph
-from jaxhand.inference.mediapipe_pipeline import Pipeline
+from jaxhand.inference.mediapipe_pipeline import Pipeline, placed
 from jaxhand.interop.mediapipe_weights import HAND
 
 
 class MediapipePredictor(ImagePredictor):
-    """The networks of a run of model "mediapipe", as a function from images to hands in millimetres.
+    """The networks of a run of model "mediapipe" or "photo_net", as a function from images to hands in millimetres.
 
     Without boxes it detects the hands of each image and classifies their handedness. Boxes and sides that are given are
     used. Depth places the hands (`hand.placement.place_by_depth`).
@@ -31,7 +31,8 @@ class MediapipePredictor(ImagePredictor):
         self.crop_rule = RULES["square"]  # whose camera is the guess for a photograph without a known one
         self._pipeline = Pipeline.load(workdir, batch_size=batch_size)
 
-    def _predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+    def predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+        """The arrays that `__call__` returns, for images with checked arguments."""
         unknown = [number for number, photograph in enumerate(photographs) if photograph.boxes is None]
         known = [number for number, photograph in enumerate(photographs) if photograph.boxes is not None]
         detected = self._pipeline([photographs[number].image for number in unknown])
@@ -45,7 +46,7 @@ class MediapipePredictor(ImagePredictor):
         """The hands of a photograph, as `Pipeline` found them, in its camera's frame."""
         count, pixels = len(found["score"]), found["keypoints_2d"]
         K = np.tile(photograph.camera(self.crop_rule), (count, 1, 1))
-        joints = place_on_rays(found["world"].astype(np.float64), pixels, K)
+        joints = placed(found, K)
         if photograph.depth is not None:
             joints = [place_by_depth(*hand, photograph.depth) for hand in zip(joints, pixels)]
         sides = photograph.sides if photograph.boxes is not None else photograph.sides * count

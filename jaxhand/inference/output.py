@@ -2,12 +2,17 @@
 
 import itertools
 import json
+import math
+import os
+import time
 import typing
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
+from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.hand import mesh_files
 from jaxhand.hand.draw import draw_mesh, draw_skeleton, upscale, write_png
 from jaxhand.hand.skeleton import JOINT_NAMES
@@ -22,39 +27,55 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "mano_pose": ("mano_pose", 5),
     "mano_shape": ("mano_shape", 5),
 }
-_UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
+UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
+_OVERLAY = "_joints.png"  # end of the name of the picture with the skeletons
 _PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
 
 class PredictionWriter:
-    """Writes predictions into a folder: pictures and meshes after each image, joints.json at the end.
+    """Writes predictions into a folder: pictures and meshes of each image, and joints.json with all hands.
 
-    Use the writer as a context manager: joints.json is then written even if an error ends the command early.
+    The hands of a joints.json that is already in the folder stay in it, except those of images that are predicted
+    again. joints.json is written as the predictions come. Use the writer as a context manager: the file is complete at
+    the end, even if an error ends the command early.
 
     Args:
         folder: the output folder; it is created if it does not exist.
         mesh_kinds: kinds of the mesh files, some of `mesh_files.KINDS`.
 
     Raises:
-        UserError: the folder cannot be created.
+        UserError: the folder cannot be created, or has a joints.json that this class did not write.
     """
 
     def __init__(self, folder: Path, mesh_kinds: tuple[str, ...] = mesh_files.KINDS):
         self.folder, self.mesh_kinds = folder, mesh_kinds
-        self._hands, self._stems, self._num_images = [], set(), 0
+        self._path = folder / "joints.json"
+        self._num_images = self._num_hands = 0
+        self._last_write, self._write_seconds = -math.inf, 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+        self._hands = {}  # real path of an image → the JSON texts of its hands
+        self._stems, self._used = {}, set()  # real path of an image → stem of its files; all stems
+        for entry in _entries(self._path):
+            name = os.path.realpath(entry["image"])
+            self._hands.setdefault(name, []).append(_json_text(entry))
+            self._stems[name] = str(entry.get("overlay", "")).removesuffix(_OVERLAY)
+            self._used.add(self._stems[name])
 
     def __enter__(self) -> "PredictionWriter":
         return self
 
     def __exit__(self, *_) -> None:
+        if not self._num_images:
+            return
         self._write_json()
+        total = f" (it has {self._total()} hands, with those from before)" if self._total() > self._num_hands else ""
+        print(f"{self._num_hands} hands of {self._num_images} images -> {self._path}{total}")
 
     def add(self, prediction: ImagePrediction) -> None:
-        """Write the pictures and meshes of one image, and keep its hands for joints.json.
+        """Write the pictures and meshes of one image, and its hands into joints.json.
 
         Raises:
             UserError: a joint is not finite, or a file cannot be written.
@@ -66,10 +87,11 @@ class PredictionWriter:
             )
         stem = self._new_stem(path)
         self._num_images += 1
+        self._hands.pop(os.path.realpath(path), None)
         if not len(hands["is_right"]):
-            print(f"{path}: no hand")
+            print(f"{path}: no hand", flush=True)
             return
-        files = {"overlay": f"{stem}_joints.png"}
+        files = {"overlay": f"{stem}{_OVERLAY}"}
         scale = max(1, _PICTURE_SIDE // max(image.shape[:2]))
         picture = upscale(image, scale)
         for pixels in hands["keypoints_2d"]:
@@ -78,15 +100,22 @@ class PredictionWriter:
         if "vertices" in hands:
             files |= {"mesh_overlay": f"{stem}_mesh.png"} | {kind: f"{stem}.{kind}" for kind in self.mesh_kinds}
             self._write_meshes(files, image, scale, hands)
-        self._hands += [_json_entry(path, hands, row, files) for row in range(len(hands["is_right"]))]
-        print(f"{path} -> {self.folder / files['overlay']}")
+        entries = [_json_entry(path, hands, row, files) for row in range(len(hands["is_right"]))]
+        self._hands[os.path.realpath(path)] = [_json_text(entry) for entry in entries]
+        self._num_hands += len(entries)
+        print(f"{path} -> {self.folder / files['overlay']}", flush=True)
+        # The whole file is written each time: seldom enough to take a small part of the time.
+        if time.monotonic() - self._last_write > 20 * self._write_seconds:
+            self._write_json()
 
     def _new_stem(self, path: Path) -> str:
-        """Return a new stem for the output files. If an earlier image has the same name, a number is appended."""
-        candidates = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
-        stem = next(name for name in candidates if name not in self._stems)
-        self._stems.add(stem)
-        return stem
+        """The stem of an image's output files: as before, or a new one; a number is appended to a stem that is used."""
+        name = os.path.realpath(path)
+        if not self._stems.get(name):
+            candidates = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
+            self._stems[name] = next(stem for stem in candidates if stem not in self._used)
+            self._used.add(self._stems[name])
+        return self._stems[name]
 
     def _write_meshes(self, files: dict[str, str], image: np.ndarray, scale: int, hands: dict) -> None:
         """Draw the meshes of all hands over the image. Write one mesh file of each kind, with one object per hand."""
@@ -101,17 +130,39 @@ class PredictionWriter:
         for kind in self.mesh_kinds:
             mesh_files.write(self.folder / files[kind], meshes)
 
+    def _total(self) -> int:
+        return sum(map(len, self._hands.values()))
+
     def _write_json(self) -> None:
-        """Write joints.json with all hands that were added."""
-        if not self._num_images:
-            return
-        path = self.folder / "joints.json"
-        content = {"joint_names": list(JOINT_NAMES), "units": _UNITS, "hands": self._hands}
-        try:
-            path.write_text(json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
-        print(f"{len(self._hands)} hands of {self._num_images} images -> {path}")
+        """Write joints.json completely, or not at all."""
+        start = time.monotonic()
+        head = json.dumps({"joint_names": list(JOINT_NAMES), "units": UNITS}, indent=1)
+        hands = ",\n  ".join(text for texts in self._hands.values() for text in texts)
+        hands = f"[\n  {hands}\n ]" if hands else "[]"
+        with draft_of(self._path) as draft:
+            draft.write_text(f'{head[:-2]},\n "hands": {hands}\n}}\n', encoding="utf-8")
+        self._last_write = time.monotonic()
+        self._write_seconds = self._last_write - start
+
+
+def _entries(path: Path) -> list[dict]:
+    """The hands in a joints.json, or none without the file. Raises UserError for another file."""
+    try:
+        entries = parse_json(path.read_bytes())["hands"]
+        if all(isinstance(entry["image"], str) and "\0" not in entry["image"] for entry in entries):
+            return entries
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}: damaged, or not written by `jaxhand predict`; move it away, or choose another --out")
+
+
+def _json_text(entry: dict) -> str:
+    """The JSON of a hand as it stands in joints.json, inside two levels."""
+    return json.dumps(entry, indent=1).replace("\n", "\n  ")
 
 
 def _json_entry(path: Path, hands: dict, row: int, files: dict[str, str]) -> dict:

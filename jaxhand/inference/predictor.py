@@ -8,13 +8,12 @@ import numpy as np
 from flax import nnx
 
 from jaxhand import hand
-from jaxhand.config import UserError
 from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES, whole_image_box
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import uncrop, weak_perspective_translation
 from jaxhand.hand.rotations import mirror_axis_angle
-from jaxhand.inference.arguments import ImagePredictor, Photograph
+from jaxhand.inference.arguments import ImagePredictor, Photograph, checked_batch_size
 from jaxhand.models.contract import Model
 from jaxhand.training.eval_loop import load_best
 from jaxhand.training.sharding import replicated, split
@@ -40,17 +39,17 @@ class Predictor(ImagePredictor):
     """
 
     def __init__(self, workdir: str | Path, *, batch_size: int = 32):
-        if batch_size < 1 or batch_size & (batch_size - 1):
-            raise UserError(f"batch_size must be a power of two, such as 32, got {batch_size}")
+        self.batch_size = checked_batch_size(batch_size)
         eval_model, best = load_best(workdir)
-        self.config, self.batch_size = best.config, batch_size
+        self.config = best.config
         self.model = self.config.model.name
         self.crop_rule = RULES[self.config.data.crop_rule]
         self._device_mesh, self._graphdef = eval_model.device_mesh, eval_model.graphdef
         self._parameters = best.params, best.rest
         self._predict_batch = jax.jit(self._apply_model)
 
-    def _predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+    def predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
+        """The arrays that `__call__` returns, for images with checked arguments."""
         records = [self._records(photograph) for photograph in photographs]
         image = np.repeat(np.arange(len(records)), [len(of_image) for of_image in records])
         return self.predict_records([record for of_image in records for record in of_image]) | {"image": image}

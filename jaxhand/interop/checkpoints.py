@@ -13,14 +13,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import yaml
 from flax import nnx
 
 from jaxhand import config as configs
 from jaxhand import models
-from jaxhand.config import Config, UserError
+from jaxhand.config import Config, UserError, limits, yaml_text
 from jaxhand.interop import names, safetensors, torch_file
 from jaxhand.interop.tensor import Tensor
+from jaxhand.io.files import MALFORMED, one_line
 from jaxhand.models.hamer import CAMERA_PX
 
 VIT_HEADS = {
@@ -110,12 +110,17 @@ def _tensors(kind: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if inner is not None:
             unused = {str(name): "not a weight of the model" for name in saved if name != inner}
             saved = saved[inner]
-        saved = {str(key).removeprefix("module."): value for key, value in saved.items() if isinstance(value, Tensor)}
+        saved = {_plain_name(key): value for key, value in saved.items() if isinstance(value, Tensor)}
     if not isinstance(saved, dict) or not saved:
         raise UserError(f"{path}: contains no weights; expected a dict of tensors, or such a dict under state_dict")
     if kind == "vitpose" and "pos_embed" in saved:
         saved = {f"backbone.{key}": value for key, value in saved.items()}
     return saved, unused
+
+
+def _plain_name(key: object) -> str:
+    """Remove what wrappers of PyTorch add to the name of a weight: DataParallel and torch.compile."""
+    return str(key).replace("_orig_mod.", "").removeprefix("module.")
 
 
 def _sizes(kind: str, tensors: dict[str, Tensor], path: Path, overrides: Sequence[str]) -> list[str]:
@@ -127,6 +132,8 @@ def _sizes(kind: str, tensors: dict[str, Tensor], path: Path, overrides: Sequenc
             raise UserError(f"{path}: not a checkpoint of {kind}: the tensor {key} is missing; the file has {found}, …")
         if len(tensors[key].shape) != axes:
             raise UserError(f"{path}: {key} has shape {tensors[key].shape}, but {kind} needs {axes} axes")
+        if 0 in tensors[key].shape:
+            raise UserError(f"{path}: {key} has shape {tensors[key].shape}, which is empty; download the file again")
         return tensors[key].shape
 
     width, _, patch, _ = shape("backbone.patch_embed.proj.weight", 4)
@@ -137,6 +144,8 @@ def _sizes(kind: str, tensors: dict[str, Tensor], path: Path, overrides: Sequenc
         "mlp_ratio": shape("backbone.blocks.0.mlp.fc1.weight", 2)[0] / width,
         "patch": patch,
     }
+    if vit["depth"] > limits.LAYERS:
+        raise UserError(f"{path}: has {vit['depth']} layers, but at most {limits.LAYERS} are read")
     given = {override.partition("=")[0] for override in overrides}
     if width in VIT_HEADS:
         vit["heads"] = VIT_HEADS[width]
@@ -163,15 +172,15 @@ def _decoder(path: str | Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = yaml_text.typed(yaml_text.parse(Path(path).read_text(), str(path)))
         focal, size = tree["EXTRA"]["FOCAL_LENGTH"], tree["MODEL"]["IMAGE_SIZE"]
         decoder = tree["MODEL"]["MANO_HEAD"].get("TRANSFORMER_DECODER") or {}
         found = {"heads": decoder.get("heads"), "head_width": decoder.get("dim_head")}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path}: not a model_config.yaml of HaMeR or WiLoR ({' '.join(str(error).split())})") from None
-    if focal * 256 != CAMERA_PX * size:
+    except MALFORMED as error:
+        raise UserError(f"{path}: not a model_config.yaml of HaMeR or WiLoR ({one_line(error)})") from None
+    if not all(isinstance(number, (int, float)) for number in (focal, size)) or focal * 256 != CAMERA_PX * size:
         supported = f"{CAMERA_PX:.0f} for crops of 256 px"
         raise UserError(f"{path}: EXTRA.FOCAL_LENGTH is {focal} for crops of {size} px; only {supported} is supported")
     return [f"model.hamer.{key}={value}" for key, value in found.items() if value is not None]

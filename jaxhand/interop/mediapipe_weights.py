@@ -113,9 +113,9 @@ def _kind(network: tflite.Network, where: str) -> tuple[str, str]:
     counts = [operation.name for operation in network.operations]
     if outputs == [(1, 1), (1, 1), (1, 63), (1, 63)]:
         heads = [op for op in network.operations if op.name == "FULLY_CONNECTED" and op.constants]
-        width = heads[0].constants[0].shape[-1] if heads else 0
+        width = heads[0].constants[0].shape[-1:] if heads else ()
         for size in SIZES:
-            if width == efficientnet_lite.SIZES[size].stages[-2] * efficientnet_lite.EXPANSION:
+            if width == (efficientnet_lite.SIZES[size].stages[-2] * efficientnet_lite.EXPANSION,):
                 return HAND, size
     if outputs == [(1, 2016, 1), (1, 2016, 18)]:
         for size, convolutions in zip(SIZES, (35, 30)):
@@ -142,7 +142,10 @@ def _converted(config: Config, network: tflite.Network, where: str) -> Converted
             )
         for leaf, constant in zip((name, "bias"), operation.constants):
             shape = getattr(layer, leaf).shape if hasattr(layer, leaf) else None
-            array = np.ascontiguousarray(change(constant) if leaf == name else constant, np.float32)
+            try:
+                array = np.ascontiguousarray(change(constant) if leaf == name else constant, np.float32)
+            except ValueError:  # another number of axes, so another shape than the layer's
+                array = constant
             if leaf == "kernel" and len(shape or ()) == 2 and array.ndim == 4:
                 array = array.reshape(array.shape[2:]) if array.shape[:2] == (1, 1) else array
             if array.shape != shape:
@@ -187,11 +190,11 @@ def _backbone_order(backbone) -> Iterator[tuple[str, nnx.Module]]:
 def _hand_order(model, network: tflite.Network) -> Iterator[tuple[str, nnx.Module]]:
     """Yield (path, layer) in the order of the file's operations. The names of the outputs identify the heads."""
     yield from _backbone_order(model.backbone)
-    names = {output.number: output.name.partition(":")[0] for output in network.outputs}
-    through = {op.inputs[0]: op.outputs[0] for op in network.operations if op.name == "LOGISTIC"}
+    names = {(output.number,): output.name.partition(":")[0] for output in network.outputs}
+    through = {op.inputs[:1]: op.outputs[:1] for op in network.operations if op.name == "LOGISTIC"}
     for operation in network.operations:
         if operation.name == "FULLY_CONNECTED":
-            output = through.get(operation.outputs[0], operation.outputs[0])
+            output = through.get(operation.outputs[:1], operation.outputs[:1])
             head = HEADS.get(names.get(output, ""), "landmarks")
             yield head, getattr(model, head)
 

@@ -3,13 +3,14 @@
 Such a file has a JSON header with names, types, shapes and byte offsets of the tensors. The tensors' bytes follow.
 """
 
-import json
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
+from jaxhand.config.json_text import parse_json
 from jaxhand.interop.tensor import BFLOAT16, Tensor, dense_strides
 
 DTYPES = {
@@ -43,17 +44,23 @@ def read(path: str | Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             begin, end = 8 + length, path.stat().st_size
-            header = json.loads(file.read(length)) if begin <= end else None
+            header = parse_json(file.read(length)) if begin <= end else None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         header = None
     if not isinstance(header, dict):
         raise UserError(
             f"{path}: damaged or incomplete .safetensors file: its header cannot be read; download it again"
         )
     header.pop("__metadata__", None)
-    return {name: _tensor(path, name, entry, begin, end) for name, entry in header.items()}
+    tensors = {name: _tensor(path, name, entry, begin, end) for name, entry in header.items()}
+    ordered = sorted((item for item in tensors.items() if item[1].span), key=lambda item: item[1].start)
+    for (name, tensor), (other, following) in itertools.pairwise(ordered):
+        if tensor.start + tensor.span * tensor.dtype.itemsize > following.start:
+            names = f"{ascii(name)[:100]} and {ascii(other)[:100]}"
+            raise UserError(f"{path}: the tensors {names} overlap in the file; download it again")
+    return tensors
 
 
 def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
@@ -64,9 +71,9 @@ def _tensor(path: Path, name: str, entry: dict, begin: int, end: int) -> Tensor:
         shape, (first, last), kind = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
     except (TypeError, KeyError, ValueError):
         raise incomplete from None
-    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+    if len(shape) > limits.AXES or not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
         raise incomplete
-    if kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in DTYPES:
         raise UserError(f"{origin}: its type {ascii(kind)[:20]} is unknown; known types are {', '.join(DTYPES)}")
     dtype = np.dtype(DTYPES[kind])
     if last - first != math.prod(shape) * dtype.itemsize:

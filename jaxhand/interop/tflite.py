@@ -8,19 +8,16 @@ than its own size.
 
 import math
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
+from jaxhand.io.archives import DAMAGED, Archive
+from jaxhand.io.files import one_line
 
-MOST_BYTES = 256 << 20  # size limit of a file; MediaPipe's networks for hands have 2 to 6 MB
-MOST_ITEMS = 5_000  # limit on the operations, tensors or constants of a network
-MOST_TENSORS = 32  # limit on the inputs or outputs of an operation or a network
 IDENTIFIER = b"TFL3"
 DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 9: "i1"}
 OPERATIONS = {
@@ -83,7 +80,7 @@ def read(source: str | Path) -> Network:
     path = Path(source)
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(limits.NETWORK_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return parse(content, str(path))
@@ -104,30 +101,13 @@ def read_archive(source: str | Path, wanted: Callable[[str], bool]) -> dict[str,
     """
     path = Path(source)
     try:
-        with zipfile.ZipFile(path) as archive:
-            members, left = {}, MOST_BYTES
-            for info in archive.infolist():
-                if wanted(info.filename):
-                    with archive.open(info) as member:
-                        members[info.filename] = member.read(left + 1)
-                    left -= len(members[info.filename])
-                    if left < 0:
-                        raise UserError(
-                            f"{path}: its networks are larger than {MOST_BYTES >> 20} MB together, too large for hands"
-                        )
+        with Archive(path) as archive:
+            chosen = [info for info in archive.infolist() if wanted(info.filename)]
+            members = {info.filename: archive.open_member(info).read() for info in chosen}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        struct.error,
-    ) as error:
-        reason = ascii(" ".join(str(error).split()))[1:-1][:100]
-        raise UserError(f"{path}: damaged or incomplete zip archive ({reason}); download it again") from None
+    except DAMAGED as error:
+        raise UserError(f"{path}: damaged or incomplete zip archive ({one_line(error)}); download it again") from None
     return {name: parse(content, f"{path}: {ascii(name)[1:-1][:200]}") for name, content in members.items()}
 
 
@@ -141,8 +121,10 @@ def parse(content: bytes, where: str) -> Network:
     Raises:
         UserError: see `read`.
     """
-    if len(content) > MOST_BYTES:
-        raise UserError(f"{where}: larger than {MOST_BYTES >> 20} MB, too large for a network for hands of MediaPipe")
+    if len(content) > limits.NETWORK_BYTES:
+        raise UserError(
+            f"{where}: larger than {limits.NETWORK_BYTES >> 20} MB, too large for a network for hands of MediaPipe"
+        )
     if content[4:8] != IDENTIFIER:
         raise UserError(f"{where}: not a .tflite file: the file begins with {ascii(content[:8])}")
     try:
@@ -207,7 +189,7 @@ class _Table(NamedTuple):
     def tables(self, field: int) -> "list[_Table]":
         """Read a field that is a list of tables."""
         offsets = self.array(field, "<u4")
-        if len(offsets) > MOST_ITEMS:
+        if len(offsets) > limits.NETWORK_ITEMS:
             raise _Damaged(f"has a list of {len(offsets)} tables; a network for hands has a few hundred")
         begin = self._place(field)
         begin += _number(self.content, "<I", begin) + 4 if begin else 0
@@ -252,9 +234,9 @@ def _network(model: _Table) -> Network:
 
 
 def _ints(array: np.ndarray) -> tuple[int, ...]:
-    if len(array) > MOST_TENSORS:
+    if len(array) > limits.OPERATION_TENSORS:
         raise _Damaged(
-            f"has an operation, or is a network, with {len(array)} inputs or outputs; at most {MOST_TENSORS} are read"
+            f"an operation, or the network, has {len(array)} inputs or outputs, not at most {limits.OPERATION_TENSORS}"
         )
     return tuple(map(int, array))
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.interop.tensor import BFLOAT16, Tensor
 from jaxhand.io import pickles
+from jaxhand.io.archives import DAMAGED
 
 STORAGES = {
     "FloatStorage": "<f4",
@@ -31,11 +32,13 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# Objects in checkpoints that are not weights: settings, states of optimizers and of training loops. They become None.
+# Objects in checkpoints that are not weights: settings, paths and dates, states of optimizers and of training loops.
+# They become None, and their classes are never called.
 _IGNORED = re.compile(
     r"(yacs|omegaconf|pytorch_lightning|lightning|lightning_\w+|mmcv|mmengine|mmpose|hamer|wilor|argparse|typing"
     r"|torch\.optim|torch\.nn)\..+"
     r"|torch\.(device|Size|(b?float|u?int|complex)\d+|bool)"
+    r"|(pathlib|datetime|zoneinfo|uuid|decimal|fractions|enum|dataclasses|numpy\.random)\..+"
     r"|collections\.(Counter|defaultdict|deque)"
     r"|(builtins|__builtin__)\.(bool|dict|float|int|list|str|tuple|type)"
 )
@@ -76,7 +79,7 @@ class _Members:
         self.path, self._file = path, file
         try:
             infos = zipfile.ZipFile(file).infolist()
-        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error):  # RuntimeError: unknown zip version
+        except DAMAGED:
             raise UserError(f"{path}: {_describe_other_format(file)}") from None
         roots = [info.filename.removesuffix("data.pkl") for info in infos if info.filename.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:
@@ -149,7 +152,7 @@ class TensorUnpickler(pickles.Unpickler):
             start=storage.start + offset * storage.dtype.itemsize, shape=tuple(shape), strides=tuple(strides)
         )
         [elements] = storage.shape
-        if len(shape) != len(strides) or offset + tensor.span > elements:
+        if not len(shape) == len(strides) <= limits.AXES or offset + tensor.span > elements:
             raise ValueError(
                 f"a tensor {shape} with strides {strides} and offset {offset} in a storage of {elements} elements"
             )

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.interop import torch_file
 from jaxhand.interop.tensor import Tensor
 from jaxhand.io import pickles
 
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # first bytes of such a file
-MOST_PICKLED = 16 << 20  # limit on the size of the five pickles, bytes
 
 
 def read(path: str | Path):
@@ -34,7 +33,7 @@ def read(path: str | Path):
     path = Path(path)
     try:
         with path.open("rb") as file:
-            begin = file.read(MOST_PICKLED)
+            begin = file.read(limits.TORCH_PICKLES)
             end = file.seek(0, io.SEEK_END)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -48,7 +47,7 @@ def read(path: str | Path):
     start = stream.tell()
     pickles.read(_Unpickler(stream, path, end, sizes, {}), where)  # the first pass only fills `sizes`
     keys = pickles.read(pickles.Unpickler(stream), where)
-    if not isinstance(keys, list) or set(keys) != set(sizes) or len(keys) != len(sizes):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(sizes):
         raise UserError(f"{path}: its list of storages does not match its tensors; download it again")
     places, at = {}, stream.tell()
     for key in keys:

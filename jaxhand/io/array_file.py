@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if len(prefix) < _PREFIX.size or not prefix.startswith(_MAGIC):
             raise DamagedError("the file is not an array file of jaxhand")
         _, length, crc = _PREFIX.unpack(prefix)
-        header = file.read(length)
+        header = file.read(min(length, os.fstat(file.fileno()).st_size))
         if zlib.crc32(header) != crc:
             raise DamagedError("the header is damaged")
         start = _PREFIX.size + length

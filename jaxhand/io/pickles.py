@@ -11,12 +11,13 @@ import io
 import pickle
 import re
 import typing
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.io import pickle_limits
+from jaxhand.io.files import one_line
 
 
 def load(
@@ -53,52 +54,18 @@ def read(unpickler: "Unpickler", origin: str) -> typing.Any:
         unpickler: has the opened pickle.
         origin: name of the file in error messages.
     """
+    stream = unpickler.stream
+    start = stream.tell()
     try:
-        return _materialize(unpickler.load(), {})
+        pickle_limits.check_opcodes(stream.getvalue(), start)
+        value = _materialize(unpickler.load(), {})
+        pickle_limits.check_values(value, stream.tell() - start)
+        return value
     except ForbiddenGlobal as error:
         allowed = "only plain values and arrays are read"
-        raise UserError(f"{origin}: refers to {_one_line(error)}: refused, {allowed}") from None
+        raise UserError(f"{origin}: refers to {one_line(error)}: refused, {allowed}") from None
     except Exception as error:  # a damaged pickle can raise nearly any exception
-        raise UserError(f"{origin}: damaged or incomplete pickle ({_one_line(error)}); download it again") from None
-
-
-def load_npz(file: Path) -> dict[str, typing.Any]:
-    """Read an .npz file. Arrays of objects are stored as pickles, which `load` reads.
-
-    Args:
-        file: path of the .npz file.
-
-    Returns:
-        The arrays: name → array.
-
-    Raises:
-        UserError: the file does not exist, is damaged, or refers to anything other than plain values and arrays.
-    """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(file) as members:
-            for name in members.namelist():
-                content = io.BytesIO(members.read(name))
-                version = np.lib.format.read_magic(content)
-                number = {(1, 0): "1_0"}.get(version, "2_0")
-                if getattr(np.lib.format, f"read_array_header_{number}")(content)[2].hasobject:
-                    array = load(content.read(), f"{file}: {name}")
-                else:
-                    content.seek(0)
-                    array = np.lib.format.read_array(content, allow_pickle=False)
-                arrays[name.removesuffix(".npy")] = array
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except UserError:
-        raise
-    except Exception as error:  # a damaged zip file can raise nearly any exception
-        raise UserError(f"{file}: damaged or incomplete .npz file ({_one_line(error)}); download it again") from None
-    return arrays
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's message as one short ASCII line, because the message can contain arbitrary text of the file."""
-    return ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
+        raise UserError(f"{origin}: damaged or incomplete pickle ({one_line(error)}); download it again") from None
 
 
 class ForbiddenGlobal(Exception):
@@ -108,8 +75,9 @@ class ForbiddenGlobal(Exception):
 class Unpickler(pickle.Unpickler):
     """An unpickler that allows only the classes and functions of plain values, NumPy arrays and `placeholders`."""
 
-    def __init__(self, file: typing.BinaryIO, placeholders: typing.Mapping[str, typing.Any] = {}):
-        super().__init__(file, encoding="latin1")
+    def __init__(self, stream: io.BytesIO, placeholders: typing.Mapping[str, typing.Any] = {}):
+        super().__init__(stream, encoding="latin1")
+        self.stream = stream
         self._allowed = {**_ALLOWED, **placeholders}
 
     def find_class(self, module: str, name: str) -> typing.Any:
@@ -173,12 +141,17 @@ class _Dtype(Placeholder):
         return self.value
 
 
+_PLAIN = {bool, bytes, float, int, str, type(None)}
+
+
 def _materialize(value: typing.Any, memo: dict[int, typing.Any]) -> typing.Any:
     """Replace all placeholders in a value by their objects.
 
     `memo` maps the id of a value to its result: an object that occurs several times is built only once. Otherwise a
     small file could fill the memory.
     """
+    if type(value) in _PLAIN:
+        return value
     if id(value) not in memo:
         convert = functools.partial(_materialize, memo=memo)
         if isinstance(value, Placeholder):

@@ -1,5 +1,7 @@
 """Baselines for the errors of a network: the errors of two predictors that do not use the image."""
 
+import math
+
 import numpy as np
 
 from jaxhand.metrics.procrustes import procrustes_align
@@ -31,10 +33,26 @@ def own_line(labels: tuple[np.ndarray, np.ndarray]) -> str:
     return f"mean pose: {mean_text}; one rigid hand, aligned: {rigid_text}"
 
 
+def mean_pose_of(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
+    """`mean_pose` in mm of joints with their masks, as for `lines`; infinity if a set has no labels."""
+    (joints, valid), (test_joints, test_valid) = train, test
+    return mean_pose(joints, test_joints, valid, test_valid) if len(joints) and len(test_joints) else math.inf
+
+
+def warning(mpjpe: float, baseline: float) -> str | None:
+    """A sentence for an MPJPE in mm that is worse than `mean_pose`, the error of the mean pose; else None."""
+    if mpjpe <= baseline:
+        return None
+    return (
+        f"Worse than the mean pose: MPJPE {mpjpe:.3f} mm, without any network {baseline:.3f} mm. "
+        "The network learned nothing that helps on this set"
+    )
+
+
 def _texts(train, test, form: str) -> tuple[str, str]:
     (joints, valid), (test_joints, test_valid) = train, test
     return (
-        form.format("MPJPE", mean_pose(joints, test_joints, valid, test_valid)),
+        form.format("MPJPE", mean_pose_of(train, test)),
         form.format("PA-MPJPE", rigid_hand(joints, test_joints, valid, test_valid)),
     )
 

@@ -52,6 +52,7 @@ MODELS = {  # model.name → package.module:Class
     "fast_mesh": "jaxhand.models.fast_mesh:FastMesh",
     "hamer": "jaxhand.models.hamer:Hamer",
     "mediapipe": "jaxhand.models.mediapipe:Mediapipe",
+    "photo_net": "jaxhand.models.photo_net:PhotoNet",
     "rgbd_fusion": "jaxhand.models.rgbd_fusion:RgbdFusion",
     "wilor": "jaxhand.models.wilor:Wilor",
 }
@@ -91,6 +92,15 @@ def build(config: Config) -> Model:
     model = model_class(config, hand_model(config), nnx.Rngs(config.seed))
     _require(model, "loss_terms", settings.name)
     return model
+
+
+def check(config: Config) -> None:
+    """Check that the network of a config can be built. No parameter is drawn.
+
+    Raises:
+        ConfigError, UserError: as for `build`.
+    """
+    nnx.eval_shape(lambda: build(config))
 
 
 def optional_parameters(config: Config) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """MANO parameters → predictions: poses the hand, and translates it in the camera frame. Also the mean parameters."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jaxhand.hand import skinned
 from jaxhand.hand.camera import project, weak_perspective_translation
 from jaxhand.hand.rotations import matrix_to_axis_angle
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
+from jaxhand.io import numpy_files
 from jaxhand.models.preprocess import CROP_MM
 
 NEAREST_MM = 1.0  # smallest depth of a point before projection
@@ -84,13 +87,13 @@ def mean_mano_params(path: str, hand_model: SkinnedHand) -> tuple[Constant, Cons
         found = _flat_hand(hand_model)
     else:
         try:
-            with np.load(path) as file:
-                found = {name: np.asarray(file[name], np.float32) for name in ("pose", "shape", "cam")}
+            file = numpy_files.read_npz(Path(path).expanduser(), ("pose", "shape", "cam"))
+            found = {name: np.asarray(file[name], np.float32) for name in ("pose", "shape", "cam")}
         except KeyError as error:
             raise UserError(
                 f"model.hamer.init {path}: {error.args[0]}; the file must contain pose, shape and cam"
             ) from error
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"model.hamer.init {path}: not a readable mano_mean_params.npz ({error})") from error
     arrays = {name: np.float32(value).reshape(1, -1) for name, value in found.items()}
     for name, size in (("pose", 96), ("shape", 10), ("cam", 3)):

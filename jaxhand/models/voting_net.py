@@ -53,7 +53,8 @@ class VotingNet(nnx.Module):
     def __init__(self, config: Config, hand_model: None, rngs: nnx.Rngs):
         settings, image_size = config.model, config.data.image_size
         if image_size % (2 * PATCH) or image_size < 4 * PATCH:
-            raise ConfigError(f"data.image_size must be a multiple of {2 * PATCH} for model 'dense', got {image_size}")
+            sizes = f"a multiple of {2 * PATCH}, at least {4 * PATCH},"
+            raise ConfigError(f"data.image_size must be {sizes} for model {settings.name!r}, got {image_size}")
         self.image_size, width, fine = image_size, settings.width, settings.width // 2
         cells = (image_size // (2 * PATCH)) ** 2
         self.stem = Linear(4 * PATCH**2, fine, rngs)

@@ -5,7 +5,6 @@ The folder `checkpoints/<step>/` contains the items `params`, `rest`, `optimizer
 """
 
 import dataclasses
-import errno
 import functools
 import logging
 import shutil
@@ -19,21 +18,22 @@ import jax
 import orbax.checkpoint as ocp
 
 import jaxhand
-from jaxhand.training import checkpoint_files, pytree_checks
+from jaxhand.training import checkpoint_files, orbax_path, pytree_checks
 from jaxhand.training.checkpoint_damage import (
     CheckpointError,
     Damaged,
+    SaveError,
     agree,
     as_damage,
-    first_line,
     none_readable,
+    reason,
+    set_aside,
     verify,
     warn,
 )
 from jaxhand.training.checkpoint_files import Restored
 
 _TREES, _JSON = ("params", "rest", "optimizer"), ("data", "meta")  # names of the Orbax items of a checkpoint
-_FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
 
 
 class Checkpoints:
@@ -66,9 +66,12 @@ class Checkpoints:
         warn: Callable[[str], None] = warn,
     ):
         self._folder = Path(workdir).absolute() / "checkpoints"
-        self._every, self._compress = keep_every_steps, compress
+        if wrong := orbax_path.wrong_in(self._folder):
+            raise CheckpointError(f"cannot write checkpoints to {self._folder}: the path contains {wrong!r}")
+        self._every, self._from, self._compress = keep_every_steps, 0, compress
         self._on_best, self._warn = on_best, warn
         self._saving = None  # step that Orbax is writing
+        self._written = None  # {file: size} of that step, when its files are written but not checked yet
         self._new_best = None  # new best step for which `on_best` has not been called yet, else None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -106,11 +109,15 @@ class Checkpoints:
         avg_metric = None if avg_metric is None else float(avg_metric)
         meta = checkpoint_files.plain({**meta, "step": int(step), "avg_metric": avg_metric, "versions": versions})
         self._metas[step] = meta  # set before the save, because Orbax calls `should_preserve` in it
+        best_step = checkpoint_files.best(self._metas)
+        meta["best"] = None
+        if best_step is not None and checkpoint_files.is_finite(self._metas[best_step]):
+            meta["best"] = {"step": best_step, "avg_metric": self._metas[best_step]["avg_metric"]}
         named = {"params": params, "rest": rest, "optimizer": optimizer}
         form = ocp.args.StandardSave if self._compress else ocp.args.PyTreeSave
         items = {name: form(tree) for name, tree in named.items() if jax.tree.leaves(tree)}
         items |= {"data": ocp.args.JsonSave(checkpoint_files.plain(data)), "meta": ocp.args.JsonSave(meta)}
-        self._saving = step
+        self._saving, self._trees = step, [name for name in items if name in _TREES]
         try:
             saved = self._manager.save(
                 step,
@@ -121,9 +128,12 @@ class Checkpoints:
             raise self._failure(error) from error
         if not saved:
             raise self._failure(RuntimeError("Orbax did not save the step"))
-        is_best = checkpoint_files.best(self._metas) == step
-        self._new_best = step if is_best else None
-        return is_best
+        self._new_best = step if best_step == step else None
+        return best_step == step
+
+    def count_from(self, step: int) -> None:
+        """Keep all steps before `step`, and from there on every `keep_every_steps`-th; for epochs of another length."""
+        self._from = step
 
     def latest_step(self) -> int | None:
         """The latest step that is saved or being saved; None if there is none."""
@@ -156,7 +166,7 @@ class Checkpoints:
             start = f"choose another --workdir and set training.init_from={source}"
             raise CheckpointError(f"{source}: contains converted weights, not a run; {start}")
         damaged = {}  # step → error
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(checkpoint_files.steps(self._folder), reverse=True):
             try:
                 restored = _restore(self._manager, self._folder, step, abstract)
                 break
@@ -166,6 +176,9 @@ class Checkpoints:
             if damaged:
                 raise none_readable(self._folder, damaged)
             return None
+        damaged |= {step: Damaged(text) for step, text in self._unread.items() if step not in damaged}
+        if missing := checkpoint_files.missing_best(self._metas, damaged):
+            self._warn(f"{missing}, is gone from {self._folder}")
         sound = {step: meta for step, meta in self._metas.items() if step not in damaged}
         while (best := checkpoint_files.best(sound)) not in (None, restored.step):  # is the best undamaged, too?
             try:
@@ -210,7 +223,9 @@ class Checkpoints:
         del context
         steps = [info.step for info in checkpoints]
         stay = {checkpoint_files.best(self._metas), *steps[-2:]}
-        return [step in stay or (self._every > 0 and step % self._every == 0) for step in steps]
+        # A step that is not in `_metas` is damaged or is not ours.
+        stay |= {step for step in steps if step < self._from or step not in self._metas}
+        return [step in stay or (self._every > 0 and (step - self._from) % self._every == 0) for step in steps]
 
     def _open(self) -> None:
         self._manager = _manager(
@@ -220,49 +235,55 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        self._metas = checkpoint_files.metas(self._folder)
+        self._metas, self._unread = checkpoint_files.read_metas(self._folder)
 
     def _write_manifest(self) -> None:
         """Write the checksums of a step. Orbax calls this on the first process before it renames the folder."""
         path = next(self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self._folder / str(self._saving))
         checkpoint_files.write_manifest(path)
+        if missing := checkpoint_files.incomplete(path, self._trees):
+            raise ValueError(f"{missing} after it was written")
+        self._written = checkpoint_files.file_sizes(path)
 
     def _finish_save(self) -> None:
         try:
             self._manager.wait_until_finished()
+            written, self._written = self._written, None
+            if written is not None:
+                missing = checkpoint_files.incomplete(self._folder / str(self._saving), self._trees, written)
+                if missing:
+                    raise ValueError(f"{missing} after it was written")
         except Exception as error:
             raise self._failure(error) from error
 
-    def _failure(self, error: Exception) -> CheckpointError:
+    def _failure(self, error: Exception) -> SaveError:
         """Delete the files of a failed save, so that the next save can succeed. Returns the error to raise."""
-        self._new_best = None
+        self._new_best = self._written = None
         if jax.process_index() == 0:
             for leftover in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         if jax.process_count() == 1:  # several processes would block here, and the run ends anyway
             self._manager.close()
             self._open()
-        full = getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL.values())
         latest = self.latest_step()
         stays = "" if latest is None else f"; step {latest} is still there"
-        reason = f"disk full ({first_line(error)})" if full else first_line(error)
-        return CheckpointError(f"cannot write checkpoint {self._folder / str(self._saving)}: {reason}{stays}")
+        return SaveError(f"cannot write checkpoint {self._folder / str(self._saving)}: {reason(error)}{stays}")
 
     def _set_aside(self, damaged: dict[int, Exception], restored_step: int) -> None:
         if not damaged:
             return
-        for step, damage in damaged.items():
-            aside = self._folder / f"damaged-{step}"
-            if jax.process_index() == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-                (self._folder / str(step)).rename(aside)
-            self._warn(
-                f"checkpoint {self._folder / str(step)} is damaged ({damage}) and was renamed to {aside.name}; "
-                f"training continues from step {restored_step}"
-            )
-        agree(True)
         self._manager.close()
+        places = {step: set_aside(self._folder / str(step)) for step in damaged}
+        agree(True)
         self._open()
+        best_step = checkpoint_files.best(self._metas)
+        best = "none" if best_step is None else f"step {best_step}"
+        for step, damage in damaged.items():
+            lost = f"; the best is now {best}" if step < restored_step else ""
+            self._warn(
+                f"checkpoint {self._folder / str(step)} is damaged ({damage}) and was renamed to {places[step].name}"
+                f"{lost}; training continues from step {restored_step}"
+            )
 
 
 def restore_best(
@@ -290,15 +311,18 @@ def restore_best(
         CheckpointError: the folder does not exist, or contains no checkpoint; no checkpoint has a finite avg_metric,
             or none can be read; or the checkpoint contains only a part of a model and `partial` is False.
     """
-    folder = Path(workdir).absolute() / "checkpoints"
+    folder = Path(workdir).expanduser().absolute() / "checkpoints"
     if not folder.parent.is_dir():
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
-    metas = checkpoint_files.metas(folder)
+    metas, unread = checkpoint_files.read_metas(folder)
     if not checkpoint_files.steps(folder):
         raise CheckpointError(f"no checkpoint in {folder}; train: python -m jaxhand.train --workdir {workdir}")
+    damaged: dict[int, Exception] = {step: Damaged(text) for step, text in unread.items()}
     if checkpoint_files.best(metas) is None:
+        if damaged:
+            raise none_readable(folder, damaged)
         raise CheckpointError(f"no checkpoint in {folder} has a finite avg_metric, so none is best; train longer")
-    damaged = {}
+    missing = checkpoint_files.missing_best(metas, damaged)
     manager = _manager(folder, read_only=True)
     try:
         while (step := checkpoint_files.best(metas)) is not None:
@@ -310,6 +334,8 @@ def restore_best(
                 continue
             for bad, damage in damaged.items():
                 warn(f"checkpoint {folder / str(bad)} is damaged ({damage}); step {step} is used instead")
+            if missing:
+                warn(f"{missing}, is gone from {folder}; step {step} is used instead")
             if restored.partial and not partial:
                 only = f"start a training from it with training.init_from={workdir}"
                 raise CheckpointError(f"{workdir}: contains only a part of a model; {only}")
@@ -321,18 +347,18 @@ def restore_best(
 
 def _manager(folder: Path, compress: bool = True, **options) -> ocp.CheckpointManager:
     logging.getLogger("absl").addFilter(_not_from_orbax)
-    tree, to_json = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    tree = ocp.StandardCheckpointHandler
     if not compress:
         tree = functools.partial(ocp.PyTreeCheckpointHandler, use_compression=False)
     return ocp.CheckpointManager(
-        folder,
+        orbax_path.LiteralPath(folder),
         options=ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics["avg_metric"],  # without this function, Orbax does not write the metrics
             best_mode="min",
             lightweight_initialize=True,  # the folder must open even if a file is damaged
             **options,
         ),
-        item_handlers={name: tree() for name in _TREES} | {name: to_json(filename=f"{name}.json") for name in _JSON},
+        item_handlers={name: tree() for name in _TREES} | {name: ocp.JsonCheckpointHandler() for name in _JSON},
     )
 
 

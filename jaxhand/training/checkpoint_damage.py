@@ -1,6 +1,8 @@
 """Find damaged checkpoints, report the damage to all processes, and describe it in one line."""
 
 import contextlib
+import errno
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,9 +13,17 @@ from jax.experimental import multihost_utils
 from jaxhand.config import UserError
 from jaxhand.training import checkpoint_files
 
+_FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
+
 
 class CheckpointError(UserError):
     """A checkpoint could not be written, found or read."""
+
+
+class SaveError(CheckpointError):
+    """A checkpoint could not be written."""
+
+    leaves_threads = True  # of Orbax, which can wait for ever; see `runtime.run`
 
 
 class Damaged(Exception):
@@ -48,6 +58,25 @@ def verify(step_folder: Path, items: tuple[str, ...]) -> None:
 def agree(ok: bool) -> bool:
     """Whether `ok` is true on all processes. Each process must call this function, and waits for all others."""
     return ok if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+def set_aside(step_folder: Path) -> Path:
+    """Rename a damaged step to `damaged-<step>`, or with a further number if there is one already; returns the path.
+
+    Only the first process renames it.
+    """
+    ends = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    places = (step_folder.with_name(f"damaged-{step_folder.name}{end}") for end in ends)
+    aside = next(place for place in places if not place.exists())
+    if jax.process_index() == 0:
+        step_folder.rename(aside)
+    return aside
+
+
+def reason(error: Exception) -> str:
+    """Why a save failed, in one line."""
+    full = getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL.values())
+    return f"disk full ({first_line(error)})" if full else first_line(error)
 
 
 def none_readable(folder: Path, damaged: dict[int, Exception]) -> CheckpointError:

@@ -1,6 +1,6 @@
 """Loss terms of joints and vertices. Each term is a function (predictions, batch) → (B,): a mean over a hand's points.
 
-In a `balanced` batch (see `losses.terms`), each term is multiplied by `label_scale`.
+Each term is multiplied by `label_scale`, see `losses.label_scales`.
 
 Predictions: `keypoints_3d` (B,21,3) mm, `keypoints_2d` (B,21,2) px. Some terms also need `root_depth` (B,) mm,
 `vertices` (B,V,3) mm, or the intermediate predictions `guesses_3d` (B,G,21,3) mm and `guesses_2d` (B,G,21,2) px.
@@ -10,6 +10,8 @@ Batch: labels with the same names as the predictions, `joint_valid` and `joint_v
 
 import jax
 import jax.numpy as jnp
+
+MASKS = ("joint_valid", "joint_valid_2d", "has_depth", "has_vertices", "has_pose")  # masks of the labels of a batch
 
 
 def joints_3d(predictions: dict, batch: dict) -> jax.Array:
@@ -67,15 +69,13 @@ def vertices(predictions: dict, batch: dict) -> jax.Array:
 
 
 def label_scale(batch: dict, mask: str) -> jax.Array | float:
-    """Factor of a loss term: 1 / (fraction of the hands with a label) in a balanced batch, else 1.
+    """Factor of a loss term: `batch["label_scales"]` of the mask of its labels; 1 if it is not there."""
+    return batch.get("label_scales", {}).get(mask, 1.0)
 
-    Args:
-        batch: contains the array `mask`, and the flag `balanced`.
-        mask: name of the mask of the labels, (B,) or (B, N).
-    """
-    if not batch.get("balanced"):
-        return 1.0
-    valid = batch[mask].reshape(len(batch[mask]), -1)
+
+def inverse_fraction(mask: jax.Array) -> jax.Array:
+    """1 / (fraction of the hands with a label), for a mask (B,) or (B, N)."""
+    valid = mask.reshape(len(mask), -1)
     return len(valid) / jnp.maximum((valid > 0).any(-1).sum(), 1)
 
 

@@ -23,6 +23,9 @@ from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
 from jaxhand.config import UserError
+from jaxhand.io import console
+
+FIRST_LINE_SECONDS = 60  # of an epoch, until the first line about its progress in a log file
 
 
 class Logger:
@@ -84,13 +87,20 @@ class Logger:
             self.flush()
 
     def print(self, line: str) -> None:
-        """Print one line to stdout, above the progress bar if there is one."""
+        """Print one line to stdout, above the progress bar. If stdout is closed or full, the run goes on."""
         if self._is_main:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            try:
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            except OSError as error:
+                console.discard_stdout()
+                lines = self._workdir / "metrics.jsonl"
+                print(f"warning: stdout: {error.strerror}; the run goes on, see {lines}", file=sys.stderr, flush=True)
 
     def progress(self, total: int, *, initial: int = 0, desc: str = "") -> "Progress":
-        """Make a progress bar that counts images; a context manager. It is shown only if stderr is a terminal.
+        """Make a progress bar that counts images; a context manager.
+
+        It is shown if stderr is a terminal. Otherwise lines are printed, see `Progress`.
 
         Args:
             total: number of images of the epoch.
@@ -98,9 +108,11 @@ class Logger:
             desc: text in front of the bar.
         """
         hidden = None if self._is_main else True  # None: hidden if stderr is not a terminal
-        return Progress(
-            total=total, initial=initial, desc=desc, unit="img", mininterval=0.5, leave=False, disable=hidden
-        )
+        options = {"unit": "img", "mininterval": 0.5, "leave": False, "disable": hidden}
+        progress = Progress(total=total, initial=initial, desc=desc, **options)
+        if progress.disable and self._is_main:
+            progress.lines = Lines(total, initial, desc)
+        return progress
 
     def flush(self) -> None:
         """Flush all events and lines to disk."""
@@ -131,12 +143,42 @@ class Logger:
 
 
 class Progress(tqdm):
-    """A tqdm bar with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`."""
+    """A tqdm bar with the loss: `Epoch 3:  42%|####     | 8640/20480 [00:12<00:17, 690.32img/s, loss=0.4123]`.
+
+    Attributes:
+        lines: prints lines instead of the bar; None: it does not.
+    """
+
+    lines: "Lines | None" = None
 
     def step(self, images: int, loss: float) -> None:
-        """Add `images` to the count. `loss` is copied from the device only when the bar is drawn: the copy waits."""
-        if self.update(images):
+        """Add `images` to the count. `loss` is copied from the device only when it is shown: the copy waits."""
+        if self.lines is not None:
+            self.lines.step(images, loss)
+        elif self.update(images):
             self.set_postfix_str(f"loss={float(loss):.4f}", refresh=False)
+
+
+class Lines:
+    """Lines on stderr, for output that goes to a file: after 1, 2, 4, 8, … minutes of an epoch.
+
+    Args:
+        total: number of images of the epoch.
+        initial: number of images that are already done.
+        name: start of the line, such as "Epoch 3".
+    """
+
+    def __init__(self, total: int, initial: int, name: str):
+        self._total, self._done, self._name = total, initial, name
+        self._begin, self._wait = time.monotonic(), FIRST_LINE_SECONDS
+
+    def step(self, images: int, loss: float) -> None:
+        """Add `images` to the count, and print a line if it is time for one."""
+        self._done += images
+        if time.monotonic() - self._begin > self._wait:
+            self._wait *= 2
+            share = f"{self._done} of {self._total} images ({self._done / self._total:.0%})"
+            print(f"{self._name}: {share}, loss={float(loss):.4f}", file=sys.stderr, flush=True)
 
 
 def _trim_events(path: Path, last_step: int) -> None:

@@ -1,7 +1,9 @@
 """A run from its first step to its last: train an epoch, evaluate it, log it, save it."""
 
 import collections
+import contextlib
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +12,17 @@ import numpy as np
 
 from jaxhand import data, models
 from jaxhand.config import Config, UserError, to_dict
-from jaxhand.data import pipeline, record
+from jaxhand.data import fingerprint, pipeline, record, set_checks
 from jaxhand.hand.draw import comparison_sheet, write_png
+from jaxhand.io import console
 from jaxhand.metrics import baselines, epoch
-from jaxhand.training import pytree_checks, run_dir
+from jaxhand.training import optimizer, pytree_checks, resume_notes, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
+from jaxhand.training.checkpoint_files import Restored
+from jaxhand.training.epochs import Epochs
 from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.logger import Logger
+from jaxhand.training.run_lock import RunLock
 from jaxhand.training.runtime import TERMINATED, Interruption
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
@@ -29,27 +35,30 @@ MODEL_ITEMS = {"params": "params", "rest": "batch_stats"}  # item of a checkpoin
 ITEMS = MODEL_ITEMS | {"optimizer": "optimizer"}
 
 
-def train(config: Config, workdir: str | Path) -> int:
+def train(config: Config, workdir: str | Path, allow: Collection[str] = ()) -> int:
     """Train in a run folder, from its latest checkpoint where it has one.
 
     Args:
         config: the experiment.
         workdir: run folder.
+        allow: "config" and "data": what may differ from the run in the folder.
 
     Returns:
         The exit code: 0, or 143 after a signal to stop, when all is saved.
 
     Raises:
-        UserError: the folder belongs to another config or cannot be written to, the data have a mistake, a loss term
-            or a metric cannot be computed, or the loss is no longer finite.
+        UserError: the folder belongs to another config or other data, another process trains in it, or it cannot be
+            written to; the data have a mistake, a loss term or a metric cannot be computed, or the loss is no longer
+            finite.
     """
-    run = Run(config, Path(workdir))
-    try:
-        start = run.restore()
-        with Interruption() as interruption:
-            return run.train(start, interruption)
-    finally:
-        run.close()
+    with RunLock(Path(workdir)) as lock:
+        run = Run(config, Path(workdir), allow, lock.check)
+        try:
+            start = run.restore()
+            with Interruption() as interruption:
+                return run.train(start, interruption)
+        finally:
+            run.close()
 
 
 class Start(NamedTuple):
@@ -66,19 +75,30 @@ class Run:
     Args:
         config: the experiment.
         workdir: run folder.
+        allow: as for `train`.
+        check_lock: called before each save; raises UserError if another process has taken over the folder.
 
     Raises:
         UserError: as for `train`.
     """
 
-    def __init__(self, config: Config, workdir: Path):
-        check_batch_size(config.training.batch_size)
-        run_dir.prepare(workdir, config)
-        self.config, self.workdir = config, workdir
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        allow: Collection[str] = (),
+        check_lock: Callable[[], None] = lambda: None,
+    ):
+        check_batch_size(config.training.batch_size, config.training.accumulate)
+        self._resume_notes = run_dir.check(workdir, config, allow)
+        self.config, self.workdir, self._allow, self._check_lock = config, workdir, allow, check_lock
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
+        sets = {"data.train": self.train_set, "data.test": self.test_set}
+        self._data_notes = set_checks.check(sets, strict=config.data.strict)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
+        self._data_notes += pipeline.repetition_notes(self.train_set, config)
         self.batches = pipeline.train_iterator(
             self.train_set,
             config,
@@ -86,10 +106,16 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.device_mesh = make_mesh()
-        self.trainer = Trainer(config, self.device_mesh, self.steps * config.training.num_epochs)
+        self.device_mesh = make_mesh(config.training)
+        self.epochs = Epochs(self.steps, config.training.num_epochs)
+        self.trainer = Trainer(config, self.device_mesh, self.epochs.last)
         self.trainer.check()
         self.eval_batches = batches_of(self.test_set, self.trainer)
+        self.fingerprints = {
+            "train": fingerprint.of_source(self.train_set),
+            "test": fingerprint.of_source(self.test_set),
+            "hand": fingerprint.of_hand(self.trainer.hand_model),
+        }
         self.checkpoints = Checkpoints(
             workdir, keep_every_steps=self.steps * config.training.save_freq, on_best=self._print_best
         )
@@ -104,6 +130,7 @@ class Run:
     def restore(self) -> Start:
         """Restore the latest checkpoint, or draw new parameters, and open the logs at that step."""
         start = self._start()
+        run_dir.write(self.workdir, self.config)
         self._logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
         return start
 
@@ -111,11 +138,7 @@ class Run:
         abstract = self.trainer.abstract_state()
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
-            assert saved.data is not None, "`restore_latest` reads all items"
-            self.batches.set_state(saved.data)
-            state = {key: getattr(saved, item) for item, key in ITEMS.items()}
-            state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
-            return Start(self.trainer.with_sums(state, saved.meta["sums"]), saved.step)
+            return self._continued(saved)
         state, source = self.trainer.init(), self.config.training.init_from
         if not source:
             return Start(state)
@@ -128,10 +151,36 @@ class Run:
         if difference:
             raise UserError(f"training.init_from {source} does not fit: {difference}")
         model = {key: pytree_checks.overlaid(state[key], getattr(best, item)) for item, key in MODEL_ITEMS.items()}
-        state = self.trainer.start_from(state, **model)
+        state = self.trainer.placed(self.trainer.start_from(state, **model))
         some_new = best.partial or len(wanted) < len(abstract["params"])
         taken = pytree_checks.parts(best.params, abstract["params"]) if some_new else ""
         return Start(state, note=f"training.init_from {source}: {taken}" if taken else "")
+
+    def _continued(self, saved: Restored) -> Start:
+        """The state of a checkpoint; the epoch in progress begins again if the training set is another one."""
+        assert saved.data is not None, "`restore_latest` reads all items"
+        before = saved.meta.get("fingerprints")
+        changed = run_dir.changed_data(self.workdir, before, self.fingerprints, self._allow)
+        epochs = Epochs(count=self.epochs.count, **saved.meta.get("epochs", {"steps": self.steps}))
+        restarts = epochs.steps != self.steps or "train" in changed
+        self.epochs = epochs.restarted(saved.step, self.steps) if restarts else epochs
+        position = {"next_index": self.epochs.first * self.steps} if restarts else {}
+        self.batches.set_state(saved.data | position)
+        self.checkpoints.count_from(self.epochs.first_step)
+        old_count = saved.meta["config"]["training"]["num_epochs"]
+        old_rate = self._rate_after(saved.step, epochs._replace(count=old_count))
+        if self.epochs != Epochs(self.steps, self.config.training.num_epochs):
+            self.trainer = Trainer(self.config, self.device_mesh, self.epochs.last)
+        new_rate = self._rate_after(saved.step, self.epochs)
+        self._resume_notes += resume_notes.lines(saved, changed, epochs, self.epochs, (old_rate, new_rate))
+        state = {key: getattr(saved, item) for item, key in ITEMS.items()}
+        state["step"] = jax.device_put(np.int32(saved.step), replicated(self.device_mesh))
+        return Start(self.trainer.with_sums(state, None if restarts else saved.meta.get("sums")), saved.step)
+
+    def _rate_after(self, step: int, epochs: Epochs) -> float:
+        """The learning rate of the step after `step`, in a schedule over these epochs."""
+        schedule = optimizer.schedule(self.config.optimizer, self.config.scheduler, epochs.last)
+        return np.asarray(schedule(step)).item()
 
     def close(self) -> None:
         """Close the logs, and also the checkpoints unless that could wait for a process that is gone."""
@@ -145,14 +194,16 @@ class Run:
     def train(self, start: Start, interruption: Interruption) -> int:
         """Train the remaining epochs; see `train`."""
         self.state = start.state
-        step, last = start.step or 0, self.steps * self.config.training.num_epochs
-        self._print_baselines()
-        if start.note:
-            self.logger.print(start.note)
+        step, last = start.step or 0, self.epochs.last
+        self._print_data()
+        for note in (*self._resume_notes, *filter(None, [start.note])):
+            self.logger.print(note)
+        if (warmup := self.config.scheduler.warmup_steps) >= last:
+            self.logger.print(f"The warm-up of {warmup} steps is longer than the run of {last} steps")
         if step:
             self.logger.print(f"Going on from step {step} of {last}")
-        for number in range(step // self.steps, self.config.training.num_epochs):
-            end = (number + 1) * self.steps
+        for number in range(self.epochs.number(step), self.epochs.count):
+            end = self.epochs.end(number)
             step, seconds = self._train_to(end, number, interruption)
             if step < end:
                 self._save(step, {"epoch": number}, avg_metric=None)
@@ -170,6 +221,8 @@ class Run:
             self.logger.print("Best model: none, no epoch had finite metrics")
         else:
             self.logger.print(f"Best model: Epoch {best[2]['epoch']}, Avg Metric = {best[1]:.3f} mm")
+            if warning := baselines.warning(best[2]["mpjpe"], self.mean_pose):
+                self.logger.print(f"  {warning}")
         return 0
 
     def _train_to(self, end: int, number: int, interruption: Interruption) -> tuple[int, float]:
@@ -177,11 +230,14 @@ class Run:
         batch_size, begin = self.config.training.batch_size, time.monotonic()
         first = int(self.state["step"])
         pending = collections.deque()  # (step, record indices, loss): read one step later, when it has been computed
-        done = (first % self.steps) * batch_size
-        with self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}") as progress:
+        done = (first - self.epochs.begin(number)) * batch_size
+        bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
+        with bar as progress, contextlib.ExitStack() as first_step:
+            first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
             for step in range(first + 1, end + 1):
                 batch = next(self.batches)
                 self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.device_mesh))
+                first_step.close()
                 pending.append((step, batch["index"], loss))
                 if len(pending) > 1:
                     self._check_loss(*pending.popleft())
@@ -208,7 +264,7 @@ class Run:
 
     def _finish_epoch(self, number: int, seconds: float) -> None:
         """Evaluate, log and save the state at the end of an epoch."""
-        step, batch_size = (number + 1) * self.steps, self.config.training.batch_size
+        step, batch_size = self.epochs.end(number), self.config.training.batch_size
         begin = time.monotonic()
         results, samples = evaluate_dataset(
             self.trainer, self.state["params"], self.state["batch_stats"], self.eval_batches, samples=SAMPLES
@@ -249,11 +305,14 @@ class Run:
         self.logger.print(f"  ✓ Saved best model (avg_metric={avg_metric:.3f} mm) to {place}")
 
     def _save(self, step: int, meta: dict, avg_metric: float | None) -> None:
+        self._check_lock()
         self.logger.flush()  # before the save: a run that is killed between the two repeats and logs this part again
         meta = meta | {
             "sums": self.trainer.host_sums(self.state),
             "schedule_step": step,
             "config": to_dict(self.config),
+            "fingerprints": self.fingerprints,
+            "epochs": {name: getattr(self.epochs, name) for name in ("steps", "first", "first_step")},
         }
         trees = {item: self.state[key] for item, key in ITEMS.items()}
         self.checkpoints.save(step, **trees, data=self.batches.get_state(), meta=meta, avg_metric=avg_metric)
@@ -272,10 +331,13 @@ class Run:
             self.logger.image(step, "samples", sheet)
             write_png(self.workdir / "samples" / f"epoch_{number:03d}.png", sheet)
 
-    def _print_baselines(self) -> None:
+    def _print_data(self) -> None:
+        for note in self._data_notes:
+            self.logger.print(f"Data check: {note}")
         train, test = (record.sample_joints(source, BASELINE_HANDS) for source in (self.train_set, self.test_set))
         for line in baselines.lines(train, test):
             self.logger.print(line)
+        self.mean_pose = baselines.mean_pose_of(train, test)
 
 
 def _suspects(records: list[record.Record]) -> str:

@@ -100,7 +100,7 @@ def weight(name: str, weights: LossConfig) -> float:
 
 
 def terms(
-    predictions: Mapping, batch: dict, names: Sequence[str] = JOINT_TERMS, *, balanced: bool = False
+    predictions: Mapping, batch: dict, names: Sequence[str] = JOINT_TERMS, *, scales: Mapping | None = None
 ) -> dict[str, jax.Array]:
     """Compute terms of the loss, not weighted; 0 for a hand that lacks the labels of a term.
 
@@ -108,8 +108,7 @@ def terms(
         predictions: what a model returns, leading axis B.
         batch: its labels, leading axis B.
         names: names of the terms, see `resolved`.
-        balanced: enlarge the terms of joints and of `vertices`, so that their mean over the batch is the mean over the
-            hands with such labels. Hands with only 2D labels then do not weaken the 3D terms.
+        scales: factors of the terms by their labels, see `label_scales`; None: all are 1.
 
     Returns:
         name → (B,).
@@ -117,7 +116,7 @@ def terms(
     Raises:
         UserError: a term reads a prediction or a label that does not exist; the error names both.
     """
-    batch, found = batch | {"balanced": balanced}, {}
+    batch, found = batch | {"label_scales": scales or {}}, {}
     # The terms are computed in the order of TERMS, because the order changes the rounding of the summed gradients.
     for name in (*(name for name in TERMS if name in names), *(name for name in names if name not in TERMS)):
         try:
@@ -128,11 +127,31 @@ def terms(
     return {name: found[name] for name in names}
 
 
-def reduced(losses: dict[str, jax.Array], weights: LossConfig) -> dict[str, jax.Array]:
-    """Reduce each term (B,) to one number by `weights.reduction`, and add `loss`, the weighted sum of the terms."""
+def label_scales(batch: Mapping) -> dict[str, jax.Array]:
+    """Factors by which terms are enlarged, so that their mean over a batch is the mean over the hands with such labels.
+
+    Hands with only 2D labels then do not weaken the 3D terms.
+
+    Args:
+        batch: contains the masks of the labels, (B,) or (B, N).
+
+    Returns:
+        mask → 1 / (fraction of the hands with a label).
+    """
+    return {mask: joint_losses.inverse_fraction(batch[mask]) for mask in joint_losses.MASKS if mask in batch}
+
+
+def reduced(losses: dict[str, jax.Array], weights: LossConfig, parts: int = 1) -> dict[str, jax.Array]:
+    """Reduce each term (B,) to one number by `weights.reduction`, and add `loss`, the weighted sum of the terms.
+
+    Args:
+        losses: terms of a batch, or of one of `parts` equal parts of a batch.
+        weights: weights and reduction.
+        parts: number of parts. The results of all parts add up to the result of the batch.
+    """
     if weights.reduction == "mean":
-        return {name: value.mean() for name, value in (losses | {"loss": total(losses, weights)}).items()}
-    sums = {name: value.mean() if resolved(name).always_mean else value.sum() for name, value in losses.items()}
+        return {name: value.mean() / parts for name, value in (losses | {"loss": total(losses, weights)}).items()}
+    sums = {name: value.mean() / parts if resolved(name).always_mean else value.sum() for name, value in losses.items()}
     return sums | {"loss": total(sums, weights)}
 
 

@@ -3,6 +3,7 @@
 JAX is imported inside the functions that use it, because some commands, and every `--help`, do not need JAX.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from jaxhand.config import UserError, cache_folder
+from jaxhand.io import console
 
 TERMINATED = 143  # exit code after SIGTERM; schedulers then start the command again
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes of this launch, not of the job
@@ -37,18 +39,20 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         process_id: number of this process, from 0.
 
     Raises:
-        UserError: only some of the three flags are set, or the id is not below the number of processes.
+        UserError: only some of the three flags are set, the address has no port, the id is not below the number of
+            processes, or not all processes start in time.
     """
-    import jax
+    from jaxhand.training import peers
 
     if (coordinator, num_processes, process_id) != (None, None, None):
         if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id: give all three flags or none")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process-id must be between 0 and {num_processes - 1}, got {process_id}")
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        peers.check_address(coordinator)
+        peers.connect(coordinator, num_processes, process_id)
     elif any(int(os.environ.get(name, 1)) > 1 for name in _PROCESS_COUNTS):
-        jax.distributed.initialize()
+        peers.connect()
 
 
 class Interruption:
@@ -87,8 +91,35 @@ class Interruption:
 
 
 def _process_count() -> int:
-    """Number of processes of the run; 1 if JAX has not been imported."""
-    return sys.modules["jax"].process_count() if "jax" in sys.modules else 1
+    """Number of processes of the run; 1 if they were not connected."""
+    jax = sys.modules.get("jax")
+    return jax.process_count() if jax is not None and jax.distributed.is_initialized() else 1
+
+
+def check_device() -> None:
+    """Check that JAX finds a device.
+
+    Raises:
+        UserError: JAX_PLATFORMS names a platform that this machine or this installation does not have.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX's error for a plugin that finds no device has no text
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = f": {' '.join(str(error).split())[:200]}" if str(error) else ""
+        hint = f"unset JAX_PLATFORMS (it is {wanted!r}), or install JAX for that device"
+        raise UserError(f"JAX finds no device; {hint}{reason}") from None
+
+
+def _print_unraisable(unraisable) -> None:
+    """Print an error that cannot be raised as Python does, except one that TensorStore reports after a failed save.
+
+    It says that the event loop which waited for TensorStore has ended. The error of the save itself is raised.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def run(main: Callable[[], int], *arguments) -> None:
@@ -98,32 +129,52 @@ def run(main: Callable[[], int], *arguments) -> None:
         main: the function of the command, which returns an exit code or None.
         arguments: arguments of `main`.
     """
+    console.prepare()
+    sys.unraisablehook, at_once = _print_unraisable, False
     try:
         code = main(*arguments) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     except Exception as error:
-        import jax
-
-        reason = str(error).partition("\n")[0][:200]
-        if not isinstance(error, jax.errors.JaxRuntimeError):
-            traceback.print_exc()
-        elif "RESOURCE_EXHAUSTED" in reason:
-            print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
-        elif _process_count() > 1:
-            print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code and _process_count() > 1:
+        code, at_once = _report(error), getattr(error, "leaves_threads", False)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if code and (at_once or _process_count() > 1):
         os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)
+
+
+def _is_of_peers(error: Exception) -> bool:
+    """Whether an error can mean that another process has ended: JAX raises ValueError for Gloo, which connects CPUs."""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) or isinstance(error, ValueError) and "Gloo" in str(error)
+
+
+def _report(error: Exception) -> int:
+    """Print an error of a command, in one line where a user can do something about it; returns the exit code."""
+    if isinstance(error, OSError) and console.is_full_or_closed(error):
+        console.discard_stdout()
+        print(f"error: the output cannot be written ({error.strerror}), and is not complete", file=sys.stderr)
+        return 1
+    if not isinstance(error, UserError) and "jax" in sys.modules:
+        try:
+            check_device()
+        except UserError as no_device:
+            error = no_device
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    import jax
+
+    reason = str(error).partition("\n")[0][:200]
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in reason:
+        print(f"error: out of memory; lower training.batch_size or the model's width: {reason}", file=sys.stderr)
+    elif _is_of_peers(error) and _process_count() > 1:
+        print(f"error: another process of the run has ended: {reason}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return 1

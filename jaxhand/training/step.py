@@ -14,7 +14,7 @@ from jaxhand.config import Config, ConfigError
 from jaxhand.data import augment, mesh_labels
 from jaxhand.data.batch import layout
 from jaxhand.metrics import epoch, epoch_metrics
-from jaxhand.training import losses, optimizer
+from jaxhand.training import losses, optimizer, sharding
 from jaxhand.training.sharding import HOST_ONLY, replicated, split
 
 
@@ -27,7 +27,7 @@ class EvalModel:
 
     Args:
         config: the experiment.
-        device_mesh: the devices, along one axis "data".
+        device_mesh: the devices.
 
     Raises:
         UserError: the model cannot be built.
@@ -59,9 +59,9 @@ class EvalModel:
         return tuple(name for name in self.loss_terms if not losses.resolved(name).train_only)
 
     def draw(self) -> dict:
-        """Parameters drawn from `config.seed`, on all devices."""
+        """Parameters drawn from `config.seed`, on the devices."""
         build = lambda: self._split(models.build(self.config))["params"]  # noqa: E731
-        return jax.jit(build, out_shardings=replicated(self.device_mesh))()
+        return jax.jit(build, out_shardings=sharding.shardings(self._abstract(build)))()
 
     def abstract_model(self) -> dict:
         """Shapes, types and shardings of `params` and `batch_stats`, as a target to restore into."""
@@ -78,9 +78,7 @@ class EvalModel:
         }
 
     def _abstract(self, build) -> dict:
-        everywhere = replicated(self.device_mesh)
-        shapes = jax.eval_shape(build)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
+        return sharding.abstract_state(self.device_mesh, jax.eval_shape(build))
 
     @staticmethod
     def _split(model: nnx.Module) -> dict:
@@ -92,6 +90,8 @@ class EvalModel:
 
     def _eval_step(self, params: dict, batch_stats: dict, batch: dict):
         batch = self._with_mesh_labels(batch)
+        if "fsdp" in self.device_mesh.axis_names:
+            params = sharding.gathered(self.device_mesh, params)
         predictions = nnx.merge(self.graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
         terms = losses.terms(predictions, batch, self.eval_terms)
         terms["loss"] = losses.total(terms, self.config.loss)
@@ -110,13 +110,20 @@ class Trainer(EvalModel):
     epoch began. `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the
     loss, which is NaN where the loss is finite but its gradient is not.
 
-    With `training.average_with_init` the parameters that the gradient moves are in `optimizer`, with those of the
-    start, and `params` are the average of both: what is tested and what a run predicts with (Wortsman et al. 2022,
-    "Robust fine-tuning of zero-shot models").
+    `params` are what is tested and what a run predicts with. With `training.average_with_init` or `training.ema` they
+    are averages, and the parameters that the gradient moves are in `optimizer`, under "trained":
+
+    - `average_with_init`: the weighted mean of the trained parameters and of those of the start, which are in
+      `optimizer` as well (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    - `ema`: the exponential moving average of the trained parameters (Polyak and Juditsky 1992).
+
+    With `training.accumulate` a batch is used in parts, one after the other, and their gradients are added. The result
+    is that of the whole batch, except for networks with batch norm or drop-path: batch norm uses the mean and variance
+    of a part, and drop-path draws other random numbers.
 
     Args:
         config: the experiment.
-        device_mesh: the devices, along one axis "data".
+        device_mesh: the devices.
         total_steps: length of the learning-rate schedule.
 
     Raises:
@@ -131,8 +138,9 @@ class Trainer(EvalModel):
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
         self.factors = self._factors()
         self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
-        self.init = jax.jit(self._init, out_shardings=replicated(device_mesh))
-        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=replicated(device_mesh))
+        placed = sharding.shardings(self.abstract_state())
+        self.init = jax.jit(self._init, out_shardings=placed)
+        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(placed, replicated(device_mesh)))
 
     def check(self) -> None:
         """Trace both steps, so that a loss term or a metric that cannot be computed is an error before the first step.
@@ -151,16 +159,17 @@ class Trainer(EvalModel):
         return self._abstract(self._init)
 
     def start_from(self, state: dict, params: dict, batch_stats: dict) -> dict:
-        """The state of `init` with other parameters and batch statistics."""
+        """The state of `init` with other parameters and batch statistics, on the devices where `init` has them."""
+        training = self.config.training
         state = state | {"params": params, "batch_stats": batch_stats}
-        if self.config.training.average_with_init:
-            copies = {name: jax.tree.map(jnp.copy, params) for name in ("start", "trained")}  # buffers are reused
-            state["optimizer"] |= copies
+        names = ("start", "trained") if training.average_with_init else ("trained",) if training.ema else ()
+        if names:  # copies, because the train step reuses the buffers of its state
+            state["optimizer"] |= {name: jax.tree.map(jnp.copy, params) for name in names}
         return state
 
     def with_sums(self, state: dict, sums: dict[str, float] | None = None) -> dict:
         """The state with these sums of the losses on the devices; by default 0, as before an epoch's first step."""
-        start = {name: np.float32(sums[name] if sums else 0) for name in ("loss", *self.loss_terms)}
+        start = {name: np.float32((sums or {}).get(name, 0)) for name in ("loss", *self.loss_terms)}
         return state | {"sums": jax.device_put(start, replicated(self.device_mesh))}
 
     @staticmethod
@@ -177,40 +186,85 @@ class Trainer(EvalModel):
         model = self._split(models.build(self.config))
         sums = {name: jnp.float32(0) for name in ("loss", *self.loss_terms)}
         state = {"step": jnp.int32(0), **model, "optimizer": self.tx.init(model["params"]), "sums": sums}
-        if self.config.training.average_with_init:
+        if self._averages:
             state["optimizer"] = {"tx": state["optimizer"]}
         return self.start_from(state, **model)
+
+    def placed(self, state: dict) -> dict:
+        """The state on the devices where `init` has it."""
+        return jax.device_put(state, sharding.shardings(self.abstract_state()))
+
+    @property
+    def _averages(self) -> bool:
+        """Whether `params` of the state are an average, and not the parameters that the gradient moves."""
+        return bool(self.config.training.average_with_init or self.config.training.ema)
 
     def _train_step(self, state: dict, batch: dict):
         batch = self._with_mesh_labels(batch)
         key = jax.random.fold_in(jax.random.key(self.config.seed), state["step"])
         image = augment.color(key, as_float(batch["image"]), self.config.data.augment)
 
-        weight = self.config.training.average_with_init
-        moved = state["optimizer"] if weight else {"tx": state["optimizer"], "trained": state["params"]}
-
-        def mean_loss(params):
-            params = optimizer.without_frozen(params, self.factors)
-            model = nnx.merge(self.graphdef, params, state["batch_stats"])
-            predictions = model(batch | {"image": image}, key=jax.random.fold_in(key, 1))
-            terms = losses.terms(predictions, batch, self.loss_terms, balanced=True)
-            means = losses.reduced(terms, self.config.loss)
-            return means["loss"], (means, self._split(model)["batch_stats"])
-
-        gradient, (means, batch_stats) = jax.grad(mean_loss, has_aux=True)(moved["trained"])
+        moved = state["optimizer"] if self._averages else {"tx": state["optimizer"], "trained": state["params"]}
+        batch = batch | {"image": image, "label_scales": losses.label_scales(batch)}
+        gradient, means, batch_stats = self._gradient(moved["trained"], state["batch_stats"], batch, key)
         updates, tx_state = self.tx.update(gradient, moved["tx"], moved["trained"])
         trained = optax.apply_updates(moved["trained"], updates)
-        params = trained
-        if weight:
-            params = jax.tree.map(lambda end, start: end + weight * (start - end), trained, moved["start"])
+        moved = moved | {"tx": tx_state, "trained": trained}
         state = {
             "step": state["step"] + 1,
-            "params": params,
+            "params": self._averaged(state, moved),
             "batch_stats": batch_stats,
-            "optimizer": moved | {"tx": tx_state, "trained": trained} if weight else tx_state,
+            "optimizer": moved if self._averages else tx_state,
             "sums": {name: state["sums"][name] + value for name, value in means.items()},
         }
         return state, jnp.where(jnp.isfinite(optax.global_norm(gradient)), means["loss"], jnp.nan)
+
+    def _averaged(self, state: dict, moved: dict) -> dict:
+        """The parameters that are tested, of the next state."""
+        training = self.config.training
+        if training.average_with_init:
+            weight, others = training.average_with_init, moved["start"]
+        elif training.ema:  # the decay grows with the step, so that the average soon forgets the initial parameters
+            weight, others = jnp.minimum(training.ema, (1 + state["step"]) / (10 + state["step"])), state["params"]
+        else:
+            return moved["trained"]
+        return jax.tree.map(lambda new, other: new + weight * (other - new), moved["trained"], others)
+
+    def _gradient(self, params: dict, batch_stats: dict, batch: dict, key: jax.Array) -> tuple[dict, dict, dict]:
+        """Gradient of the loss of a batch, the loss and its terms, and the new batch statistics."""
+        parts = self.config.training.accumulate
+
+        def of_part(part: dict, key: jax.Array):
+            def mean_loss(params):
+                params = optimizer.without_frozen(params, self.factors)
+                if "fsdp" in self.device_mesh.axis_names:
+                    params = sharding.gathered(self.device_mesh, params)
+                model = nnx.merge(self.graphdef, params, batch_stats)
+                predictions = model(part, key=key)
+                terms = losses.terms(predictions, part, self.loss_terms, scales=batch["label_scales"])
+                means = losses.reduced(terms, self.config.loss, parts)
+                return means["loss"], (means, self._split(model)["batch_stats"])
+
+            gradient, (means, new_stats) = jax.grad(mean_loss, has_aux=True)(params)
+            return gradient, means, new_stats
+
+        rows = {name: value for name, value in batch.items() if name != "label_scales"}
+        key = jax.random.fold_in(key, 1)
+        if parts == 1:
+            return of_part(rows, key)
+
+        def add(sums: tuple, part: tuple):
+            gradient, means, new_stats = of_part(*part)
+            change = jax.tree.map(lambda new, old: (new - old) / parts, new_stats, batch_stats)
+            return jax.tree.map(jnp.add, sums, (gradient, means, change)), None
+
+        # Part p has the rows p, p + parts, p + 2 parts, ...: no row has to move to another device.
+        apart = lambda value: value.reshape(-1, parts, *value.shape[1:]).swapaxes(0, 1)  # (parts, B / parts, ...)  # noqa: E731
+        rows = jax.lax.with_sharding_constraint(jax.tree.map(apart, rows), sharding.split_parts(self.device_mesh))
+        sums = {name: jnp.float32(0) for name in ("loss", *self.loss_terms)}
+        zeros = (jax.tree.map(jnp.zeros_like, params), sums, jax.tree.map(jnp.zeros_like, batch_stats))
+        (gradient, means, change), _ = jax.lax.scan(add, zeros, (rows, jax.random.split(key, parts)))
+        return gradient, means, jax.tree.map(jnp.add, batch_stats, change)
 
 
 def as_float(image: jax.Array) -> jax.Array:

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxhand.config import UserError
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import select_side
 from jaxhand.io import files
+
+
+class UnknownSplit(UserError):
+    """The data set has no such variant or split: a mistake in its name, not in its files."""
 
 
 @dataclasses.dataclass(frozen=True)

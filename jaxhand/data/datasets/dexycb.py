@@ -1,21 +1,23 @@
 """DexYCB in the layout of its toolkit: right and left hands with objects, 640x480, eight cameras, with depth.
 
 https://dex-ycb.github.io. Joints are in metres, in the OpenCV frame and our order; they are all -1 in a frame without a
-hand. Frames have the toolkit's order (sequence, then camera, then frame), and so have the ids in a result file.
+hand. Frames have the toolkit's order (sequence, then camera, then frame), and so have the ids in a result file. Labels
+are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 import concurrent.futures
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits, yaml_text
+from jaxhand.data.checks import checked_K
 from jaxhand.data.datasets import dexycb_json, label_cache
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.dexycb_json import depth_of, read_depth
 from jaxhand.data.record import Record
-from jaxhand.io import files
+from jaxhand.io import files, numpy_files
+from jaxhand.io.files import MALFORMED, one_line
 
 SUBJECTS = (
     *("20200709-subject-01", "20200813-subject-02", "20200820-subject-03", "20200903-subject-04"),
@@ -63,7 +65,9 @@ def load(
     Args:
         path: the folder with the subjects and `calibration`; for the variant "json" see `dexycb_json.load`.
         split: "train", "val" or "test".
-        variant: the setup: "s0" (default), "s1" (new subjects), "s2" (new cameras), "s3" (new objects); or "json".
+        variant: the setup: "s0" (default), "s1" (new subjects), "s2" (new cameras), "s3" (new objects); or "json". With
+            "-part" after a setup, such as "s0-part", subjects that are not in the folder are left out. The subjects
+            that are there must be complete. Such a part has no ids, so it cannot be submitted.
         without_val: no effect, because "train" and "val" share no record; for "json" see `dexycb_json.load`.
         mano: DexYCB's poses are 45 coefficients of MANO's components. So records have a pose only if `hands_mean` and
             `components` are both available. `mano_shape` of a left hand fits the released MANO_LEFT, whose shape
@@ -77,16 +81,21 @@ def load(
     Raises:
         UserError: the setup is unknown, or a file or folder is missing, damaged or malformed; the message names it.
     """
-    folder, setup = Path(path).expanduser(), variant or "s0"
-    if setup == "json":
+    folder, (setup, _, option) = Path(path).expanduser(), (variant or "s0").partition("-")
+    if variant == "json":
         return dexycb_json.load(folder, split, without_val=without_val, mano=mano, depth=depth)
-    if (setup, split) not in SPLITS:
-        raise UserError(f"dexycb-{setup}, {split}: unknown; use s0, s1, s2, s3 or json, with train, val or test")
+    if (setup, split) not in SPLITS or option not in ("", "part"):
+        known = "use s0, s1, s2, s3 (or s0-part …) or json, with train, val or test"
+        raise UnknownSplit(f"dexycb-{variant or setup}, {split}: unknown; {known}")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give DexYCB's folder, which contains {subjects[0]}, calibration …")
     of_subject, of_camera, of_sequence = SPLITS[setup, split]
     cameras = [c for c in range(len(serials)) if of_camera(c)]
     chosen = [subject for s, subject in enumerate(subjects) if of_subject(s)]
+    absent = [subject for subject in chosen if option and not (folder / subject).is_dir()]
+    if absent and absent == chosen:
+        raise UserError(f"{folder}: dexycb-{variant}, {split} needs one of the subjects {', '.join(chosen)}")
+    chosen = [subject for subject in chosen if subject not in absent]
     labels = label_cache.cached_parts(folder, [_subject(folder, subject, serials, sequences) for subject in chosen])
     parts, total = [], 0  # `total` and the ids include frames without a hand
     for subject, part in zip(chosen, labels):
@@ -98,21 +107,28 @@ def load(
         total += len(rows)
     if not sum(len(rows) for _, _, rows, _ in parts):
         raise UserError(f"{folder}: no frame of dexycb-{setup}, {split} has a hand; use another split")
-    return DexYCB(folder, parts, serials, depth, mano or ManoLabels())
+    source = DexYCB(folder, parts, serials, depth, mano or ManoLabels())
+    if absent:
+        source.ids = None
+    return source
 
 
 class DexYCB(ImageDataset):
-    """The frames of DexYCB with a hand, as records. `ids` (N,) are the frames' numbers in the toolkit."""
+    """The frames of DexYCB with a hand, as records.
+
+    Attributes:
+        ids: (N,) the frames' numbers in the toolkit; None if subjects are left out.
+    """
 
     def __init__(self, folder: Path, parts: list[tuple], serials: tuple[str, ...], depth: bool, mano: ManoLabels):
         self._folder, self._parts, self._serials, self._depth = folder, parts, serials, depth
         self._mano = mano
         self._ends = np.cumsum([len(rows) for _, _, rows, _ in parts])
         self._cameras = [_intrinsics(folder / f"calibration/intrinsics/{serial}_640x480.yml") for serial in serials]
-        self.ids = np.concatenate([ids for _, _, _, ids in parts])
+        self.ids: np.ndarray | None = np.concatenate([ids for _, _, _, ids in parts])
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return int(self._ends[-1])
 
     def file(self, i: int) -> Path:
         """Return the path of the image of record i."""
@@ -161,7 +177,8 @@ def _subject(
     """Return the files that the labels of a subject depend on, and the function that reads these labels."""
     home = folder / subject
     if not home.is_dir():
-        raise UserError(f"{home}: no such folder; download the missing subject, or correct the path of DexYCB")
+        part = f"read those that are there: dexycb-s0-part:{folder}"
+        raise UserError(f"{home}: no such folder; download the missing subject, or {part}")
     names = sorted(entry.name for entry in home.iterdir() if entry.is_dir())
     if len(names) != sequences:
         raise UserError(f"{home}: contains {len(names)} sequences, not {sequences}; download the subject again")
@@ -173,13 +190,18 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
     """Read all labels of a subject: one row per frame, ordered by sequence, then camera, then frame."""
     files, frames, sides, betas = [], [], [], []
     for name in names:
-        meta = _yaml(home / name / "meta.yml", ("num_frames", "mano_sides", "mano_calib"))
-        if meta["mano_sides"][0] not in ("right", "left"):
-            raise UserError(f"{home / name / 'meta.yml'}: mano_sides must be right or left, got {meta['mano_sides']}")
-        file = folder / f"calibration/mano_{meta['mano_calib'][0]}/mano.yml"
-        betas.append(np.float32(_yaml(file, ("betas",))["betas"]))
-        frames.append(int(meta["num_frames"]))
-        sides.append(meta["mano_sides"][0].encode())
+        file = home / name / "meta.yml"
+        meta = _yaml(file, ("num_frames", "mano_sides", "mano_calib"))
+        try:
+            [side], [calibration], count = meta["mano_sides"], meta["mano_calib"], meta["num_frames"]
+            sides.append({"right": b"right", "left": b"left"}[side])
+            frames.append(range(limits.FRAMES)[count])
+            file = folder / f"calibration/mano_{calibration}/mano.yml"
+            betas.append(np.reshape(np.float32(_yaml(file, ("betas",))["betas"]), 10))
+        except UserError:
+            raise
+        except MALFORMED as error:
+            raise UserError(f"{file}: malformed ({one_line(repr(error))}); download the file again") from None
         files += [home / name / c / f"labels_{f:06d}.npz" for c in serials for f in range(frames[-1])]
     missing = [file for file in files if not file.is_file()]
     if missing:
@@ -198,11 +220,11 @@ def _read(folder: Path, home: Path, names: list[str], serials: tuple[str, ...]) 
 
 
 def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = numpy_files.read_npz(file, ("joint_3d", "pose_m"), fault="damaged file {} ({}); download it again")
     try:
-        with np.load(file) as content:
-            joints, pose = (np.asarray(content[key], np.float32) for key in ("joint_3d", "pose_m"))
-    except Exception as error:  # a damaged zip file can raise nearly any exception
-        raise UserError(f"{file}: damaged file ({error}); download it again") from None
+        joints, pose = (np.asarray(content[key], np.float32) for key in ("joint_3d", "pose_m"))
+    except MALFORMED as error:
+        raise UserError(f"{file}: damaged file ({one_line(error)}); download it again") from None
     if joints.shape != (1, 21, 3) or pose.shape != (1, 51) or not np.isfinite(joints).all():
         raise UserError(f"{file}: joint_3d must be 1x21x3 finite numbers and pose_m 1x51; download it again")
     if np.abs(joints).max() > 10:
@@ -212,13 +234,19 @@ def _labels(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _intrinsics(file: Path) -> np.ndarray:
     color = _yaml(file, ("color",))["color"]
-    return np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+    try:
+        K = np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+        return checked_K(K)
+    except UserError as error:
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({error}); download it again") from None
+    except MALFORMED as error:
+        raise UserError(f"{file}: color must have fx, fy, ppx and ppy in px ({one_line(repr(error))})") from None
 
 
 def _yaml(file: Path, keys: tuple[str, ...]) -> dict:
     try:
-        content = yaml.load(files.read_bytes(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+        content = yaml_text.typed(yaml_text.parse(files.read_bytes(file).decode(), str(file)))
+    except ValueError:
         content = None
     if not isinstance(content, dict) or any(key not in content for key in keys):
         raise UserError(f"{file}: must contain {', '.join(keys)}; download the file again")

@@ -2,7 +2,8 @@
 
 An annotation has `joints_coord_cam` 21x3, `cam_param`, `hand_type` and `mano_param`. Frames without a hand are left
 out. Image ids are those of the toolkit. HandOccNet's files are in metres, KeypointFusion's in millimetres: the median
-distance of the joints shows the unit, because hands are 0.3 to 2 m away.
+distance of the joints shows the unit, because hands are 0.3 to 2 m away. Labels are those of the upright image: an
+image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path
@@ -15,8 +16,10 @@ from jaxhand.data.datasets import label_cache, splits
 from jaxhand.data.datasets.base import ImageDataset, ManoLabels
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.images.encoded import decode
+from jaxhand.data.label_checks import Reasons, joint_reasons, left_out
 from jaxhand.data.record import Record
 from jaxhand.io import files
+from jaxhand.io.files import MALFORMED, one_line
 
 _ALL_VALID = np.ones(21, np.float32)
 
@@ -46,14 +49,30 @@ def load(
     if file.suffix != ".json":
         file = file / f"annotations/DEX_YCB_s0_{'test' if split == 'test' else 'train'}_data.json"
     arrays = label_cache.cached([file], lambda: _parse(file))
+    wrong, sentences = left_out(_reasons(arrays), lambda i: f"annotation of {arrays['name'][i].decode()} in {file}")
     sequences = [name.rpartition(b"/")[0].rpartition(b"/")[0] for name in arrays["name"].tolist()]
-    return DexYCBJson(file, arrays, splits.keep(split, sequences, file, without_val), depth, mano or ManoLabels())
+    kept = splits.keep(split, sequences, file, without_val)
+    if wrong[kept].all():
+        raise UserError(f"{file}: {sentences[0]}")
+    return DexYCBJson(file, arrays, kept[~wrong[kept]], depth, mano or ManoLabels(), sentences)
+
+
+def _reasons(arrays: dict[str, np.ndarray]) -> Reasons:
+    """Return the hands (N,) bool that cannot be right, by reason."""
+    valid = np.broadcast_to(_ALL_VALID, arrays["joints"].shape[:2])
+    focal_lengths = arrays["camera"][:, :2]
+    no_camera = ~(np.isfinite(arrays["camera"]).all(-1) & (focal_lengths > 0).all(-1))
+    return joint_reasons(arrays["joints"], valid) | {"the focal length must be positive": no_camera}
 
 
 class DexYCBJson(ImageDataset):
     """The hands of a COCO-style file as records. `ids` (N,) are the frames' numbers in the toolkit."""
 
-    def __init__(self, file: Path, arrays: dict[str, np.ndarray], kept: np.ndarray, depth: bool, mano: ManoLabels):
+    def __init__(
+        self, file: Path, arrays: dict[str, np.ndarray], kept: np.ndarray, depth: bool, mano: ManoLabels,
+        left_out: list[str],
+    ):  # fmt: skip
+        self.left_out = left_out
         self._folder = file.parent.parent if file.parent.name == "annotations" else file.parent
         self._arrays, self._kept, self._depth, self._mano = arrays, kept, depth, mano
         self.ids = arrays["id"][kept]
@@ -122,8 +141,8 @@ def _parse(file: Path) -> dict[str, np.ndarray]:
                 "pose": np.reshape(np.float32(mano.get("pose", [np.nan] * 48)), 48),
                 "betas": np.reshape(np.float32(mano.get("shape", [np.nan] * 10)), 10),
             }
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: annotation {number} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{file}: annotation {number} is malformed ({one_line(repr(error))})") from None
         if not np.isfinite(row["joints"]).all():
             raise UserError(f"{file}: annotation {number}: joints_coord_cam is not finite")
         if not (row["joints"] == min(row["joints"][0, 0], 0)).all():  # no hand: all values are -1, in any unit

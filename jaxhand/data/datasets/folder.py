@@ -3,19 +3,23 @@
 A line has `image` (path in the folder), `hand` ("right" or "left"), `K` (3x3, of the complete image) and `joints_3d`
 (21x3 mm, OpenCV camera frame, wrist first). It may have `joint_valid` (21), `bbox` (x0, y0, x1, y1 px) and `depth`
 (path of a 16-bit PNG in mm, 0 where unknown, of the same size as the image).
+
+Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
-from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage
+from jaxhand.data.label_checks import joint_reasons, left_out
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
 
@@ -25,7 +29,9 @@ VAL_EVERY = 5  # every fifth line of train.jsonl can be held out as "val"
 def load(
     path: str | Path, split: str, *, variant: str = "", without_val: bool = False, mano: ManoLabels | None = None
 ) -> "FolderSet":
-    """Read and check the labels of a folder. Images must exist, but are not opened.
+    """Read and check the labels of a folder. Images must exist; only their size is read.
+
+    A hand none of whose joints lies in its image is left out, and `left_out` of the result counts such hands.
 
     Args:
         path: the folder.
@@ -39,7 +45,7 @@ def load(
             the image cannot be decoded.
     """
     if variant:
-        raise UserError(f"folder-{variant}: unknown; write folder:PATH")
+        raise UnknownSplit(f"folder-{variant}: unknown; write folder:PATH")
     folder = Path(path).expanduser()
     file = folder / ("test.jsonl" if split == "test" else "train.jsonl")
     if not folder.is_dir():
@@ -59,18 +65,28 @@ def load(
                 raise UserError(f"{file}:{number}: {error}") from None
     if not entries:
         raise UserError(f"{file}: empty; write the labels to it, one JSON object per line")
+    _check_bones(entries)
     if split == "val" or without_val and split == "train":
         entries = [e for i, e in enumerate(entries) if (i % VAL_EVERY == VAL_EVERY - 1) == (split == "val")]
         if not entries:
             raise UserError(f"{file}: too few lines for a split val; at least {VAL_EVERY} lines are needed")
-    return FolderSet(entries)
+    outside = _outside(entries)
+    if outside.all():
+        entries[0].read()  # raises a UserError
+    return FolderSet(entries, outside)
 
 
 class FolderSet(EncodedImageSource):
-    """The lines of a folder's label file as records."""
+    """The lines of a folder's label file as records.
 
-    def __init__(self, entries: list["_Entry"]):
-        self._entries = entries
+    Args:
+        entries: N lines.
+        outside: (N,) bool, True for lines that are left out, because the hand is not in its image.
+    """
+
+    def __init__(self, entries: list["_Entry"], outside: np.ndarray):
+        self._entries = [entry for entry, is_outside in zip(entries, outside) if not is_outside]
+        self.left_out = left_out({"no joint lies in the image": outside}, lambda i: entries[i].location)[1]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -93,7 +109,7 @@ class _Entry:
 
     def __init__(self, folder: Path, line: str, location: str):
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError as error:
             raise UserError(f"not valid JSON ({error})") from None
         if not isinstance(fields, dict):
@@ -102,7 +118,7 @@ class _Entry:
             if key not in fields:
                 raise UserError(f"missing key {key!r}")
         if fields["hand"] not in ("right", "left"):
-            raise UserError(f'hand must be "right" or "left", got {fields["hand"]!r}')
+            raise UserError(f'hand must be "right" or "left", got {ascii(fields["hand"])[:100]}')
         self.location = location
         self.image = _file(folder, fields["image"], "image")
         self.depth = None if fields.get("depth") is None else _file(folder, fields["depth"], "depth")
@@ -126,16 +142,35 @@ class _Entry:
                 depth = read_grey(self.depth, width, height)
             except UserError as error:
                 raise UserError(f"{self.location}: {error}") from None
-        valid = self.labels["joint_valid"] > 0
-        pixels = project(self.labels["keypoints_3d"][valid], self.labels["K"])  # (n, 2)
-        if valid.any() and not ((pixels >= 0) & (pixels < (width, height))).all(-1).any():
+        if _outside([self], [image.size])[0]:
             raise UserError(f"{self.location}: no joint lies in the {width}x{height} px image; K must be of this image")
         return Record(image=image, depth=depth, **self.labels)
 
 
+def _outside(entries: list["_Entry"], sizes: Sequence[tuple[int, int] | None] = ()) -> np.ndarray:
+    """Return the hands (N,) bool none of whose joints lies in their image, of `sizes` (width, height) px.
+
+    Without `sizes`, they are read from the headers of the images. A hand in an image of unknown size is not outside.
+    """
+    sizes = sizes or [EncodedImage.read_size(entry.image) for entry in entries]
+    joints, valid, K = (np.array([e.labels[key] for e in entries]) for key in ("keypoints_3d", "joint_valid", "K"))
+    pixels = project(np.where(valid[..., None] > 0, joints, (0, 0, 1)), K)  # (N, 21, 2)
+    limits = np.array([size or (np.nan, np.nan) for size in sizes])[:, None]  # (N, 1, 2)
+    inside = ((pixels >= 0) & ~(pixels >= limits)).all(-1) & (valid > 0)  # (N, 21)
+    return ~inside.any(-1) & np.isfinite(limits).all((1, 2))
+
+
+def _check_bones(entries: list["_Entry"]) -> None:
+    """Raise a UserError if the bones of a hand are much too short or too long, which shows another unit."""
+    joints, valid = (np.array([entry.labels[key] for entry in entries]) for key in ("keypoints_3d", "joint_valid"))
+    for reason, wrong in joint_reasons(joints, valid).items():
+        if wrong.any():
+            raise UserError(f"{entries[int(wrong.argmax())].location}: joints_3d: {reason}")
+
+
 def _file(folder: Path, name: object, key: str) -> str:
     if not isinstance(name, str):
-        raise UserError(f"{key} must be a path, got {name!r}")
+        raise UserError(f"{key} must be a path, got {ascii(name)[:100]}")
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         raise UserError(f"{key} {path} does not exist")

@@ -2,7 +2,8 @@
 
 https://lmb.informatik.uni-freiburg.de/projects/freihand. The training set has N annotations. Annotation k has four
 images, numbered k + N v for v = 0 to 3: one in front of a green screen, and three with new backgrounds. The evaluation
-labels were released later, in FreiHAND_pub_v2_eval.
+labels were released later, in FreiHAND_pub_v2_eval. Labels are those of the upright image: an image is turned by its
+EXIF orientation when it is read.
 """
 
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.encoded import read_image
 from jaxhand.data.record import Record
 
@@ -48,7 +50,8 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant not in ("", *VERSIONS):
-        raise UserError(f"freihand-{variant}: unknown; the backgrounds are {', '.join(VERSIONS)}; freihand reads all")
+        known = f"the backgrounds are {', '.join(VERSIONS)}; freihand reads all"
+        raise UnknownSplit(f"freihand-{variant}: unknown; {known}")
     if folder.suffix == ".json":
         return coco.load(folder, split, order="freihand", period=ANNOTATIONS, without_val=without_val)
     if not folder.is_dir():
@@ -63,6 +66,7 @@ def load(
             arrays["verts"] = label_cache.numbers(labels / f"{part}_verts.json", (778, 3))
         if mano.hands_mean is not None:
             arrays["mano"] = label_cache.numbers(labels / f"{part}_mano.json", (1, 61))
+    check_cameras(arrays["K"], folder / f"{part}_K.json")
     count = len(arrays["K"])
     for name, array in arrays.items():
         if len(array) != count:

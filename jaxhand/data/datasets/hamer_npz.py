@@ -1,7 +1,8 @@
 """HaMeR's evaluation files: an .npz with one row per hand, and images in another folder.
 
 In these files `scale` is the width and height of the box in px; in the training tars it is divided by 200. Joints are
-in metres, relative to an unknown origin. They are missing in data sets that are only labelled in 2D (HInt).
+in metres, relative to an unknown origin. They are missing in data sets that are only labelled in 2D (HInt). Labels are
+those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path
@@ -12,8 +13,10 @@ from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import splits
 from jaxhand.data.datasets.base import SizedImageDataset
+from jaxhand.data.label_checks import Reasons, bone_reasons, left_out
 from jaxhand.data.record import Record
-from jaxhand.io import pickles
+from jaxhand.io import numpy_files
+from jaxhand.io.files import MALFORMED
 
 BOX_UNIT = 200  # px per unit of `scale` in the training tars
 SHAPES = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "center": 2, "scale": 2, "hand_pose": 48, "betas": 10}
@@ -32,12 +35,14 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
         UserError: the file is missing or damaged, has no key `imgname`, `center` or `scale`, or is not in pixels.
     """
     file = Path(path).expanduser()
-    content = pickles.load_npz(file)
+    content = numpy_files.read_npz(file, objects=True)
     for key in ("imgname", "center", "scale"):
         if key not in content:
             raise UserError(f"{file}: has no key {key!r}, only {', '.join(content)}; give HaMeR's evaluation file")
-    count = len(content["imgname"])
+    if np.ndim(content["imgname"]) != 1 or not len(content["imgname"]):
+        raise UserError(f"{file}: imgname must be a list of file names")
     names = [name.decode() if isinstance(name, bytes) else str(name) for name in content["imgname"].tolist()]
+    count = len(names)
     fields = {}
     for key, shape in SHAPES.items():
         value = content.get(f"hand_{key}" if key.startswith("keypoints") else key, np.zeros((count, np.prod(shape))))
@@ -49,17 +54,41 @@ def load(path: str | Path, split: str, *, without_val: bool = False, images: str
         fields |= {key: fields[key].reshape(count, *np.atleast_1d(shape)) for key, shape in SHAPES.items()}
     except ValueError as error:
         raise UserError(f"{file}: an array has the wrong shape ({error})") from None
+    wrong = np.flatnonzero(~np.isfinite(np.concatenate([fields["center"], fields["scale"]], 1)).all(1))
+    if len(wrong):
+        raise UserError(f"{file}: center or scale of row {wrong[0]} is not finite; download the file again")
     if np.median(fields["scale"]) < 10:
         scale = f"the median of scale is {np.median(fields['scale']):.3g}"
         raise UserError(f"{file}: {scale}; it must be in pixels in an .npz file")
+    reasons = hand_reasons(fields["center"], fields["scale"], bones_are_wrong(fields["keypoints_3d"]))
+    wrong, sentences = left_out(reasons, lambda i: f"hand {i} of {file}")
     kept = splits.keep(split, splits.blocks(np.arange(count), count), file, without_val)
-    return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept)
+    if wrong[kept].all():
+        raise UserError(f"{file}: {sentences[0]}")
+    return HaMeRNpz(Path(images).expanduser() if images else file.parent, names, fields, kept[~wrong[kept]], sentences)
+
+
+def hand_reasons(center: np.ndarray, scale: np.ndarray, wrong_bones: np.ndarray) -> Reasons:
+    """Return the hands (N,) bool that cannot be right, by reason, from centre and size of the boxes (N, 2)."""
+    no_box = ~np.isfinite(center).all(-1) | ~np.isfinite(scale).all(-1) | ~(scale > 0).all(-1)
+    return {
+        "center and scale must be finite, and scale positive": no_box,
+        "keypoints_3d must be in metres, but bones have the length of no hand": wrong_bones & ~no_box,
+    }
+
+
+def bones_are_wrong(joints: np.ndarray) -> np.ndarray:
+    """Return (N,) bool: True for hands whose joints (N, 21, 4) m and confidence are complete, but in another unit."""
+    whole = (joints[..., 3] > 0).all(-1) & np.isfinite(joints).all((1, 2)) & (joints[..., :3] != 0).any((1, 2))
+    reasons = bone_reasons(joints[..., :3] * 1000, whole[:, None] & np.ones(21, bool))
+    return np.any(list(reasons.values()), axis=0)
 
 
 class HaMeRNpz(SizedImageDataset):
     """The hands of one of HaMeR's evaluation files as records."""
 
-    def __init__(self, images: Path, names: list[str], fields: dict, kept: np.ndarray):
+    def __init__(self, images: Path, names: list[str], fields: dict, kept: np.ndarray, left_out: list[str]):
+        self.left_out = left_out
         self._images, self._names, self._fields, self._kept = images, names, fields, kept
 
     def __len__(self) -> int:
@@ -145,8 +174,8 @@ def _floats(file: Path, key: str, value: object, count: int) -> np.ndarray:
     """Convert an array of the file to float32 and check that it has `count` rows."""
     try:
         value = np.asarray(np.asarray(value).tolist() if np.asarray(value).dtype == object else value, np.float32)
-    except (TypeError, ValueError):
+    except MALFORMED:
         value = np.zeros(0, np.float32)
-    if len(value) != count:
+    if value.shape[:1] != (count,):
         raise UserError(f"{file}: {key} must have {count} rows of numbers, as imgname has {count} rows")
     return value

@@ -3,10 +3,12 @@
 https://github.com/geopavlakos/hamer. A sample is an image and a pickle of its hands. A hand has 2D joints in pixels, 3D
 joints in metres relative to an unknown origin, a box, and MANO's absolute axis-angles. `scale` is the width and height
 of the box / 200. The position of each image in its tar is cached, so that records can be read in any order.
+Labels are those of the stored pixels: EXIF orientation is ignored.
 """
 
 import dataclasses
 import math
+import os
 import tarfile
 import typing
 from pathlib import Path
@@ -15,14 +17,17 @@ import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_npz, label_cache, splits
-from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels
-from jaxhand.data.datasets.hamer_npz import BOX_UNIT, SHAPES, hand_record
+from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
+from jaxhand.data.datasets.hamer_npz import BOX_UNIT, SHAPES, bones_are_wrong, hand_reasons, hand_record
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.images.header import read_image_size
+from jaxhand.data.label_checks import left_out
 from jaxhand.data.record import Record
 from jaxhand.io import pickles
+from jaxhand.io.files import MALFORMED, one_line
 
 _IMAGE_ENDINGS = ("jpg", "jpeg", "png")
+_BLOCK = 512  # bytes; a tar consists of such blocks
 _SCALARS = ("right", "has_hand_pose", "has_betas")
 
 
@@ -70,7 +75,7 @@ def load(
         return hamer_npz.load(folder, split, without_val=without_val)
     if variant or split not in ("train", "val"):
         which = f"hamer{variant and '-' + variant}, {split}"
-        raise UserError(f"{which}: unknown; use hamer for train or val, hamer-npz for test")
+        raise UnknownSplit(f"{which}: unknown; use hamer for train or val, hamer-npz for test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of one data set, which contains 000000.tar …")
     tars = sorted(folder.glob("*.tar"))
@@ -83,9 +88,15 @@ def load(
     for part in parts:
         numbers.append(total + part["sample"])
         total += int(part["sample"][-1]) + 1
+    reasons = [hand_reasons(part["center"], part["scale"], part["wrong_bones"]) for part in parts]
+    reasons = {reason: np.concatenate([each[reason] for each in reasons]) for reason in reasons[0]}
+    wrong, sentences = left_out(reasons, lambda i: f"hand {i} of {folder}")
     keep = splits.keep(split, splits.blocks(np.concatenate(numbers), total), folder, without_val)
     chosen = np.zeros(sum(map(len, numbers)), bool)
     chosen[keep] = True
+    if wrong[chosen].all():
+        raise UserError(f"{folder}: {sentences[0]}")
+    chosen &= ~wrong
     rows = []
     for part, mask in zip(parts, np.split(chosen, np.cumsum([len(n) for n in numbers])[:-1]), strict=True):
         counted = (part["keypoints_2d"][..., 2] >= max(least_confidence, 1e-9)).sum(-1)
@@ -93,7 +104,8 @@ def load(
         rows.append(np.flatnonzero(mask & (counted >= least_keypoints) & well))
     if not sum(map(len, rows)):
         raise UserError(f"{folder}: all hands of {split} are removed by the filters; use more tars")
-    return HaMeRTars(tars, parts, rows, _Filters(least_confidence, most_beta, pose_and_shape_together, zero_shape))
+    filters = _Filters(least_confidence, most_beta, pose_and_shape_together, zero_shape)
+    return HaMeRTars(tars, parts, rows, filters, sentences)
 
 
 class _Filters(typing.NamedTuple):
@@ -108,7 +120,10 @@ class _Filters(typing.NamedTuple):
 class HaMeRTars(EncodedImageSource):
     """The hands in HaMeR's tars as records."""
 
-    def __init__(self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], filters: _Filters):
+    def __init__(
+        self, tars: list[Path], parts: list[dict], rows: list[np.ndarray], filters: _Filters, left_out: list[str]
+    ):
+        self.left_out = left_out
         self._tars, self._parts, self._rows, self._filters = tars, parts, rows, filters
         self._ends = np.cumsum([len(r) for r in rows])
 
@@ -186,6 +201,7 @@ def _read(tar: Path) -> dict[str, np.ndarray]:
     if len(extent) and np.median(extent) > 1:
         raise UserError(f"{tar}: keypoints_3d must be in metres, but hands are {np.median(extent):.4g} long")
     return {key: np.array(values, np.float32) for key, values in columns.items()} | {
+        "wrong_bones": bones_are_wrong(joints),
         "sample": np.array(places["sample"], np.int32),
         "number": np.array(places["number"], np.int16),
         "name": np.array(places["name"]),
@@ -196,22 +212,32 @@ def _read(tar: Path) -> dict[str, np.ndarray]:
 
 
 def _samples(tar: Path, file: typing.BinaryIO) -> list[dict[str, tarfile.TarInfo]]:
-    """Return one dict per sample of a tar: file ending (the name after its first dot) → member of the tar."""
-    samples = {}
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as content:
-            for member in content:
-                if member.isfile():
-                    folder, _, name = member.name.rpartition("/")
-                    key, _, ending = name.partition(".")
-                    samples.setdefault((folder, key), {})[ending.lower()] = member
-            end = content.offset
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{tar}: cut off or not a tar ({error}); download it again") from None
-    file.seek(end)
-    if file.read(512) != bytes(512):  # a complete tar ends with zeros
-        raise UserError(f"{tar}: cut off or damaged after {len(samples)} samples; download it again")
-    return list(samples.values())
+    """Return one dict per sample of a tar: file ending (the name after its first dot) → member of the tar.
+
+    Several tars that were joined into one file are all read, one after the other.
+    """
+    samples, size = [], file.seek(0, os.SEEK_END)
+    file.seek(0)
+    while file.tell() < size:
+        found = {}
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as content:
+                for member in content:
+                    if member.isfile():
+                        folder, _, name = member.name.rpartition("/")
+                        key, _, ending = name.partition(".")
+                        found.setdefault((folder, key), {})[ending.lower()] = member
+                end = content.offset
+        except (tarfile.TarError, OSError) as error:
+            raise UserError(f"{tar}: cut off or not a tar ({error}); download it again") from None
+        samples += found.values()
+        file.seek(end)
+        if file.read(_BLOCK) != bytes(_BLOCK):  # a complete tar ends with zeros
+            raise UserError(f"{tar}: cut off or damaged after {len(samples)} samples; download it again")
+        while (block := file.read(_BLOCK)) and not any(block):
+            pass
+        file.seek(-len(block), os.SEEK_CUR)
+    return samples
 
 
 def _hands(content: bytes, location: str) -> list[dict]:
@@ -228,7 +254,7 @@ def _hands(content: bytes, location: str) -> list[dict]:
             fitting = {} if fitting is None else fitting.item() if isinstance(fitting, np.ndarray) else fitting
             loss = fitting.get("reprojection_loss")
             row["reprojection_loss"] = math.nan if loss is None else float(np.asarray(loss).item())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{location}: hand {number} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{location}: hand {number} is malformed ({one_line(repr(error))})") from None
         checked.append(row)
     return checked

@@ -2,20 +2,21 @@
 
 https://github.com/ddshan/hint. A hand has an image and a JSON file with the same name, which ends in _r or _l. The
 frames of Ego4D must be downloaded from Ego4D. HInt can be read without them: a missing image is an error only when its
-record is read.
+record is read. Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import ManoLabels, SizedImageDataset
+from jaxhand.data.datasets.base import ManoLabels, SizedImageDataset, UnknownSplit
 from jaxhand.data.record import Record
 from jaxhand.io import files
+from jaxhand.io.files import MALFORMED, one_line
 
 SOURCES = ("newdays", "epick", "ego4d", "ego4d_seq")
 JOINTS = ("all", "visible", "occluded")
@@ -46,9 +47,9 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant not in ("", *SOURCES):
-        raise UserError(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads three")
+        raise UnknownSplit(f"hint-{variant}: unknown; the sources are {', '.join(SOURCES)}; hint reads three")
     if split not in ("train", "val", "test") or joints not in JOINTS:
-        raise UserError(f"hint, {split}, {joints}: unknown; use train, val or test, and joints {', '.join(JOINTS)}")
+        raise UnknownSplit(f"hint, {split}, {joints}: unknown; use train, val or test, and joints {', '.join(JOINTS)}")
     wanted = [variant] if variant else SOURCES[:3]
     names = [f"{split.upper()}_{source}{'' if source.endswith('_seq') else '_img'}" for source in wanted]
     homes = [folder / name for name in names if (folder / name).is_dir()]
@@ -95,12 +96,13 @@ def _read(homes: list[Path]) -> dict[str, np.ndarray]:
             if file.stem[-2:] not in ("_r", "_l"):
                 raise UserError(f"{file}: the name must end in _r or _l, for right or left")
             try:
-                (hand,) = json.loads(files.read_bytes(file))
+                (hand,) = parse_json(files.read_bytes(file))
                 columns["bbox"].append(np.reshape(np.float32(hand["bbox"]), 4))
                 columns["keypoints"].append(np.reshape(np.float32(hand["keypoints"]), (21, 2)))
                 columns["occluded"].append(np.reshape(np.array(hand["occlusion"], bool), 21))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{file}: not labels of one hand ({error!r}); download it again") from None
+            except MALFORMED as error:
+                reason = one_line(repr(error))
+                raise UserError(f"{file}: not labels of one hand ({reason}); download it again") from None
             if not np.isfinite([*columns["bbox"][-1], *columns["keypoints"][-1].ravel()]).all():
                 raise UserError(f"{file}: bbox or keypoints are not finite; download the file again")
             columns["name"].append(f"{home.name}/{file.stem}.jpg".encode())

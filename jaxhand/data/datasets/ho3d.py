@@ -2,7 +2,7 @@
 
 https://github.com/shreyashampali/ho3d. Every frame has a pickle; train.txt and evaluation.txt list the frames of the
 two splits. The pickles of the evaluation split contain only the wrist and a box. Its labels were released later, in
-evaluation_xyz.json.
+evaluation_xyz.json. Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 import concurrent.futures
@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import FROM_OPENGL
 from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import files, pickles
+from jaxhand.io.files import MALFORMED
 
 DEPTH_UNIT = 0.12498664727900177  # depth of one step in the depth images, mm
 _SHAPES = {  # key in a pickle → shape; in the evaluation split, handJoints3D is only the wrist (3,)
@@ -62,7 +64,7 @@ def load(
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "train"
     if variant:
-        raise UserError(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
+        raise UnknownSplit(f"ho3d-{variant}: unknown; write ho3d:PATH, for any version")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the HO-3D folder, which contains train.txt, train/ABF10/rgb …")
     frames = _frames(folder / f"{part}.txt")
@@ -79,6 +81,7 @@ def load(
             raise UserError(f"{folder / part}: frame {frames[without_K[0]]} has no camMat; download the set again")
         kept = np.arange(len(frames))
         arrays = arrays | _evaluation_labels(folder, arrays, mano is not None and mano.vertices)
+    check_cameras(arrays["camMat"][kept], f"{folder / part}.txt")
     return HO3D(folder, part, frames, arrays, kept, depth)
 
 
@@ -167,7 +170,7 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
         value = content.get(key)
         try:
             value = np.full(shape, np.nan) if value is None else np.array(value, np.float64)
-        except (TypeError, ValueError):
+        except MALFORMED:
             value = np.zeros(0)
         if key == "handJoints3D" and value.shape == (3,):  # the evaluation split: only the wrist
             value = np.concatenate([value[None], np.full((20, 3), np.nan)])

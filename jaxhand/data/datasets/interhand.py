@@ -2,21 +2,23 @@
 
 https://mks0601.github.io/InterHand2.6M. Joints are in world coordinates, mm, and every camera has a pose. The right
 hand comes before the left hand. The joints of a finger are ordered from tip to base; the wrist is the last joint.
+Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import label_cache
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.datasets.json_stream import entries
 from jaxhand.data.record import Record
 from jaxhand.hand.mano_pose import rotate_axis_angle
 from jaxhand.hand.skeleton import SIDES, to_our_order
-from jaxhand.io import files
+from jaxhand.io.files import MALFORMED, one_line, read_bytes
 
 _ROOT = 20  # index of the wrist among the joints of one hand, in the order of InterHand2.6M
 _FIELDS = {"campos": (3,), "camrot": (3, 3), "focal": (2,), "princpt": (2,)}  # fields of each camera and their shapes
@@ -50,14 +52,17 @@ def load(
     """
     folder = Path(path).expanduser()
     if variant:
-        raise UserError(f"interhand-{variant}: unknown; write interhand:PATH")
+        raise UnknownSplit(f"interhand-{variant}: unknown; write interhand:PATH")
     if split not in ("train", "val", "test"):
-        raise UserError(f"interhand, {split}: unknown; use train, val or test")
+        raise UnknownSplit(f"interhand, {split}: unknown; use train, val or test")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give InterHand2.6M's folder, which contains annotations …")
     stem = folder / f"annotations/{split}/InterHand2.6M_{split}"
     files = {kind: Path(f"{stem}_{kind}.json") for kind in ("data", "camera", "joint_3d", "MANO_NeuralAnnot")}
     arrays = label_cache.cached([files[kind] for kind in ("data", "camera", "joint_3d")], lambda: _read(files))
+    K = np.zeros((len(arrays["focal"]), 3, 3))
+    K[:, (0, 1), (0, 1)], K[:, :2, 2], K[:, 2, 2] = arrays["focal"], arrays["princpt"], 1
+    check_cameras(K, files["camera"])
     mano = mano or ManoLabels()
     if mano.hands_mean is not None:
         poses = files["MANO_NeuralAnnot"]
@@ -118,8 +123,8 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             images["file_name"].append(image["file_name"].encode())
             images["camera"].append(camera_rows[capture, camera])
             images["frame"].append(frame_rows[capture, frame])
-        except (AttributeError, KeyError, TypeError) as error:
-            missing = f"the entry {error} of image {number} is missing in this or another file"
+        except MALFORMED as error:
+            missing = f"the entry {one_line(error)} of image {number} is missing in this or another file"
             raise UserError(f"{files['data']}: {missing}; all files must be from one version") from None
     hands = {"image": [], "side": [], "valid": [], "bbox": []}
     for number, annotation in enumerate(entries(files["data"], "annotations")):
@@ -127,8 +132,8 @@ def _read(files: dict[str, Path]) -> dict[str, np.ndarray]:
             image, kind = image_rows[annotation["image_id"]], annotation["hand_type"]
             valid = np.reshape(np.array(annotation["joint_valid"], bool), (2, 21))
             x, y, width, height = map(float, annotation["bbox"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{files['data']}: annotation {number} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{files['data']}: annotation {number} is malformed ({one_line(repr(error))})") from None
         valid &= frames["valid"][images["frame"][image]]
         for side, hand in enumerate(SIDES):
             if kind in (hand, "interacting") and valid[side, _ROOT]:  # the 3D position needs a wrist
@@ -162,8 +167,8 @@ def _cameras(file: Path) -> tuple[dict, dict]:
                 rows[capture, name] = len(rows)
                 for key, shape in _FIELDS.items():
                     columns[key].append(np.reshape(np.float32(fields[key][name]), shape))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: capture {capture} is malformed ({error!r})") from None
+        except MALFORMED as error:
+            raise UserError(f"{file}: capture {capture} is malformed ({one_line(repr(error))})") from None
     return {key: np.array(values) for key, values in columns.items()}, rows
 
 
@@ -176,8 +181,8 @@ def _frames(file: Path) -> tuple[dict, dict]:
                 rows[capture, name] = len(rows)
                 world.append(np.reshape(np.float32(frame["world_coord"]), (2, 21, 3)))
                 valid.append(np.reshape(np.array(frame["joint_valid"], bool), (2, 21)))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{file}: frame {name} of capture {capture} is malformed ({error!r})") from None
+            except MALFORMED as error:
+                raise UserError(f"{file}: frame {name} of {capture} is malformed ({one_line(repr(error))})") from None
     world, valid = np.array(world), np.array(valid)
     spread = np.ptp(world, axis=2).max(-1)[valid.all(-1)]  # only hands with all joints
     if len(spread) and np.median(spread) < 5:
@@ -193,18 +198,18 @@ def _mano(file: Path, frame_names: np.ndarray) -> dict[str, np.ndarray]:
     for row, name in enumerate(frame_names.tolist()):
         capture, frame = name.decode().split("/")
         for side, hand in enumerate(SIDES):
-            mano = content.get(capture, {}).get(frame, {}).get(hand)
-            if mano is not None:
-                try:
+            try:
+                mano = content.get(capture, {}).get(frame, {}).get(hand)
+                if mano is not None:
                     pose[row, side], betas[row, side] = mano["pose"], mano["shape"]
-                except (KeyError, TypeError, ValueError) as error:
-                    raise UserError(f"{file}: frame {frame} of capture {capture} is malformed ({error!r})") from None
+            except MALFORMED as error:
+                raise UserError(f"{file}: frame {frame} of {capture} is malformed ({one_line(repr(error))})") from None
     return {"pose": pose, "betas": betas}
 
 
 def _object(file: Path) -> dict:
     try:
-        content = json.loads(files.read_bytes(file))
+        content = parse_json(read_bytes(file))
     except ValueError as error:
         raise UserError(f"{file}: not JSON or cut off ({error}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):

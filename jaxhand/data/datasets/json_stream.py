@@ -5,7 +5,7 @@ import re
 import typing
 from pathlib import Path
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.io import files
 
 _PIECE = 2**22  # number of characters that are read at once
@@ -43,7 +43,14 @@ def _entries(content: typing.TextIO, start: re.Pattern, file: Path, key: str) ->
             return
         try:
             entry, position = decode(text, position)
+        except RecursionError:
+            raise UserError(f"{file}: entry {count} of {key} is nested too deeply") from None
         except ValueError:
+            if len(text) - position > limits.JSON_ENTRY:
+                size = f"has more than {limits.JSON_ENTRY:,} characters"
+                raise UserError(
+                    f"{file}: entry {count} of {key} is damaged or {size}; download the file again"
+                ) from None
             more = content.read(_PIECE)
             if not more:
                 raise UserError(f"{file}: cut off or damaged after {count} {key}; download the file again") from None

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxhand.config import UserError, cache_folder
 from jaxhand.io import array_file, files
+from jaxhand.io.files import one_line
 
 # After this many seconds of parsing, one line on stderr explains the delay. It is not printed earlier, because file
 # sizes do not predict the delay: DexYCB and HO-3D have many small files.
@@ -142,9 +143,10 @@ def _parse(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     for piece in _pieces(file):
         opened, closed = opened + piece.count(b"["), closed + piece.count(b"]")
         try:  # brackets are removed here; their number is checked below
-            content += np.array(piece.translate(None, b"[] \t\r\n").split(b","), np.float32).tobytes()
+            with np.errstate(over="ignore"):  # such a number is not finite, which is checked below
+                content += np.array(piece.translate(None, b"[] \t\r\n").split(b","), np.float32).tobytes()
         except ValueError as error:
-            raise UserError(f"{file}: must contain {wanted} ({error}); download the file again") from None
+            raise UserError(f"{file}: must contain {wanted} ({one_line(error)}); download the file again") from None
     values = np.frombuffer(content, np.float32)
     if opened != closed:
         raise UserError(f"{file}: cut off after {len(values) // count} entries; download the file again")

@@ -1,7 +1,7 @@
 """A data set packed into a few ArrayRecord files (shards) with checksums: fast to copy, to verify, and to shuffle.
 
 A folder contains `packed.json` (see `Manifest`) and the shards. A record is stored as MessagePack, with encoded image
-and depth.
+and depth. Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 import dataclasses

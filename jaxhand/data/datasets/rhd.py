@@ -2,6 +2,7 @@
 
 https://lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html. Each split has one pickle
 with 42 joints per image: first the left hand, then the right hand. The joints of a finger are ordered from tip to base.
+Labels are those of the upright image: an image is turned by its EXIF orientation when it is read.
 """
 
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_cameras
 from jaxhand.data.datasets import coco, label_cache, splits
-from jaxhand.data.datasets.base import ImageDataset, ManoLabels
+from jaxhand.data.datasets.base import ImageDataset, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_two_channels
 from jaxhand.data.record import Record
 from jaxhand.hand.skeleton import to_our_order
 from jaxhand.io import pickles
+from jaxhand.io.files import MALFORMED
 
 HANDS = ("left", "right")  # joints 0-20 and 21-41
 DEPTH_UNIT = 5000 / 65535  # depth of one step in the depth images, mm; the largest value is 5 m
@@ -52,13 +55,14 @@ def load(
     """
     folder, part = Path(path).expanduser(), "evaluation" if split == "test" else "training"
     if variant:
-        raise UserError(f"rhd-{variant}: unknown; write rhd:PATH")
+        raise UnknownSplit(f"rhd-{variant}: unknown; write rhd:PATH")
     if folder.suffix == ".json":
         return coco.load(folder, split, order="rhd", without_val=without_val)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give RHD's folder, which contains training/anno_training.pickle …")
     file = folder / part / f"anno_{part}.pickle"
     arrays = label_cache.cached([file], lambda: _read(file))
+    check_cameras(arrays["K"], file)
     visible = (arrays["uv_vis"][..., 2] == 1).reshape(-1, 2, 21).any(-1)  # (N, 2)
     images, hands = np.nonzero(visible)
     kept = splits.keep(split, splits.blocks(images, len(visible)), folder, without_val)
@@ -114,7 +118,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     for key, shape in _SHAPES.items():
         try:
             arrays[key] = np.array([content[i][key] for i in ids], np.float32)
-        except (KeyError, IndexError, TypeError, ValueError):
+        except MALFORMED:
             arrays[key] = np.zeros(0)
         if arrays[key].shape != (len(ids), *shape) or not np.isfinite(arrays[key]).all():
             raise UserError(f"{file}: every {key} must be {'x'.join(map(str, shape))} numbers; download it again")

@@ -23,7 +23,7 @@ def read_grey(file: str | Path, width: int, height: int) -> np.ndarray:
     Raises:
         UserError: the file is missing, is not a 16-bit grey PNG, or has another size.
     """
-    depth = decode(files.read_bytes(Path(file)), cv2.IMREAD_UNCHANGED)
+    depth = decode(files.read_bytes(Path(file)), cv2.IMREAD_UNCHANGED, f"depth {file}")
     if depth is None or depth.dtype != np.uint16 or depth.shape != (height, width):
         raise UserError(f"depth {file}: must be a 16-bit grey PNG of {width}x{height} px, as the colour image")
     return depth.astype(np.float32)
@@ -43,8 +43,7 @@ def read_two_channels(file: Path, *, high: str, unit: float) -> np.ndarray:
     Raises:
         UserError: the file is missing or is not a PNG with three channels of 8 bits.
     """
-    content = np.frombuffer(files.read_bytes(file), np.uint8)
-    image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None  # (H, W, 3) blue, green, red
+    image = decode(files.read_bytes(file), cv2.IMREAD_UNCHANGED, f"depth {file}")  # (H, W, 3) blue, green, red
     if image is None or image.dtype != np.uint8 or image.shape[2:] != (3,):
         raise UserError(f"{file}: not a complete depth image (3 channels of 8 bits); download it again")
     high_byte, low_byte = (image[..., c].astype(np.uint16) for c in ((2, 1) if high == "red" else (1, 2)))

@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.data.images.header import first_rows, focal_length, image_size, orientation
+from jaxhand.data.images.heic import decode_heic, is_heic
+from jaxhand.data.images.sizes import check_size
 
 # EXIF orientation → (axes swapped, x reversed, y reversed), to convert the stored image to the upright image
 _ORIENTATIONS = {
@@ -24,6 +26,8 @@ _ORIENTATIONS = {
     8: (True, False, True),
 }
 _MARGIN = 33  # number of extra rows that are decoded, because JPEG stores colours in blocks of up to 32 rows
+_HEADER_BYTES = 2**16  # of a file; they nearly always contain the size, which follows EXIF data of at most 64 kB
+_DAMAGE = ("Corrupt", "Premature", "Inconsistent", "Invalid SOS")  # first words of libjpeg's warnings about damage
 _SHRINKS = (8, 4, 2)  # factors by which a JPEG decoder can reduce the size; faster than decoding all pixels
 _memory = threading.local()
 
@@ -57,10 +61,20 @@ class EncodedImage:
         try:
             with open(path, "rb", buffering=0) as file:
                 return EncodedImage(file.read(), location)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # ValueError: a NUL character
             raise UserError(f"{location} does not exist") from None
         except OSError:
             return EncodedImage(b"", location)
+
+    @staticmethod
+    def read_size(path: str | Path) -> tuple[int, int] | None:
+        """Return width and height of an image file as `size`, from its first bytes; None if they do not show it."""
+        try:
+            with open(path, "rb", buffering=0) as file:
+                first = file.read(_HEADER_BYTES)
+        except OSError:
+            return None
+        return EncodedImage(first, "").header_size if image_size(first) else None
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
@@ -69,7 +83,10 @@ class EncodedImage:
         Raises:
             UserError: the file is not an image, or is cut off.
         """
-        pixels = decode(self.content, cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION))
+        flags = cv2.IMREAD_COLOR_RGB | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION)
+        if is_heic(self.content):
+            return decode_heic(self.content, self.location)
+        pixels = decode(self.content, flags, self.location)
         if pixels is None:
             raise UserError(f"{self.location} is not an image or is cut off")
         return pixels
@@ -82,6 +99,33 @@ class EncodedImage:
             return self.pixels.shape[1::-1]
         width, height, exif = stored
         return (height, width) if _ORIENTATIONS.get(exif, (False,))[0] else (width, height)
+
+    @property
+    def header_size(self) -> tuple[int, int]:
+        """Width and height in px, as `size`, but without a check that a JPEG or PNG is complete: nothing is decoded."""
+        stored = image_size(self.content)
+        if stored is None:
+            return self.size
+        width, height = stored
+        return (height, width) if _ORIENTATIONS.get(self.exif_orientation, (False,))[0] else (width, height)
+
+    def verify(self) -> None:
+        """Decode all pixels with a strict decoder, which also detects a JPEG that is damaged inside.
+
+        Raises:
+            UserError: the file is not an image, is cut off, or is damaged inside.
+        """
+        try:
+            simplejpeg.decode_jpeg(self.content, "RGB", strict=True)
+        except ValueError as error:
+            _ = self.pixels  # another format, or a JPEG that cannot be decoded at all
+            if str(error).startswith(_DAMAGE):
+                raise UserError(f"{self.location} is damaged inside ({error}): restore or download it again") from None
+
+    @property
+    def exif_orientation(self) -> int:
+        """EXIF orientation of a JPEG, 1 to 8, by which `pixels` are turned; 1 where they are not turned."""
+        return orientation(self.content) if self.exif else 1
 
     @property
     def focal_length(self) -> float | None:
@@ -124,18 +168,38 @@ class EncodedImage:
     def _stored(self) -> tuple[int, int, int] | None:
         """Width and height of a JPEG before its EXIF orientation, and the orientation; None if not a complete JPEG."""
         complete = self.content.startswith(b"\xff\xd8") and self.content.endswith(b"\xff\xd9")
-        size = image_size(self.content) if complete else None
+        size = image_size(self.content) if complete and check_size(self.content, self.location) else None
         return size and (*size, orientation(self.content) if self.exif else 1)
 
 
-def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None:
+def decode(content: bytes, flags: int = cv2.IMREAD_COLOR_RGB, location: str = "an image") -> np.ndarray | None:
     """Decode the bytes of an image file with OpenCV.
+
+    Args:
+        content: the bytes.
+        flags: flags of cv2.imdecode.
+        location: name of the image in error messages.
 
     Returns:
         RGB (H, W, 3) uint8: without alpha, grey as three channels, upright by EXIF, 16 bits reduced to 8; other
         `flags` change this. None if the bytes are not an image.
+
+    Raises:
+        UserError: the image has too many pixels.
     """
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    if not check_size(content, location, limits.DEPTH_PIXELS if flags == cv2.IMREAD_UNCHANGED else limits.PIXELS):
+        return None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # raised for some damaged files; for others, None is returned
+        return None
+    if pixels is None or flags & cv2.IMREAD_IGNORE_ORIENTATION:
+        return pixels
+    # OpenCV itself ignores orientations of 32 bits in big-endian EXIF data, and those of AVIF
+    swapped, x_reversed, y_reversed = _ORIENTATIONS.get(orientation(content), (False, False, False))
+    pixels = cv2.transpose(pixels) if swapped else pixels
+    pixels = cv2.flip(pixels, 1) if x_reversed else pixels
+    return cv2.flip(pixels, 0) if y_reversed else pixels
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -23,7 +23,7 @@ from jaxhand.hand import draw
 from jaxhand.hand.builtin import body, surface
 from jaxhand.hand.camera import project
 from jaxhand.hand.rotations import matrix_to_axis_angle
-from jaxhand.io import array_file, files
+from jaxhand.io import array_file, console, files
 
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # index of the first scene; no scene is in two splits
 MAX_COUNT = 1 << 30
@@ -104,7 +104,7 @@ def load(
     _check(split, count, size, view)
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
     name = f"synthetic-{view}-{split}"
-    file = Path(cache or cache_folder()) / f"{name}-{size}px-{count}-seed{seed}-{_CODE_VERSION}.hands"
+    file = Path(cache or cache_folder()).expanduser() / f"{name}-{size}px-{count}-seed{seed}-{_CODE_VERSION}.hands"
     arrays = None
     try:
         arrays = array_file.read(file)
@@ -239,6 +239,7 @@ def _preview(args: argparse.Namespace) -> None:
         skeleton = draw.draw_skeleton(image, project(joints, K), scale=scale)
         cells.append(np.concatenate([draw.upscale(image, scale), skeleton, draw.upscale(colors, scale)], axis=1))
     draw.write_png(args.preview, draw.grid(cells, columns=args.columns))
+    print(f"{args.count} hands -> {args.preview}")
 
 
 def _photographs(args: argparse.Namespace) -> None:
@@ -259,8 +260,8 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
     output = parser.add_mutually_exclusive_group(required=True)
-    output.add_argument("--preview", metavar="PNG", help="a sheet: image, skeleton, depth")
-    output.add_argument("--photographs", type=Path, metavar="FOLDER", help="the images alone, as JPEG files")
+    output.add_argument("--preview", type=console.path, metavar="PNG", help="a sheet: image, skeleton, depth")
+    output.add_argument("--photographs", type=console.path, metavar="FOLDER", help="the images alone, as JPEG files")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of an image, px (%(default)s)")

@@ -1,0 +1,66 @@
+"""The console: output that any encoding can show, paths with `~`, and a line where something takes long."""
+
+import codecs
+import contextlib
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+PATIENCE = 10.0  # seconds without output, after which a line is printed
+_PLAIN = {"✓": "", "…": "...", "→": "->", "·": "-", "±": "+-", "≤": "<="}  # what an encoding may lack → its stand-in
+_ERRORS = "jaxhand.plain"  # name of the error handler in `codecs`
+
+
+def prepare() -> None:
+    """Make stdout and stderr accept every character: one that their encoding lacks is replaced or left out.
+
+    A stream that is closed is replaced by the null device, so that writing to it has no effect.
+    """
+    codecs.register_error(_ERRORS, _plain)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure") and not (stream.encoding or "").lower().startswith("utf"):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def is_full_or_closed(error: OSError) -> bool:
+    """Whether an error means that output cannot be written: its reader has ended, as after `| head`, or it is full."""
+    return error.errno in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) and error.filename is None
+
+
+def discard_stdout() -> None:
+    """Replace stdout by the null device, so that a process whose stdout is full or closed can go on or end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def path(text: str) -> Path:
+    """A path from the command line: `~` and `~user` at its start are replaced by the home folder."""
+    return Path(os.path.expanduser(text))
+
+
+@contextlib.contextmanager
+def patience(line: str) -> Iterator[None]:
+    """Context manager that prints a line to stderr if its block takes longer than `PATIENCE`."""
+    timer = threading.Timer(PATIENCE, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of `codecs`: the stand-ins for the characters that cannot be encoded, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text, end = error.object, error.end
+    plain = "".join(_PLAIN.get(character, "?") for character in text[error.start : end])
+    if not plain and text[end : end + 1] == " ":  # the space after a mark that is left out
+        end += 1
+    return plain, end
