@@ -23,18 +23,19 @@ MODELS = {  # name → config keys of a tiny network
     "hamer": (*TRANSFORMER, *DECODER, "model.hamer.mlp=32", "data.crop_rule=hamer"),
     "wilor": (*TRANSFORMER, "data.crop_rule=hamer"),
     "mediapipe": ("model.options.size=lite", "model.options.adapt=true", "data.image_size=224"),
+    "photo_net": ("model.options.size=lite", "model.options.looks=1", "data.image_size=224"),
 }
 
 
 def drawn_run(workdir, name: str, *overrides: str):
     """A run folder whose only checkpoint has drawn parameters; layers that start near 0 are moved away from it."""
-    size = () if name == "mediapipe" else ("data.image_size=64",)
+    size = () if name in ("mediapipe", "photo_net") else ("data.image_size=64",)
     config = configs.load(None, [f"model.name={name}", *size, *MODELS[name], *overrides])
     _, params, rest = nnx.split(models.build(config), nnx.Param, ...)
     rng = np.random.default_rng(0)
     params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
     params = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.02, leaf.shape).astype(np.float32), params)
-    if name == "mediapipe":
+    if name in ("mediapipe", "photo_net"):
         _show_a_hand(params)
     run_dir.prepare(workdir, config)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
