@@ -80,6 +80,7 @@ $(VENV)/.installed: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml s
 	touch $@
 
 $(VENV)/.installed-test: tests/requirements.txt
+$(VENV)/.installed-export: requirements-export.txt
 $(VENV)/.installed-lint: tests/requirements-lint.txt
 $(VENV)/.installed-benchmark: benchmarks/requirements.txt
 $(VENV)/.installed-%: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml setup.py

@@ -57,7 +57,13 @@ def main() -> int:
         print(f"Written to {out}; start a training from it with training.init_from={out}")
     elif arguments.predictions:
         assert protocol is not None, "`_check` requires it"
-        scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)
+        pair = scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)[
+            0
+        ]
+        if arguments.report:
+            from jaxhand.evaluation.report import measured, page
+
+            print(f"Written to {page.write([measured.of_pair(pair)], arguments.report)}")
     else:
         _score_run(arguments, protocol, options)
     return 0
@@ -93,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     both = parser.add_argument_group("for a run or a file")
     output = "where the results are written (default: the run folder, or next to the predictions)"
     both.add_argument("--output", type=console.path, metavar="FOLDER", help=output)
+    files.add_argument(
+        "--report", type=console.path, metavar="FILE", help="also write a page with charts and tables, HTML"
+    )
     both.add_argument("--protocol", metavar="NAME", help=f"rules of a benchmark: {_NAMES}")
     both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="option of the protocol, see below")
     return parser
@@ -108,6 +117,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--predictions, --ground-truth and --protocol must be given together (protocols: {_NAMES})")
     if not arguments.workdir and not any(of_files):
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help explains them")
+    if arguments.report and not arguments.predictions:
+        raise UserError("--report is for --predictions; the report of a run is written by jaxhand report RUN")
     if arguments.option and not arguments.protocol:
         raise UserError("--option: has no effect without a protocol; add --protocol NAME")
     if arguments.submit and len(arguments.data or [""]) > 1:

@@ -67,12 +67,10 @@ def convert(graph: Graph, jaxpr, consts: Sequence[Tensor], arguments: Sequence[T
 def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
     name, parameters = equation.primitive.name, equation.params
     if name == "scan":
-        return _scan(graph, parameters, [graph.channels_last(operand) for operand in operands])
+        return _scan(graph, equation, [graph.channels_last(operand) for operand in operands])
     inner = next((parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters), None)
     if inner is not None:
-        return convert(
-            graph, getattr(inner, "jaxpr", inner), list(map(constant, getattr(inner, "consts", ()))), operands
-        )
+        return convert(graph, getattr(inner, "jaxpr", inner), _constants(inner), operands)
     known = _computed(equation, operands)
     if known is not None:
         return known
@@ -82,7 +80,11 @@ def _results(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
     if name not in ANY_LAYOUT:
         operands = [graph.channels_last(operand) for operand in operands]
     if name == "split":
-        return _split(graph, parameters, operands[0])
+        return _split(graph, parameters["sizes"], parameters["axis"], operands[0])
+    if name == "unstack":
+        axis, shape = parameters["axis"], equation.outvars[0].aval.shape
+        rows = _split(graph, [1] * len(equation.outvars), axis, graph.full(operands[0], equation.invars[0].aval.shape))
+        return [graph.reshape(row, shape) for row in rows]
     if name in ("max", "min") and out.dtype == np.float32 and any(_is_scalar(operand) for operand in operands):
         return [_clip(graph, name, operands)]
     if name in SAME_NAME:
@@ -124,25 +126,35 @@ def _clip(graph: Graph, name: str, operands: Sequence[Tensor]) -> Tensor:
     return graph.elementwise("Clip", [tensor, *(constant(np.float32(edge)) for edge in (least, most))])
 
 
-def _scan(graph: Graph, parameters: dict, operands: list[Tensor]) -> list[Tensor]:
-    """Unroll a loop. Its operands are constants of the loop, the carried values, and arrays with a row per step."""
-    body, length = parameters["jaxpr"], parameters["length"]
-    first, second = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
+def _scan(graph: Graph, equation, operands: list[Tensor]) -> list[Tensor]:
+    """Unroll a loop. Its operands are constants of the loop, the carried values, and arrays with a row per step.
+
+    The numbers of each follow from the ranks: JAX versions name them differently.
+    """
+    inner, length = equation.params["jaxpr"], equation.params["length"]
+    body = getattr(inner, "jaxpr", inner)
+    longer = lambda outer, inner: sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner))
+    num_rows = longer(equation.invars, body.invars)
+    num_carry = len(body.outvars) - longer(equation.outvars, body.outvars)
+    first, second = len(operands) - num_rows - num_carry, len(operands) - num_rows
     constants, carry, rows = operands[:first], operands[first:second], operands[second:]
-    steps = range(length - 1, -1, -1) if parameters["reverse"] else range(length)
-    consts, columns = list(map(constant, body.consts)), {}
-    for step in steps:
-        row = []
-        for tensor in rows:
-            cut = graph.slice(tensor, [step], [step + 1], [0]) if tensor.shape[0] != 1 else tensor
-            row.append(graph.reshape(cut, cut.shape[1:]))
-        results = convert(graph, body.jaxpr, consts, [*constants, *carry, *row])
-        carry, columns[step] = results[: len(carry)], results[len(carry) :]
+    columns: dict[int, list[Tensor]] = {}
+    for step in range(length - 1, -1, -1) if equation.params["reverse"] else range(length):
+        cuts = [tensor if tensor.shape[0] == 1 else graph.slice(tensor, [step], [step + 1], [0]) for tensor in rows]
+        row = [graph.reshape(cut, cut.shape[1:]) for cut in cuts]
+        results = convert(graph, body, _constants(inner), [*constants, *carry, *row])
+        results = [graph.channels_last(result) for result in results]
+        carry, columns[step] = results[:num_carry], results[num_carry:]
     stacked = []
-    for position, var in enumerate(body.jaxpr.outvars[len(carry) :]):
+    for position, var in enumerate(body.outvars[num_carry:]):
         column = [graph.full(columns[step][position], var.aval.shape) for step in range(length)]
         stacked.append(_stack(graph, column, 0))
     return [*carry, *stacked]
+
+
+def _constants(inner) -> list[Tensor]:
+    """The constants of a jaxpr inside an equation, where it has some."""
+    return [constant(value) for value in getattr(inner, "consts", ())]
 
 
 def _stack(graph: Graph, tensors: Sequence[Tensor], axis: int) -> Tensor:
@@ -156,10 +168,9 @@ def _join(graph: Graph, tensors: Sequence[Tensor], axis: int) -> Tensor:
     return graph.node("Concat", tensors, shape, axis=axis)
 
 
-def _split(graph: Graph, parameters: dict, operand: Tensor) -> list[Tensor]:
-    ends = np.cumsum(parameters["sizes"]).tolist()
-    starts, axis = [0, *ends[:-1]], parameters["axis"]
-    return [graph.slice(operand, [start], [end], [axis]) for start, end in zip(starts, ends)]
+def _split(graph: Graph, sizes: Sequence[int], axis: int, operand: Tensor) -> list[Tensor]:
+    ends = np.cumsum(sizes).tolist()
+    return [graph.slice(operand, [start], [end], [axis]) for start, end in zip([0, *ends[:-1]], ends)]
 
 
 def _broadcast_in_dim(graph, operands, shapes, out, parameters):
@@ -283,7 +294,7 @@ def _erfc(graph, operands, shapes, out, parameters):
 
 
 def _atan2(graph, operands, shapes, out, parameters):
-    """The angle of (x, y) from arctan(y / x), turned by half a turn where x is negative; 0 where both are 0."""
+    """The angle of (x, y) from arctan(y / x), turned by half a turn where x is negative. -0 counts as 0."""
     y, x = operands
     number = lambda value: constant(np.array(value, out.dtype))
     node = lambda operator, *inputs, dtype=out.dtype: graph.elementwise(operator, inputs, dtype)
