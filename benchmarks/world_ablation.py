@@ -30,7 +30,7 @@ from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
-RIDGES = (0.3, 1.0, 3.0)  # of standardised features, per sample
+RIDGES = (1.0, 3.0, 10.0)  # of standardised features, per sample
 BATCH = 16
 
 
