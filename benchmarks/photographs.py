@@ -1,7 +1,7 @@
 """Fine-tuning MediaPipe's network on a folder of labelled photographs: what it reaches on poses that were left out.
 
-`python -m benchmarks.photographs RUN FOLDER`, where RUN is the run of configs/photographs_synthetic.yaml, whose run
-MEDIAPIPE is in its config or in runs/mediapipe, and FOLDER a data set of the folder layout (train.jsonl, test.jsonl).
+`python -m benchmarks.photographs RUN FOLDER`, where RUN is a run of configs/photographs_synthetic.yaml and
+FOLDER a data set of the folder layout (train.jsonl, test.jsonl).
 
 The recipe is that of configs/photographs.yaml. Its backbone is frozen, so its features of the augmented views are
 computed once, and every training runs on them: the same steps as `python -m jaxhand.train` makes, in seconds.
@@ -14,7 +14,6 @@ computed once, and every training runs on them: the same steps as `python -m jax
 
 import argparse
 import functools
-import json
 import time
 from pathlib import Path
 
@@ -33,13 +32,13 @@ from jaxhand.hand import joint_mix, roi
 from jaxhand.inference.mediapipe_pipeline import Pipeline, cut
 from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes_align
 from jaxhand.models.efficientnet_lite import Features
-from jaxhand.training import losses, optimizer, pytree_checks
-from jaxhand.training.adaptation import mediapipes_alone
+from jaxhand.training import adaptation, losses, optimizer, pytree_checks
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
 CLUSTERS = 5
-RIDGE, START_RIDGE = 0.1, 1.0  # of the mix by itself, and of the one that a training starts from
+WAYS = "untuned", "joint mix and prior", "tuned"
+RIDGE, RIDGE_2D = 0.1, 1.0
 LABELS = ("keypoints_3d", "keypoints_2d", "joint_valid", "joint_valid_2d", "K")
 
 
@@ -62,7 +61,7 @@ class Tuning:
         self.tx = optimizer.build(
             config.optimizer, optimizer.schedule(config.optimizer, config.scheduler, steps), factors
         )
-        self.alone = nnx.split(models.build(mediapipes_alone(config)), nnx.Param, ...)[0]
+        self.alone = nnx.split(models.build(adaptation.mediapipes_alone(config)), nnx.Param, ...)[0]
         self.features = jax.jit(lambda images: self._network(self.start).backbone(images).pooled)
         self.predict = jax.jit(self._predict)
         self.predict_alone = jax.jit(functools.partial(self._predict, graphdef=self.alone))
@@ -80,33 +79,34 @@ class Tuning:
             predictions = self._predict(params, batch["pooled"], batch["K"])
             image = jnp.zeros((1, self.config.data.image_size))  # its size alone is read
             names = models.find(self.config.model.name).loss_terms
-            terms = losses.terms(
-                predictions, batch | {"image": image}, names, scales=losses.label_scales(batch)
-            )
+            terms = losses.terms(predictions, batch | {"image": image}, names, scales=losses.label_scales(batch))
             return losses.reduced(terms, self.config.loss)["loss"]
 
         updates, state = self.tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    def mixed(self, clean: dict, rows: np.ndarray, ridge: float) -> dict:
-        """The start's parameters with the mixes fitted on rows of the crops that are not augmented."""
+    def adapted(self, clean: dict, rows: np.ndarray) -> dict:
+        """The start's parameters with mixes and prior, as `evaluate --fit-joint-mix` fits them, from these rows."""
         found = self.predict_alone(self.start, clean["pooled"][rows], clean["K"][rows])
-        mix_2d = joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows], ridge=ridge)
-        mix_3d = joint_mix.fit(found["world"], clean["keypoints_3d"][rows], ridge=ridge, translated=True)
-        return self.start | {"mix_2d": jnp.float32(mix_2d), "mix_3d": jnp.float32(mix_3d)}
+        joints = clean["keypoints_3d"][rows]
+        fitted = {
+            "mix_2d": joint_mix.fit(found["keypoints_2d"], clean["keypoints_2d"][rows], ridge=RIDGE_2D),
+            "mix_3d": joint_mix.fit(found["world"], joints, ridge=RIDGE, translated=True),
+            "prior": adaptation.distance_prior(joints),
+        }
+        return self.start | jax.tree.map(jnp.float32, fitted)
 
     def ways(self, clean: dict, views: list[dict], left_out: np.ndarray) -> dict[str, dict]:
         """Parameters by the name of the row, of all records but those left out."""
-        rows = np.flatnonzero(~left_out)
-        mixed, start = (self.mixed(clean, rows, ridge) for ridge in (RIDGE, START_RIDGE))
-        return {"untuned": self.start, "joint mix": mixed, "tuned": self.tuned(start, views, left_out)}
+        adapted = self.adapted(clean, np.flatnonzero(~left_out))
+        rows = self.start, adapted, self.tuned(adapted, views, left_out)
+        return dict(zip(WAYS, rows))
 
     def tuned(self, start: dict, views: list[dict], left_out: np.ndarray) -> dict:
         """Parameters trained on views of all records but those left out, averaged with the start."""
         params, state = start, self.tx.init(start)
         for view in views:
-            rows = view["index"]  # those of the photographs come first, then those of the renders
-            kept = np.float32([row >= len(left_out) or not left_out[row] for row in rows])[:, None]
+            kept = np.float32(~left_out[view["index"]])[:, None]
             masks = {key: view[key] * kept for key in ("joint_valid", "joint_valid_2d")}
             params, state = self._step(params, state, {key: view[key] for key in ("pooled", *LABELS)} | masks)
         weight = self.config.training.average_with_init
@@ -176,18 +176,16 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the recipe")
     arguments = parser.parse_args()
     folder = f"folder:{arguments.folder}"
-    mixture = f"{{{json.dumps(folder)}: 1, synthetic: 1}}"
-    sets = [f"data.train={mixture}", f"data.test={folder}", f"training.init_from={arguments.run}"]
+    sets = [f"data.train={folder}", f"data.test={folder}", f"training.init_from={arguments.run}"]
     config = configs.load("configs/photographs.yaml", [*sets, *arguments.settings])
     train, test = (data.load(folder, split, config.data, config.seed) for split in ("train", "test"))
-    both = data.load(config.data.train, "train", config.data, config.seed)
-    steps = pipeline.steps_per_epoch(both, config) * config.training.num_epochs
+    steps = pipeline.steps_per_epoch(train, config) * config.training.num_epochs
     tuning, begin = Tuning(arguments.run, config, steps), time.monotonic()
-    views = augmented_views(tuning, both, steps)
+    views = augmented_views(tuning, train, steps)
     print(f"features of {steps} batches: {time.monotonic() - begin:.0f} s", flush=True)
     clean, found = clean_crops(tuning, train), automatic_crops(tuning, Pipeline.load(arguments.run), test)
     clusters, nothing = pose_clusters(clean["keypoints_3d"]), np.zeros(len(train), bool)
-    rows = {name: np.zeros((3, len(train))) for name in ("untuned", "joint mix", "tuned")}
+    rows = {name: np.zeros((3, len(train))) for name in WAYS}
     for cluster in range(CLUSTERS):
         left_out = clusters == cluster
         for name, params in tuning.ways(clean, views, left_out).items():

@@ -13,6 +13,7 @@ from jaxhand.io import console
 COMMANDS = {  # name of a command → (module with its `main`, description)
     "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
     "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
+    "report": ("jaxhand.report", "write a page about one or more runs, with curves, tables and hands in 3D"),
     "predict": ("jaxhand.predict", "predict the hands in photographs with a trained run"),
     "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
     "synthetic-photo": ("jaxhand.data.synthetic.photo_preview", "draw a page of photograph-like training images"),

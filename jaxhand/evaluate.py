@@ -8,8 +8,10 @@ leaderboard.
 
 `jaxhand evaluate WORKDIR --data folder:PATH --split train --fit-joint-mix OUT` fits, for models "mediapipe" and
 "photo_net", the linear mix from the joints of the network to the labelled joints of a data set, and writes the network
-with this mix to a new run folder. `jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It
-computes the same scores as the benchmark's official code, and writes scores.json and samples.csv.
+with this mix to a new run folder.
+
+`jaxhand evaluate --predictions pred.zip --ground-truth FOLDER --protocol freihand` needs no run. It computes the same
+scores as the benchmark's official code, and writes scores.json and samples.csv.
 """
 
 import argparse
@@ -50,11 +52,18 @@ def main() -> int:
 
         [name] = arguments.data
         of_set = name, arguments.split or "train"
-        out = fit_joint_mix(arguments.workdir, *of_set, arguments.fit_joint_mix, ridge=arguments.ridge)
+        ridges = {"ridge": arguments.ridge, "ridge_2d": arguments.ridge_2d}
+        out = fit_joint_mix(arguments.workdir, *of_set, arguments.fit_joint_mix, **ridges)
         print(f"Written to {out}; start a training from it with training.init_from={out}")
     elif arguments.predictions:
         assert protocol is not None, "`_check` requires it"
-        scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)
+        pair = scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)[
+            0
+        ]
+        if arguments.report:
+            from jaxhand.evaluation.report import measured, page
+
+            print(f"Written to {page.write([measured.of_pair(pair)], arguments.report)}")
     else:
         _score_run(arguments, protocol, options)
     return 0
@@ -82,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fit-joint-mix", type=console.path, metavar="OUT", help=fit)
     ridge = "how strongly the mix is drawn to the identity (default: 0.1; before a training 1)"
     run.add_argument("--ridge", type=float, default=0.1, metavar="NUMBER", help=ridge)
+    run.add_argument("--ridge-2d", type=float, metavar="NUMBER", help="the same for joints in px (default: --ridge)")
     files = parser.add_argument_group("predictions in a file")
     files.add_argument("--predictions", type=console.path, metavar="FILE", help=SUFFIXES)
     labels = "as --predictions, or a folder of *_xyz.json"
@@ -89,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     both = parser.add_argument_group("for a run or a file")
     output = "where the results are written (default: the run folder, or next to the predictions)"
     both.add_argument("--output", type=console.path, metavar="FOLDER", help=output)
+    files.add_argument(
+        "--report", type=console.path, metavar="FILE", help="also write a page with charts and tables, HTML"
+    )
     both.add_argument("--protocol", metavar="NAME", help=f"rules of a benchmark: {_NAMES}")
     both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="option of the protocol, see below")
     return parser
@@ -104,14 +117,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--predictions, --ground-truth and --protocol must be given together (protocols: {_NAMES})")
     if not arguments.workdir and not any(of_files):
         raise UserError("give a run folder, or --predictions, --ground-truth and --protocol; --help explains them")
+    if arguments.report and not arguments.predictions:
+        raise UserError("--report is for --predictions; the report of a run is written by jaxhand report RUN")
     if arguments.option and not arguments.protocol:
         raise UserError("--option: has no effect without a protocol; add --protocol NAME")
     if arguments.submit and len(arguments.data or [""]) > 1:
         raise UserError("--submit: writes predictions for one data set only; give one NAME after --data")
     if arguments.fit_joint_mix and not (arguments.workdir and len(arguments.data or []) == 1):
         raise UserError("--fit-joint-mix needs a run folder and one --data to fit on, such as --data folder:PATH")
-    if not 0 <= arguments.ridge < math.inf:
-        raise UserError(f"--ridge must be at least 0 and finite, got {arguments.ridge}")
+    for name, ridge in (("--ridge", arguments.ridge), ("--ridge-2d", arguments.ridge_2d or 0)):
+        if not 0 <= ridge < math.inf:
+            raise UserError(f"{name} must be at least 0 and finite, got {ridge}")
     if arguments.submit and arguments.split not in (None, "test"):
         raise UserError(f"--submit: writes predictions for the test split only; leave out --split {arguments.split}")
     if arguments.workdir and arguments.workdir.is_file():

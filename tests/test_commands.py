@@ -1,5 +1,6 @@
 """`evaluate` on the tiny run: what it prints, writes and refuses; for `predict` see test_commands_predict.py."""
 
+import dataclasses
 import json
 import re
 import types
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhand import evaluate, predict
+from jaxhand.data.record import Record
 from jaxhand.evaluation import run_scores
 from jaxhand.training import checkpoint_files, eval_loop
 
@@ -168,3 +170,11 @@ def test_output_that_nobody_reads_on(finished, start):
     process.wait(240)
     assert process.returncode == 1
     assert process.stderr.read() == "error: the output cannot be written (Broken pipe), and is not complete\n"
+
+
+def test_hands_without_a_usable_label_are_named():
+    sound = Record(np.zeros((4, 4, 3), np.uint8), np.eye(3), np.arange(63.0).reshape(21, 3), np.ones(21), "right")
+    bad = {"a": np.full((21, 3), np.nan), "b": np.ones((21, 3))}
+    records = [dataclasses.replace(sound, name=name, keypoints_3d=bad.get(name, sound.keypoints_3d)) for name in "cab"]
+    assert run_scores._unusable(records) == " (a, b)" and run_scores._unusable(records[:1]) == ""
+    assert run_scores._unusable(records[1:2] * 6) == " (a, a, a, a, a, …)"

@@ -26,6 +26,14 @@ def test_nothing_is_drawn_by_default():
         assert change["rotation"] == 0 and change["scale"] == 1 and not change["shift"].any()
 
 
+def test_a_fraction_of_the_hands_is_mirrored():
+    changes = [AugmentConfig(scale=0.1, mirror=mirror) for mirror in (0.0, 0.25)]
+    plain, mirrored = (draw(np.random.default_rng(0), config, 1000) for config in changes)
+    assert not any("mirror" in change for change in plain)
+    assert 200 < sum(change.pop("mirror") for change in mirrored) < 300
+    assert [change["scale"] for change in mirrored] == [change["scale"] for change in plain]  # drawn as before
+
+
 def test_color_changes_every_image_in_its_own_way():
     image = jnp.full((3, 4, 4, 3), 0.5)
     jitted = jax.jit(color, static_argnums=2)

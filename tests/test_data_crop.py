@@ -14,6 +14,7 @@ CHANGES = [
     {"scale": 1.7, "shift": (0.1, -0.07)},
     {"rotation": -2.2, "scale": 0.8, "shift": (-0.05, 0.1)},
 ]
+MIRRORED = {"rotation": 0.4, "scale": 1.3, "mirror": True}
 
 
 def make_record(hand="right", height=230, width=260, K=K, **fields):
@@ -40,7 +41,7 @@ def centroid(weight):
 
 
 @pytest.mark.parametrize("hand", ["right", "left"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, MIRRORED])
 @pytest.mark.parametrize("size, sigma", [(128, 3.0), (40, 8.0)])  # enlarged or equal, and shrunk by complete blocks
 def test_labels_follow_the_pixels(hand, change, size, sigma):
     for joint in (0, 8, 17):
@@ -52,7 +53,7 @@ def test_labels_follow_the_pixels(hand, change, size, sigma):
 
 
 @pytest.mark.parametrize("hand", ["right", "left"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, MIRRORED])
 def test_new_camera_projects_new_joints_to_new_pixels(hand, change):
     record = make_record(hand)
     sample = crop(record, 64, 1.4, **change)
@@ -60,7 +61,7 @@ def test_new_camera_projects_new_joints_to_new_pixels(hand, change):
     bones = np.linalg.norm(np.diff(record.keypoints_3d, axis=0), axis=-1)
     np.testing.assert_allclose(np.linalg.norm(np.diff(sample["keypoints_3d"], axis=0), axis=-1), bones, rtol=1e-5)
     np.testing.assert_allclose(sample["keypoints_3d"][:, 2], record.keypoints_3d[:, 2], rtol=1e-6)
-    assert sample["is_right"] == (hand == "right")
+    assert sample["is_right"] == ((hand == "right") != change.get("mirror", False))
 
 
 def test_left_hand_equals_the_right_hand_of_the_mirrored_image():

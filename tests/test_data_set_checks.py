@@ -321,7 +321,9 @@ def test_a_training_says_what_is_doubtful_or_refuses_it(tiny, tmp_path, monkeypa
     monkeypatch.setattr(loop.data, "load", lambda name, split, *_: sets[split])
     run = loop.Run(tiny, tmp_path / "run")
     try:
-        assert run.notes == ["data.train and data.test: both contain the same hands: 4 of 4 hands checked, first 0"]
+        assert run._data_notes == [
+            "data.train and data.test: both contain the same hands: 4 of 4 hands checked, first 0"
+        ]
     finally:
         run.close()
     strict = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, strict=True))

@@ -81,7 +81,9 @@ def test_any_text(count):
 
         return parsed
 
-    check(st.lists(pieces, max_size=6).map("".join), count, lambda text: yaml_text.typed(yaml_text.parse(text, "a text")))
+    check(
+        st.lists(pieces, max_size=6).map("".join), count, lambda text: yaml_text.typed(yaml_text.parse(text, "a text"))
+    )
     check(st.lists(pieces, max_size=12).map("".join), count, read(parse_json))
     check(st.binary(max_size=60), count, read(parse_json))
 

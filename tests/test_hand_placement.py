@@ -7,7 +7,7 @@ import pytest
 
 from jaxhand.data.synthetic.dataset import FIRST_INDEX, render_range
 from jaxhand.hand.camera import project
-from jaxhand.hand.placement import SKIN_MM, place_by_depth, place_on_rays, rays, translation
+from jaxhand.hand.placement import SKIN_MM, place_at_distance, place_by_depth, place_on_rays, rays, translation
 
 K = np.array([[[500, 0.3, 120], [0, 480, 130], [0, 0, 1]], [[300, 40, 100], [-40, 300, 90], [0, 0, 1]]], np.float64)
 
@@ -45,6 +45,27 @@ def test_noisy_pixels_have_the_least_weighted_error(hands):
     on_rays = place_on_rays(joints, pixels, K)
     np.testing.assert_allclose(project(on_rays, K), pixels)
     assert np.abs(on_rays[..., 2] - (joints + place[:, None])[..., 2]).max() < 10  # 1 px of 480 at 700 mm is 1.5 mm
+
+
+def test_estimates_of_the_distance_count_by_their_certainty(hands):
+    joints, place = hands
+    points = joints + place[:, None]
+    pixels, depth = project(points, K), points[..., 2].mean(1)
+    head = np.log(1.1 * depth / [np.sqrt(500 * 480), np.sqrt(300 * 300 + 40 * 40)])  # 10 % too far
+    nothing = np.tile([np.log(400), 100.0], (2, 1))
+
+    def mean_depth(variances, prior=nothing):
+        placed = place_at_distance(joints, pixels, K, head, np.tile(variances, (2, 1)), prior)
+        np.testing.assert_allclose(project(placed, K), pixels)
+        return placed[..., 2].mean(1)
+
+    np.testing.assert_allclose(mean_depth([1e-9, 1e-2]), depth, rtol=1e-5)
+    np.testing.assert_allclose(mean_depth([1e-2, 1e-9]), 1.1 * depth, rtol=1e-5)
+    np.testing.assert_allclose(mean_depth([3e-3, 1e-3]), 1.1**0.75 * depth, rtol=1e-3)
+    # The first hand is drawn to a prior near it, half the way where both are as certain; the second, far away, is not
+    near = np.tile([np.log(depth[0]) + 0.02, 1e-3], (2, 1))
+    first, second = mean_depth([1e-3, 1e3], near) / depth
+    assert 1.009 < first < 1.0101 and abs(second - 1) < 0.015
 
 
 def test_jax_equals_numpy_and_has_a_gradient(hands):

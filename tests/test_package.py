@@ -55,7 +55,7 @@ def imported(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "files"),
     [
-        ("jaxhand", ["requirements.txt"]),
+        ("jaxhand", ["requirements.txt", "requirements-export.txt"]),
         ("tests", ["requirements.txt", "tests/requirements.txt"]),
         ("benchmarks", ["requirements.txt", "benchmarks/requirements.txt"]),
     ],

@@ -11,6 +11,7 @@ from jaxhand import data, evaluate, models
 from jaxhand.models.efficientnet_lite import EfficientNetLite, Features
 from jaxhand.models.mediapipe import Correction
 from jaxhand.training import eval_loop
+from jaxhand.training.adaptation import distance_prior
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 
 SETTINGS = ["model.name=mediapipe", "data.image_size=224", "model.options.size=lite", "training.batch_size=8"]
@@ -60,6 +61,13 @@ def test_the_mix_brings_the_joints_closer(run, photographs, tmp_path, call):
     assert after["joints_2d"] < 0.8 * before["joints_2d"]
     code, _, errors = call(evaluate.main, *arguments)
     assert code == 2 and "holds checkpoints already" in errors
+
+
+def test_the_distances_of_a_set_are_a_prior():
+    joints = np.random.default_rng(0).normal(0, 20, (500, 21, 3))
+    joints += np.array([0, 0, 1.0]) * np.exp(np.random.default_rng(1).normal(np.log(600), 0.05, (500, 1, 1)))
+    mean, variance = distance_prior(joints)
+    assert abs(mean - np.log(600)) < 0.01 and abs(np.exp(variance) - 0.05**2) < 3e-4
 
 
 def test_another_model_has_no_mix(trained, photographs, tmp_path, call):

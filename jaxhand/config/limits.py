@@ -16,9 +16,11 @@ UNPACKED_PER_BYTE = 8  # and as much for every byte of the archive; text of numb
 
 # ---- Predictions
 SAMPLE_BYTES = 2**22  # text of one sample; a mesh of 10,000 points has 0.6 MB
+SAMPLES = 2 * 10**6  # samples of a file; InterHand2.6M's test set has 849,160 images of one or two hands
 
 # ---- Pickles
-PICKLE_SETS = 10_000  # number of empty sets, which take 216 bytes of memory for one byte of the file
+CONTAINERS = 10**6  # number of lists, dicts and tuples: one byte of a file can take 250 bytes of memory
+CONTAINERS_PER_BYTE = 1 / 20  # and as many for every byte of the pickle; RHD's labels have one per 100 bytes
 PICKLE_KEYS = 10_000  # number of integers of 64 bits or more: keys of a dict that collide make it slow
 SHARED_BYTES = 2**26  # size of the values when every reference is counted as a copy
 SHARED_PER_BYTE = 16  # and as much for every byte of the pickle
@@ -43,6 +45,11 @@ DECODED_PIXELS = 2 * 10**9  # pixels x passes over them; a progressive JPEG has 
 def unpacked(packed_bytes: int) -> int:
     """Largest number of bytes that an archive of `packed_bytes` may contain."""
     return UNPACKED_BYTES + UNPACKED_PER_BYTE * packed_bytes
+
+
+def containers(pickle_bytes: int) -> int:
+    """Largest number of lists, dicts, tuples and sets in a pickle; a set counts four times."""
+    return CONTAINERS + int(CONTAINERS_PER_BYTE * pickle_bytes)
 
 
 def shared(pickle_bytes: int) -> int:

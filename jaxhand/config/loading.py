@@ -183,7 +183,7 @@ def _nearest(key: str, path: tuple, fields: dict) -> str:
     return f" Known keys: {', '.join(fields)}."
 
 
-def _coerce(value, kind, here: str, source: str):
+def _coerce(value, kind, here: str, source: str) -> typing.Any:
     """Convert a value to the type of its field. Values of YAML are texts, those of JSON have types of their own."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is dict:  # text, or {name: weight}
         if isinstance(value, dict):

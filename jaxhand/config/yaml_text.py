@@ -99,7 +99,7 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(each, path) for each in node.value]
-        if node.style is not None:
+        if getattr(node, "style", None) is not None:  # in quotes, or a block of text
             return node.value
         return None if node.value in _NULL else Plain(node.value)
 

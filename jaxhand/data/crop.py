@@ -13,7 +13,7 @@ import numpy as np
 from jaxhand.data.batch import layout
 from jaxhand.data.crop_rules import RULES, CropRule, blur, blur_reach, blur_sigma, whole_image_box
 from jaxhand.data.images.encoded import EncodedImage, block_centers, scratch
-from jaxhand.data.label_checks import box_misses_joints, joints_inside
+from jaxhand.data.label_checks import BOX_MARGIN, box_misses_joints, joints_inside
 from jaxhand.data.record import Record
 from jaxhand.hand import roi
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project
@@ -251,6 +251,11 @@ def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, f
 
 def _box_misses(record: Record, pixels: np.ndarray) -> bool:
     """Whether the record's box does not fit its labelled joints (n, 2) px. Joints outside the image do not count."""
+    x0, y0, x1, y1 = np.asarray(record.bbox, np.float64).tolist()
+    reach = BOX_MARGIN / 2 * max(x1 - x0, y1 - y0)
+    if len(pixels) and min(x1 - x0, y1 - y0) > 0:
+        if np.abs(pixels - ((x0 + x1) / 2, (y0 + y1) / 2)).max() <= reach:
+            return False  # all joints are inside, as nearly always; this is quicker
     inside = joints_inside(pixels[None], np.ones((1, len(pixels))), np.array([image_size(record)]))
     return bool(box_misses_joints(np.asarray(record.bbox)[None], pixels[None], inside)[0])
 

@@ -1,4 +1,4 @@
-"""Check a data set before training on it: the content of each split, missing or unreadable files, implausible labels."""
+"""Check a data set before training on it: the content of each split, missing or unreadable files, odd labels."""
 
 import collections
 import concurrent.futures

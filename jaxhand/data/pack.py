@@ -124,8 +124,9 @@ def _begin(kind: str, out: Path, shard_size: int, sources: dict[str, Source]) ->
             if (manifest.name, manifest.shard_size) != (kind, shard_size):
                 holds = f"{manifest.name} in shards of {manifest.shard_size}"
                 raise UserError(f"{out}: contains {holds}, not {kind} in shards of {shard_size}; choose another folder")
-            for split in sources.keys() & manifest.splits.keys():
-                _check_same(split, sources[split], out, manifest.splits[split])
+            for split, source in sources.items():
+                if split in manifest.splits:
+                    _check_same(split, source, out, manifest.splits[split])
         elif any(out.iterdir()):
             raise UserError(f"{out}: is not empty and contains no packed set; choose another folder")
         else:

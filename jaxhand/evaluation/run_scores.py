@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxhand import data, models
@@ -185,7 +186,9 @@ def _print(kind: str, results: dict, metrics: Sequence[EpochMetric], records: li
 
 def _unusable(records: list[Record]) -> str:
     """The names of the first hands without a usable 3D label, in brackets; empty if there are none."""
-    joints, valid = (np.array([getattr(each, key) for each in records]) for key in ("keypoints_3d", "joint_valid"))
+    joints, valid = (
+        jnp.asarray([getattr(each, key) for each in records], jnp.float32) for key in ("keypoints_3d", "joint_valid")
+    )
     usable = sample_errors(joints, joints, valid, metrics=())[1]
     names = [records[row].name for row in np.flatnonzero(~np.asarray(usable))]
     return f" ({', '.join(names[:NAMES])}{', …' if len(names) > NAMES else ''})" if names else ""

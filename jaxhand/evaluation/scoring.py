@@ -88,7 +88,7 @@ def options_of(protocol: Protocol, texts: Sequence[str]) -> dict:
 
 def score_files(
     predictions: Path, ground_truth: Path, protocol: Protocol, options: dict, output: Path | None = None
-) -> Scores:
+) -> tuple[Pair, Scores]:
     """Score a file of predictions by a protocol: print the scores and write them.
 
     Args:
@@ -97,12 +97,15 @@ def score_files(
         options: options of the protocol.
         output: folder to write to; None: the folder `<name>_<protocol>` next to the predictions.
 
+    Returns:
+        The predictions with their ground truth, and their scores.
+
     Raises:
         UserError: see `load_pair` and `report`.
     """
     print(f"Reading {predictions} and {ground_truth}", flush=True)
     pair = load_pair(predictions, ground_truth, protocol)
-    return report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
+    return pair, report(pair, options, output or predictions.with_name(f"{predictions.stem}_{protocol.name}"))
 
 
 def report(pair: Pair, options: dict, folder: Path | None) -> Scores:

@@ -70,7 +70,7 @@ def run_stablehlo(path: Path) -> Runner:
 
 def run_onnx(path: Path) -> Runner:
     """A function that runs a file of `to_onnx` on the CPU."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # no advice about the graph

@@ -12,6 +12,7 @@ from jaxhand.hand.skeleton import PARENTS
 
 NEAREST_MM = 50.0  # smallest distance used for a weight, so that a very near joint does not dominate
 FARTHEST_MM = 1e4  # largest distance that `place_at_distance` takes from the closed form
+FREEDOM = 3.0  # degrees of freedom of the prior in `place_at_distance`
 ROUNDS = 3  # number of least-squares solutions; the distances of each one are the weights of the next
 # (21,) mm from a joint to the skin in front of it: about the mean over views of the built-in hand
 SKIN_MM = np.array([18, 19, 15, 13, 5, *4 * [13, 11, 10, 5]], float)
@@ -69,25 +70,32 @@ def place_on_rays(joints, pixels, K):
     return rays(pixels, K) * z
 
 
-def place_at_distance(joints, pixels, K, log_distance, weight):
-    """As `place_on_rays`, with a second estimate of the hand's distance.
+def place_at_distance(joints, pixels, K, log_distance, variances, prior):
+    """As `place_on_rays`, with two more estimates of the hand's distance.
 
-    The mean depth of the joints is the mean of both estimates, of their logarithms: a relative error is the same for a
-    near and a far hand.
+    The mean depth of the joints is the mean of all estimates in proportion to the inverse of their variances. All are
+    logarithms: a relative error is the same for a near and a far hand. The prior is the distribution of the distances
+    of a data set. It is Student's: a hand at a distance that the data set lacks is not drawn to it.
 
     Args:
         joints, pixels, K: as for `translation`.
-        log_distance: (...) logarithm of the joints' mean depth in mm over the focal length in px.
-        weight: (...) of this estimate, 0 to 1; `translation` has the rest.
+        log_distance: (...) estimated logarithm of the joints' mean depth in mm over the focal length in px.
+        variances: (..., 2) of the logarithm by `translation`, and of `log_distance`.
+        prior: (..., 2) mean and variance of the logarithm of the mean depth in mm.
 
     Returns:
         (..., N, 3) mm in the camera's frame.
     """
     xp = _module(joints, pixels, K)
-    mean = joints[..., 2].mean(-1)  # (...)
-    closed_form = xp.log(xp.clip(mean + translation(joints, pixels, K)[..., 2], NEAREST_MM, FARTHEST_MM))
-    log_depth = (1 - weight) * closed_form + weight * (log_distance + xp.log(focal_length(K)))
-    z = joints[..., 2] + (xp.exp(log_depth) - mean)[..., None]
+    middle = joints[..., 2].mean(-1)  # (...)
+    closed_form = xp.log(xp.clip(middle + translation(joints, pixels, K)[..., 2], NEAREST_MM, FARTHEST_MM))
+    weights, usual = 1 / variances, prior[..., 0]
+    certain = weights.sum(-1)
+    found = (weights[..., 0] * closed_form + weights[..., 1] * (log_distance + xp.log(focal_length(K)))) / certain
+    unusual = (found - usual) ** 2 / (prior[..., 1] + 1 / certain)  # squared, in standard deviations
+    weight = 1 / (prior[..., 1] * (1 + unusual / FREEDOM))
+    log_depth = (certain * found + weight * usual) / (certain + weight)
+    z = joints[..., 2] + (xp.exp(log_depth) - middle)[..., None]
     return rays(pixels, K) * z[..., None]
 
 

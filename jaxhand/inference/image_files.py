@@ -149,8 +149,6 @@ def _fitting(found: HandBoxes, width: int, height: int) -> tuple[HandBoxes, list
         return found, []
     if not kept:
         raise UserError("; ".join(faults[:3]) + (f"; and {len(faults) - 3} more boxes" if len(faults) > 3 else ""))
-    sides, scores = (
-        [values[number] for number in kept] if isinstance(values, list) else values
-        for values in (found.sides, found.scores)
-    )
+    sides = [found.sides[number] for number in kept] if isinstance(found.sides, list) else found.sides
+    scores = None if found.scores is None else [found.scores[number] for number in kept]
     return HandBoxes(found.boxes[kept], sides, scores, found.K), faults

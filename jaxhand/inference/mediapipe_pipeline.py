@@ -32,6 +32,7 @@ HOW = "jaxhand convert mediapipe writes a run with all networks"
 LEAST_PALM = 0.5  # score of a palm that is looked at
 FURTHER = 1.3  # an image without palms is looked at once more, this much smaller: its hand may fill it
 LEAST_PRESENCE = 0.5  # of a hand in the crop
+DISTANCE = {"log_distance": (), "variances": (2,), "prior": (2,)}  # shapes, see `HandReading`; only of some models
 SAME_HAND = 0.5  # intersection over union of the boxes of two hands above which they are one
 
 
@@ -179,11 +180,12 @@ class Pipeline:
             )
             if readings["log_distance"] is not None:
                 zoom = np.log(CROP / square.side)  # focal length of the crop / that of the image
-                found[-1] |= {"log_distance": readings["log_distance"][i] + zoom, "weight": readings["weight"][i]}
+                found[-1] |= {key: readings[key][i] for key in DISTANCE}
+                found[-1]["log_distance"] += zoom
         return found
 
-    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list[np.ndarray | None]:
-        """What a network returns for the crops of images, in batches whose sizes are powers of two."""
+    def _through(self, network, images: Sequence[np.ndarray], rois: Sequence[Roi], size: int) -> list:
+        """What a network returns for the crops of images, in batches of powers of two: arrays, or None as it does."""
         pieces = []
         for start in range(0, len(rois), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(rois)))
@@ -276,7 +278,7 @@ def _apart(readings: list[dict]) -> list[dict]:
 def _together(readings: list[dict], K: np.ndarray | None) -> dict:
     """Hands of an image as arrays with one row per hand, with their places before the camera K where it is known."""
     shapes = {"keypoints_2d": (21, 2), "world": (21, 3), "score": (), "right": (), "boxes": (4,)}
-    shapes |= {key: () for key in ("log_distance", "weight") if readings and key in readings[0]}
+    shapes |= {key: shape for key, shape in DISTANCE.items() if readings and key in readings[0]}
     found = {key: np.reshape([reading[key] for reading in readings], (-1, *shape)) for key, shape in shapes.items()}
     if K is not None:
         K = np.broadcast_to(np.asarray(K, np.float64), (len(readings), 3, 3))
@@ -288,5 +290,5 @@ def placed(found: dict, K: np.ndarray) -> np.ndarray:
     """Place hands, as `Pipeline` found them, in front of cameras K (N, 3, 3): (N, 21, 3) mm."""
     joints = found["world"].astype(np.float64), found["keypoints_2d"], K
     if "log_distance" in found:
-        return place_at_distance(*joints, found["log_distance"], found["weight"])
+        return place_at_distance(*joints, *(found[key].astype(np.float64) for key in DISTANCE))
     return place_on_rays(*joints)

@@ -31,10 +31,11 @@ class HandReading(NamedTuple):
     world: jax.Array  # (B, 21, 3) mm around the hand's middle, axes of the crop: x right, y down, z away
     presence: jax.Array  # (B,) how likely there is a hand
     right: jax.Array  # (B,) how likely it is a right hand, of a photograph that is not mirrored
-    # Only of `PhotoNet`: (B,) log of the mean depth over the focal length of the crop, mm / px; (B,) its weight against
-    # the closed form; (B, G, 21, 5) its joints after every stage, x, y px and x, y, z mm
+    # Only of `PhotoNet`: (B,) log of the mean depth over the focal length of the crop, mm / px; (B, 2) and (B, 2) as in
+    # `placement.place_at_distance`; (B, G, 21, 5) its joints after every stage, x, y px and x, y, z mm
     log_distance: jax.Array | None = None
-    weight: jax.Array | None = None
+    variances: jax.Array | None = None
+    prior: jax.Array | None = None
     guesses: jax.Array | None = None
 
 

@@ -7,6 +7,7 @@ Where MediaPipe's heads are there too, the joints are a weighted mean of both: t
 A hand's distance has two estimates as well. The closed form (`hand.placement`) compares the joints in mm with those in
 px. The distance head predicts it from the image: the features contain the hand's proportions and how it is
 foreshortened. The two are averaged in proportion to the inverse of their variances, which are learned.
+`jaxhand evaluate --fit-joint-mix` adds the distances of a data set as a prior.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from jaxhand.models.upsample import sample_bilinear
 UNIT = 50.0  # px and mm: the unit of the joints inside of the heads, about the standard deviation of a joint
 # Initial standard deviations, of the logarithm of the distance: of the closed form, and of the distance head
 CLOSED_FORM, DISTANCE_HEAD = 0.066, 0.043
+NO_PRIOR = 400.0, 100.0  # mm, and a variance of the logarithm that is so large that the prior has no weight
 
 
 class PhotoNet(Mediapipe):
@@ -43,7 +45,7 @@ class PhotoNet(Mediapipe):
     """
 
     loss_terms = ("joints_3d", "joints_2d", "camera", "size", "guesses")
-    optional_parameters = (*Mediapipe.optional_parameters, "votes", "names", "stages", "distance", "variances")
+    optional_parameters = (*Mediapipe.optional_parameters, "votes", "names", "stages", "distance", "variances", "prior")
 
     @dataclasses.dataclass(frozen=True)
     class Options(Mediapipe.Options):
@@ -68,29 +70,31 @@ class PhotoNet(Mediapipe):
         self.stages = nnx.List([RefinementStage(sampled, width, rngs) for _ in range(options.looks)])
         self.distance = Linear(pooled, 1, rngs, kernel_init=jax.nn.initializers.zeros)
         self.variances = nnx.Param(2 * jnp.log(jnp.array([CLOSED_FORM, DISTANCE_HEAD])))  # their logarithms
+        self.prior = nnx.Param(jnp.log(jnp.array(NO_PRIOR)))  # logarithms of a distance in mm, and of a variance
 
     def placed(self, reading: HandReading, K: jax.Array) -> Predictions:
         """As `Mediapipe.placed`, with the distance head; and what its loss terms need."""
         assert reading.log_distance is not None and reading.guesses is not None, "`read_features` sets them"
-        joints = place_at_distance(reading.world, reading.pixels, K, reading.log_distance, reading.weight)
-        return super().placed(reading, K) | {
-            "keypoints_3d": joints,
-            "root_depth": focal_length(K) * jnp.exp(reading.log_distance),
-            "guesses_3d": reading.guesses[..., 2:],
-            "guesses_2d": reading.guesses[..., :2],
-        }
+        found = super().placed(reading, K)
+        found["keypoints_3d"] = place_at_distance(
+            reading.world, reading.pixels, K, reading.log_distance, reading.variances, reading.prior
+        )
+        found["root_depth"] = focal_length(K) * jnp.exp(reading.log_distance)
+        found["guesses_3d"], found["guesses_2d"] = reading.guesses[..., 2:], reading.guesses[..., :2]
+        return found
 
     def read_features(self, features: Features) -> HandReading:
         """What the network reads, from the features of the backbone."""
         base, guesses = super().read_features(features), self._guesses(features)
         pixels, world = guesses[:, -1, :, :2], guesses[:, -1, :, 2:]
         log_distance = self.distance(features.pooled)[:, 0]
-        weight = jax.nn.sigmoid(self.variances[0] - self.variances[1])  # of the distance head: its inverse variance
+        rows = lambda values: jnp.broadcast_to(values, (len(log_distance), 2))  # noqa: E731
         return base._replace(
             pixels=self.share_2d * pixels + (1 - self.share_2d) * base.pixels,
             world=self.share * _centred(world) + (1 - self.share) * _centred(base.world),
             log_distance=log_distance,
-            weight=jnp.broadcast_to(weight, log_distance.shape),
+            variances=rows(jnp.exp(self.variances[...])),
+            prior=rows(jnp.stack([self.prior[0], jnp.exp(self.prior[1])])),
             guesses=guesses,
         )
 

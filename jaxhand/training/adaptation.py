@@ -19,19 +19,24 @@ from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.sharding import make_mesh, replicated
 from jaxhand.training.step import EvalModel
 
-
+LEAST_VARIANCE = 1e-4  # of the prior: 1 %
 MODELS = ("mediapipe", "photo_net")  # those with mixes of joints
 
 
-def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1) -> Path:
-    """Fit the mixes of a run of one of `MODELS` on a data set, and write them with the network to a new run folder.
+def fit_joint_mix(
+    workdir: str | Path, name: str, split: str, out: str | Path, *, ridge: float = 0.1, ridge_2d: float | None = None
+) -> Path:
+    """Fit the mixes of a run on a data set, and write them with the network to a new run folder.
+
+    The distances of the data set become the prior of model "photo_net".
 
     Args:
-        workdir: run folder, such as `jaxhand convert mediapipe` writes.
+        workdir: run folder of one of `MODELS`, such as `jaxhand convert mediapipe` writes.
         name: data set, as in `data.train`. Hands without a label of every joint are left out.
         split: of the data set.
         out: folder to write.
         ridge: see `hand.joint_mix.fit`.
+        ridge_2d: the same for the joints in px; None: `ridge`.
 
     Returns:
         `out`.
@@ -66,10 +71,12 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
     if not len(pixels):
         raise UserError(f"{name}: no hand has a label of every joint")
     mixes = {
-        "mix_2d": joint_mix.fit(pixels, true_pixels, ridge=ridge),
+        "mix_2d": joint_mix.fit(pixels, true_pixels, ridge=ridge if ridge_2d is None else ridge_2d),
         "mix_3d": joint_mix.fit(joints, true_joints, ridge=ridge, translated=True),
     }
     params |= {key: np.float32(mix @ np.float64(params[key])) for key, mix in mixes.items()}
+    if "prior" in params:
+        params["prior"] = distance_prior(true_joints)
     run_dir.prepare(out, config)
     origin = {"kind": "joint_mix", "file": f"{workdir}, joints of {len(pixels)} hands of {name}", "partial": False}
     checkpoints = Checkpoints(out)
@@ -78,6 +85,12 @@ def fit_joint_mix(workdir: str | Path, name: str, split: str, out: str | Path, *
     checkpoints.save(0, **trees, optimizer={}, data={}, meta=meta, avg_metric=None)
     checkpoints.close()
     return out
+
+
+def distance_prior(joints: np.ndarray) -> np.ndarray:
+    """The parameter `prior` (2,) of `PhotoNet`, from the joints (N, 21, 3) mm of a data set."""
+    log_depth = np.log(np.maximum(joints[..., 2].astype(np.float64).mean(1), 1))
+    return np.array([log_depth.mean(), np.log(log_depth.var() + LEAST_VARIANCE)], np.float32)
 
 
 def mediapipes_alone(config: Config) -> Config:

@@ -12,7 +12,6 @@ from jaxhand.config import UserError
 from jaxhand.io import console
 
 CONNECT_S = 300.0  # seconds to wait until all processes have started
-PATIENCE_S = 5.0  # seconds until a line says what is waited for
 SILENCE_S = 20.0  # seconds without a sign of life, after which a process is given up
 _BEAT_S = 2.0  # seconds between two signs of life
 _KEY = "jaxhand/alive/"
@@ -55,11 +54,15 @@ def connect(*arguments) -> None:
 
     first = f"the first process at {arguments[0]}" if arguments else "the first process"
     thread = threading.Thread(target=initialize, daemon=True)
-    with console.patience(f"waiting for all processes of the run; {first} connects them", PATIENCE_S):
+    with console.patience(f"waiting for all processes of the run; {first} connects them"):
         thread.start()
         end = time.monotonic() + CONNECT_S
-        while thread.is_alive() and time.monotonic() < end:
-            thread.join(0.2)
+        try:
+            while thread.is_alive() and time.monotonic() < end:
+                thread.join(0.2)
+        except KeyboardInterrupt as error:
+            error.leaves_threads = True  # pyright: ignore[reportAttributeAccessIssue] (read by `runtime.run`)
+            raise
     if thread.is_alive():
         raise PeerError(
             f"not all processes of the run have started within {CONNECT_S:.0f} s, or {first} cannot be reached"
@@ -75,7 +78,9 @@ class _Watch:
     def __init__(self):
         from jax._src import distributed  # JAX has no public way to reach the store of the first process
 
-        self._client = distributed.global_state.client
+        client = distributed.global_state.client
+        assert client is not None, "`connect` has made it"
+        self._client = client
         self._index = distributed.global_state.process_id
         self._answered = time.monotonic()  # when the first process answered last
         self._seen = {}  # process → (its last sign of life, when it came)

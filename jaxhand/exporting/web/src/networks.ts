@@ -58,7 +58,10 @@ async function start(device: Device, models: Uint8Array[], settings: Settings): 
   runtime.env.wasm.numThreads = 1; // more need headers of the server
   runtime.env.wasm.wasmBinary = (await readFile(BINARIES[device])).buffer;
   const options: InferenceSession.SessionOptions = { executionProviders: [device], logSeverityLevel: 3 };
-  const [palm, hand, own] = await Promise.all(models.map((model) => session(runtime, model, options)));
+  const sessions: InferenceSession[] = []; // WebGPU can make only one at a time
+  for (const model of models) sessions.push(await runtime.InferenceSession.create(model, options));
+  const queue = { last: Promise.resolve() as Promise<unknown> };
+  const [palm, hand, own] = sessions.map((session) => asFunction(runtime, session, queue));
 
   const networks: Networks = {
     device,
@@ -93,15 +96,13 @@ async function start(device: Device, models: Uint8Array[], settings: Settings): 
   return networks;
 }
 
-/** Load a network, as a function of a crop and its camera. Its runs are made one after the other. */
-async function session(
+/** A network as a function of a crop and its camera. All networks of a queue run one after the other. */
+function asFunction(
   runtime: Runtime,
-  model: Uint8Array,
-  options: InferenceSession.SessionOptions,
-): Promise<(crop: Uint8Array, side: number, K: Matrix) => Promise<Record<string, Float32Array>>> {
-  const created = await runtime.InferenceSession.create(model, options);
+  session: InferenceSession,
+  queue: { last: Promise<unknown> },
+): (crop: Uint8Array, side: number, K: Matrix) => Promise<Record<string, Float32Array>> {
   const numbers = (data: Float32Array, ...shape: number[]) => new runtime.Tensor("float32", data, [1, ...shape]);
-  let last: Promise<unknown> = Promise.resolve();
   return (crop, side, K) => {
     const inputs: Record<string, Tensor> = {
       image: new runtime.Tensor("uint8", crop, [1, side, side, 3]),
@@ -110,12 +111,12 @@ async function session(
       has_depth: numbers(new Float32Array(1)),
       depth_center: numbers(new Float32Array(1)),
     };
-    const feeds = Object.fromEntries(created.inputNames.map((name) => [name, inputs[name]]));
-    const next = last.then(async () => {
-      const found = Object.entries(await created.run(feeds));
+    const feeds = Object.fromEntries(session.inputNames.map((name) => [name, inputs[name]]));
+    const next = queue.last.then(async () => {
+      const found = Object.entries(await session.run(feeds));
       return Object.fromEntries(found.map(([name, tensor]) => [name, tensor.data as Float32Array]));
     });
-    last = next.catch(() => undefined);
+    queue.last = next.catch(() => undefined);
     return next;
   };
 }

@@ -21,8 +21,10 @@ try {
   page.on("console", (message) => message.type() === "error" && found.errors.push(message.text()));
   page.on("pageerror", (error) => found.errors.push(error.message));
 
-  const state = (...states) =>
-    page.waitForFunction((states) => states.includes(document.body.dataset.state), [...states, "error"]);
+  const state = async (wanted) => {
+    await page.waitForFunction((wanted) => [wanted, "error"].includes(document.body.dataset.state), wanted);
+    if (wanted !== (await page.getAttribute("body", "data-state"))) throw new Error(await page.textContent("#status"));
+  };
   const downloaded = async () => {
     const [download] = await Promise.all([page.waitForEvent("download"), page.click("#save-json")]);
     return JSON.parse(fs.readFileSync(await download.path(), "utf8"));

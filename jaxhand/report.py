@@ -1,0 +1,38 @@
+"""Write a report of one or more runs: one HTML file with curves, metrics, tables and hands in 3D.
+
+`jaxhand report RUN` predicts the run's test set and writes RUN/report.html, which opens without a network connection.
+`jaxhand report RUN RUN` compares runs on the test set of the first one: hand by hand, with 95 % intervals.
+"""
+
+import argparse
+
+from jaxhand.io import console
+from jaxhand.training import runtime
+
+
+def main() -> int:
+    """Parse the command line, measure the runs and write the page; returns the exit code."""
+    description, usage = (__doc__ or "").strip().split("\n\n")
+    parser = argparse.ArgumentParser(prog="jaxhand report", description=description, epilog=usage)
+    parser.add_argument("workdir", type=console.path, nargs="+", metavar="RUN", help="run folder")
+    names = "synthetic, NAME:PATH such as ho3d:PATH, or module:function:PATH (default: the first run's test set)"
+    parser.add_argument("--data", metavar="NAME", help=names)
+    parser.add_argument("--split", choices=("train", "val", "test"), help="default: the first run's data.test_split")
+    out = "HTML file (default: report.html in the first run folder)"
+    parser.add_argument("--out", type=console.path, metavar="FILE", help=out)
+    arguments = parser.parse_args()
+
+    runtime.use_compilation_cache()
+    from jaxhand.evaluation.report import measured, page  # imported here, so that --help needs no JAX
+
+    found, name, split = [], arguments.data, arguments.split
+    for workdir in arguments.workdir:
+        with console.patience(f"Predicting the hands of {workdir}; this can take some minutes"):
+            found.append(measured.of_run(workdir, name, split))
+        name, split = found[0].data, found[0].split
+    print(f"Written to {page.write(found, arguments.out or arguments.workdir[0] / 'report.html')}")
+    return 0
+
+
+if __name__ == "__main__":
+    runtime.run(main)
