@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.exporting import checking, formats, network, writing
+from jaxhand.exporting import checking, formats, network, onnx_ops, writing
 from jaxhand.inference.predictor import Predictor
 from jaxhand.training.checkpoint import restore_best
 from tests.support import mediapipe_files
@@ -40,7 +40,10 @@ def exported(run, tmp_path_factory):
     return folder, lines
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "dense"])
+SLOW = [name for name in MODELS if name not in ("dense", "hamer", "mediapipe")]
+
+
+@pytest.mark.parametrize("name", ["hamer", "mediapipe", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_every_model_becomes_onnx(name, tmp_path):
     """`export` itself compares it with the run."""
     lines = []
@@ -98,7 +101,6 @@ def test_the_loaders_of_the_page_need_no_jaxhand(number, format, run, exported):
     folder, _ = exported
     inputs = checking.batches(network.hand(run))[1]
     np.savez(folder / "inputs.npz", **inputs)
-    loader = loaders()[number].replace("exported/", "").replace('inputs["', 'np.load("inputs.npz")["')
     blocked = "import sys; sys.modules |= {'jaxhand': None, 'flax': None}; import numpy as np\n"
     inputs_line = "inputs = dict(np.load('inputs.npz'))\n"
     save = "np.savez('outputs.npz', **hands)"
@@ -118,7 +120,9 @@ def test_half_precision_halves_the_file_and_prints_its_cost(run, exported, tmp_p
     folder, lines = exported[0], []
     [file] = writing.export(run, tmp_path, "onnx", half=True, say=lines.append)
     assert file.stat().st_size < 0.7 * (folder / file.name).stat().st_size
-    cost = re.fullmatch(r"  half precision changes the predictions by ([\d.e-]+) mm, ([\d.e-]+) px on average", lines[1])
+    cost = re.fullmatch(
+        r"  half precision changes the predictions by ([\d.e-]+) mm, ([\d.e-]+) px on average", lines[1]
+    )
     assert 0 < float(cost[1]) < 5
     assert json.loads((tmp_path / "metadata.json").read_text())["hand"]["weights"] == "float16"
 
@@ -147,6 +151,6 @@ def test_errors_of_a_user(run, tmp_path, monkeypatch):
 
 
 def test_a_model_with_other_operations_is_named(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(formats.onnx_ops, "CONVERTERS", {})
+    monkeypatch.setattr(onnx_ops, "CONVERTERS", {})
     with pytest.raises(UserError, match="dense cannot be written as ONNX: it contains the primitive"):
         writing.export(run, tmp_path / "out", "onnx")

@@ -176,7 +176,10 @@ def test_loops_are_unrolled():
 
 def test_weights_of_half_precision_are_stored_in_it():
     weights = RNG.normal(size=(64, 64)).astype(np.float32)
-    models = [run(lambda x, w=w: {"y": x @ w}, x=np.ones((2, 64), np.float32))[1] for w in (weights, weights.astype(np.float16).astype(np.float32))]
+    models = [
+        run(lambda x, w=w: {"y": x @ w}, x=np.ones((2, 64), np.float32))[1]
+        for w in (weights, weights.astype(np.float16).astype(np.float32))
+    ]
     assert models[1].ByteSize() < 0.6 * models[0].ByteSize()
     assert {prop.key: prop.value for prop in models[0].metadata_props} == {"about": '{"a": 1}'}
 

@@ -214,7 +214,7 @@ class SchedulerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class DeviceMeshConfig:
     """Numbers of devices along the axes of the mesh; their product is the number of all devices. -1: automatic."""
 
     data: int = _number(-1, least=-1)  # groups of devices that each have all parameters; -1: the devices that remain
@@ -244,7 +244,7 @@ class TrainingConfig:
     # replicated: every device has all parameters. fsdp: large arrays of parameters and optimizer are split over the
     # devices along the mesh's axis `fsdp`; the results are the same.
     sharding: str = _choice("replicated", "fsdp")
-    mesh: MeshConfig = MeshConfig()
+    mesh: DeviceMeshConfig = DeviceMeshConfig()  # numbers of devices along the axes of the mesh
     metrics: tuple[str, ...] = ()  # additional metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
 
 

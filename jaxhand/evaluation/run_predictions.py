@@ -1,5 +1,6 @@
 """Collect the predictions of a run on a data set: convert them from crops to images, and for a protocol."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ class PredictionCollector:
     def __init__(self):
         self._batches = []
 
-    def collect(self, batch: dict, predictions: dict) -> None:
+    def collect(self, batch: Mapping, predictions: Mapping) -> None:
         """Add the predictions of a batch.
 
         Args:

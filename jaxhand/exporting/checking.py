@@ -76,7 +76,7 @@ def cost(network: Network, inputs: Batch) -> dict[str, float]:
 def _random(inputs: Inputs) -> Batch:
     """Noise as an image, in front of a camera like that of a photograph."""
     rng, size = np.random.default_rng(0), inputs["image"][0][0]
-    K = np.float32([[1.2 * size, 0, (size - 1) / 2], [0, 1.2 * size, (size - 1) / 2], [0, 0, 1]])
+    K = np.array([[1.2 * size, 0, (size - 1) / 2], [0, 1.2 * size, (size - 1) / 2], [0, 0, 1]])
     values = {
         "image": lambda shape: rng.integers(0, 256, shape),
         "depth": lambda shape: rng.uniform(-1, 1, shape),
@@ -94,7 +94,7 @@ def _rendered(network: Network) -> Batch:
     records = [hands[i] for i in range(RENDERED)]
     if network.name == PALM:
         sides = network.inputs["image"][0][:2]
-        return {"image": np.stack([cv2.resize(record.image, sides) for record in records])}
+        return {"image": np.stack([cv2.resize(record.pixels, sides) for record in records])}
     rule = RULES[network.metadata["crop"]["rule"]]
     crops = [crop(record, config.data.image_size, config.data.crop_scale, rule=rule) for record in records]
     batch = {name: np.stack([one[name] for one in crops]) for name in network.inputs}

@@ -70,14 +70,14 @@ def run_stablehlo(path: Path) -> Runner:
 
 def run_onnx(path: Path) -> Runner:
     """A function that runs a file of `to_onnx` on the CPU."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # no advice about the graph
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to others
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(None, inputs)))
+    return lambda inputs: {name: np.asarray(array) for name, array in zip(names, session.run(None, inputs))}
 
 
 class Format(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a user of an exported network has to know: how to cut its crop, its units and joints, and where it comes from."""
+"""What a user of an exported network has to know: how its crop is cut, units, joints, and where it comes from."""
 
 import dataclasses
 import hashlib

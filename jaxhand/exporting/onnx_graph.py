@@ -15,7 +15,7 @@ from jaxhand.exporting import half
 OPSET, IR_VERSION = 18, 9
 BATCH = "B"  # name of the batch axis in the file
 Dim = Any  # an int, or a multiple of the batch size: a symbolic dimension of `jax.export`
-Shape = tuple[Dim, ...]
+Shape = Sequence[Dim]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Graph:
             dtype: of the output; None: that of the first operand.
             attributes: of the operator.
         """
-        from onnx import helper
+        from onnx import helper  # pyright: ignore[reportMissingImports]
 
         names = [self._name(tensor) for tensor in inputs]
         key = (operator, *names, *sorted((name, str(value)) for name, value in attributes.items()))
@@ -166,7 +166,7 @@ class Graph:
 
     def cast(self, tensor: Tensor, dtype) -> Tensor:
         """Convert the numbers of a tensor."""
-        from onnx import helper
+        from onnx import helper  # pyright: ignore[reportMissingImports]
 
         dtype = np.dtype(dtype)
         if dtype == tensor.dtype:
@@ -197,7 +197,7 @@ class Graph:
 
         A large float32 constant whose values are numbers of half precision is stored in half precision.
         """
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
         ends = [
             helper.make_node("Identity", [self._name(tensor)], [name], name=name) for name, tensor in outputs.items()
@@ -215,7 +215,7 @@ class Graph:
                 casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
                 name, array = f"{name}_half", array.astype(np.float16)
             stored.append(numpy_helper.from_array(array, name))
-        infos = [
+        inputs, results = (
             [
                 helper.make_tensor_value_info(
                     name,
@@ -225,8 +225,8 @@ class Graph:
                 for name, tensor in tensors.items()
             ]
             for tensors in ({tensor.name: tensor for tensor in self._inputs}, outputs)
-        ]
-        graph = helper.make_graph([*casts, *reversed(kept), *ends], "jaxhand", *infos, stored)
+        )
+        graph = helper.make_graph([*casts, *reversed(kept), *ends], "jaxhand", inputs, results, stored)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="jaxhand")
         helper.set_model_props(model, metadata)

@@ -59,10 +59,9 @@ def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) ->
         os.replace(draft, file)
     finally:
         draft.unlink(missing_ok=True)
-    counts = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
-    say(
-        f"{file}: {file.stat().st_size / 1e6:.1f} MB, checked on {counts}: at most {checking.by_unit(found)} from the run"
-    )
+    images = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
+    size = file.stat().st_size / 1e6
+    say(f"{file}: {size:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
     if half:
         lost = checking.cost(network, inputs[-1])
         say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")

@@ -205,13 +205,14 @@ def joint_windows(image: jax.Array, joints: jax.Array, has_depth: jax.Array) -> 
     """
     B, side = image.shape[0], image.shape[1]
     position = (joints[..., :2] + 1) * (side / 2)  # of the joint, px from the upper left corner of the image
-    corner = jnp.clip(jnp.round(position), 0, side).astype(jnp.int32)  # of the window, in `padded`
+    corner = jnp.clip(jnp.round(position).astype(jnp.int32), 0, side)  # of the window, in `padded`
     margin = WINDOW // 2
     padded = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     width, steps = padded.shape[2], jnp.arange(WINDOW)
     start = corner[..., 1] * width + corner[..., 0]  # (B, 21) index of the window's first pixel among all pixels
     index = start[..., None, None] + steps[:, None] * width + steps  # (B, 21, WINDOW, WINDOW)
-    windows = jnp.take_along_axis(padded.reshape(B, -1, 4), index.reshape(B, -1, 1), axis=1)  # (B, 21 * WINDOW^2, 4)
+    pixels, index = padded.reshape(B, -1, 4), index.reshape(B, -1, 1)
+    windows = jnp.take_along_axis(pixels, index, axis=1, mode="promise_in_bounds")  # (B, 21 * WINDOW^2, 4)
     windows = windows.reshape(B, NUM_KEYPOINTS, WINDOW, WINDOW, 4)
     depth = relative_depth(windows[..., 3], joints[..., 2, None, None]) * has_depth[:, None, None, None]
     colors = windows[..., :3].reshape(B, NUM_KEYPOINTS, -1)  # (B, 21, WINDOW * WINDOW * 3)

@@ -197,7 +197,9 @@ def _picture(measured: Measured, row: int) -> str:
     scale = PICTURE / side
     corner = (low + high) / 2 - side / 2
     matrix = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]])
-    crop = cv2.warpAffine(record.image, matrix, (PICTURE, PICTURE), flags=cv2.INTER_AREA, borderValue=(90, 90, 90))
+    crop = cv2.warpAffine(
+        np.asarray(record.image), matrix, (PICTURE, PICTURE), flags=cv2.INTER_AREA, borderValue=(90, 90, 90)
+    )
     pictures = [
         draw_skeleton(crop, (pixels - corner) * scale, scale=1, valid=shown)
         for pixels, shown in ((measured.pixels[row], None), (true, valid))
