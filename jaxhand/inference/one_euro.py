@@ -18,7 +18,9 @@ class OneEuroFilter:
 
     def __init__(self, min_cutoff: float = MIN_CUTOFF, beta: float = BETA):
         self.min_cutoff, self.beta = min_cutoff, beta
-        self._seconds = self._value = self._speed = None
+        self._seconds = 0.0
+        self._value: np.ndarray | None = None
+        self._speed = np.zeros(())
 
     def __call__(self, value: np.ndarray, seconds: float, *, unit: float = 1.0) -> np.ndarray:
         """Filter the next value.
@@ -36,7 +38,7 @@ class OneEuroFilter:
             self._value, self._speed = value, np.zeros_like(value)
         else:
             step = seconds - self._seconds
-            self._speed += _weight(SPEED_CUTOFF, step) * ((value - self._value) / step - self._speed)
+            self._speed = self._speed + _weight(SPEED_CUTOFF, step) * ((value - self._value) / step - self._speed)
             cutoff = self.min_cutoff + self.beta * unit * np.abs(self._speed)
             self._value = self._value + _weight(cutoff, step) * (value - self._value)
         self._seconds = seconds

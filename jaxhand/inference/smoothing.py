@@ -147,5 +147,5 @@ def _bones(joints: np.ndarray) -> np.ndarray:
 def _between(now: Reading, before: Reading, part: float) -> Reading:
     """A reading between two others; `part` is 0 for the first and 1 for the second."""
     mix = lambda a, b: a + part * (b - a)  # noqa: E731
-    joints = (mix(getattr(now, key), getattr(before, key)) for key in ("keypoints_2d", "keypoints_3d"))
-    return Reading(*joints, 0.0, now.right)
+    pixels = mix(now.keypoints_2d, before.keypoints_2d)
+    return Reading(pixels, mix(now.keypoints_3d, before.keypoints_3d), 0.0, now.right)

@@ -46,7 +46,7 @@ class _AvWriter:
     note = ""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float):
-        import av
+        import av  # pyright: ignore[reportMissingImports]  # optional
 
         self._av, self._file = av, av.open(str(path), "w", options={"movflags": "faststart"})
         rate = fractions.Fraction(fps).limit_denominator(1001)
