@@ -18,7 +18,7 @@ from jaxhand.io import video_writer
 from tests.support import mediapipe_files
 from tests.support.moving_hands import SIZE, FakePipeline, crossing, frame_of, image_of
 
-COUNT = 40
+COUNT = 60
 
 
 @pytest.fixture(scope="module")
