@@ -22,12 +22,11 @@ JOBSET = yaml.safe_load((DEPLOY / "jobset.yaml").read_text())
 def parsed(monkeypatch, words):
     """The config and the arguments of `jaxhand train`; nothing is trained."""
     found = {}
-    monkeypatch.setattr(sys, "argv", ["jaxhand", *words])
+    monkeypatch.setattr(sys, "argv", ["jaxhand", *words, "training.init_from="])
     monkeypatch.setattr(train.runtime, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(train.runtime, "connect", lambda *flags: found.update(connect=flags))
     monkeypatch.setattr(data, "check", lambda name: None)
     monkeypatch.setattr(models, "check", lambda config: None)
-    monkeypatch.setattr(Path, "is_dir", lambda path: True)  # training.init_from of the config
     monkeypatch.setattr(loop, "train", lambda config, workdir, allow: found.update(config=config, workdir=workdir) or 0)
     assert train.main() == 0
     return found
