@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import tempfile
 import typing
 import zipfile
@@ -138,9 +139,19 @@ def annotated(image: np.ndarray, hands: list[TrackedHand]) -> np.ndarray:
 
 
 def until_interrupted(frames: Iterable[VideoFrame], source: Source) -> Iterator[VideoFrame]:
-    """Yield frames until Ctrl-C, and show how many are done and how long the others take."""
-    with contextlib.suppress(KeyboardInterrupt):
-        yield from tqdm.tqdm(frames, total=source.count, unit="frame", desc="tracking", disable=None)
+    """Yield frames until Ctrl-C, and show how many are done and how long the others take.
+
+    Ctrl-C takes effect after the frame that is being processed, so that all files are complete.
+    """
+    interrupts = []
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    try:
+        for frame in tqdm.tqdm(frames, total=source.count, unit="frame", desc="tracking", disable=None):
+            yield frame
+            if interrupts:
+                return
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _entry(hand: TrackedHand) -> dict:

@@ -54,7 +54,7 @@ class FakePipeline:
 
 
 def image_of(frame: int) -> np.ndarray:
-    """A dark image (240, 320, 3) uint8 whose first rows show the bits of a frame's number, as a compression keeps it."""
+    """A dark image (240, 320, 3) uint8 whose first rows show the bits of a frame's number: compression keeps them."""
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     for bit in range(8):
         image[:16, 16 * bit : 16 * bit + 16] = 255 * (frame >> bit & 1)
