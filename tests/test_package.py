@@ -63,7 +63,7 @@ def imported(folder: str) -> dict[str, str]:
 def test_every_import_is_declared(folder, files):
     """Not only installed because another package needs it."""
     distributions = importlib.metadata.packages_distributions()
-    others = {"torch": ["torch"], "smplx": ["smplx"], "scipy": ["scipy"], "google": ["protobuf"]}
+    others = {name: [name] for name in ("torch", "smplx", "scipy", "av")} | {"google": ["protobuf"]}
     undeclared = [
         f"{name} ({path})"
         for name, path in imported(folder).items()
