@@ -21,7 +21,7 @@ COMMANDS = {  # name of a command → (module with its `main`, description)
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
     "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),
     "export": ("jaxhand.export", "write the networks of a run as files for other programs: StableHLO or ONNX"),
-    "summary": ("jaxhand.models.summary", "count the parameters, FLOPs and activations of a network"),
+    "summary": ("jaxhand.summary", "count parameters, FLOPs and activations; estimate the cost on many devices"),
 }
 
 
