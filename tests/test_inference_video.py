@@ -227,7 +227,7 @@ class StubRerun(types.ModuleType):
     def set_time(self, timeline, **value):
         self.now[timeline] = value
 
-    def log(self, entity, content, static):
+    def log(self, entity, content, static=False):
         self.logged.append((None if static else self.now["frame"]["sequence"], entity, content))
 
     def disconnect(self):
@@ -278,9 +278,13 @@ def test_a_recording_of_rerun_itself(clip, run, tmp_path):
     assert run(clip, "--out", tmp_path / "out", "--rerun", path, "--focal", 300) == 0
     columns = {}
     for chunk in chunks.RrdReader(path).stream().to_chunks():
-        for name, values in chunk.to_record_batch().to_pydict().items():
+        batch = chunk.to_record_batch()
+        for name, column in zip(batch.schema.names, batch.columns):
+            values = column.to_numpy(zero_copy_only=False) if "time" in name else column.to_pylist()  # times are in ns
             columns.setdefault((chunk.entity_path, name), []).extend(values)
     assert sorted(columns["/camera/image", "frame"]) == list(range(COUNT))
+    times = np.array(columns["/camera/image", "time"]) / np.timedelta64(1, "s")
+    np.testing.assert_allclose(times, np.array(columns["/camera/image", "frame"]) / 25, atol=1e-3)
     jpeg = np.array(columns["/camera/image", "EncodedImage:blob"][0][0], np.uint8)
     assert frame_of(cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB)) == columns["/camera/image", "frame"][0]
     assert ("/", "AnnotationContext:context") in columns and ("/camera", "Pinhole:image_from_camera") in columns

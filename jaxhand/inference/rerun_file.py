@@ -59,9 +59,11 @@ class RerunFile:
             raise UserError(f"cannot write {path}: {getattr(error, 'strerror', error)}") from error
         camera = np.array(K, np.float64)
         camera[:2, 2] += 0.5  # Rerun counts px from the corner of the image, K from the centre of its first pixel
-        self._log("/", rerun.ViewCoordinates.RDF, static=True)
-        self._log("/", rerun.AnnotationContext([self._hand(number) for number in range(len(SIDES))]), static=True)
-        self._log("camera", rerun.Pinhole(image_from_camera=camera, resolution=size), static=True)
+        self._recording.log("/", rerun.ViewCoordinates.RDF, static=True)
+        self._recording.log(
+            "/", rerun.AnnotationContext([self._hand(number) for number in range(len(SIDES))]), static=True
+        )
+        self._recording.log("camera", rerun.Pinhole(image_from_camera=camera, resolution=size), static=True)
 
     def __enter__(self) -> "RerunFile":
         return self
@@ -73,19 +75,18 @@ class RerunFile:
         """Write one frame."""
         self._recording.set_time("frame", sequence=frame.index)
         self._recording.set_time("time", duration=frame.seconds)
-        self._log("camera/image", self._rerun.Image(frame.image).compress(jpeg_quality=JPEG_QUALITY))
+        self._recording.log("camera/image", self._rerun.Image(frame.image).compress(jpeg_quality=JPEG_QUALITY))
         for hand in hands:
             ids = {"class_ids": SIDES.index("right" if hand.is_right else "left"), "keypoint_ids": range(21)}
-            self._log(f"camera/hands/track_{hand.track}", self._rerun.Points2D(hand.keypoints_2d + 0.5, **ids))
-            self._log(f"hands/track_{hand.track}", self._rerun.Points3D(hand.keypoints_3d, **ids))
+            self._recording.log(
+                f"camera/hands/track_{hand.track}", self._rerun.Points2D(hand.keypoints_2d + 0.5, **ids)
+            )
+            self._recording.log(f"hands/track_{hand.track}", self._rerun.Points3D(hand.keypoints_3d, **ids))
         shown = {hand.track for hand in hands}
         for track in self._shown - shown:  # the viewer would show its last joints in all later frames
-            self._log(f"camera/hands/track_{track}", self._rerun.Clear(recursive=False))
-            self._log(f"hands/track_{track}", self._rerun.Clear(recursive=False))
+            self._recording.log(f"camera/hands/track_{track}", self._rerun.Clear(recursive=False))
+            self._recording.log(f"hands/track_{track}", self._rerun.Clear(recursive=False))
         self._shown = shown
-
-    def _log(self, entity: str, content: object, static: bool = False) -> None:
-        self._recording.log(entity, content, static=static)
 
     def _hand(self, number: int) -> object:
         """The names and colours of the joints, and the bones, of hands of side `number`."""
