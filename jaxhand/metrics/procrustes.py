@@ -8,6 +8,7 @@ operations that follow it in the same `jax.jit`, and then takes many times longe
 """
 
 import math
+import numbers
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -154,6 +155,22 @@ def as_points(pred: ArrayLike, gt: ArrayLike) -> tuple[jax.Array, jax.Array]:
     _check_points(pred, gt)
     dtype = jnp.promote_types(jnp.promote_types(pred.dtype, gt.dtype), jnp.float32)
     return pred.astype(dtype), gt.astype(dtype)
+
+
+def checked_joint(name: str, joint, count: int) -> int:
+    """Check the index of a joint, and return it counted from the start. (JAX replaces a wrong index without an error.)
+
+    Args:
+        name: name of the argument, for the error.
+        joint: the index; a negative one counts from the end.
+        count: number of joints.
+
+    Raises:
+        ValueError: it is no whole number, or there is no such joint.
+    """
+    if isinstance(joint, bool | np.bool_) or not isinstance(joint, numbers.Integral) or not -count <= joint < count:
+        raise ValueError(f"{name} must be the index of one of {count} joints, 0 to {count - 1}, got {joint!r}")
+    return int(joint) % count
 
 
 def _check_points(pred, gt):
