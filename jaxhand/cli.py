@@ -14,14 +14,14 @@ COMMANDS = {  # name of a command → (module with its `main`, description)
     "train": ("jaxhand.train", "train a network; without a config, the quickstart"),
     "evaluate": ("jaxhand.evaluate", "score a run on data sets, or score a file of predictions"),
     "report": ("jaxhand.report", "write a page about one or more runs, with curves, tables and hands in 3D"),
-    "predict": ("jaxhand.predict", "predict the hands in photographs with a trained run"),
-    "synthetic": ("jaxhand.data.synthetic.dataset", "draw a page of synthetic training images"),
+    "predict": ("jaxhand.predict", "predict the hands in photographs or a video with a trained run"),
+    "synthetic": ("jaxhand.data.synthetic.__main__", "draw synthetic training images, or a video of hands that move"),
     "synthetic-photo": ("jaxhand.data.synthetic.photo_preview", "draw a page of photograph-like training images"),
     "inspect": ("jaxhand.inspect", "check a data set before training on it"),
     "pack": ("jaxhand.pack", "pack a data set into a few files with checksums"),
     "convert": ("jaxhand.convert", "convert released weights of HaMeR, WiLoR, ViTPose or MediaPipe into a run"),
     "export": ("jaxhand.export", "write the networks of a run as files for other programs: StableHLO or ONNX"),
-    "summary": ("jaxhand.models.summary", "count the parameters, FLOPs and activations of a network"),
+    "summary": ("jaxhand.summary", "count parameters, FLOPs and activations; estimate the cost on many devices"),
 }
 
 

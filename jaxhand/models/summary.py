@@ -234,16 +234,25 @@ def table(rows: list[dict], batch: int) -> str:
     )
 
 
-def main(argv: typing.Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     name = "jaxhand summary"
-    parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=NOTES, formatter_class=raw)
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a value, such as model.vit.size=B")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--no-time", action="store_true", help="do not time the forward pass")
-    arguments = parser.parse_intermixed_args(argv)
+    found = argparse.ArgumentParser(prog=name, description=__doc__, epilog=NOTES, formatter_class=raw)
+    found.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml")
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a value, such as model.vit.size=B")
+    found.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    found.add_argument("--no-time", action="store_true", help="do not time the forward pass")
+    return found
+
+
+def main(argv: typing.Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run(parser().parse_intermixed_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the cost of the model; returns the exit code."""
     show = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
     try:
         config = configs.load(arguments.config, arguments.overrides)

@@ -32,7 +32,16 @@ def make_mesh(training: TrainingConfig | None = None) -> Mesh:
     Raises:
         ConfigError: the lengths do not multiply to the number of devices.
     """
-    devices, training = jax.device_count(), training or TrainingConfig()
+    axes = mesh_axes(training or TrainingConfig(), jax.device_count())
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+
+
+def mesh_axes(training: TrainingConfig, devices: int) -> dict[str, int]:
+    """The lengths of the axes of a mesh of so many devices: `data`, and with `training.sharding=fsdp` also `fsdp`.
+
+    Raises:
+        ConfigError: the lengths do not multiply to the number of devices.
+    """
     data, fsdp = training.mesh.data, training.mesh.fsdp if training.sharding == "fsdp" else 1
     if fsdp < 0:
         fsdp = devices // max(data, 1)
@@ -41,8 +50,7 @@ def make_mesh(training: TrainingConfig | None = None) -> Mesh:
     if data * fsdp != devices:
         lengths = f"training.mesh.data {data} times fsdp {fsdp}"
         raise ConfigError(f"{lengths} must be the number of devices, {devices}; -1 stands for the devices that remain")
-    axes = {"data": data} | ({"fsdp": fsdp} if training.sharding == "fsdp" else {})
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    return {"data": data} | ({"fsdp": fsdp} if training.sharding == "fsdp" else {})
 
 
 def replicated(device_mesh: Mesh) -> NamedSharding:
@@ -128,9 +136,15 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def check_batch_size(batch_size: int, parts: int = 1) -> None:
-    """Raise ConfigError if the batch size is not a multiple of the number of devices times that of the parts."""
-    devices = jax.device_count()
+def check_batch_size(batch_size: int, parts: int = 1, devices: int = 0) -> None:
+    """Raise ConfigError if the batch size is not a multiple of the number of devices times that of the parts.
+
+    Args:
+        batch_size: rows on all devices together.
+        parts: `training.accumulate`.
+        devices: number of devices; 0: those of this run.
+    """
+    devices = devices or jax.device_count()
     if batch_size % (devices * parts):
         nearest = max(round(batch_size / devices / parts), 1) * devices * parts
         over = f"{devices} devices" if parts == 1 else f"{devices} devices in {parts} parts (training.accumulate)"
