@@ -145,7 +145,7 @@ def reader(kind: str) -> typing.Callable[..., Source]:
         function = load_object(kind, "data set")
         if not callable(function):
             raise UserError(f"data set {kind} must be a function, got {type(function).__name__}")
-        return function
+        return typing.cast(typing.Callable[..., Source], function)
     if not _is_built_in(kind):
         raise _unknown(kind)
     name, _, variant = kind.partition("-")

@@ -8,7 +8,6 @@ operations that follow it in the same `jax.jit`, and then takes many times longe
 """
 
 import math
-import numbers
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -168,7 +167,7 @@ def checked_joint(name: str, joint, count: int) -> int:
     Raises:
         ValueError: it is no whole number, or there is no such joint.
     """
-    if isinstance(joint, bool | np.bool_) or not isinstance(joint, numbers.Integral) or not -count <= joint < count:
+    if isinstance(joint, bool | np.bool_) or not isinstance(joint, int | np.integer) or not -count <= joint < count:
         raise ValueError(f"{name} must be the index of one of {count} joints, 0 to {count - 1}, got {joint!r}")
     return int(joint) % count
 

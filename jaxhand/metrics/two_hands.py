@@ -101,6 +101,7 @@ def _root_relative(joints, roots):
     return jnp.concatenate([hand - origin for hand, origin in zip(hands, origins)], axis=-2)
 
 
-def _checked(roots, count) -> list[int]:
+def _checked(roots, count) -> tuple[int, int]:
     """The indices of both roots among `count` joints; ValueError if there is no such joint."""
-    return [checked_joint("each of roots", root, count) for root in roots]
+    right, left = (checked_joint("each of roots", root, count) for root in roots)
+    return right, left

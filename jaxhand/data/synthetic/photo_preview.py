@@ -18,7 +18,13 @@ from jaxhand.io import console
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic-photo", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preview", type=console.path, metavar="PNG", required=True, help="a sheet of images with and without skeletons")
+    parser.add_argument(
+        "--preview",
+        type=console.path,
+        metavar="PNG",
+        required=True,
+        help="a sheet of images with and without skeletons",
+    )
     parser.add_argument("--without", nargs="*", default=[], metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--backgrounds", default="", metavar="FOLDER", help="own photographs for the backgrounds")
     parser.add_argument("--size", type=int, default=224, help="side of an image, px (%(default)s)")
