@@ -38,8 +38,8 @@ def main() -> int:
     page.add_argument("--web", action="store_true", help="write a web page, as one HTML file")
     page.add_argument("--folder", action="store_true", help="with --web: a folder for a static server")
     page.add_argument(
-        "--detector", type=console.path, metavar="RUN", help="with --web: MediaPipe's networks, which find the hands for "
-        "a run of another model (default: runs/mediapipe)",
+        "--detector", type=console.path, metavar="RUN", help="with --web: MediaPipe's networks, which find the hands "
+        "for a run of another model (default: runs/mediapipe)",
     )  # fmt: skip
     arguments = parser.parse_args()
     if not arguments.web and (arguments.folder or arguments.detector):
