@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     ways = {"JAX": jaxhand.load(arguments.run), "LiteRT": jaxhand.load(arguments.run)}
-    pipeline = ways["LiteRT"]._pipeline
+    pipeline = ways["LiteRT"].pipeline
     pipeline._palm, pipeline._hand = LiteRT(arguments.source, PALM), LiteRT(arguments.source, HAND)
     starts = range(0, len(arguments.images), arguments.group)
     groups = [arguments.images[start : start + arguments.group] for start in starts]

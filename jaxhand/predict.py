@@ -1,16 +1,19 @@
-"""Predict the hands in images: `jaxhand predict WORKDIR IMAGE...`; `--help` lists the options.
+"""Predict the hands in images or in a video: `jaxhand predict WORKDIR IMAGE...`; `--help` lists the options.
 
 Writes, for each image, a picture with the skeletons and, where the model has a mesh, a picture with the meshes and the
 meshes themselves as OBJ (mm, x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has
-the joints of all hands in px and mm.
+the joints of all hands in px and mm. Of a video: annotated.mp4, and the tracks of its hands in tracks.jsonl and
+tracks.npz.
 """
 
 import argparse
 import collections
 import contextlib
+import itertools
 import math
 import os
 import sys
+import time
 import typing
 from pathlib import Path
 
@@ -21,7 +24,9 @@ from jaxhand.training import runtime
 if typing.TYPE_CHECKING:
     import numpy as np
 
+    from jaxhand.inference.arguments import ImagePredictor
     from jaxhand.inference.boxes import HandBoxes
+    from jaxhand.inference.tracking import Reader
 
 MESH_KINDS = ("obj", "glb")  # those of `hand.mesh_files`, which --help must not import
 _EXAMPLES = """examples:
@@ -33,12 +38,17 @@ _EXAMPLES = """examples:
     jaxhand predict runs/quickstart *.jpg --boxes hands.jsonl --K 1400 1400 959.5 539.5
   hands that MediaPipe's networks detect, for another model:
     jaxhand predict runs/quickstart *.jpg --detector mediapipe
+  the hands of a video, as smooth tracks (docs/video.md):
+    jaxhand predict runs/mediapipe clip.mp4
 """
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".mts")
 
 
 def main() -> int:
     """Parse the command line, predict and write; returns the exit code, 1 if something was left out."""
     arguments = _parse_arguments()
+    if arguments.video is not None or arguments.camera is not None:
+        return _predict_video(arguments)
     # Imported here, so that --help and wrong arguments need no JAX.
     from jaxhand import models
     from jaxhand.inference import loading
@@ -100,7 +110,7 @@ def _parse_arguments() -> argparse.Namespace:
         type=console.path,
         nargs="*",
         metavar="IMAGE",
-        help="image files, or folders of them (default: all images that --boxes names)",
+        help="image files, or folders of them (default: all images that --boxes names); or one video",
     )
     hands = parser.add_argument_group(
         "where the hands are",
@@ -152,7 +162,9 @@ def _parse_arguments() -> argparse.Namespace:
         "--mesh", choices=(*MESH_KINDS, "none"), help="kind of the mesh files (default: both obj and glb)"
     )
     parser.add_argument("--out", type=console.path, metavar="DIR", help="output folder (default: WORKDIR/predictions)")
+    _add_video_options(parser)
     arguments = parser.parse_intermixed_args()
+    _take_video(arguments)
     if arguments.focal is not None and not 0 < arguments.focal < math.inf:
         raise UserError(f"--focal must be positive, in px, got {arguments.focal}")
     if arguments.K is not None and not (all(map(math.isfinite, arguments.K)) and min(arguments.K[:2]) > 0):
@@ -164,6 +176,127 @@ def _parse_arguments() -> argparse.Namespace:
     if arguments.hand and (arguments.boxes or arguments.detector):
         raise UserError("--hand is for one hand per image; with --boxes or --detector, each hand has its own side")
     return arguments
+
+
+def _add_video_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for videos. Their defaults of None are those of the functions that take them."""
+    video = parser.add_argument_group(
+        "video",
+        "Hands keep their numbers from frame to frame, and are smoothed over time. Ctrl-C ends early, with all files.",
+    )
+    source = video.add_mutually_exclusive_group()
+    source.add_argument("--video", type=console.path, metavar="PATH", help="a video file, or a folder of its frames")
+    source.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0; Ctrl-C ends it")
+    video.add_argument("--fps", type=_positive, help="frames per second of a folder of frames (default: 30)")
+    video.add_argument("--max-hands", type=int, metavar="N", help="the most hands at a time (default: 2)")
+    video.add_argument(
+        "--bridge", type=int, metavar="FRAMES", help="the longest gap of a track that is interpolated (default: 15)"
+    )
+    video.add_argument(
+        "--min-cutoff",
+        type=_positive,
+        metavar="HZ",
+        help="One Euro filter: cutoff frequency at rest; lower: less jitter; inf: no smoothing (default: 1.5)",
+    )
+    video.add_argument(
+        "--beta", type=float, help="One Euro filter: Hz per mm/s; higher: less lag in fast motion (default: 0.01)"
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def _take_video(arguments: argparse.Namespace) -> None:
+    """Move a video among the images to `arguments.video`, and check what does not go with a video.
+
+    Raises:
+        UserError: several videos, or options that do not fit.
+    """
+    videos = [path for path in arguments.images if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos and arguments.video is None and arguments.camera is None:
+        arguments.video = arguments.images.pop(arguments.images.index(videos[0]))
+    if arguments.video is None and arguments.camera is None:
+        only = [
+            name for name in ("fps", "max_hands", "bridge", "min_cutoff", "beta") if vars(arguments)[name] is not None
+        ]
+        if only:
+            raise UserError(f"--{only[0].replace('_', '-')} is for videos: name one, or a folder of frames by --video")
+        return
+    if arguments.images:
+        raise UserError(f"one video at a time, and no images with it: also got {arguments.images[0]}")
+    unfit = [name for name in ("boxes", "depth", "mesh") if vars(arguments)[name] is not None]
+    if unfit:
+        raise UserError(f"--{unfit[0]} is for images, not for a video")
+    if arguments.max_hands is not None and not 1 <= arguments.max_hands <= 8:
+        raise UserError(f"--max-hands must be 1 to 8, got {arguments.max_hands}")
+    if arguments.bridge is not None and not 0 <= arguments.bridge <= 300:
+        raise UserError(f"--bridge must be 0 to 300 frames, got {arguments.bridge}")
+    if arguments.beta is not None and not 0 <= arguments.beta < math.inf:
+        raise UserError(f"--beta must be at least 0, got {arguments.beta}")
+
+
+def _predict_video(arguments: argparse.Namespace) -> int:
+    """Track the hands of a video and write them; returns the exit code, 1 if frames are broken."""
+    from jaxhand.inference import loading, video
+    from jaxhand.inference.arguments import central_camera
+    from jaxhand.inference.smoothing import smooth_tracks
+    from jaxhand.inference.tracking import Tracker
+    from jaxhand.inference.video_files import open_source
+
+    source = open_source(arguments.video, arguments.camera, arguments.fps)
+    runtime.use_compilation_cache()
+    with console.patience("Loading and compiling the model; this can take minutes"):
+        predictor = loading.load(arguments.workdir)
+        reader = _video_reader(predictor, arguments)
+    frames = iter(source)
+    first = next(frames, None)
+    if first is None:
+        raise UserError(f"{arguments.video or f'camera {arguments.camera}'}: no frame can be read")
+    height, width = first.image.shape[:2]
+    K = _matrix(arguments.K)
+    if K is None and arguments.focal is not None:
+        K = central_camera(arguments.focal, width, height)
+    if K is None:
+        print("the camera of the video is not known, so distances are a guess: set --focal or --K")
+        K = predictor.crop_rule.camera(width, height)
+    given = {name: vars(arguments)[name] for name in ("max_hands", "bridge") if vars(arguments)[name] is not None}
+    tracker = Tracker(reader, **given)
+    given = {name: vars(arguments)[name] for name in ("min_cutoff", "beta") if vars(arguments)[name] is not None}
+    started = time.monotonic()
+    with video.TrackWriter(arguments.out or arguments.workdir / "predictions", source, K) as writer:
+        frames = video.until_interrupted(itertools.chain([first], frames), source)
+        for frame, hands in smooth_tracks(frames, tracker, K, **given):
+            writer.add(frame, hands)
+    print(writer.summary(time.monotonic() - started))
+    if source.broken:
+        print(f"{source.broken} frames are broken and skipped", file=sys.stderr)
+    return 1 if source.broken else 0
+
+
+def _video_reader(predictor: "ImagePredictor", arguments: argparse.Namespace) -> "Reader":
+    """What finds the hands of a frame: MediaPipe's networks follow them; for other models each frame is detected."""
+    import numpy as np
+
+    from jaxhand.inference.boxes import HandBoxes
+    from jaxhand.inference.detection import load_detector
+    from jaxhand.inference.mediapipe_predictor import MediapipePredictor
+    from jaxhand.inference.tracking import PipelineReader, PredictorReader
+
+    boxes_known = arguments.detector or arguments.bbox is not None
+    if isinstance(predictor, MediapipePredictor) and not boxes_known:
+        return PipelineReader(predictor.pipeline)
+    if not boxes_known:
+        raise UserError(
+            f"the model {predictor.model} does not find hands in a video: add --detector mediapipe, or --bbox"
+        )
+    if arguments.detector:
+        return PredictorReader(predictor, load_detector(arguments.detector))
+    hands = HandBoxes(np.array([arguments.bbox]), [arguments.hand or "right"])
+    return PredictorReader(predictor, lambda image: hands)
 
 
 def _matrix(K: list[float] | None) -> "np.ndarray | None":

@@ -58,7 +58,7 @@ def parse(monkeypatch):
         _, *words = shlex.split(line.removeprefix("python -m "), comments=True)
         if line.startswith("python -m jaxhand."):
             module = line.split()[2]
-            main = importlib.import_module(f"{module}.dataset" if module.endswith("synthetic") else module).main
+            main = importlib.import_module(f"{module}.__main__" if module.endswith("synthetic") else module).main
         elif words[0].startswith("-"):
             assert words[0] in ("--help", "--version")
             return None

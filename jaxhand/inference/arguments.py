@@ -43,9 +43,11 @@ class ImagePredictor(abc.ABC):
 
     Attributes:
         model: the name of its model.
+        crop_rule: how its crops are cut, and which camera is the guess for an image without a known one.
     """
 
     model: str
+    crop_rule: CropRule
 
     def __call__(self, images, boxes=None, hands=None, K=None, depth=None, *, names=None) -> dict[str, np.ndarray]:
         """Predict the hands of one image or of several.

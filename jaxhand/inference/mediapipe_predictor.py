@@ -29,14 +29,14 @@ class MediapipePredictor(ImagePredictor):
     def __init__(self, workdir: str | Path, *, batch_size: int = 32):
         self.model = HAND
         self.crop_rule = RULES["square"]  # whose camera is the guess for a photograph without a known one
-        self._pipeline = Pipeline.load(workdir, batch_size=batch_size)
+        self.pipeline = Pipeline.load(workdir, batch_size=batch_size)
 
     def predict(self, photographs: Sequence[Photograph]) -> dict[str, np.ndarray]:
         """The arrays that `__call__` returns, for images with checked arguments."""
         unknown = [number for number, photograph in enumerate(photographs) if photograph.boxes is None]
         known = [number for number, photograph in enumerate(photographs) if photograph.boxes is not None]
-        detected = self._pipeline([photographs[number].image for number in unknown])
-        in_boxes = self._pipeline.in_boxes(*([vars(photographs[n])[key] for n in known] for key in ("image", "boxes")))
+        detected = self.pipeline([photographs[number].image for number in unknown])
+        in_boxes = self.pipeline.in_boxes(*([vars(photographs[n])[key] for n in known] for key in ("image", "boxes")))
         found = dict(zip([*unknown, *known], [*detected, *in_boxes]))
         rows = [self._placed(photograph, found[number]) for number, photograph in enumerate(photographs)]
         image = np.repeat(np.arange(len(rows)), [len(hands["score"]) for hands in rows])

@@ -1,0 +1,238 @@
+"""Videos in, tracks out: sources, files, broken frames, and `jaxhand predict RUN clip.mp4`."""
+
+import json
+import signal
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxhand import predict
+from jaxhand.config import UserError
+from jaxhand.data.crop_rules import RULES
+from jaxhand.data.synthetic import __main__ as synthetic
+from jaxhand.inference import loading
+from jaxhand.inference.mediapipe_predictor import MediapipePredictor
+from jaxhand.inference.video_files import open_source
+from jaxhand.io import video_writer
+from tests.support import mediapipe_files
+from tests.support.moving_hands import SIZE, FakePipeline, crossing, frame_of, image_of
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of `COUNT` frames, by OpenCV alone."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    file = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, SIZE)
+    for frame in range(COUNT):
+        file.write(image_of(frame))
+    file.release()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten frames, of which the fourth is broken and the sixth empty."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for frame in range(10):
+        (frames / f"{frame:03d}.png").write_bytes(cv2.imencode(".png", image_of(frame))[1].tobytes())
+    (frames / "003.png").write_bytes(b"no image")
+    (frames / "005.png").write_bytes(b"")
+    return frames
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Call `predict` with a stand-in for the networks; the pipeline is its attribute."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["jaxhand predict", str(tmp_path / "run"), *map(str, words)])
+        return predict.main()
+
+    predictor = MediapipePredictor.__new__(MediapipePredictor)
+    predictor.model, predictor.crop_rule = "mediapipe", RULES["square"]
+    predictor.pipeline = call.pipeline = FakePipeline(crossing)
+    monkeypatch.setattr(loading, "load", lambda workdir: predictor)
+    return call
+
+
+def test_sources(clip, folder):
+    video = open_source(clip, None)
+    frames = list(video)
+    assert video.count == len(frames) == COUNT and video.fps == 25 and video.broken == 0
+    assert [frame_of(frame.image) for frame in frames] == [frame.index for frame in frames]
+    np.testing.assert_allclose([frame.seconds for frame in frames], np.arange(COUNT) / 25, atol=1e-3)
+    images = open_source(folder, None, fps=10)
+    assert [(frame.index, frame.seconds) for frame in images] == [(i, i / 10) for i in (0, 1, 2, 4, 6, 7, 8, 9)]
+    assert images.count == 10 and images.broken == 2
+
+
+def test_a_clip_that_is_cut_off(clip, tmp_path):
+    """OpenCV does not open a file without its index; frames that are damaged inside the file are skipped."""
+    cut, damaged = tmp_path / "cut.mp4", bytearray(clip.read_bytes())
+    cut.write_bytes(damaged[: len(damaged) // 2])
+    with pytest.raises(UserError, match="cut.mp4: not a video that OpenCV can read"):
+        open_source(cut, None)
+    start = damaged.index(b"mdat") + 400
+    damaged[start : start + 3000] = bytes(3000)
+    cut.write_bytes(damaged)
+    source = open_source(cut, None)
+    count = len(list(source))
+    assert 0 < count <= COUNT and count + source.broken == COUNT
+
+
+def test_tracks_of_a_clip(clip, run, tmp_path, capsys):
+    assert run(clip, "--out", tmp_path / "out", "--focal", 300) == 0
+    output = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "out" / "tracks.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(COUNT))
+    with np.load(tmp_path / "out" / "tracks.npz") as file:
+        tracks = dict(file)
+    rows = [(line["frame"], hand) for line in lines for hand in line["hands"]]
+    assert f"{len(rows)} hands in {COUNT} frames, " in output and "; 2 tracks; " in output and "guess" not in output
+    assert tracks["frame"].tolist() == [frame for frame, _ in rows] and len(rows) == 2 * COUNT
+    assert tracks["track"].tolist() == [hand["track"] for _, hand in rows]
+    assert tracks["bridged"].tolist() == [hand["bridged"] for _, hand in rows] and tracks["bridged"].any()
+    assert tracks["is_right"].tolist() == [hand["hand"] == "right" for _, hand in rows]
+    np.testing.assert_allclose(tracks["keypoints_3d"], [hand["joints_3d"] for _, hand in rows], atol=0.01)
+    np.testing.assert_allclose(tracks["keypoints_2d"], [hand["joints_2d"] for _, hand in rows], atol=0.01)
+    np.testing.assert_allclose(tracks["K"], [[300, 0, 159.5], [0, 300, 119.5], [0, 0, 1]])
+    drawn = [frame.image for frame in open_source(tmp_path / "out" / "annotated.mp4", None)]
+    assert len(drawn) == COUNT and drawn[0].shape == (SIZE[1], SIZE[0], 3)
+    x, y = tracks["keypoints_2d"][0, 9].astype(int)
+    assert drawn[0][y - 2 : y + 3, x - 2 : x + 3].max() > 100  # a joint on the dark image
+
+
+def test_folder_of_frames_and_its_broken_ones(folder, run, tmp_path, capsys):
+    assert run("--video", folder, "--out", tmp_path / "out", "--fps", 10, "--bridge", 0, "--min-cutoff", "inf") == 1
+    output, errors = capsys.readouterr()
+    assert "2 frames are broken and skipped" in errors and " in 8 frames; 2 tracks; " in output
+    assert "the camera of the video is not known" in output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotated.mp4", "tracks.jsonl", "tracks.npz"]
+
+
+def test_ctrl_c_leaves_complete_files(clip, run, tmp_path, monkeypatch, capsys):
+    original = type(open_source(clip, None)).__iter__
+
+    def until(self):
+        for frame in original(self):
+            if frame.index == 20:
+                signal.raise_signal(signal.SIGINT)
+            yield frame
+
+    monkeypatch.setattr(type(open_source(clip, None)), "__iter__", until)
+    assert run(clip, "--out", tmp_path) == 0
+    with np.load(tmp_path / "tracks.npz") as file:
+        assert set(file["frame"].tolist()) == set(range(21))
+    assert " in 21 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.mp4"], "nowhere.mp4: no such file"),
+        (["{text}"], "text.mp4: not a video that OpenCV can read"),
+        (["{clip}", "photo.jpg"], "one video at a time, and no images with it: also got photo.jpg"),
+        (["{clip}", "{clip}"], "one video at a time"),
+        (["{clip}", "--boxes", "boxes.json"], "--boxes is for images, not for a video"),
+        (["{clip}", "--max-hands", "0"], "--max-hands must be 1 to 8, got 0"),
+        (["{clip}", "--beta", "-1"], "--beta must be at least 0"),
+        (["photo.jpg", "--bridge", "3"], "--bridge is for videos"),
+        (["--camera", "97"], "camera 97: no such camera"),
+    ],
+)
+def test_errors(words, message, clip, run, tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    with pytest.raises(UserError, match=message):
+        run(*(word.format(clip=clip, text=text) for word in words))
+
+
+def test_other_models_need_a_detector(clip, run, tmp_path, monkeypatch):
+    class Other:
+        model, crop_rule = "hamer", RULES["square"]
+
+        def predict(self, photographs):
+            center = photographs[0].boxes.reshape(2, 2).mean(0)
+            joints = np.tile(np.append(center, 500), (1, 21, 1)) + np.arange(21)[:, None]
+            return {"keypoints_2d": joints[..., :2], "keypoints_3d": joints, "is_right": np.array([False])}
+
+    monkeypatch.setattr(loading, "load", lambda workdir: Other())
+    with pytest.raises(UserError, match="the model hamer does not find hands in a video: add --detector mediapipe"):
+        run(clip)
+    assert run(clip, "--bbox", 20, 20, 120, 120, "--hand", "left", "--out", tmp_path) == 0
+    with np.load(tmp_path / "tracks.npz") as file:
+        assert len(file["frame"]) == COUNT and set(file["track"]) == {1} and not file["is_right"].any()
+
+
+def test_without_pyav_a_line_says_so(clip, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(video_writer.importlib.util, "find_spec", lambda name: None)
+    assert run(clip, "--out", tmp_path) == 0
+    assert f"annotated.mp4 ({video_writer.NO_PYAV})" in capsys.readouterr().out
+    assert len(list(open_source(tmp_path / "annotated.mp4", None))) == COUNT
+
+
+def test_h264(tmp_path):
+    """Odd sides and times that are not regular."""
+    av = pytest.importorskip("av", reason="needs requirements-video.txt")
+    path, times = tmp_path / "clip.mp4", [0.0, 0.04, 0.1, 0.12]
+    writer = video_writer.open_writer(path, (65, 63), 25)
+    for seconds in times:
+        writer.add(np.full((63, 65, 3), 90, np.uint8), seconds)
+    writer.close()
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].codec_context.name == "h264"
+        frames = list(file.decode(video=0))
+    assert [(frame.width, frame.height) for frame in frames] == [(66, 64)] * 4
+    np.testing.assert_allclose([frame.time - frames[0].time for frame in frames], times, atol=1e-3)
+
+
+def test_synthetic_clip(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "clip.mp4"
+    monkeypatch.setattr(sys, "argv", ["synthetic", "--clip", str(path), "--size", "96", "--count", "6", "--fps", "5"])
+    assert synthetic.main() == 0
+    lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+    images = [frame.image for frame in open_source(path, None)]
+    assert len(lines) == len(images) == 6 and [hand["hand"] for hand in lines[0]["hands"]] == ["right", "left"]
+    for number, side in enumerate((1, -1)):
+        joints = np.array([line["hands"][number]["joints_3d"] for line in lines])  # (6, 21, 3)
+        pixels = np.array([line["hands"][number]["joints_2d"] for line in lines])
+        projected = joints @ np.array(lines[0]["K"]).T
+        np.testing.assert_allclose(projected[..., :2] / projected[..., 2:], pixels, atol=0.05)
+        assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 120  # mm in 1/5 s
+        lengths = np.linalg.norm(joints[:, 2:5] - joints[:, 1:4], axis=-1)
+        np.testing.assert_allclose(lengths, lengths[:1].repeat(6, 0), atol=0.05)  # one shape
+        assert side * (joints[0, :, 0].mean() - joints[-1, :, 0].mean()) > 0  # towards the other hand
+    wrists = np.array([hand["joints_2d"][0] for hand in lines[0]["hands"]]).round().astype(int)
+    assert all(images[0][y - 1 : y + 2, x - 1 : x + 2].mean() > images[0][:20].mean() + 15 for x, y in wrists)
+    assert (
+        synthetic_error(monkeypatch, capsys, "--clip", "clip.avi") == "error: --clip must end in .mp4, got clip.avi\n"
+    )
+
+
+def synthetic_error(monkeypatch, capsys, *words) -> str:
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["synthetic", *words])
+    assert synthetic.main() == 2
+    return capsys.readouterr().err
+
+
+def test_mediapipe_follows_a_hand(tmp_path_factory, shared, tmp_path, monkeypatch):
+    """The converted networks on a photograph that moves: one detection, one track."""
+    workdir = mediapipe_files.convert_run(tmp_path_factory.mktemp("converted") / "run")
+    label = json.loads((shared / "real" / "hand_photos" / "test.jsonl").read_text().splitlines()[0])
+    photograph = cv2.imread(str(shared / "real" / "hand_photos" / label["image"]))
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for frame in range(8):
+        cv2.imwrite(str(frames / f"{frame}.png"), np.roll(photograph, 2 * frame, axis=1))
+    monkeypatch.setattr(sys, "argv", ["predict", str(workdir), "--video", str(frames), "--out", str(tmp_path / "out")])
+    assert predict.main() == 0
+    with np.load(tmp_path / "out" / "tracks.npz") as file:
+        assert len(file["frame"]) == 8 and set(file["track"]) == {1} and len(set(file["is_right"])) == 1
+        moved = file["raw_2d"][-1].mean(0) - file["raw_2d"][0].mean(0)
+    np.testing.assert_allclose(moved, [14, 0], atol=2.5)
