@@ -85,6 +85,7 @@ $(VENV)/.installed: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml s
 
 $(VENV)/.installed-test: tests/requirements.txt requirements-export.txt
 $(VENV)/.installed-export: requirements-export.txt
+$(VENV)/.installed-rerun: requirements-rerun.txt
 $(VENV)/.installed-video: requirements-video.txt
 $(VENV)/.installed-lint: tests/requirements-lint.txt
 $(VENV)/.installed-docs: docs/requirements.txt

@@ -3,7 +3,7 @@
 Writes, for each image, a picture with the skeletons and, where the model has a mesh, a picture with the meshes and the
 meshes themselves as OBJ (mm, x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has
 the joints of all hands in px and mm. Of a video: annotated.mp4, and the tracks of its hands in tracks.jsonl and
-tracks.npz.
+tracks.npz; with --rerun also a recording for the Rerun viewer.
 """
 
 import argparse
@@ -202,6 +202,9 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     video.add_argument(
         "--beta", type=float, help="One Euro filter: Hz per mm/s; higher: less lag in fast motion (default: 0.01)"
     )
+    video.add_argument(
+        "--rerun", type=console.path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer"
+    )
 
 
 def _positive(text: str) -> float:
@@ -221,9 +224,8 @@ def _take_video(arguments: argparse.Namespace) -> None:
     if videos and arguments.video is None and arguments.camera is None:
         arguments.video = arguments.images.pop(arguments.images.index(videos[0]))
     if arguments.video is None and arguments.camera is None:
-        only = [
-            name for name in ("fps", "max_hands", "bridge", "min_cutoff", "beta") if vars(arguments)[name] is not None
-        ]
+        options = ("fps", "max_hands", "bridge", "min_cutoff", "beta", "rerun")
+        only = [name for name in options if vars(arguments)[name] is not None]
         if only:
             raise UserError(f"--{only[0].replace('_', '-')} is for videos: name one, or a folder of frames by --video")
         return
@@ -238,16 +240,20 @@ def _take_video(arguments: argparse.Namespace) -> None:
         raise UserError(f"--bridge must be 0 to 300 frames, got {arguments.bridge}")
     if arguments.beta is not None and not 0 <= arguments.beta < math.inf:
         raise UserError(f"--beta must be at least 0, got {arguments.beta}")
+    if arguments.rerun is not None and arguments.rerun.suffix != ".rrd":
+        raise UserError(f"--rerun must end in .rrd, got {arguments.rerun}")
 
 
 def _predict_video(arguments: argparse.Namespace) -> int:
     """Track the hands of a video and write them; returns the exit code, 1 if frames are broken."""
-    from jaxhand.inference import loading, video
+    from jaxhand.inference import loading, rerun_file, video
     from jaxhand.inference.arguments import central_camera
     from jaxhand.inference.smoothing import smooth_tracks
     from jaxhand.inference.tracking import Tracker
     from jaxhand.inference.video_files import open_source
 
+    if arguments.rerun:
+        rerun_file.check_installed()
     source = open_source(arguments.video, arguments.camera, arguments.fps)
     runtime.use_compilation_cache()
     with console.patience("Loading and compiling the model; this can take minutes"):
@@ -268,11 +274,18 @@ def _predict_video(arguments: argparse.Namespace) -> int:
     tracker = Tracker(reader, **given)
     given = {name: vars(arguments)[name] for name in ("min_cutoff", "beta") if vars(arguments)[name] is not None}
     started = time.monotonic()
-    with video.TrackWriter(arguments.out or arguments.workdir / "predictions", source, K) as writer:
+    with contextlib.ExitStack() as files:
+        writer = files.enter_context(video.TrackWriter(arguments.out or arguments.workdir / "predictions", source, K))
+        writers: list[video.TrackWriter | rerun_file.RerunFile] = [writer]
+        if arguments.rerun:
+            writers.append(files.enter_context(rerun_file.RerunFile(arguments.rerun, (width, height), K)))
         frames = video.until_interrupted(itertools.chain([first], frames), source)
         for frame, hands in smooth_tracks(frames, tracker, K, **given):
-            writer.add(frame, hands)
+            for each in writers:
+                each.add(frame, hands)
     print(writer.summary(time.monotonic() - started))
+    if arguments.rerun:
+        print(f"  -> {arguments.rerun}")
     if source.broken:
         print(f"{source.broken} frames are broken and skipped", file=sys.stderr)
     return 1 if source.broken else 0

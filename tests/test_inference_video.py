@@ -1,8 +1,10 @@
-"""Videos in, tracks out: sources, files, broken frames, and `jaxhand predict RUN clip.mp4`."""
+"""Videos in, tracks out: sources, files, broken frames, recordings, and `jaxhand predict RUN clip.mp4`."""
 
+import importlib.machinery
 import json
 import signal
 import sys
+import types
 
 import cv2
 import numpy as np
@@ -12,7 +14,8 @@ from jaxhand import predict
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.synthetic import __main__ as synthetic
-from jaxhand.inference import loading
+from jaxhand.hand.skeleton import BONES, FINGER_COLORS
+from jaxhand.inference import loading, rerun_file
 from jaxhand.inference.mediapipe_predictor import MediapipePredictor
 from jaxhand.inference.video_files import open_source
 from jaxhand.io import video_writer
@@ -142,6 +145,8 @@ def test_ctrl_c_leaves_complete_files(clip, run, tmp_path, monkeypatch, capsys):
         (["{clip}", "--max-hands", "0"], "--max-hands must be 1 to 8, got 0"),
         (["{clip}", "--beta", "-1"], "--beta must be at least 0"),
         (["photo.jpg", "--bridge", "3"], "--bridge is for videos"),
+        (["photo.jpg", "--rerun", "a.rrd"], "--rerun is for videos"),
+        (["{clip}", "--rerun", "a.rdd"], "--rerun must end in .rrd, got a.rdd"),
         (["--camera", "97"], "camera 97: no such camera"),
     ],
 )
@@ -189,6 +194,105 @@ def test_h264(tmp_path):
         frames = list(file.decode(video=0))
     assert [(frame.width, frame.height) for frame in frames] == [(66, 64)] * 4
     np.testing.assert_allclose([frame.time - frames[0].time for frame in frames], times, atol=1e-3)
+
+
+def test_without_rerun_a_line_says_so(clip, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(rerun_file.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'--rerun needs rerun-sdk: pip install "jaxhand\[rerun\]"$'):
+        run(clip, "--rerun", tmp_path / "a.rrd")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "a.rrd").exists()
+
+
+class StubRerun(types.ModuleType):
+    """A stand-in for rerun: a call of anything returns it as an object; the one recording keeps what is logged."""
+
+    def __init__(self):
+        super().__init__("rerun")
+        self.__spec__ = importlib.machinery.ModuleSpec("rerun", None)
+        self.RecordingStream = lambda name: self
+        self.blueprint = self.ViewCoordinates = types.SimpleNamespace(
+            **dict.fromkeys(("Horizontal", "Spatial2DView", "Spatial3DView", "Blueprint"), lambda *_, **__: None), RDF=0
+        )
+        self.logged, self.now, self.closed = [], {}, False
+
+    def __getattr__(self, name):
+        return lambda *words, **options: types.SimpleNamespace(kind=name, words=words, **options)
+
+    def Image(self, image):
+        return types.SimpleNamespace(compress=lambda jpeg_quality: types.SimpleNamespace(kind="Image", words=[image]))
+
+    def save(self, path, blueprint):
+        self.path = path
+
+    def set_time(self, timeline, **value):
+        self.now[timeline] = value
+
+    def log(self, entity, content, static):
+        self.logged.append((None if static else self.now["frame"]["sequence"], entity, content))
+
+    def disconnect(self):
+        self.closed = True
+
+
+def test_what_a_recording_holds(clip, run, tmp_path, monkeypatch, capsys):
+    """The same joints as tracks.npz; a hand whose track has ended is cleared."""
+    stub = StubRerun()
+    monkeypatch.setitem(sys.modules, "rerun", stub)
+    run.pipeline.hands = lambda frame: crossing(frame)[: 2 if frame < 30 else 1]
+    words = ("--focal", 300, "--bridge", 0)
+    assert run(clip, "--out", tmp_path / "out", "--rerun", tmp_path / "new" / "a.rrd", *words) == 0
+    assert capsys.readouterr().out.endswith(f"  -> {tmp_path / 'new' / 'a.rrd'}\n")
+    assert stub.closed and stub.path == tmp_path / "new" / "a.rrd"
+    logged = {(frame, entity, content.kind): content for frame, entity, content in stub.logged if content}
+    camera = logged[None, "camera", "Pinhole"]
+    assert camera.resolution == SIZE
+    np.testing.assert_array_equal(camera.image_from_camera, [[300, 0, 160], [0, 300, 120], [0, 0, 1]])
+    (hands,) = logged[None, "/", "AnnotationContext"].words
+    assert [hand.info.words[1] for hand in hands] == ["right", "left"]
+    assert all(hand.keypoint_connections == BONES for hand in hands)
+    assert hands[1].keypoint_annotations[8].words == (8, "index4", FINGER_COLORS[1])
+    assert [frame_of(logged[i, "camera/image", "Image"].words[0]) for i in range(COUNT)] == list(range(COUNT))
+    with np.load(tmp_path / "out" / "tracks.npz") as file:
+        tracks = dict(file)
+    for row, (frame, track) in enumerate(zip(tracks["frame"], tracks["track"])):
+        flat, solid = (
+            logged.pop((frame, f"{folder}/track_{track}", kind))
+            for folder, kind in (("camera/hands", "Points2D"), ("hands", "Points3D"))
+        )
+        np.testing.assert_allclose(flat.words[0], tracks["keypoints_2d"][row] + 0.5, rtol=1e-6)
+        np.testing.assert_allclose(solid.words[0], tracks["keypoints_3d"][row], rtol=1e-6)
+        assert flat.class_ids == solid.class_ids == (0 if tracks["is_right"][row] else 1)
+    assert not any(kind.startswith("Points") for _, _, kind in logged)
+    ended = max(tracks["track"], key=lambda track: -tracks["frame"][tracks["track"] == track].max())
+    last = tracks["frame"][tracks["track"] == ended].max()
+    assert last < COUNT - 1 and all(
+        (last + 1, f"{name}/track_{ended}", "Clear") in logged for name in ("camera/hands", "hands")
+    )
+
+
+def test_a_recording_of_rerun_itself(clip, run, tmp_path):
+    """Read back: Rerun reports most errors as warnings only."""
+    pytest.importorskip("rerun", reason="needs requirements-rerun.txt")
+    chunks = pytest.importorskip("rerun.chunk", reason="needs a version that reads recordings")
+    path = tmp_path / "a.rrd"
+    assert run(clip, "--out", tmp_path / "out", "--rerun", path, "--focal", 300) == 0
+    columns = {}
+    for chunk in chunks.RrdReader(path).stream().to_chunks():
+        for name, values in chunk.to_record_batch().to_pydict().items():
+            columns.setdefault((chunk.entity_path, name), []).extend(values)
+    assert sorted(columns["/camera/image", "frame"]) == list(range(COUNT))
+    jpeg = np.array(columns["/camera/image", "EncodedImage:blob"][0][0], np.uint8)
+    assert frame_of(cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB)) == columns["/camera/image", "frame"][0]
+    assert ("/", "AnnotationContext:context") in columns and ("/camera", "Pinhole:image_from_camera") in columns
+    with np.load(tmp_path / "out" / "tracks.npz") as file:
+        first = file["track"] == 1
+        frames, joints, pixels = file["frame"][first], file["keypoints_3d"][first], file["keypoints_2d"][first]
+    for entity, name, expected in (("/hands", "Points3D", joints), ("/camera/hands", "Points2D", pixels + 0.5)):
+        rows = dict(zip(columns[f"{entity}/track_1", "frame"], columns[f"{entity}/track_1", f"{name}:positions"]))
+        np.testing.assert_allclose([rows[frame] for frame in frames], expected, rtol=1e-5)
+    (tmp_path / "b.rrd").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*\.rrd: Is a directory"):
+        rerun_file.RerunFile(tmp_path / "b.rrd", SIZE, np.eye(3))
 
 
 def test_synthetic_clip(tmp_path, monkeypatch, capsys):

@@ -55,7 +55,10 @@ def imported(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "files"),
     [
-        ("jaxhand", ["requirements.txt", "requirements-export.txt", "requirements-video.txt"]),
+        (
+            "jaxhand",
+            ["requirements.txt", "requirements-export.txt", "requirements-rerun.txt", "requirements-video.txt"],
+        ),
         ("tests", ["requirements.txt", "requirements-export.txt", "tests/requirements.txt"]),
         ("benchmarks", ["requirements.txt", "benchmarks/requirements.txt"]),
     ],
@@ -63,7 +66,10 @@ def imported(folder: str) -> dict[str, str]:
 def test_every_import_is_declared(folder, files):
     """Not only installed because another package needs it."""
     distributions = importlib.metadata.packages_distributions()
-    others = {name: [name] for name in ("torch", "smplx", "scipy", "av")} | {"google": ["protobuf"]}
+    others = {name: [name] for name in ("torch", "smplx", "scipy", "av")} | {
+        "google": ["protobuf"],
+        "rerun": ["rerun-sdk"],
+    }
     undeclared = [
         f"{name} ({path})"
         for name, path in imported(folder).items()
