@@ -270,7 +270,9 @@ def in_process(part: str, limit: float, cache: str) -> Iterator[Row]:
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}  # two parts compile the same step
     sys.stdout.flush()
     try:
-        subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--part", part], check=True, timeout=limit, env=environment)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.gpu", "--part", part], check=True, timeout=limit, env=environment
+        )
     except subprocess.TimeoutExpired:
         yield Row(part, note=f"stopped after {limit:.0f} s")
     except subprocess.CalledProcessError as error:
@@ -288,7 +290,8 @@ def machine() -> str:
     device, names = jax.devices()[0], ("jax", "jaxlib", "flax", "torch")
     found = [f"{name} {importlib.metadata.version(name)}" for name in names if importlib.util.find_spec(name)]
     runtime = " ".join(device.client.platform_version.split())
-    return f"{jax.device_count()} x {device.device_kind} ({runtime}); Python {platform.python_version()}, {', '.join(found)}"
+    versions = f"Python {platform.python_version()}, {', '.join(found)}"
+    return f"{jax.device_count()} x {device.device_kind} ({runtime}); {versions}"
 
 
 if __name__ == "__main__":
