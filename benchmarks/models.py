@@ -21,6 +21,7 @@ import torch
 from flax import nnx
 
 from benchmarks import torch_hamer
+from benchmarks.gpu import peak_tflops
 from benchmarks.released_models import clock
 from jaxhand.config import ViTConfig
 from jaxhand.interop import names
@@ -30,14 +31,6 @@ SIDES = (256, 192)  # px
 RATE, DECAY = 1e-4, 1e-2  # of AdamW
 PAUSE = 0.3  # seconds, until the threads of the other side are asleep
 SIZES = {size: ViTConfig(size=size) for size in vit.SIZES} | {"tiny": ViTConfig(width=64, depth=2, heads=2)}
-PEAK = {
-    "H100 PCIe": 756,
-    "H100": 989,
-    "H200": 989,
-    "A100": 312,
-    "L40S": 362,
-    "4090": 165,
-}  # TFLOP/s of dense bfloat16, from the data sheets
 
 
 def main() -> None:
@@ -112,43 +105,63 @@ class _Sides:
         """Check that three training steps agree; returns both as functions: () → loss."""
         image, tensor = self._images(batch)
         target = np.random.default_rng(1).normal(0, 1, (batch, 192, self.config.width)).astype(np.float32)
-        aim, state = torch.from_numpy(target).to(self.device), jax.tree.map(jnp.copy, self.params)
-        adamw = optax.adamw(RATE, weight_decay=DECAY)
-        state = (state, adamw.init(state))
-        optimizer = torch.optim.AdamW(self.theirs.parameters(), RATE, weight_decay=DECAY, fused=True)
+        aim = torch.from_numpy(target).to(self.device)
 
-        @functools.partial(jax.jit, donate_argnums=0)
-        def step(state, image, target):
-            def mean_square(params):
-                return jnp.square(nnx.merge(self.graphdef, params)(image) - target).mean()
+        def mean_square(params, image, target):
+            return jnp.square(nnx.merge(self.graphdef, params)(image) - target).mean()
 
-            params, moments = state
-            loss, gradient = jax.value_and_grad(mean_square)(params)
-            updates, moments = adamw.update(gradient, moments, params)
-            return (optax.apply_updates(params, updates), moments), loss
-
-        target = jax.device_put(target)
-
-        def ours():
-            nonlocal state
-            state, loss = step(state, image, target)
-            return loss.item()
-
-        def theirs():
-            optimizer.zero_grad(set_to_none=True)
+        def torch_mean_square():
             with self.half:
                 tokens = self.network(tensor)
-            loss = (tokens.float() - aim).square().mean()
-            loss.backward()
-            optimizer.step()
-            return loss.item()
+            return (tokens.float() - aim).square().mean()
 
-        _same(*(np.array([side() for _ in range(3)]) for side in (ours, theirs)), self.tolerance)
-        return ours, theirs
+        inputs = image, jax.device_put(target)
+        return adamw_steps(mean_square, self.params, inputs, torch_mean_square, self.theirs, self.tolerance)
 
     def _images(self, batch: int):
         image = np.random.default_rng(0).normal(0, 1, (batch, *SIDES, 3)).astype(np.float32)
         return jax.device_put(image), torch.from_numpy(image).permute(0, 3, 1, 2).contiguous().to(self.device)
+
+
+def adamw_steps(mean_loss, params: dict, inputs: tuple, torch_loss, network: torch.nn.Module, tolerance: float):
+    """Check that three training steps with AdamW agree in JAX and in PyTorch.
+
+    Args:
+        mean_loss: (params, *inputs) → loss in JAX.
+        params: parameters of the network in JAX; they are copied.
+        inputs: arrays on the device.
+        torch_loss: () → loss in PyTorch.
+        network: its parameters are trained.
+        tolerance: largest difference of the losses, relative to the largest loss.
+
+    Returns:
+        The steps in JAX and in PyTorch as functions: () → loss.
+    """
+    adamw, params = optax.adamw(RATE, weight_decay=DECAY), jax.tree.map(jnp.copy, params)
+    state = (params, adamw.init(params))
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, *inputs):
+        params, moments = state
+        loss, gradient = jax.value_and_grad(mean_loss)(params, *inputs)
+        updates, moments = adamw.update(gradient, moments, params)
+        return (optax.apply_updates(params, updates), moments), loss
+
+    def ours():
+        nonlocal state
+        state, loss = step(state, *inputs)
+        return loss.item()
+
+    def theirs():
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch_loss()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    _same(*(np.array([side() for _ in range(3)]) for side in (ours, theirs)), tolerance)
+    return ours, theirs
 
 
 def _same(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
@@ -182,7 +195,7 @@ def _gpu(size: str, arguments) -> None:
     config, T, E = sides.config, SIDES[0] * SIDES[1] // 16**2, sides.config.width
     block = (8 + 4 * config.mlp_ratio) * T * E**2 + 4 * T**2 * E  # FLOPs of a forward pass
     flops = 3 * (config.depth * block + 2 * T * 3 * 16**2 * E)
-    peak = arguments.peak or next((n for name, n in PEAK.items() if name in jax.devices()[0].device_kind), np.nan)
+    peak = arguments.peak or peak_tflops()
     print(f"\n| ViT-{size} train step | ms | images/s | MFU of {peak:.0f} TFLOP/s |\n|---|---|---|---|")
     for name, middle in zip(
         ("JAX, rematerialised" if arguments.remat else "JAX", "torch.compile"), np.median(seconds, 0)

@@ -63,8 +63,11 @@ def main() -> None:
         print(f"  JAX is {ratio:.2f} times as fast (median ratio of {arguments.rounds} rounds in turn)", flush=True)
 
 
-def pair(config: configs.Config, device: str):
-    """A random PyTorch network, and (graph, arrays) of ours with its weights."""
+def pair(config: configs.Config, device: str, *, half_weights: bool = True):
+    """A random PyTorch network, and (graph, arrays) of ours with its weights.
+
+    With `half_weights`, the weights of a network in bfloat16 are rounded, as for inference.
+    """
     torch.manual_seed(0)
     theirs = Hamer(config, hand.load(config.hand)).eval()
     with torch.no_grad():
@@ -77,7 +80,7 @@ def pair(config: configs.Config, device: str):
         converted = checkpoints.convert("hamer", path, overrides=vit)
     graphdef = nnx.split(nnx.eval_shape(lambda: models.build(converted.config)))[0]
     arrays = jax.device_put((converted.params, converted.non_trainable))
-    if config.model.dtype == "bfloat16":
+    if config.model.dtype == "bfloat16" and half_weights:
         arrays = jax.tree_util.tree_map_with_path(rounded, arrays)
         theirs = theirs.to(device)
         theirs.backbone.bfloat16(), theirs.mano_head.transformer.bfloat16()
@@ -90,19 +93,20 @@ def rounded(path, leaf):
     return leaf.astype(jnp.bfloat16) if kernel else leaf
 
 
-def calls(theirs, ours, batch: int, dtype: str, device: str, compiled: bool):
-    """Both sides as functions without arguments, which wait for the vertices (B, V, 3)."""
+def images(batch: int, device: str) -> tuple[dict, torch.Tensor]:
+    """The same random crops for both: a batch of ours on the device, and a normalised tensor (B, 3, 256, 256)."""
     image = np.random.default_rng(0).uniform(0, 1, (batch, 256, 256, 3)).astype(np.float32)
     K = np.float32([[5000, 0, 128], [0, 5000, 128], [0, 0, 1]])
+    on_device = jax.device_put({"image": image, "K": np.tile(K, (batch, 1, 1))})
+    normed = torch.from_numpy((image - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD))
+    return on_device, normed.permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def calls(theirs, ours, batch: int, dtype: str, device: str, compiled: bool):
+    """Both sides as functions without arguments, which wait for the vertices (B, V, 3)."""
     graphdef, arrays = ours
     step = jax.jit(lambda arrays, batch: nnx.merge(graphdef, *arrays)(batch))
-    on_device = jax.device_put({"image": image, "K": np.tile(K, (batch, 1, 1))})
-    normed = (
-        torch.from_numpy((image - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD))
-        .permute(0, 3, 1, 2)
-        .contiguous()
-        .to(device)
-    )
+    on_device, normed = images(batch, device)
     network = torch.compile(theirs) if compiled else theirs
     half = torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 

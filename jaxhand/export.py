@@ -1,8 +1,8 @@
 """Write a run as files for other programs, or as a web page: `jaxhand export RUN OUT`; `--help` lists the options."""
 
 import argparse
-from pathlib import Path
 
+from jaxhand.io import console
 from jaxhand.training import runtime
 
 KINDS = ("stablehlo", "onnx")
@@ -26,9 +26,9 @@ def main() -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=Path, metavar="RUN", help="run folder of a trained or converted model")
+    parser.add_argument("workdir", type=console.path, metavar="RUN", help="run folder of a trained or converted model")
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="folder to write the files into; with --web the HTML file"
+        "out", type=console.path, metavar="OUT", help="folder to write the files into; with --web the HTML file"
     )
     parser.add_argument("--format", choices=KINDS, default=KINDS[0], help="form of the files (default: %(default)s)")
     parser.add_argument(
@@ -38,8 +38,8 @@ def main() -> int:
     page.add_argument("--web", action="store_true", help="write a web page, as one HTML file")
     page.add_argument("--folder", action="store_true", help="with --web: a folder for a static server")
     page.add_argument(
-        "--detector", type=Path, metavar="RUN", help="with --web: MediaPipe's networks, which find the hands for a run "
-        "of another model (default: runs/mediapipe)",
+        "--detector", type=console.path, metavar="RUN", help="with --web: MediaPipe's networks, which find the hands "
+        "for a run of another model (default: runs/mediapipe)",
     )  # fmt: skip
     arguments = parser.parse_args()
     if not arguments.web and (arguments.folder or arguments.detector):

@@ -65,7 +65,8 @@ def main() -> int:
             raise UserError(f"--mesh {arguments.mesh}: the model {predictor.model} has no mesh")
         mesh_kinds = {None: MESH_KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
         options = {"K": _matrix(arguments.K), "focal": arguments.focal, "depth_paths": arguments.depth}
-        with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds) as writer:
+        inputs = [*paths, *(arguments.depth or [])]
+        with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds, inputs) as writer:
             for prediction in predict_files(predictor, paths, find_hands, **options):
                 until_first.close()
                 if isinstance(prediction, LeftOut):

@@ -21,9 +21,9 @@ LARGEST_SHARE = 0.95  # the CUDA libraries need the rest
 NOTES = """\
 These are estimates from the shapes of the arrays and from data sheets. They were not checked against a GPU.
 Memory does not include what one operation needs at a time, such as the block that is recomputed with model.remat.
-Sent: ring algorithms, arrays in float32, once for each part of a batch. Time: the first number is with communication at
-the same time as the products, the second is with one after the other; waiting for data is not included. Efficiency: the
-share of the step that is not communication. A GPU with few images reaches a lower --mfu."""
+Sent: ring algorithms; all arrays are float32; gradients are sent once for each part of a batch. Time: the first number
+is with communication at the same time as the products, the second is with one after the other; waiting for data is not
+included. Efficiency: the share of the step that is not communication. With few images per GPU, --mfu is lower."""
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
@@ -78,9 +78,12 @@ def _layouts(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 

@@ -131,21 +131,26 @@ def test_results_of_other_questions_are_kept(tmp_path):
         *(("synthetic", None, 9.0, 64), ("synthetic", None, 9.0, 64), ("folder:a", None, None, 64)),
         ("folder:a", "hamer", 9.0, 48),
     ]
+    run_scores.write(tmp_path, about | {"workdir": "other"}, [result()])
+    assert [each["workdir"] for each in written()] == ["other", *["run"] * 4]
     (tmp_path / "evaluation.json").write_text('{"results": [')
     run_scores.write(tmp_path, about, [result()])
     assert len(written()) == 1
+    assert (tmp_path / "evaluation.json.damaged").read_text() == '{"results": ['
 
 
 def test_scores_of_two_sets_have_two_folders(tmp_path):
-    def folder(data):
-        pair = types.SimpleNamespace(protocol=types.SimpleNamespace(name="hamer"), gt_files=[Path(data)])
+    def folder(data, run="run"):
+        files = {"pred_files": [Path(run)], "gt_files": [Path(data)]}
+        pair = types.SimpleNamespace(protocol=types.SimpleNamespace(name="hamer"), **files)
         found = run_scores._scores_folder(tmp_path, "folder_RGB", pair)
         found.mkdir(exist_ok=True)
-        (found / "scores.json").write_text(json.dumps({"ground_truth": [data]}))
+        (found / "scores.json").write_text(json.dumps({"predictions": [run], "ground_truth": [data]}))
         return found.name
 
     names = [folder(data) for data in ("folder:/a", "folder:/b", "folder:/a", "folder:/c", "folder:/b")]
     assert names == ["hamer_folder_RGB", "hamer_folder_RGB_2", "hamer_folder_RGB", "hamer_folder_RGB_3", names[1]]
+    assert folder("folder:/a", run="other") == "hamer_folder_RGB_4"
 
 
 def test_an_infinite_metric_is_null_in_json(finished, call, monkeypatch):

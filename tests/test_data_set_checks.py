@@ -354,3 +354,32 @@ def test_a_large_set_is_checked_in_a_moment():
     assert set_checks.check({"data.train": Large()}) == []
     assert time.process_time() - begin < 5  # 0.3 s; the limit is for slow machines
     assert len(label_sample.read(Large()).names) == label_sample.MAX_RECORDS
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"hand": "both"}, 'hand must be "right" or "left", got \'both\''),
+        ({"keypoints_3d": np.ones((20, 3))}, r"keypoints_3d must be numbers of shape \(21, 3\)"),
+        ({"K": None}, r"K must be numbers of shape \(3, 3\)"),
+        ({"bbox": [1, 2, 3]}, r"bbox must be numbers of shape \(4,\)"),
+        ({"mano_pose": np.ones(45)}, r"mano_pose must be numbers of shape \(48,\)"),
+        ({"keypoints_2d": np.ones((21, 2)), "joint_valid_2d": None}, "keypoints_2d needs joint_valid_2d"),
+        ({"image": np.ones((9, 9, 3), np.uint8), "depth": np.ones((9, 8))}, "depth must be .* as the image"),
+        ({"image": np.ones((9, 9, 3), np.uint8), "depth": np.full((9, 9), 0.4)}, "depth seems to be in metres"),
+        ({"image": np.ones((9, 9, 3), np.float32)}, r"image must be \(H, W, 3\) uint8, RGB, got float32"),
+    ],
+)
+def test_records_of_another_form(change, fault):
+    """A user's own data set can return anything; without the check these end in a traceback, or train."""
+    records = many(4)
+    records[2] = dataclasses.replace(records[2], **change)
+    with pytest.raises(UserError, match=f"record 2 of list.*: {fault}"):
+        set_checks.check({"data.train": records})
+
+
+def test_a_set_without_records():
+    with pytest.raises(UserError, match="contains no records"):
+        set_checks.check({"data.train": []})
+    with pytest.raises(UserError, match="must be a jaxhand.data.record.Record, got dict"):
+        set_checks.check({"data.train": [{}, {}]})

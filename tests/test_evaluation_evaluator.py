@@ -87,3 +87,20 @@ def test_mistakes_are_named(hands):
         Evaluator(20, metrics=("mpjpa",))
     with pytest.raises(ValueError, match="must both be"):
         evaluator(pred[:8], gt[:8, :20])
+
+
+def test_joints_that_are_not_there():
+    """JAX itself takes the nearest joint, and a mask is taken for the indices 0 and 1."""
+    pred, gt = np.ones((2, 21, 3)), np.random.default_rng(0).normal(size=(2, 21, 3))
+    for options in ({"keypoint_list": [0, 21]}, {"root_joint_idx": 21}, {"root_joint_idx": -22}):
+        with pytest.raises(ValueError, match="one of 21 joints"):
+            Evaluator(2, **options)(pred, gt)
+    for keypoints in ([True] * 21, [], [0.5]):
+        with pytest.raises(UserError, match="indices of joints"):
+            Evaluator(2, keypoints)
+    for mask in (np.ones((2, 22)), np.ones(2)):
+        with pytest.raises(ValueError):
+            Evaluator(2, [0, 1, 2])(pred, gt, joint_valid=mask)
+    np.testing.assert_array_equal(mpjpe(pred, gt, root=-1), mpjpe(pred, gt, root=20))
+    mask = np.full((2, 21), 16, np.uint8)  # 16 * 16 is 0 in this type
+    np.testing.assert_allclose(mpjpe(pred, gt, root=0, valid=mask), mpjpe(pred, gt, root=0), rtol=1e-6)

@@ -1,6 +1,7 @@
 """Pairs of files: scores equal to hand-computed ones, and common mistakes are named."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -279,3 +280,50 @@ def test_float16_has_no_false_warning(tmp_path, gt, pred):
         np.savez(tmp_path / "gt.npz", xyz=(gt / 1000).astype(dtype))
         pair = scoring.load_pair(tmp_path / "pred.npz", tmp_path / "gt.npz", FREIHAND)
         assert pair.warnings == [] and pair.pred["xyz"].dtype == np.float32
+
+
+def test_ids_that_do_not_fit(tmp_path, gt, pred):
+    """An id that stands twice would be scored twice with the first prediction."""
+    files, ids = (tmp_path / "pred.npz", tmp_path / "gt.npz"), np.arange(COUNT)
+    for pred_ids, gt_ids, fault in (
+        (np.r_[ids, 3], ids, "pred.npz: 1 ids are not unique, such as 3"),
+        (ids, np.r_[ids[1:], 5], "gt.npz: 1 ids are not unique, such as 5"),
+        (ids[:, None], ids, "pred.npz: array 'id' must have one entry per sample"),
+    ):
+        for file, joints, of_file in zip(files, (pred, gt), (pred_ids, gt_ids)):
+            np.savez(file, joints=np.resize(joints, (len(of_file), 21, 3)), id=of_file)
+        with pytest.raises(UserError, match=fault):
+            scoring.load_pair(*files, DEXYCB)
+    np.savez(files[0], joints=pred.astype(np.longdouble), id=ids)  # JAX has no such floats
+    np.savez(files[1], joints=gt[:-2], id=ids[:-2])
+    pair = scoring.load_pair(*files, DEXYCB)
+    assert pair.pred["joints"].dtype == np.float64
+
+
+def test_labels_that_cannot_be_scored(tmp_path):
+    """In HInt's protocol an error is divided by the box; without a labelled joint all scores would be perfect."""
+    points = np.random.default_rng(0).uniform(5, 90, (4, 21, 2))
+    for scale, confidence, size, fault in (
+        (1, 1, 0, "box_size of sample 0 must be positive, in px"),
+        (1, 0, 80, "no joint of keypoints_2d has a confidence > 0.5"),
+        (0.01, 1, 80, "pred.npz: seems to be in 0..1"),
+    ):
+        labels = np.concatenate([points, np.full((4, 21, 1), confidence)], -1)
+        np.savez(tmp_path / "pred.npz", keypoints_2d=points * scale)
+        np.savez(tmp_path / "gt.npz", keypoints_2d=labels, box_size=np.full(4, size))
+        with pytest.raises(UserError, match=fault):
+            scoring.load_pair(tmp_path / "pred.npz", tmp_path / "gt.npz", scoring.protocol_of("hint"))
+    no_joint = {"joints": np.ones((2, 42, 3)), "joint_valid": np.zeros((2, 42)), "hand_type": np.array(["right"] * 2)}
+    with pytest.raises(UserError, match="no labelled joint"):
+        scoring.protocol_of("interhand").score({"joints": np.ones((2, 42, 3))}, no_joint)
+
+
+def test_names_of_any_characters(tmp_path, gt, pred):
+    """Commas stay inside a cell of the CSV, and bytes that are not UTF-8 do not end the command."""
+    pair = pair_of(tmp_path, pred, gt, HAMER)
+    names = np.array([f'a,b "{i}" \udcff' for i in range(COUNT)])
+    odd = dataclasses.replace(pair, ids=names, pred_files=[tmp_path / "\udcff"])
+    paths = scoring.write(odd, HAMER.score(pair.pred, pair.gt), {}, tmp_path)
+    rows = list(csv.reader(paths[1].read_text().splitlines()))
+    assert rows[2][0] == 'a,b "1" ?' and {len(row) for row in rows} == {len(rows[0])}
+    assert json.loads(paths[0].read_text())["predictions"] == [f"{tmp_path}/?"]

@@ -95,3 +95,8 @@ def test_a_platform_that_is_not_there():
         and b"error: JAX finds no device; unset JAX_PLATFORMS (it is 'rocm,nonsense'), or" in done.stderr
     )
     assert done.stderr.count(b"error") == 1 and b"Traceback" not in done.stderr
+
+
+def test_a_file_name_that_is_not_text():
+    code = r"from jaxhand.io import console; console.prepare(); print('a\udcff')"
+    assert run(code, PYTHONIOENCODING="utf-8:strict").stdout == b"a\xff\n"

@@ -33,3 +33,9 @@ def test_fingers():
     joints[[4, 20]] = np.nan
     np.testing.assert_equal(finger_means(joints, valid), [np.nan, 1.5, 6.5, 10.5, 14.5, np.nan])
     assert np.isnan(finger_means(joints)).tolist() == [False, True, False, False, False, True]
+
+
+def test_a_mask_of_joints_is_repeated_for_each_sample():
+    values = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(joint_means(values, [1, 0, 1]), [4.5, np.nan, 6.5])
+    assert mean_where(values, [1, 0, 1]) == values[:, [0, 2]].mean()

@@ -140,3 +140,11 @@ def test_handedness_counts_where_it_is_known(inputs):
     scores = PROTOCOLS["interhand"].score(pred, gt | {"hand_type_valid": known.astype(int)})
     assert scores.values["HandednessAcc"] == pytest.approx(correct[known].mean())
     assert (np.isnan(scores.samples["HandednessAcc"]) == ~known).all()
+
+
+def test_a_root_that_is_not_there():
+    """JAX itself takes the last joint."""
+    hands = np.zeros((2, 42, 3))
+    for call in (lambda: mrrpe(hands, hands, roots=(20, 42)), lambda: two_hand_valid(hands[..., 0], roots=(20, 42))):
+        with pytest.raises(ValueError, match="one of 42 joints"):
+            call()

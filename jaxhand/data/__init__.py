@@ -142,7 +142,10 @@ def reader(kind: str) -> typing.Callable[..., Source]:
         UserError: the name is unknown, or the module cannot be imported.
     """
     if ":" in kind:
-        return load_object(kind, "data set")
+        function = load_object(kind, "data set")
+        if not callable(function):
+            raise UserError(f"data set {kind} must be a function, got {type(function).__name__}")
+        return typing.cast(typing.Callable[..., Source], function)
     if not _is_built_in(kind):
         raise _unknown(kind)
     name, _, variant = kind.partition("-")

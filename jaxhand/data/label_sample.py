@@ -21,6 +21,20 @@ class Header(typing.NamedTuple):
     orientation: int  # EXIF orientation, 1 to 8; 1 without EXIF
 
 
+LABEL_SHAPES = {
+    "K": (3, 3),
+    "keypoints_3d": (21, 3),
+    "joint_valid": (21,),
+    "bbox": (4,),
+    "keypoints_2d": (21, 2),
+    "joint_valid_2d": (21,),
+    "mano_pose": (48,),
+    "mano_shape": (10,),
+}  # of a `Record`
+MIN_DEPTH_MM = 10  # smallest plausible median of a depth image
+REQUIRED = ("K", "keypoints_3d", "joint_valid")
+
+
 class Sample(typing.NamedTuple):
     """The labels of n records."""
 
@@ -73,11 +87,50 @@ def read(source: Source) -> Sample:
     """Read the labels of records that are evenly spread over a source, and the headers of some of their images.
 
     Raises:
-        UserError: a label cannot be read.
+        UserError: there are no records, a label cannot be read, or it has another form than `Record` describes.
     """
+    if not len(source):
+        raise UserError("a data set contains no records")
     rows = spread(len(source), MAX_RECORDS if hasattr(source, "read_annotation") else MAX_DECODED)
+    records = [read_annotation(source, i) for i in rows]
+    for i, record in zip(rows, records):
+        check_form(record, f"record {i} of {type(source).__name__}")
     headers = {int(k): header(source, int(rows[k])) for k in spread(len(rows), MAX_IMAGES)}
-    return Sample.of([read_annotation(source, i) for i in rows], {k: v for k, v in headers.items() if v is not None})
+    return Sample.of(records, {k: v for k, v in headers.items() if v is not None})
+
+
+def check_form(record: Record, where: str) -> None:
+    """Check the types and shapes of a record's labels and of its decoded image.
+
+    Args:
+        record: the record.
+        where: what errors call it.
+
+    Raises:
+        UserError: something has another form than `Record` describes.
+    """
+    if not isinstance(record, Record):
+        raise UserError(f"{where} must be a jaxhand.data.record.Record, got {type(record).__name__}")
+    if record.hand not in ("right", "left"):
+        raise UserError(f'{where}: hand must be "right" or "left", got {record.hand!r:.60}')
+    for name, shape in LABEL_SHAPES.items():
+        value = getattr(record, name)
+        if value is None and name not in REQUIRED:
+            continue
+        found = np.asarray(value)
+        if found.shape != shape or found.dtype.kind not in "fiub":
+            raise UserError(f"{where}: {name} must be numbers of shape {shape}, got {found.dtype} {found.shape}")
+    if record.keypoints_2d is not None and record.joint_valid_2d is None:
+        raise UserError(f"{where}: keypoints_2d needs joint_valid_2d (21,)")
+    image, depth = record.image, record.depth
+    if isinstance(image, np.ndarray) and not (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        raise UserError(f"{where}: image must be (H, W, 3) uint8, RGB, got {image.dtype} {image.shape}")
+    if isinstance(image, np.ndarray) and depth is not None:
+        if np.shape(depth) != image.shape[:2]:
+            raise UserError(f"{where}: depth must be (H, W) as the image, {image.shape[:2]}, got {np.shape(depth)}")
+        measured = depth[depth > 0]
+        if measured.size and np.median(measured) < MIN_DEPTH_MM:
+            raise UserError(f"{where}: depth seems to be in metres, but must be in mm")
 
 
 def header(source: Source, i: int) -> Header | None:

@@ -1,6 +1,7 @@
 """Score predictions batch by batch. The predictions can come from any program."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import jax
 import numpy as np
@@ -125,12 +126,18 @@ def options(keypoint_list: Sequence[int] | None, root_joint_idx: int, metrics: S
     """Convert the arguments of an evaluator to keyword arguments of `sample_errors`.
 
     Raises:
-        UserError: a metric is unknown.
+        UserError: a metric is unknown, or the list has something else than whole numbers.
     """
     unknown = [name for name in metrics if name not in ERRORS]
     if unknown:
         raise UserError(f"unknown metric {unknown[0]!r}; known metrics: {', '.join(ERRORS)}")
-    keypoints = None if keypoint_list is None else tuple(int(joint) for joint in keypoint_list)
+    keypoints = None if keypoint_list is None else tuple(keypoint_list)
+    numbers_only = all(isinstance(joint, Integral) and not isinstance(joint, bool) for joint in keypoints or ())
+    if keypoints is not None and not (keypoints and numbers_only):
+        raise UserError(
+            f"keypoint_list must be indices of joints, such as [0, 4, 8], not a mask, got {keypoint_list!r:.60}"
+        )
+    keypoints = keypoints and tuple(map(int, keypoints))
     return {"root": root_joint_idx, "keypoints": keypoints, "metrics": tuple(metrics)}
 
 

@@ -297,5 +297,8 @@ def _read_numpy(path: Path, names) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" and name != "hand_type":
             raise UserError(f"{path}: array {name!r} must contain numbers, got {array.dtype}")
-    # Sums in float16 overflow at 65504, and its 11 bits are too few for a mean.
-    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}
+        if array.ndim == 0 or name == "id" and array.ndim != 1:
+            raise UserError(f"{path}: array {name!r} must have one entry per sample, got the shape {array.shape}")
+    # Sums in float16 overflow at 65504, and its 11 bits are too few for a mean. JAX has no floats of more than 64 bits.
+    floats = {name: np.clip(array.dtype.itemsize, 4, 8) for name, array in arrays.items() if array.dtype.kind == "f"}
+    return {name: array.astype(f"f{floats[name]}") if name in floats else array for name, array in arrays.items()}

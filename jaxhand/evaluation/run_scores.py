@@ -1,5 +1,6 @@
 """Compute the scores of a run on data sets, print them, and write them to the run folder."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,6 +23,7 @@ from jaxhand.metrics import baselines
 from jaxhand.metrics.epoch import COUNTS, EpochMetric, console_lines, sample_errors
 from jaxhand.metrics.protocols import Protocol
 
+OF_RUN = ("workdir", "step", "epoch")  # what a result in evaluation.json says about its run
 NAMES = 5  # names of hands in a line about what is left out, at most
 
 
@@ -114,13 +116,14 @@ def output_folder(workdir: Path, chosen: Path | None) -> Path | None:
 
 
 def write(folder: Path, about: dict, results: list[dict]) -> Path:
-    """Write `evaluation.json`. Earlier results stay in it, except those of the same data set, split and protocol.
+    """Write `evaluation.json`. Earlier results stay in it, except those of the same run, data set, split and
+    protocol. A file that cannot be understood is renamed.
 
     Infinity becomes null, because JSON has no infinity.
 
     Args:
         folder: the run folder, or another one.
-        about: `workdir`, `step` and `epoch` of the run; the last two are also added to each result.
+        about: `workdir`, `step` and `epoch` of the run; they are also added to each result.
         results: the results, see `score`. They come first in the file.
 
     Returns:
@@ -130,7 +133,7 @@ def write(folder: Path, about: dict, results: list[dict]) -> Path:
         UserError: the file cannot be written.
     """
     path = folder / "evaluation.json"
-    results = [result | {"step": about["step"], "epoch": about["epoch"]} for result in results]
+    results = [result | {key: about[key] for key in OF_RUN} for result in results]
     kept = [old for old in _earlier(path) if not any(_same_question(old, new) for new in results)]
     report = json.loads(json.dumps(about | {"results": results + kept}), parse_constant=lambda _: None)
     with draft_of(path) as draft:
@@ -142,22 +145,30 @@ def _earlier(path: Path) -> list[dict]:
     """The results in an `evaluation.json`, or none if there is no such file; each with the step that it is of."""
     try:
         report = json.loads(path.read_text())
-        return [{"step": report["step"], "epoch": report["epoch"]} | result for result in report["results"]]
+        return [{key: report[key] for key in OF_RUN} | result for result in report["results"]]
+    except FileNotFoundError:
+        return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        aside = path.with_name(f"{path.name}.damaged")
+        with contextlib.suppress(OSError):
+            os.replace(path, aside)
+            print(f"{path} is damaged or of another program: it is now {aside}")
         return []
 
 
 def _same_question(old: dict, new: dict) -> bool:
-    """Whether two results are of the same data set, split, input and protocol. Old results lack some of these."""
-    return all(old.get(key, new[key]) == new[key] for key in ("data", "split", "input", "protocol"))
+    """Whether two results are of the same run, data set, split, input and protocol. Old results lack some of these."""
+    keys = ("workdir", "data", "split", "input", "protocol")
+    return all(old.get(key, new[key]) == new[key] for key in keys)
 
 
 def _scores_folder(output: Path, name: str, pair: scoring.Pair) -> Path:
-    """The folder for the scores of a protocol; a number is appended if one has those of another data set."""
+    """The folder for the scores of a protocol; a number is appended if one has those of another run or data set."""
     name = f"{pair.protocol.name}_{name}"
     for folder in itertools.chain([output / name], (output / f"{name}_{number}" for number in itertools.count(2))):
         try:
-            same = json.loads((folder / "scores.json").read_text())["ground_truth"] == [str(pair.gt_files[0])]
+            old = json.loads((folder / "scores.json").read_text())
+            same = [*old["predictions"], *old["ground_truth"]] == [str(pair.pred_files[0]), str(pair.gt_files[0])]
         except (OSError, ValueError, KeyError, TypeError):
             same = True  # no scores, or damaged ones
         if same:

@@ -1,6 +1,8 @@
 """Score predictions by a benchmark's protocol: read the files, check them, score them and report."""
 
+import csv
 import difflib
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -155,6 +157,7 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
         for files, has, lacks in ((gt_files, gt, pred), (pred_files, pred, gt))
         if name in protocol.gt_optional and name in has and name not in lacks
     ]
+    _check_pixels(pred, gt, ids, pred_files[0], gt_files[0])
     warnings += _compared(pred, gt, ids, protocol, pred_files[0], gt_files[0])
     return Pair(protocol, pred, gt, ids, pred_files, gt_files, warnings)
 
@@ -212,25 +215,31 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
         "protocol": pair.protocol.name,
         "source": pair.protocol.source,
         "options": options,
-        "predictions": [str(path) for path in pair.pred_files],
-        "ground_truth": [str(path) for path in pair.gt_files],
+        "predictions": [_readable(path) for path in pair.pred_files],
+        "ground_truth": [_readable(path) for path in pair.gt_files],
         "samples": len(pair.ids),
         "scored": scored,
         "values": scores.values,
         "units": scores.units,
         "joints_mm": {name: _named(joints, pair.protocol) for name, joints in scores.joints.items()},
         "curves": {name: {"mm": mm, "share": share} for name, (mm, share) in scores.curves.items()},
-        "worst_samples": {main: pair.ids[worst].tolist()},
-        "warnings": pair.warnings,
+        "worst_samples": {main: [_readable(name) for name in pair.ids[worst]]}
+        if pair.ids.dtype.kind == "U"
+        else {main: pair.ids[worst].tolist()},
+        "warnings": [_readable(warning) for warning in pair.warnings],
         "jaxhand": jaxhand.__version__,
     }
     columns = [f"{name}_{scores.units[name]}" if name in scores.units else name for name in scores.samples]
     rows = zip(pair.ids.tolist(), *(values.tolist() for values in scores.samples.values()))
-    lines = [",".join(["sample", *columns])]
-    lines += [",".join([str(name), *(f"{v:.6g}" if np.isfinite(v) else "" for v in values)]) for name, *values in rows]
+    table_text = io.StringIO()
+    writer = csv.writer(table_text, lineterminator="\n")
+    writer.writerow(["sample", *columns])
+    writer.writerows(
+        [_readable(name), *(f"{v:.6g}" if np.isfinite(v) else "" for v in values)] for name, *values in rows
+    )
     paths = [folder / "scores.json", folder / "samples.csv"]
     make_folder(folder)
-    for path, text in zip(paths, (_json(report), "\n".join(lines).encode() + b"\n")):
+    for path, text in zip(paths, (_json(report), table_text.getvalue().encode())):
         with draft_of(path) as draft:
             draft.write_bytes(text)
     return paths
@@ -248,6 +257,11 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to {folder}: permission denied; choose another folder with --output")
+
+
+def _readable(text: object) -> str:
+    """A path or name as text for a file in UTF-8; bytes of a file's name that are not UTF-8 become "?"."""
+    return str(text).encode(errors="replace").decode()
 
 
 def _json(report: dict) -> bytes:
@@ -304,6 +318,10 @@ def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict
                 "there must be one prediction per sample of the ground truth, in the same order"
             )
         return pred, gt, gt_ids
+    for file, found in ((pred_file, pred_ids), (gt_file, gt_ids)):
+        values, counts = np.unique(found, return_counts=True)
+        if (counts > 1).any():
+            raise UserError(f"{file}: {(counts > 1).sum()} ids are not unique, such as {values[counts > 1][0]}")
     shown = ~np.isin(labels, _UNLABELLED).reshape(len(labels), -1).all(1)
     gt, gt_ids = {name: values[shown] for name, values in gt.items()}, gt_ids[shown]
     missing = gt_ids[~np.isin(gt_ids, pred_ids)]
@@ -330,6 +348,22 @@ def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:
                 f"{files[min(i, len(files) - 1)]}: sample {ids[sample]} of {name}{point} is not finite "
                 f"({values[tuple(np.argwhere(bad)[0])]}); {count} of {len(values)} samples have such values"
             )
+
+
+def _check_pixels(pred: dict, gt: dict, ids, pred_file: Path, gt_file: Path) -> None:
+    """Raise UserError if 2D points cannot be scored: no joint is labelled, a box has no size, or they are in 0..1."""
+    if "box_size" not in gt:
+        return
+    [points], target = pred.values(), gt["keypoints_2d"]
+    if not (target[..., 2] > 0.5).any():
+        raise UserError(f"{gt_file}: no joint of keypoints_2d has a confidence > 0.5")
+    empty = ~(gt["box_size"] > 0)
+    if empty.any():
+        raise UserError(
+            f"{gt_file}: box_size of sample {ids[empty.argmax()]} must be positive, in px ({empty.sum()} samples)"
+        )
+    if np.abs(points).max() < 2 < np.abs(target[..., :2]).max():
+        raise UserError(f"{pred_file}: seems to be in 0..1, but the protocol needs px of the image")
 
 
 def _compared(pred: dict, gt: dict, ids, protocol: Protocol, pred_file: Path, gt_file: Path) -> list[str]:

@@ -95,7 +95,7 @@ class StreamingEvaluator:
 def _state_of(pred, gt, valid, joint_valid, root, keypoints, metrics):
     """The state of an evaluator to which only this batch was added."""
     errors, labelled, _ = sample_errors(pred, gt, joint_valid, root=root, keypoints=keypoints, metrics=metrics)
-    real = jnp.ones(labelled.shape, bool) if valid is None else valid > 0
+    real = jnp.ones(labelled.shape, bool) if valid is None else jnp.asarray(valid) > 0
     invalid = (real & ~labelled).sum(dtype=jnp.uint32)
     return {"errors": update(start(metrics), errors, real & labelled), "invalid": invalid}
 

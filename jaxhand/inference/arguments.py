@@ -63,8 +63,8 @@ class ImagePredictor(abc.ABC):
             K: (3, 3) camera matrix of the image in px. One matrix may also stand for a list of images. None: for the
                 path of a JPEG, from the focal length in its EXIF data. Otherwise the focal length is a guess
                 (`CropRule.camera`), and distances are as wrong as the guess.
-            depth: (H, W) mm, 0 or NaN where unknown; None: no depth. Models that were trained without depth ignore it,
-                except for MediaPipe's, whose hands it places.
+            depth: (H, W) mm, 0 or not finite where unknown; None: no depth. Models that were trained without depth
+                ignore it, except for MediaPipe's, whose hands it places.
             names: for a list of images, what error messages call them.
 
         Returns:
@@ -102,6 +102,8 @@ class ImagePredictor(abc.ABC):
             if not is_list or len(values) != len(images):
                 got = len(values) if is_list else f"{values!r:.60}"
                 raise UserError(f"{name} must have an entry for each of the {len(images)} images, got {got}")
+        if names is not None and len(names) != len(images):
+            raise UserError(f"names must have an entry for each of the {len(images)} images, got {len(names)}")
         photographs = []
         for index, of_image in enumerate(zip(images, *arguments.values())):
             try:
@@ -200,7 +202,9 @@ def central_camera(focal: float, width: int, height: int) -> np.ndarray:
 def _checked_depth(depth, height: int, width: int) -> np.ndarray:
     """A depth image (H, W) as float32 mm, 0 where unknown."""
     is_numeric = isinstance(depth, np.ndarray) and depth.dtype.kind in "fiu"
-    depth = _checked_array("depth", np.nan_to_num(depth) if is_numeric else depth, (height, width)).astype(np.float32)
+    depth = _checked_array(
+        "depth", np.nan_to_num(depth, posinf=0, neginf=0) if is_numeric else depth, (height, width)
+    ).astype(np.float32)
     measured = depth[depth > 0]
     if measured.size and np.median(measured) < 10:
         raise UserError("depth seems to be in metres, but must be in mm: multiply it by 1000")

@@ -6,6 +6,7 @@ import math
 import os
 import time
 import typing
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
 }
 UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
 _OVERLAY = "_joints.png"  # end of the name of the picture with the skeletons
+_MESH_OVERLAY = "_mesh.png"
 _PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
 
@@ -42,13 +44,15 @@ class PredictionWriter:
     Args:
         folder: the output folder; it is created if it does not exist.
         mesh_kinds: kinds of the mesh files, some of `mesh_files.KINDS`.
+        inputs: files that are read, such as the images. They are never overwritten, wherever the folder is.
 
     Raises:
         UserError: the folder cannot be created, or has a joints.json that this class did not write.
     """
 
-    def __init__(self, folder: Path, mesh_kinds: tuple[str, ...] = mesh_files.KINDS):
+    def __init__(self, folder: Path, mesh_kinds: tuple[str, ...] = mesh_files.KINDS, inputs: Collection[Path] = ()):
         self.folder, self.mesh_kinds = folder, mesh_kinds
+        self._inputs = set(map(os.path.realpath, inputs))
         self._path = folder / "joints.json"
         self._num_images = self._num_hands = 0
         self._last_write, self._write_seconds = -math.inf, 0.0
@@ -61,8 +65,9 @@ class PredictionWriter:
         for entry in _entries(self._path):
             name = os.path.realpath(entry["image"])
             self._hands.setdefault(name, []).append(_json_text(entry))
-            self._stems[name] = str(entry.get("overlay", "")).removesuffix(_OVERLAY)
-            self._used.add(self._stems[name])
+            stem = str(entry.get("overlay", "")).removesuffix(_OVERLAY)
+            self._stems[name] = stem if self._is_free(stem) else ""
+            self._used.add(stem)
 
     def __enter__(self) -> "PredictionWriter":
         return self
@@ -98,7 +103,7 @@ class PredictionWriter:
             picture = draw_skeleton(picture, (pixels + 0.5) * scale - 0.5, scale=1)  # keeps pixel centres at integers
         write_png(self.folder / files["overlay"], picture)
         if "vertices" in hands:
-            files |= {"mesh_overlay": f"{stem}_mesh.png"} | {kind: f"{stem}.{kind}" for kind in self.mesh_kinds}
+            files |= {"mesh_overlay": f"{stem}{_MESH_OVERLAY}"} | {kind: f"{stem}.{kind}" for kind in self.mesh_kinds}
             self._write_meshes(files, image, scale, hands)
         entries = [_json_entry(path, hands, row, files) for row in range(len(hands["is_right"]))]
         self._hands[os.path.realpath(path)] = [_json_text(entry) for entry in entries]
@@ -113,9 +118,17 @@ class PredictionWriter:
         name = os.path.realpath(path)
         if not self._stems.get(name):
             candidates = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
-            self._stems[name] = next(stem for stem in candidates if stem not in self._used)
+            self._stems[name] = next(stem for stem in candidates if stem not in self._used and self._is_free(stem))
             self._used.add(self._stems[name])
         return self._stems[name]
+
+    def _is_free(self, stem: str) -> bool:
+        """Whether files with this stem lie in the output folder, and none of them is an input."""
+        files = (
+            self.folder / f"{stem}{end}"
+            for end in (_OVERLAY, _MESH_OVERLAY, *(f".{kind}" for kind in mesh_files.KINDS))
+        )
+        return os.path.basename(stem) == stem and not self._inputs & set(map(os.path.realpath, files))
 
     def _write_meshes(self, files: dict[str, str], image: np.ndarray, scale: int, hands: dict) -> None:
         """Draw the meshes of all hands over the image. Write one mesh file of each kind, with one object per hand."""

@@ -26,6 +26,10 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))
         elif hasattr(stream, "reconfigure") and not (stream.encoding or "").lower().startswith("utf"):
             stream.reconfigure(errors=_ERRORS)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="surrogateescape"
+            )  # bytes of a file's name that are not UTF-8 are printed as they are
 
 
 def is_full_or_closed(error: OSError) -> bool:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxhand.metrics.procrustes import as_points, procrustes_align
+from jaxhand.metrics.procrustes import as_points, checked_joint, procrustes_align
 
 
 @partial(jax.jit, static_argnames=("root", "scale_joint"))
@@ -28,6 +28,7 @@ def scale_translation_align(pred: ArrayLike, gt: ArrayLike, *, root: int = 0, sc
         ValueError: the shapes differ or are not (..., N, 3).
     """
     pred, gt = as_points(pred, gt)
+    root, scale_joint = (checked_joint("root and scale_joint", joint, gt.shape[-2]) for joint in (root, scale_joint))
     pred = pred - pred[..., root : root + 1, :]
     origin = gt[..., root : root + 1, :]
     squared, target = (_squared_norm(p[..., scale_joint : scale_joint + 1, :]) for p in (pred, gt - origin))

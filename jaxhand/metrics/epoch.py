@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
 from jaxhand.config import UserError
 from jaxhand.metrics.mesh import f_score, mpvpe
 from jaxhand.metrics.pose import mpjpe, pa_mpjpe
-from jaxhand.metrics.procrustes import as_points, procrustes_align
+from jaxhand.metrics.procrustes import as_points, checked_joint, procrustes_align
 
 ERRORS = {
     "mpjpe": mpjpe,
@@ -115,7 +115,7 @@ def sample_errors(
     joint_valid: jax.Array | None = None,
     *,
     root: int | None = 0,
-    keypoints: ArrayLike | None = None,
+    keypoints: Sequence[int] | None = None,
     metrics: Sequence[str] = ("mpjpe", "pa_mpjpe"),
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
     """Errors of every sample, and masks of the samples with a valid label and with a finite prediction.
@@ -133,14 +133,21 @@ def sample_errors(
         `labelled` (B,): False if a valid joint of `gt` is not finite, the root is not valid, or all valid joints
         coincide (variance <= 1e-8 mm^2).
         `finite` (B,): False if the prediction or an error is not finite.
+
+    Raises:
+        ValueError: the shapes are not (B, J, 3) and (B, J), or there is no such joint.
     """
     pred, gt = as_points(pred, gt)
-    valid = jnp.ones(gt.shape[:-1], bool) if joint_valid is None else joint_valid > 0
+    if gt.ndim != 3:
+        raise ValueError(f"pred and gt must be (B, J, 3), got {gt.shape}")
+    valid = jnp.broadcast_to(True if joint_valid is None else jnp.asarray(joint_valid) > 0, gt.shape[:-1])
+    root = None if root is None else checked_joint("root", root, gt.shape[1])
     root_valid = True if root is None else valid[:, root]
     if root is not None:
         pred, gt = (points - points[:, root : root + 1] for points in (pred, gt))
     if keypoints is not None:
-        pred, gt, valid = (values[:, jnp.asarray(keypoints)] for values in (pred, gt, valid))
+        chosen = np.array([checked_joint("each of keypoints", joint, gt.shape[1]) for joint in keypoints], int)
+        pred, gt, valid = (values[:, chosen] for values in (pred, gt, valid))
     gt = jnp.where(valid[..., None], gt, 0)
     labelled = root_valid & (gt.var(-2, where=valid[..., None]).sum(-1) > 3 * MIN_VARIANCE)  # False for NaN
     errors = {name: ERRORS[name](pred, gt, valid=valid) for name in metrics}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxhand.metrics.procrustes import aligned_error, as_points, masked_mean, norm
+from jaxhand.metrics.procrustes import aligned_error, as_points, checked_joint, masked_mean, norm
 
 
 @partial(jax.jit, static_argnames="root")
@@ -23,7 +23,7 @@ def mpjpe(pred: ArrayLike, gt: ArrayLike, *, root: int | None = None, valid: Arr
         (...,) mm, one number per sample. NaN where no joint is valid, or the root is not valid.
 
     Raises:
-        ValueError: the shapes differ or are not (..., N, 3).
+        ValueError: the shapes differ or are not (..., N, 3), or there is no such root.
     """
     valid = _with_root(valid, root)
     return masked_mean(distances(pred, gt, root, valid), valid)
@@ -66,10 +66,16 @@ def distances(pred: ArrayLike, gt: ArrayLike, root: int | None = None, valid: Ar
     """
     pred, gt = as_points(pred, gt)
     if root is not None:
+        root = checked_joint("root", root, gt.shape[-2])
         pred, gt = (points - points[..., root : root + 1, :] for points in (pred, gt))
     difference = [pred[..., c] - gt[..., c] for c in range(3)]
     return norm(difference if valid is None else [jnp.where(jnp.asarray(valid) > 0, d, 0) for d in difference])
 
 
 def _with_root(valid, root):
-    return valid if valid is None or root is None else valid * valid[..., root : root + 1]
+    """The mask of the joints to measure: none of a hand whose root is not valid."""
+    if valid is None or root is None:
+        return valid
+    valid = jnp.asarray(valid) > 0
+    root = checked_joint("root", root, valid.shape[-1])
+    return valid & valid[..., root : root + 1]

@@ -156,6 +156,22 @@ def as_points(pred: ArrayLike, gt: ArrayLike) -> tuple[jax.Array, jax.Array]:
     return pred.astype(dtype), gt.astype(dtype)
 
 
+def checked_joint(name: str, joint, count: int) -> int:
+    """Check the index of a joint, and return it counted from the start. (JAX replaces a wrong index without an error.)
+
+    Args:
+        name: name of the argument, for the error.
+        joint: the index; a negative one counts from the end.
+        count: number of joints.
+
+    Raises:
+        ValueError: it is no whole number, or there is no such joint.
+    """
+    if isinstance(joint, bool | np.bool_) or not isinstance(joint, int | np.integer) or not -count <= joint < count:
+        raise ValueError(f"{name} must be the index of one of {count} joints, 0 to {count - 1}, got {joint!r}")
+    return int(joint) % count
+
+
 def _check_points(pred, gt):
     if pred.shape != gt.shape or pred.ndim < 2 or pred.shape[-1] != 3:
         raise ValueError(f"pred and gt must both be (..., N, 3), got {pred.shape} and {gt.shape}")

@@ -58,6 +58,8 @@ def _mean_over_time(values, valid, window: int):
     """Mean of (..., T - window + 1) values whose `window` frames are all valid."""
     if valid is None:
         return values.mean(-1)
-    valid = valid > 0
+    valid = jnp.asarray(valid) > 0
+    if values.shape[-1] and valid.shape[-1] != values.shape[-1] + window - 1:
+        raise ValueError(f"valid must have {values.shape[-1] + window - 1} frames, got {valid.shape[-1]}")
     run = jnp.stack([valid[..., k : k + values.shape[-1]] for k in range(window)]).all(0)
     return jnp.where(run, values, 0).sum(-1) / run.sum(-1)

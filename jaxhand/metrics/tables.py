@@ -11,7 +11,7 @@ def mean_where(values: ArrayLike, valid: ArrayLike | None = None, axis: int | No
 
     Args:
         values: array of any shape and unit; entries that are not valid do not affect the result.
-        valid: mask of the same shape, > 0 for valid entries; None takes all.
+        valid: mask, > 0 for valid entries, whose shape broadcasts to that of the values; None takes all.
         axis: axis to average over; None averages over all.
 
     Returns:
@@ -19,7 +19,7 @@ def mean_where(values: ArrayLike, valid: ArrayLike | None = None, axis: int | No
     """
     if valid is None:
         return typing.cast(np.ndarray, np.mean(np.asarray(values), axis, dtype=np.float64))
-    keep = np.asarray(valid) > 0
+    keep = np.broadcast_to(np.asarray(valid) > 0, np.shape(values))
     count = keep.sum(axis)
     total = np.where(keep, values, 0).sum(axis, dtype=np.float64)
     return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)

@@ -8,10 +8,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxhand.metrics.pose import distances
-from jaxhand.metrics.procrustes import norm
+from jaxhand.metrics.procrustes import checked_joint, norm
 
 ROOTS = (20, 41)  # right wrist, left wrist
 
@@ -43,7 +44,8 @@ def two_hand_valid(valid: ArrayLike, *, roots: tuple[int, int] = ROOTS) -> jax.A
         (..., 2J) bool.
     """
     labelled = jnp.asarray(valid) > 0
-    return labelled & jnp.repeat(labelled[..., jnp.array(roots)], labelled.shape[-1] // 2, axis=-1)
+    roots = _checked(roots, labelled.shape[-1])
+    return labelled & jnp.repeat(labelled[..., np.array(roots)], labelled.shape[-1] // 2, axis=-1)
 
 
 @partial(jax.jit, static_argnames="roots")
@@ -67,7 +69,7 @@ def mrrpe(
     Returns:
         (...,) mm, one number per sample. NaN where a root is not valid.
     """
-    right, left = roots
+    right, left = _checked(roots, jnp.shape(gt)[-2])
     predicted, actual = (joints[..., left, :] - joints[..., right, :] for joints in map(jnp.asarray, (pred, gt)))
     error = norm(jnp.moveaxis((predicted if relative_root is None else relative_root) - actual, -1, 0))
     if valid is None:
@@ -93,6 +95,13 @@ def handedness_correct(pred: ArrayLike, gt: ArrayLike) -> jax.Array:
 
 def _root_relative(joints, roots):
     """Joints (..., 2J, 3), each hand relative to its root."""
+    roots = _checked(roots, jnp.shape(joints)[-2])
     hands = jnp.split(joints, 2, axis=-2)
-    origins = (joints[..., root : root + 1, :] for root in roots)
+    origins = (jnp.asarray(joints)[..., root : root + 1, :] for root in roots)
     return jnp.concatenate([hand - origin for hand, origin in zip(hands, origins)], axis=-2)
+
+
+def _checked(roots, count) -> tuple[int, int]:
+    """The indices of both roots among `count` joints; ValueError if there is no such joint."""
+    right, left = (checked_joint("each of roots", root, count) for root in roots)
+    return right, left

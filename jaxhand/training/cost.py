@@ -127,7 +127,7 @@ def bandwidth(traffic: Traffic, gpu: Gpu) -> float:
 
 
 def _traffic(split: list, moved: list, axes: dict[str, int], per_host: int, parts: int) -> list[Traffic]:
-    """The collectives of a step; each part of the batch has its own.
+    """The collectives of a step. Each part of the batch sums its gradient; XLA gathers the parameters only once.
 
     Devices have the order of the mesh: those of one `fsdp` group are neighbours.
     """
@@ -136,7 +136,7 @@ def _traffic(split: list, moved: list, axes: dict[str, int], per_host: int, part
     summed, copied = (_bytes([leaf for leaf in moved if _is_split(leaf) is is_split]) for is_split in (True, False))
     ring = lambda size: (size - 1) / size  # noqa: E731
     found = [
-        Traffic("all-gather", parts * ring(fsdp) * whole, fsdp, min(fsdp, per_host)),
+        Traffic("all-gather", ring(fsdp) * whole, fsdp, min(fsdp, per_host)),
         Traffic("reduce-scatter", parts * ring(fsdp) * summed, fsdp, min(fsdp, per_host)),
         Traffic("all-reduce", parts * 2 * ring(data) * summed / fsdp, data, max(per_host // fsdp, 1)),
         Traffic("all-reduce", parts * 2 * ring(everywhere) * copied, everywhere, per_host),

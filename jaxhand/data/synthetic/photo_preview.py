@@ -12,12 +12,19 @@ from jaxhand.data.synthetic import backgrounds, photo, photo_render
 from jaxhand.data.synthetic.photo_scene import PARTS
 from jaxhand.hand import draw
 from jaxhand.hand.camera import project
+from jaxhand.io import console
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic-photo", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preview", metavar="PNG", required=True, help="a sheet of images with and without skeletons")
+    parser.add_argument(
+        "--preview",
+        type=console.path,
+        metavar="PNG",
+        required=True,
+        help="a sheet of images with and without skeletons",
+    )
     parser.add_argument("--without", nargs="*", default=[], metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--backgrounds", default="", metavar="FOLDER", help="own photographs for the backgrounds")
     parser.add_argument("--size", type=int, default=224, help="side of an image, px (%(default)s)")
@@ -39,6 +46,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
             joints = project(arrays["keypoints_3d"], arrays["K"])
             cells = [draw.draw_skeleton(image, uv) for image, uv in zip(cells, joints)]
         draw.write_png(args.preview, draw.grid(cells, columns=args.columns))
+        print(f"{args.count} hands -> {args.preview}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -36,7 +36,7 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
             is never valid is left out (the official code stops).
 
     Raises:
-        UserError: `averaging` or a `hand_type` is unknown.
+        UserError: `averaging` or a `hand_type` is unknown, or no joint is labelled.
     """
     if averaging not in AVERAGINGS:
         raise UserError(f"interhand: averaging must be {' or '.join(AVERAGINGS)}, not {averaging!r}")
@@ -50,6 +50,8 @@ def interhand(pred: dict, gt: dict, *, averaging: str = "interhand") -> Scores:
     arrays = pred["joints"], gt["joints"], gt["joint_valid"], pred.get("rel_root", roots)
     found = in_pieces(_errors, PIECE, *arrays)
     distance, valid, interacting = found["joints"], found["valid"], kinds == "interacting"
+    if not valid.any():
+        raise UserError("interhand: joint_valid has no labelled joint of a hand whose wrist is labelled")
     samples = {"MPJPE": mean_where(distance, valid, 1), "MRRPE": np.where(interacting, found["MRRPE"], np.nan)}
     values, joints = {}, {}
     for name, rows in (("all", interacting | ~interacting), ("single", ~interacting), ("interacting", interacting)):
