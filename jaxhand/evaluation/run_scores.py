@@ -146,9 +146,9 @@ def _earlier(path: Path) -> list[dict]:
     try:
         report = json.loads(path.read_text())
         return [{key: report[key] for key in OF_RUN} | result for result in report["results"]]
-    except FileNotFoundError:
+    except OSError:  # no such file; one that cannot be read cannot be written either, which `write` reports
         return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         aside = path.with_name(f"{path.name}.damaged")
         with contextlib.suppress(OSError):
             os.replace(path, aside)
