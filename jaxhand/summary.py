@@ -23,7 +23,8 @@ These are estimates from the shapes of the arrays and from data sheets. They wer
 Memory does not include what one operation needs at a time, such as the block that is recomputed with model.remat.
 Sent: ring algorithms; all arrays are float32; gradients are sent once for each part of a batch. Time: the first number
 is with communication at the same time as the products, the second is with one after the other; waiting for data is not
-included. Efficiency: the share of the step that is not communication. With few images per GPU, --mfu is lower."""
+included. Efficiency: the share of the step that is not communication. With few images per GPU, --mfu is lower. The time
+that a GPU needs to start each operation is not included; for small networks it is larger than all the rest."""
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
