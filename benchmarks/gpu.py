@@ -288,8 +288,8 @@ def machine() -> str:
     """The devices and the versions."""
     device, names = jax.devices()[0], ("jax", "jaxlib", "flax", "torch")
     found = [f"{name} {importlib.metadata.version(name)}" for name in names if importlib.util.find_spec(name)]
-    runtime = " ".join(device.client.platform_version.split())
-    return f"{jax.device_count()} x {device.device_kind} ({runtime}); Python {platform.python_version()}, {', '.join(found)}"
+    devices = f"{jax.device_count()} x {device.device_kind} ({' '.join(device.client.platform_version.split())})"
+    return f"{devices}; Python {platform.python_version()}, {', '.join(found)}"
 
 
 if __name__ == "__main__":
