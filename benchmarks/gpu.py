@@ -25,8 +25,6 @@ from flax import nnx
 
 from benchmarks import procrustes
 from jaxhand import config as configs
-from jaxhand import data
-from jaxhand.data import pipeline
 from jaxhand.data.synthetic import dataset, render
 from jaxhand.metrics import pa_mpjpe
 from jaxhand.models import summary
@@ -98,17 +96,19 @@ class Row(NamedTuple):
 
 
 def hamer_config(sizes: Sizes, *overrides: str) -> configs.Config:
-    """HaMeR in bfloat16 on crops of 256 px, with the synthetic set."""
-    batch = f"training.batch_size={sizes.hamer_batch}", f"data.train_samples={sizes.hamer_batch}"
+    """HaMeR in bfloat16 on crops of 256 px, with the built-in hand."""
+    batch = f"training.batch_size={sizes.hamer_batch}"
     fixed = ("model.name=hamer", "model.dtype=bfloat16", "data.image_size=256")
-    return configs.load(None, [*fixed, *batch, *sizes.hamer, *overrides])
+    return configs.load(None, [*fixed, batch, *sizes.hamer, *overrides])
 
 
 def train_step(config: configs.Config) -> Callable[[], None]:
-    """A complete step of `jaxhand train` on one batch in the memory of the device, as a function that waits for it."""
+    """A complete step of `jaxhand train`, on noise in the memory of the device, as a function that waits for it."""
     trainer = Trainer(config, make_mesh(config.training), total_steps=1000)
-    source = data.load("synthetic", "train", config.data, config.seed, config.hand if trainer.hand_model else None)
-    batch = next(pipeline.train_iterator(source, config, hand_model=trainer.hand_model))
+    batch = {key: np.ones(array.shape, array.dtype) for key, array in trainer.abstract_batch().items()}
+    batch["image"] = np.random.default_rng(0).integers(0, 256, batch["image"].shape, np.uint8)
+    side = config.data.image_size
+    batch["K"][:] = [[2 * side, 0, side / 2], [0, 2 * side, side / 2], [0, 0, 1]]
     on_device, state = to_global(batch, trainer.device_mesh), trainer.init()
 
     def step() -> None:
@@ -194,8 +194,7 @@ def networks(sizes: Sizes) -> Iterator[Row]:
     """The whole training steps of the default network and of the fast mesh network."""
     for experiment in ("quickstart", "fast_mesh_synthetic"):
         for batch in sizes.batches:
-            rows = f"training.batch_size={batch}", f"data.train_samples={batch}"
-            config = configs.load(experiment, [*sizes.networks, *rows])
+            config = configs.load(experiment, [*sizes.networks, f"training.batch_size={batch}"])
             seconds = in_turn({"step": train_step(config)}, sizes)["step"]
             yield Row(f"`{experiment}`, train step", batch, seconds, config.model.dtype)
 
@@ -289,9 +288,8 @@ def machine() -> str:
     """The devices and the versions."""
     device, names = jax.devices()[0], ("jax", "jaxlib", "flax", "torch")
     found = [f"{name} {importlib.metadata.version(name)}" for name in names if importlib.util.find_spec(name)]
-    runtime = " ".join(device.client.platform_version.split())
-    versions = f"Python {platform.python_version()}, {', '.join(found)}"
-    return f"{jax.device_count()} x {device.device_kind} ({runtime}); {versions}"
+    devices = f"{jax.device_count()} x {device.device_kind} ({' '.join(device.client.platform_version.split())})"
+    return f"{devices}; Python {platform.python_version()}, {', '.join(found)}"
 
 
 if __name__ == "__main__":
