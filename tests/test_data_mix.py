@@ -152,7 +152,7 @@ def test_named_in_a_config(monkeypatch, tmp_path):
         ("data.train={a: much}", "data.train: a must be float, got 'much'"),
         ("data.train={a: {b: 1}}", "data.train: a must be float"),
         ("data.test={a: 1}", "data.test must be str"),
-        ("training.epoch_samples=-1", "training.epoch_samples must be at least 0"),
+        ("training.epoch_samples=-1", "training.epoch_samples must be between 0 and"),
     ],
 )
 def test_wrong_weights_are_named(override, message):
