@@ -84,7 +84,7 @@ class Row(NamedTuple):
 
     what: str
     batch: int = 0  # images or hands of a call; 0: nothing was timed
-    seconds: Sequence[float] = ()  # of a call, by round
+    seconds: Sequence[float] | np.ndarray = ()  # of a call, by round
     note: str = ""
 
     def __str__(self) -> str:
