@@ -35,11 +35,11 @@ def compute(cases: list, folder: Path) -> list:
     Returns:
         One result per case.
     """
-    program, values = folder / "compute.mjs", folder / "cases.json"
+    program, values, path = folder / "compute.mjs", folder / "cases.json", node()
     values.write_text(json.dumps(cases, default=lambda array: array.tolist()))
     bundle = ["--bundle", "--format=esm", "--platform=node", "--log-level=warning", f"--outfile={program}"]
     subprocess.run([WEB / "node_modules" / ".bin" / "esbuild", WEB / "test" / "compute.ts", *bundle], check=True)
-    done = subprocess.run([node(), program, values], check=True, capture_output=True, text=True)
+    done = subprocess.run([path, program, values], check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
