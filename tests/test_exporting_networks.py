@@ -40,10 +40,10 @@ def exported(run, tmp_path_factory):
     return folder, lines
 
 
-SLOW = [name for name in MODELS if name not in ("dense", "hamer", "mediapipe")]
+SLOW = [name for name in MODELS if name not in ("dense", "mediapipe")]
 
 
-@pytest.mark.parametrize("name", ["hamer", "mediapipe", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", ["mediapipe", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_every_model_becomes_onnx(name, tmp_path):
     """`export` itself compares it with the run."""
     lines = []

@@ -299,6 +299,7 @@ def test_a_recording_of_rerun_itself(clip, run, tmp_path):
         rerun_file.RerunFile(tmp_path / "b.rrd", SIZE, np.eye(3))
 
 
+@pytest.mark.slow
 def test_synthetic_clip(tmp_path, monkeypatch, capsys):
     path = tmp_path / "clip.mp4"
     monkeypatch.setattr(sys, "argv", ["synthetic", "--clip", str(path), "--size", "96", "--count", "6", "--fps", "5"])
