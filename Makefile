@@ -83,7 +83,7 @@ $(VENV)/.installed: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml s
 	$(RUN) -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-test: tests/requirements.txt
+$(VENV)/.installed-test: tests/requirements.txt requirements-export.txt
 $(VENV)/.installed-export: requirements-export.txt
 $(VENV)/.installed-lint: tests/requirements-lint.txt
 $(VENV)/.installed-docs: docs/requirements.txt

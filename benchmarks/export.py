@@ -68,7 +68,8 @@ def line(network: Network, kind: str, size: float, found: str, load: float, spee
     """One row of the table."""
     name = network.metadata["model"]
     columns = [f"{size:.2f}", found, f"{seconds:.0f}", f"{load:.0f}"]
-    return " | ".join(["|", name, kind, *columns, *(f"{ms:.1f} | {ratio:.2f}" for ms, ratio in speeds), "|"])
+    cells = [name, kind, *columns, *(f"{ms:.1f} | {ratio:.2f}" for ms, ratio in speeds)]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def run_onnx(path: Path) -> Runner:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to others
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(None, inputs)))
+    return lambda inputs: {name: np.asarray(array) for name, array in zip(names, session.run(None, inputs))}
 
 
 class Format(NamedTuple):

@@ -215,7 +215,7 @@ class Graph:
                 casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
                 name, array = f"{name}_half", array.astype(np.float16)
             stored.append(numpy_helper.from_array(array, name))
-        infos = [
+        inputs, results = (
             [
                 helper.make_tensor_value_info(
                     name,
@@ -225,8 +225,8 @@ class Graph:
                 for name, tensor in tensors.items()
             ]
             for tensors in ({tensor.name: tensor for tensor in self._inputs}, outputs)
-        ]
-        graph = helper.make_graph([*casts, *reversed(kept), *ends], "jaxhand", *infos, stored)
+        )
+        graph = helper.make_graph([*casts, *reversed(kept), *ends], "jaxhand", inputs, results, stored)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="jaxhand")
         helper.set_model_props(model, metadata)

@@ -88,7 +88,7 @@ class PhotoNet(Mediapipe):
         base, guesses = super().read_features(features), self._guesses(features)
         pixels, world = guesses[:, -1, :, :2], guesses[:, -1, :, 2:]
         log_distance = self.distance(features.pooled)[:, 0]
-        rows = lambda values: jnp.broadcast_to(values, (len(log_distance), 2))  # noqa: E731
+        rows = lambda values: jnp.broadcast_to(values, (log_distance.shape[0], 2))  # noqa: E731
         return base._replace(
             pixels=self.share_2d * pixels + (1 - self.share_2d) * base.pixels,
             world=self.share * _centred(world) + (1 - self.share) * _centred(base.world),
