@@ -1,4 +1,4 @@
-# make train, photographs, web, page, test, test-slow, test-lowest, lint, benchmark, wheel, clean.
+# make train, photographs, web, page, test, test-slow, test-lowest, lint, docs, benchmark, wheel, clean.
 # The environment is .venv. `make test PYTHON=python3.13` takes another Python, with an environment of its own: .venv-3.13
 ifeq ($(origin PYTHON), undefined)
 PYTHON := python3
@@ -17,7 +17,7 @@ PORT := 8000
 # Large memory pages for the buffers of XLA on Linux: a fifth more images/s
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train photographs web page test test-slow test-lowest lint benchmark wheel clean
+.PHONY: train photographs web page test test-slow test-lowest lint docs benchmark wheel clean
 
 train: $(VENV)/.installed
 	$(RUN) -m jaxhand.train
@@ -66,6 +66,10 @@ lint: $(VENV)/.installed-lint
 benchmark: $(VENV)/.installed-benchmark
 	$(RUN) -m benchmarks.train_step
 
+# The documentation as a web site, in site/
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/zensical build --clean
+
 wheel: $(VENV)/.installed-test
 	$(RUN) -m build
 
@@ -79,9 +83,10 @@ $(VENV)/.installed: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml s
 	$(RUN) -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-test: tests/requirements.txt
+$(VENV)/.installed-test: tests/requirements.txt requirements-export.txt
 $(VENV)/.installed-export: requirements-export.txt
 $(VENV)/.installed-lint: tests/requirements-lint.txt
+$(VENV)/.installed-docs: docs/requirements.txt
 $(VENV)/.installed-benchmark: benchmarks/requirements.txt
 $(VENV)/.installed-%: $(VENV)/.python-$(VERSION) requirements.txt pyproject.toml setup.py
 	@echo "Installing jaxhand[$*] into $(VENV); the first time takes some minutes"

@@ -26,11 +26,12 @@ from jaxhand.config import Config
 from jaxhand.data import pipeline
 from jaxhand.data.synthetic.photo_scene import PARTS
 from jaxhand.metrics import mpjpe, pa_mpjpe
+from jaxhand.models.mediapipe import Mediapipe
 from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.step import as_float
 
-RIDGES = (0.3, 1.0, 3.0)  # of standardised features, per sample
+RIDGES = (1.0, 3.0, 10.0)  # of standardised features, per sample
 BATCH = 16
 
 
@@ -56,7 +57,7 @@ class Network:
         params = pytree_checks.overlaid(nnx.to_pure_dict(drawn), restore_best(run).params)
 
         def read(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-            network = nnx.merge(graphdef, params, rest)
+            network = typing.cast(Mediapipe, nnx.merge(graphdef, params, rest))
             features = network.backbone(image)
             return features.pooled, network.read_features(features).world
 
@@ -79,7 +80,7 @@ def ridge(crops: Crops, strength: float) -> typing.Callable[[np.ndarray], tuple[
     """Return a function from features (N, C) to joints (N, 21, 3) and log scale (N,), fitted on crops."""
     targets = np.concatenate([crops.joints.reshape(len(crops.joints), -1), crops.log_scale[:, None]], 1)
     middle, spread, center = crops.features.mean(0), crops.features.std(0) + 1e-6, targets.mean(0)
-    X = np.float64((crops.features - middle) / spread)
+    X = ((crops.features - middle) / spread).astype(np.float64)
     gram = X.T @ X / len(X) + strength * np.eye(X.shape[1])
     weights = np.linalg.solve(gram, X.T @ (targets - center) / len(X))
 
@@ -92,13 +93,13 @@ def ridge(crops: Crops, strength: float) -> typing.Callable[[np.ndarray], tuple[
 
 def errors(joints: np.ndarray, truth: Crops) -> tuple[float, float]:
     """Return the means of PA-MPJPE and wrist-relative MPJPE, mm, of joints (N, 21, 3)."""
-    joints, targets = np.float32(joints), np.float32(truth.joints)
+    joints, targets = joints.astype(np.float32), truth.joints.astype(np.float32)
     return float(pa_mpjpe(joints, targets).mean()), float(mpjpe(joints, targets, root=0).mean())
 
 
 def main() -> None:
     """Print a table with one row per variant of the world and strength of the ridge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=1500, help="renders of each variant (%(default)s)")

@@ -5,9 +5,14 @@
 """
 
 import argparse
+import typing
+from pathlib import Path
 
 from jaxhand.io import console
 from jaxhand.training import runtime
+
+if typing.TYPE_CHECKING:
+    from jaxhand.evaluation.report.measured import Measured
 
 
 def main() -> int:
@@ -23,15 +28,42 @@ def main() -> int:
     arguments = parser.parse_args()
 
     runtime.use_compilation_cache()
-    from jaxhand.evaluation.report import measured, page  # imported here, so that --help needs no JAX
+    from jaxhand.evaluation.report import page  # imported here, so that --help needs no JAX
 
     found, name, split = [], arguments.data, arguments.split
     for workdir in arguments.workdir:
         with console.patience(f"Predicting the hands of {workdir}; this can take some minutes"):
-            found.append(measured.of_run(workdir, name, split))
+            found.append(measure(workdir, name, split))
         name, split = found[0].data, found[0].split
     print(f"Written to {page.write(found, arguments.out or arguments.workdir[0] / 'report.html')}")
     return 0
+
+
+def measure(workdir: Path, name: str | None = None, split: str | None = None) -> "Measured":
+    """Predict a data set with the best checkpoint of a run; see `jaxhand.evaluation.report.measured.of_run`.
+
+    Args:
+        workdir: run folder.
+        name: data set, as in `data.test`; None: that of the run.
+        split: of the data set; None: that of the run.
+
+    Raises:
+        UserError: the folder contains no run, or the data set cannot be read or has no 3D labels.
+    """
+    import jax
+
+    from jaxhand.evaluation.report import measured
+    from jaxhand.training import eval_loop
+
+    eval_model, best = eval_loop.load_best(workdir, metrics=())
+
+    def evaluate(source, collect) -> None:
+        batches = eval_loop.batches_of(source, eval_model)
+        eval_loop.evaluate_dataset(eval_model, best.params, best.rest, batches, collect=collect)
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(best.params))
+    meta = best.meta | {"step": best.step}
+    return measured.of_run(workdir, measured.EvaluatedModel(best.config, meta, parameters, evaluate), name, split)
 
 
 if __name__ == "__main__":

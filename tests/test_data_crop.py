@@ -61,7 +61,7 @@ def test_new_camera_projects_new_joints_to_new_pixels(hand, change):
     bones = np.linalg.norm(np.diff(record.keypoints_3d, axis=0), axis=-1)
     np.testing.assert_allclose(np.linalg.norm(np.diff(sample["keypoints_3d"], axis=0), axis=-1), bones, rtol=1e-5)
     np.testing.assert_allclose(sample["keypoints_3d"][:, 2], record.keypoints_3d[:, 2], rtol=1e-6)
-    assert sample["is_right"] == (hand == "right")
+    assert sample["is_right"] == ((hand == "right") != change.get("mirror", False))
 
 
 def test_left_hand_equals_the_right_hand_of_the_mirrored_image():

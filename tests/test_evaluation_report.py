@@ -9,7 +9,7 @@ import pytest
 from jaxhand import evaluate, report
 from jaxhand.config import UserError
 from jaxhand.evaluation.report import charts, intervals, page
-from jaxhand.evaluation.report.measured import Measured, of_run
+from jaxhand.evaluation.report.measured import Measured
 from jaxhand.evaluation.scoring import protocol_of
 
 
@@ -26,7 +26,7 @@ def measured(label, noise, *, count=40, names=None, seed=3):
 
 @pytest.fixture(scope="module")
 def of_trained(trained):
-    return of_run(trained.workdir)
+    return report.measure(trained.workdir)
 
 
 def test_a_run_is_measured_as_in_its_epochs(trained, of_trained):

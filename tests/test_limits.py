@@ -84,7 +84,7 @@ def test_long_numbers_are_not_finite_or_named(tmp_path, digits):
     (tmp_path / "boxes.json").write_text('[{"image": "a", "bbox": [1, 2, 3, ' + "9" * digits + "]}]")
     named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0", "bbox must be")
     (tmp_path / "a.yaml").write_text("training: {batch_size: " + "9" * digits + "}")
-    named(lambda: configs.load(tmp_path / "a.yaml"), "a.yaml")
+    named(lambda: configs.load(tmp_path / "a.yaml"), "training.batch_size")
     (tmp_path / "pred.json").write_text("[[[1, 2, " + "9" * digits + "]]]")
     try:
         assert np.isinf(prediction_files.read(tmp_path / "pred.json", ["xyz"])[0]["xyz"]).any()
@@ -191,6 +191,9 @@ def archive_of(path: Path, name: str, size: int, byte: bytes = b" ", method: int
 def test_archives_that_unpack_to_much_more(tmp_path):
     spaces = archive_of(tmp_path / "pred.zip", "pred.json", 32 * 2**20)
     named(lambda: prediction_files.read(spaces, ["xyz"]), "pred.zip:pred.json", "has more than 4,194,304 characters")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("pred.json", b"[[" + b"[[0,0,0]]," * 2_000_001)
+    named(lambda: prediction_files.read(tmp_path / "many.zip", ["xyz"]), "at most 2,000,000 samples are read")
     large = archive_of(tmp_path / "large.zip", "pred.json", 210 * 10**6, b"[")
     named(lambda: prediction_files.read(large, ["xyz"]), "unpacks to more than 20")
     task = archive_of(tmp_path / "a.task", "hand.tflite", 210 * 10**6, b"\0")
@@ -386,9 +389,9 @@ def test_an_avif_that_is_turned_by_its_own_property_alone():
 
 def test_paths_with_a_nul_character(tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps([{"image": "a\0.jpg", "bbox": [1, 2, 3, 4]}]))
-    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image must be a path, got 'a\\x00.jpg'")
+    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image 'a\\x00.jpg' is not a path")
     (tmp_path / "boxes.json").write_text('[{"image": "\\ud800", "bbox": [1, 2, 3, 4]}]')
-    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image must be a path")
+    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image ", "is not a path")
     (tmp_path / "boxes.json").write_text(json.dumps([{"image": "a" * 5000, "bbox": [1, 2, 3, 4]}]))
     assert len(read_boxes(tmp_path / "boxes.json")) == 1
     named(lambda: EncodedImage.read("a\0.jpg"), "does not exist")
@@ -401,7 +404,7 @@ def test_paths_with_a_nul_character(tmp_path):
 def test_ids_of_a_coco_file_that_are_not_numbers(tmp_path):
     image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
     for change, message in (
-        ({"id": "x"}, "image 0 must have a whole number as its id"),
+        ({"id": "x"}, "image 0: id must be a whole number"),
         ({"id": 10**19}, "whole number"),
     ):
         (tmp_path / "a.json").write_text(json.dumps({"images": [image | change], "annotations": []}))
@@ -413,3 +416,10 @@ def test_ids_of_a_coco_file_that_are_not_numbers(tmp_path):
     json.dump({"images": [image], "annotations": [{"image_id": 1, "bbox": [10**400] * 4}]}, stream)
     (tmp_path / "a.json").write_text(stream.getvalue())
     named(lambda: coco._parse(tmp_path / "a.json"), "annotation 0 is malformed (OverflowError")
+
+
+def test_a_whole_number_that_is_no_float_is_out_of_range(tmp_path):
+    (tmp_path / "a.yaml").write_text("data: {train_samples: " + "9" * 400 + "}\nseed: " + "9" * 400)
+    named(lambda: configs.load(tmp_path / "a.yaml"), "data.train_samples")
+    (tmp_path / "a.yaml").write_text("seed: " + "9" * 400)
+    named(lambda: configs.load(tmp_path / "a.yaml"), "seed")

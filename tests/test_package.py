@@ -56,7 +56,7 @@ def imported(folder: str) -> dict[str, str]:
     ("folder", "files"),
     [
         ("jaxhand", ["requirements.txt", "requirements-export.txt"]),
-        ("tests", ["requirements.txt", "tests/requirements.txt"]),
+        ("tests", ["requirements.txt", "requirements-export.txt", "tests/requirements.txt"]),
         ("benchmarks", ["requirements.txt", "benchmarks/requirements.txt"]),
     ],
 )

@@ -189,7 +189,8 @@ def alone(start, tiny_yaml, tmp_path):
     def alone(patch):
         flags = ["--coordinator", "127.0.0.1:9", "--num-processes", 2, "--process-id", 1]
         heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        patch = f"{heard}from jaxhand.io import console\nfrom jaxhand.training import peers\nconsole.PATIENCE = 0.1\n{patch}"
+        imports = "from jaxhand.io import console\nfrom jaxhand.training import peers\n"
+        patch = f"{heard}{imports}console.PATIENCE = 0.1\n{patch}"
         return start("train", "--config", tiny_yaml, "--workdir", tmp_path / "run", *flags, patch=patch)
 
     return alone

@@ -18,6 +18,7 @@ from tests.support import mediapipe_files
 SETTINGS = ["model.name=photo_net", "data.image_size=224", "data.crop_rule=mediapipe", "training.batch_size=4"]
 
 
+@pytest.mark.slow
 def test_a_training_from_converted_networks_reads_photographs(shared, photographs, tmp_path):
     """One step on rendered hands, then the mix of a data set: two runs later the palm detector is still found."""
     label = json.loads((shared / "real" / "hand_photos" / "test.jsonl").read_text().splitlines()[0])
@@ -41,6 +42,7 @@ def test_a_training_from_converted_networks_reads_photographs(shared, photograph
 
 def test_mirrored_hands_need_a_rule_that_keeps_left_hands(photographs):
     name = f"folder:{photographs}"
-    config = configs.load(None, [f"data.train={name}", f"data.test={name}", "data.augment.mirror=0.5"])
+    sets = [f"data.train={name}", f"data.test={name}", "training.batch_size=4"]
+    config = configs.load(None, [*sets, "data.augment.mirror=0.5"])
     with pytest.raises(UserError, match=r"data.augment.mirror: with data.crop_rule=square all hands .* are right"):
         loop.train(config, photographs / "run")

@@ -16,6 +16,7 @@ UNPACKED_PER_BYTE = 8  # and as much for every byte of the archive; text of numb
 
 # ---- Predictions
 SAMPLE_BYTES = 2**22  # text of one sample; a mesh of 10,000 points has 0.6 MB
+SAMPLES = 2 * 10**6  # samples of a file; InterHand2.6M's test set has 849,160 images of one or two hands
 
 # ---- Pickles
 CONTAINERS = 10**6  # number of lists, dicts and tuples: one byte of a file can take 250 bytes of memory

@@ -21,7 +21,7 @@ class Range:
     below: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        inside = self.least <= value <= self.most and math.isfinite(value)
+        inside = self.least <= value <= self.most and abs(value) < math.inf  # isfinite fails for large whole numbers
         return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
 
     def __str__(self) -> str:

@@ -234,6 +234,8 @@ class _Samples:
     def add(self, text: bytes, here: Callable[[], str]) -> None:
         """Parse a sample `x, y, z], [x, …, z` of J points, and append it. All samples must have the same J."""
         points = text.count(b"[") + 1
+        if self.count == limits.SAMPLES:
+            raise UserError(f"{here()} is one too many: at most {limits.SAMPLES:,} samples are read")
         try:
             values = np.array(parse_json(b"[%b]" % text.translate(None, b"[]")), float)  # null becomes NaN
         except MALFORMED:

@@ -190,7 +190,7 @@ def _backbone_order(backbone) -> Iterator[tuple[str, nnx.Module]]:
 def _hand_order(model, network: tflite.Network) -> Iterator[tuple[str, nnx.Module]]:
     """Yield (path, layer) in the order of the file's operations. The names of the outputs identify the heads."""
     yield from _backbone_order(model.backbone)
-    names = {(output.number,): output.name.partition(":")[0] for output in network.outputs}
+    names: dict[tuple[int, ...], str] = {(output.number,): output.name.partition(":")[0] for output in network.outputs}
     through = {op.inputs[:1]: op.outputs[:1] for op in network.operations if op.name == "LOGISTIC"}
     for operation in network.operations:
         if operation.name == "FULLY_CONNECTED":

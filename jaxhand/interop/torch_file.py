@@ -132,7 +132,7 @@ class TensorUnpickler(pickles.Unpickler):
         most: largest number of elements of a tensor, whatever its strides.
     """
 
-    def __init__(self, stream: typing.BinaryIO, most: int):
+    def __init__(self, stream: io.BytesIO, most: int):
         tensors = {"_rebuild_tensor_v2": self._tensor, "_rebuild_parameter": self._parameter}
         tensors |= {"_rebuild_parameter_with_state": self._parameter}
         allowed = {f"torch._utils.{name}": method for name, method in tensors.items()}

@@ -75,15 +75,13 @@ class PhotoNet(Mediapipe):
     def placed(self, reading: HandReading, K: jax.Array) -> Predictions:
         """As `Mediapipe.placed`, with the distance head; and what its loss terms need."""
         assert reading.log_distance is not None and reading.guesses is not None, "`read_features` sets them"
-        joints = place_at_distance(
+        found = super().placed(reading, K)
+        found["keypoints_3d"] = place_at_distance(
             reading.world, reading.pixels, K, reading.log_distance, reading.variances, reading.prior
         )
-        return super().placed(reading, K) | {
-            "keypoints_3d": joints,
-            "root_depth": focal_length(K) * jnp.exp(reading.log_distance),
-            "guesses_3d": reading.guesses[..., 2:],
-            "guesses_2d": reading.guesses[..., :2],
-        }
+        found["root_depth"] = focal_length(K) * jnp.exp(reading.log_distance)
+        found["guesses_3d"], found["guesses_2d"] = reading.guesses[..., 2:], reading.guesses[..., :2]
+        return found
 
     def read_features(self, features: Features) -> HandReading:
         """What the network reads, from the features of the backbone."""

@@ -89,8 +89,8 @@ def fit_joint_mix(
 
 def distance_prior(joints: np.ndarray) -> np.ndarray:
     """The parameter `prior` (2,) of `PhotoNet`, from the joints (N, 21, 3) mm of a data set."""
-    log_depth = np.log(np.maximum(np.float64(joints)[..., 2].mean(1), 1))
-    return np.float32([log_depth.mean(), np.log(log_depth.var() + LEAST_VARIANCE)])
+    log_depth = np.log(np.maximum(joints[..., 2].astype(np.float64).mean(1), 1))
+    return np.array([log_depth.mean(), np.log(log_depth.var() + LEAST_VARIANCE)], np.float32)
 
 
 def mediapipes_alone(config: Config) -> Config:

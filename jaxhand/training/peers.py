@@ -57,8 +57,12 @@ def connect(*arguments) -> None:
     with console.patience(f"waiting for all processes of the run; {first} connects them"):
         thread.start()
         end = time.monotonic() + CONNECT_S
-        while thread.is_alive() and time.monotonic() < end:
-            thread.join(0.2)
+        try:
+            while thread.is_alive() and time.monotonic() < end:
+                thread.join(0.2)
+        except KeyboardInterrupt as error:
+            error.leaves_threads = True  # pyright: ignore[reportAttributeAccessIssue] (read by `runtime.run`)
+            raise
     if thread.is_alive():
         raise PeerError(
             f"not all processes of the run have started within {CONNECT_S:.0f} s, or {first} cannot be reached"

@@ -134,9 +134,9 @@ def run(main: Callable[[], int], *arguments) -> None:
     try:
         code = main(*arguments) or 0
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
-        code = 130
+        code, at_once = 130, getattr(error, "leaves_threads", False)
     except Exception as error:
         code, at_once = _report(error), getattr(error, "leaves_threads", False)
     with contextlib.suppress(OSError):

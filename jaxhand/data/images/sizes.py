@@ -58,7 +58,9 @@ def _sizes(content: bytes) -> Iterator[tuple[int, int]]:
     start = content[:16]
     if start.startswith(b"\xff\xd8"):
         yield from [size for size in [image_size(content)] if size]
-        yield from (struct.unpack(">HH", frame[1])[::-1] for frame in _JPEG_FRAME.finditer(content))
+        for frame in _JPEG_FRAME.finditer(content):
+            height, width = struct.unpack(">HH", frame[1])
+            yield width, height
     elif start.startswith(b"\x89PNG\r\n\x1a\n"):
         yield read(">II", 16)
     elif start.startswith(b"GIF8"):

@@ -53,7 +53,9 @@ def quantised(shown: np.ndarray) -> np.ndarray:
 def compressed(image: np.ndarray, quality: int) -> np.ndarray:
     """Return an image (H, W, 3) uint8 after JPEG of a quality of 1 to 100."""
     encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it was just encoded
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def _moved(light: np.ndarray, angle: float, length: float) -> np.ndarray:
@@ -61,8 +63,8 @@ def _moved(light: np.ndarray, angle: float, length: float) -> np.ndarray:
     reach = int(np.ceil(length / 2)) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     step = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-    ends = [tuple(np.round((reach + sign * step) * 16).astype(int).tolist()) for sign in (-1, 1)]
-    cv2.line(kernel, *ends, 1.0, 1, cv2.LINE_AA, 4)
+    start, end = (np.round((reach + sign * step) * 16).astype(int).tolist() for sign in (-1, 1))
+    cv2.line(kernel, start, end, (1.0,), 1, cv2.LINE_AA, 4)
     kernel = kernel + kernel[::-1, ::-1]  # symmetric: the middle does not move
     return cv2.filter2D(light, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 

@@ -22,6 +22,7 @@ from jaxhand.io import array_file, files
 MARGIN = 0.12  # of the box around the joints, as a fraction of its longer side: the flesh around them
 # Hash of the code that renders the images, as in `dataset`. It is computed at import.
 _CODE_VERSION = files.code_fingerprint(__file__, *photo_render.SOURCES)[:8]
+_MIRROR_X, _MIRROR_ROTATION = np.array([[-1, 1, 1], [1, -1, -1]], np.float32)  # of points, of axis-angles
 
 
 class PhotoSet(dataset.SyntheticSet):
@@ -36,7 +37,7 @@ class PhotoSet(dataset.SyntheticSet):
         super().__init__(arrays, name, crop_scale=1.0)
         self._left = arrays["left"] > 0
         if mesh:
-            mirror = np.where(self._left[:, None, None], np.float32([-1, 1, 1]), np.float32(1))
+            mirror = np.where(self._left[:, None, None], _MIRROR_X, np.float32(1))
             right_hands = arrays | {"keypoints_3d": arrays["keypoints_3d"] * mirror}
             self.mesh_labels = dataset.SyntheticSet(right_hands, name, 1.0, mesh=True).mesh_labels
 
@@ -46,13 +47,13 @@ class PhotoSet(dataset.SyntheticSet):
         uv = project(record.keypoints_3d, record.K)
         low, high = uv.min(0), uv.max(0)
         margin = MARGIN * (high - low).max()
-        record = dataclasses.replace(record, bbox=np.float32([*(low - margin), *(high + margin)]))
+        record = dataclasses.replace(record, bbox=np.concatenate([low - margin, high + margin]).astype(np.float32))
         if not self._left[i]:
             return record
         mirrored: dict[str, typing.Any] = {"hand": "left"}
         if record.vertices is not None and record.mano_pose is not None:
-            mirrored["vertices"] = record.vertices * np.float32([-1, 1, 1])
-            mirrored["mano_pose"] = (record.mano_pose.reshape(16, 3) * np.float32([1, -1, -1])).reshape(48)
+            mirrored["vertices"] = record.vertices * _MIRROR_X
+            mirrored["mano_pose"] = (record.mano_pose.reshape(16, 3) * _MIRROR_ROTATION).reshape(48)
         return dataclasses.replace(record, **mirrored)
 
 

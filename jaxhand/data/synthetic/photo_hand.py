@@ -101,7 +101,7 @@ def detailed_hand(rng: np.random.Generator, found: HandMap, scene: Scene, distan
     at = skin_map.to_pixels(found.place).astype(np.float32)
     back = found.back[:, None]
     value = (1 - back) * _look_up(drawn[0], at) + back * _look_up(drawn[1], at)  # (P, 4)
-    tone, redness, crease, height = value.T * np.float32([[contrast], [contrast], [contrast], [1]])
+    tone, redness, crease, height = value.T * np.array([[contrast], [contrast], [contrast], [1]], np.float32)
     nail = found.nail * (found.cuticle < 0.93)
     skin = np.asarray(scene.skin)
     color = skin * (1 + pale * (1 - back) * (1 - skin) * np.array([1.0, 0.85, 0.85], np.float32))
@@ -120,10 +120,11 @@ def detailed_hand(rng: np.random.Generator, found: HandMap, scene: Scene, distan
 def _look_up(image: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Return values (P, 4) of a map at pixels (P, 2)."""
     width = 256  # OpenCV limits the length of a row
-    padded = np.zeros((-(-len(at) // width) * width, 2), np.float32)
-    padded[: len(at)] = at
-    grid = padded.reshape(-1, width, 2)
-    return cv2.remap(image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(-1, 4)[: len(at)]
+    padded = np.zeros((2, -(-len(at) // width) * width), np.float32)
+    padded[:, : len(at)] = at.T
+    columns, rows = padded.reshape(2, -1, width)
+    found = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.reshape(-1, 4)[: len(at)]
 
 
 def _bumped(found: HandMap, height: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

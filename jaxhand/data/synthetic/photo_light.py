@@ -33,10 +33,10 @@ def draw(rng: np.random.Generator) -> Lights:
     tint = np.exp(warm)
     main, second, around = rng.uniform(0.1, 1.5), 0.6 * rng.uniform() ** 2, rng.uniform(0.35, 1.0)
     return Lights(
-        direction=np.float32(direction),
-        color=np.float32(tint[:2] * np.array([[main], [second]])),
-        above=np.float32(tint[2] * around * rng.uniform(0.8, 1.2)),
-        below=np.float32(tint[3] * around * rng.uniform(0.35, 1.0)),
+        direction=direction.astype(np.float32),
+        color=(tint[:2] * np.array([[main], [second]])).astype(np.float32),
+        above=(tint[2] * around * rng.uniform(0.8, 1.2)).astype(np.float32),
+        below=(tint[3] * around * rng.uniform(0.35, 1.0)).astype(np.float32),
         softness=rng.uniform(),
         sharpness=rng.uniform(8, 40),
     )
@@ -45,10 +45,10 @@ def draw(rng: np.random.Generator) -> Lights:
 def single(direction: np.ndarray, color: np.ndarray, ambient: float) -> Lights:
     """Return one light, with grey light from all around."""
     return Lights(
-        direction=np.float32([direction, direction]),
-        color=np.float32([color * 1.4 * (1 - ambient), np.zeros(3)]),
-        above=np.float32(color * ambient),
-        below=np.float32(color * ambient * 0.6),
+        direction=np.array([direction, direction], np.float32),
+        color=np.array([color * 1.4 * (1 - ambient), np.zeros(3)], np.float32),
+        above=np.array(color * ambient, np.float32),
+        below=np.array(color * ambient * 0.6, np.float32),
         softness=0.5,
         sharpness=16.0,
     )
@@ -72,7 +72,7 @@ def shade(surface: Surface, ray: np.ndarray, window: np.ndarray, lights: Lights,
     for direction, color, visible in zip(lights.direction, lights.color, (lit[..., None], 0.5 + 0.5 * open_sky)):
         facing = (normal @ direction)[..., None]
         # Light that scatters under the skin goes around its curves, red light the farthest.
-        wrap = flesh * np.float32([0.35, 0.16, 0.10])
+        wrap = flesh * np.array([0.35, 0.16, 0.10], np.float32)
         total += color * visible * np.clip((facing + wrap) / (1 + wrap), 0, 1)
         half = direction - ray
         shine = np.clip(dot(normal, half) / np.sqrt(dot(half, half)), 0, 1) ** lights.sharpness

@@ -104,7 +104,7 @@ def _render_chunk(seed: int, index: np.ndarray, done: int, size: int, parts: fro
         joints, camera = one.hand.joints, K[i]
         if one.is_left:
             image, depth, mask = (np.ascontiguousarray(array[:, ::-1]) for array in (image, depth, mask))
-            joints = joints * np.float32([-1, 1, 1])
+            joints = joints * np.array([-1, 1, 1], np.float32)
             camera = camera.copy()
             camera[0, 2] = size - 1 - camera[0, 2]
         row = {"image": image, "depth": depth, "K": camera, "keypoints_3d": joints, "mask": mask}
@@ -134,8 +134,7 @@ def _photograph(
         Image (S, S, 3) uint8, depth (S, S) uint16 mm and mask (S, S) uint8.
     """
     streams = {part: np.random.default_rng([seed, index, number]) for number, part in enumerate((*PARTS, "depth"))}
-    window = one.hand.window
-    ray = surfaces.rays(window, len(traced))
+    ray = surfaces.rays(np.asarray(one.hand.window), len(traced))
     skin = skin_map.skin_of(seed, int(streams["skin"].integers(skin_map.PEOPLE)))  # both hands are one person's
     visible = _dressed_hand(streams, skin, one.hand, traced, ray, parts)
     if second is not None:
@@ -174,16 +173,16 @@ def _dressed_hand(
 
 def _lit(streams, hand: scene.Scene, visible: surfaces.Surface, known, depth, ray, parts, folder: str) -> np.ndarray:
     """Return the linear light (S, S, 3) of the visible surfaces before their background."""
-    size, rng = len(depth), streams["backgrounds"]
+    size, window, rng = len(depth), np.asarray(hand.window), streams["backgrounds"]
     if "backgrounds" in parts:
         behind = backgrounds.draw(rng, size, folder)
     else:
         behind = np.broadcast_to(np.float32(hand.wall_color), ray.shape)
     if "lighting" in parts:
         lights = photo_light.draw(streams["lighting"])
-        lit = photo_light.cast(depth / ray[..., 2], ray, visible.normal, lights, hand.window)
+        lit = photo_light.cast(depth / ray[..., 2], ray, visible.normal, lights, window)
     else:
-        lights = photo_light.single(hand.light, hand.light_color, hand.ambient)
+        lights = photo_light.single(np.asarray(hand.light), np.asarray(hand.light_color), float(hand.ambient))
         lit = np.ones_like(depth)
-    light = photo_light.shade(visible, ray, hand.window, lights, lit)
+    light = photo_light.shade(visible, ray, window, lights, lit)
     return np.where(known[..., None], light, behind * (0.45 + 0.55 * lit[..., None]))

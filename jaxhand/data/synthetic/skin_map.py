@@ -9,6 +9,7 @@ import typing
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxhand.hand.builtin import body
@@ -43,7 +44,7 @@ class Layout(typing.NamedTuple):
 def layout() -> Layout:
     """Return the layout of the mean hand, by the built-in hand's lengths."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        hand = body.forward(np.zeros(body.NUM_DOF, np.float32), np.zeros(body.NUM_SHAPE, np.float32))
+        hand = body.forward(jnp.zeros(body.NUM_DOF), jnp.zeros(body.NUM_SHAPE))
         cones = jax.tree.map(np.asarray, body.body_cones(hand))
         joints = np.asarray(hand.joints)
     length = np.linalg.norm(cones.end - cones.start, axis=-1)

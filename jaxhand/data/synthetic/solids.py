@@ -18,7 +18,7 @@ def solid_surface(rng: np.random.Generator, solid: grasp.Solid, ray: np.ndarray)
     point = direction[rows] * distance[rows, None] - axes @ center
     at = np.clip(point * 0.8 + 64, 0, 127).astype(int)
     color = plain * (1 - share) + share * texture[at[:, 0], (at[:, 1] + at[:, 2]) % 128]
-    return spread(rows, np.float32(distance).reshape(ray.shape[:2]), normal[rows] @ axes, color, gloss, 0.0)
+    return spread(rows, distance.astype(np.float32).reshape(ray.shape[:2]), normal[rows] @ axes, color, gloss, 0.0)
 
 
 # Rays from the point `eye` (3,) along unit vectors `direction` (P, 3), in the solid's axes, against half sizes `half`

@@ -20,7 +20,7 @@ class Surface(typing.NamedTuple):
 def empty(size: int) -> Surface:
     """Return an image without any surface."""
     flat, colors = np.zeros((size, size), np.float32), np.zeros((size, size, 3), np.float32)
-    return Surface(flat + np.float32(FAR_MM), colors - np.float32([0, 0, 1]), colors, flat, flat)
+    return Surface(flat + np.float32(FAR_MM), colors - np.array([0, 0, 1], np.float32), colors, flat, flat)
 
 
 def rays(window: np.ndarray, size: int) -> np.ndarray:

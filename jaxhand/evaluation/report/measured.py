@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxhand import data, models
-from jaxhand.config import UserError, to_dict
+from jaxhand.config import Config, UserError, to_dict
 from jaxhand.data.record import Record, Source, read_annotation
 from jaxhand.evaluation.run_predictions import PredictionCollector
 from jaxhand.evaluation.scoring import Pair
@@ -18,9 +19,17 @@ from jaxhand.metrics import baselines
 from jaxhand.metrics.epoch import sample_errors
 from jaxhand.metrics.procrustes import procrustes_align
 from jaxhand.metrics.protocols.base import in_pieces
-from jaxhand.training import eval_loop
 
 PIECE = 1024  # samples that are aligned at once
+
+
+class EvaluatedModel(NamedTuple):
+    """The best checkpoint of a run."""
+
+    config: Config
+    meta: dict  # of the checkpoint
+    parameters: int  # how many there are
+    evaluate: Callable[..., Any]  # (source, collect): calls `collect` with each host batch and its predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,33 +129,30 @@ class Measured:
         return self.pred.astype(np.float32), gt.astype(np.float32), valid
 
 
-def of_run(workdir: Path, name: str | None = None, split: str | None = None) -> Measured:
+def of_run(workdir: Path, model: EvaluatedModel, name: str | None = None, split: str | None = None) -> Measured:
     """Predict a data set with the best checkpoint of a run.
 
     Args:
         workdir: run folder.
+        model: its best checkpoint.
         name: data set, as in `data.test`; None: that of the run.
         split: of the data set; None: that of the run.
 
     Raises:
-        UserError: the folder contains no run, or the data set cannot be read or has no 3D labels.
+        UserError: the data set cannot be read or has no 3D labels.
     """
-    eval_model, best = eval_loop.load_best(workdir, metrics=())
-    config = best.config
+    config, meta = model.config, model.meta
     name, split = name or config.data.test, split or config.data.test_split
     source = data.load(name, split, config.data, config.seed, models.hand_config(config))
     collector = PredictionCollector()
-    batches = eval_loop.batches_of(source, eval_model)
-    eval_loop.evaluate_dataset(eval_model, best.params, best.rest, batches, collect=collector.collect)
+    model.evaluate(source, collector.collect)
     records = [read_annotation(source, i) for i in range(len(source))]
-    origin = best.meta.get("converted", {}).get("file")
-    versions = ", ".join(f"{package} {version}" for package, version in best.meta.get("versions", {}).items())
-    parameters = sum(np.size(leaf) for leaf in _leaves(best.params))
+    origin = meta.get("converted", {}).get("file")
     about = {
-        "Weights": f"of {origin}" if origin else f"epoch {best.meta['epoch']}, step {best.step}",
-        "Network": f"{config.model.name}, {parameters:,} parameters, images of {config.data.image_size} px",
+        "Weights": f"of {origin}" if origin else f"epoch {meta['epoch']}, step {meta['step']}",
+        "Network": f"{config.model.name}, {model.parameters:,} parameters, images of {config.data.image_size} px",
         "Trained on": str(config.data.train),
-        "Written with": versions,
+        "Written with": ", ".join(f"{package} {version}" for package, version in meta.get("versions", {}).items()),
     }
     measured = Measured(
         label=str(workdir),
@@ -195,10 +201,6 @@ def _checked(measured: Measured) -> Measured:
 
 def _stacked(records: list[Record], key: str) -> np.ndarray:
     return np.array([getattr(record, key) for record in records], np.float64)
-
-
-def _leaves(tree: dict) -> list:
-    return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
 def _epochs(workdir: Path) -> list[dict]:
