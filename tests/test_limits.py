@@ -1,17 +1,13 @@
 """Small files that ask for much memory or time, or that have an unusual form: one line, or read as they are."""
 
 import datetime
-import io
 import json
 import pickle
 import struct
-import time
 import tracemalloc
 import zipfile
-import zlib
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -19,25 +15,15 @@ from jaxhand import config as configs
 from jaxhand.config import UserError
 from jaxhand.config.json_text import parse_json
 from jaxhand.data.datasets import coco, folder, hamer_npz, interhand
-from jaxhand.data.images.depth import read_grey
-from jaxhand.data.images.encoded import EncodedImage, decode
-from jaxhand.data.images.header import orientation
 from jaxhand.evaluation import prediction_files
 from jaxhand.hand import mano
 from jaxhand.inference.boxes import read_boxes
 from jaxhand.interop import checkpoints, safetensors, tflite, torch_file
 from jaxhand.io import numpy_files, pickles
 from tests.support import mano_file, torch_files
+from tests.support.limits import little_time, named  # noqa: F401 (a fixture of every test here)
 
 DEEP = "[" * 100_000 + "]" * 100_000
-
-
-@pytest.fixture(autouse=True)
-def little_time():
-    """No test here may take more than 20 s."""
-    started = time.process_time()
-    yield
-    assert time.process_time() - started < 20
 
 
 @pytest.fixture
@@ -48,16 +34,6 @@ def little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 300e6
-
-
-def named(read, *match: str) -> None:
-    """`read()` raises a UserError of one short line that contains every text of `match`."""
-    with pytest.raises(UserError) as error:
-        read()
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 700
-    for part in match:
-        assert part in text, text
 
 
 # ---- JSON and YAML
@@ -279,150 +255,3 @@ def test_a_sparse_matrix_of_a_forged_size(tmp_path):
         path = tmp_path / "MANO_RIGHT.pkl"
         path.write_bytes(mano_file.pickled({key: forged if key == "J_regressor" else a for key, a in arrays.items()}))
         named(lambda: mano.read(path), "damaged or incomplete pickle (a sparse matrix")
-
-
-# ---- Images
-
-
-def png(width: int, height: int) -> bytes:
-    """The header of a PNG."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-
-
-SMALL = np.full((90, 120, 3), 100, np.uint8)
-
-
-def encoded(suffix: str) -> bytes:
-    """A small image of 120x90 px."""
-    return cv2.imencode(suffix, SMALL)[1].tobytes()
-
-
-def larger(suffix: str, old: bytes, new: bytes) -> bytes:
-    """A small image whose header has another size."""
-    content = encoded(suffix)
-    at = content.index(old)
-    return content[:at] + new + content[at + len(old) :]
-
-
-LARGE = {
-    "png": png(30_000, 30_000),
-    "a larger png": png(2**31 - 1, 2**31 - 1),
-    "jpg": larger(".jpg", struct.pack(">HH", 90, 120), struct.pack(">HH", 60_000, 60_000)),
-    "gif": larger(".gif", struct.pack("<HH", 120, 90), struct.pack("<HH", 65_535, 65_535)),
-    "bmp": larger(".bmp", struct.pack("<ii", 120, 90), struct.pack("<ii", 90_000, -90_000)),
-    "tiff": b"II*\0\x08\0\0\0\2\0" + struct.pack("<HHIIHHIII", 256, 4, 1, 90_000, 257, 4, 1, 90_000, 0),
-    "jp2": larger(".jp2", b"ihdr" + struct.pack(">II", 90, 120), b"ihdr" + struct.pack(">II", 90_000, 90_000)),
-    "ppm": b"P6\n# a comment\n90000 90000\n255\n",
-    "pam": b"P7\nWIDTH 90000\nHEIGHT 90000\nDEPTH 3\nMAXVAL 255\nENDHDR\n",
-    "avif": larger(".avif", struct.pack(">II", 120, 90), struct.pack(">II", 60_000, 60_000)),
-}
-
-
-@pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize("name", LARGE)
-def test_a_large_image_is_not_decoded(name, tmp_path):
-    image = EncodedImage(LARGE[name], "image a")
-    named(lambda: image.pixels, "image a has ", "at most 200 million px are read")
-    named(
-        lambda: EncodedImage(LARGE[name] + b"\xff\xd9", "image a").decode_region(np.ones((2, 4)), 1),
-        "at most 200 million",
-    )
-    (tmp_path / "a.png").write_bytes(LARGE[name])
-    named(lambda: read_grey(tmp_path / "a.png", 120, 90), "depth ", "at most 50 million px are read")
-
-
-@pytest.mark.parametrize(
-    "suffix", [".jpg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tiff", ".jp2", ".ppm", ".pam", ".hdr", ".sr"]
-)
-def test_every_format_is_still_read(suffix):
-    assert decode(encoded(suffix)).shape == (90, 120, 3)
-
-
-def test_a_jpeg_with_many_passes():
-    content = cv2.imencode(".jpg", np.zeros((4000, 5000, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
-    start = content.rindex(b"\xff\xda")
-    scan = content[start:-2]
-    named(
-        lambda: EncodedImage(content[:-2] + scan * 100 + b"\xff\xd9", "image a").pixels,
-        "progressive JPEG with 1",
-        "passes",
-    )
-    assert EncodedImage(content, "image a").pixels.shape == (4000, 5000, 3)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif"])
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_orientation_of_every_format_and_type(suffix, turn):
-    """16 or 32 bits, in either byte order: all turn the image as OpenCV does with 16 bits."""
-    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8), (0, 0), 9)
-
-    def made(order, kind):
-        value = struct.pack(order + ("I" if kind == 4 else "Hxx"), turn)
-        exif = (
-            (b"II" if order == "<" else b"MM")
-            + struct.pack(order + "HIHHHI", 42, 8, 1, 0x112, kind, 1)
-            + value
-            + bytes(4)
-        )
-        return cv2.imencodeWithMetadata(suffix, image, [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif, np.uint8)])[1]
-
-    expected = cv2.imdecode(made("<", 3), cv2.IMREAD_COLOR_RGB)
-    for order in "<>":
-        for kind in (3, 4):
-            content = made(order, kind).tobytes()
-            assert orientation(content) == turn
-            np.testing.assert_array_equal(EncodedImage(content, "a").pixels, expected)
-            assert EncodedImage(content, "a").size == expected.shape[1::-1]
-            assert EncodedImage(content, "a", exif=False).pixels.shape == (40, 60, 3)
-
-
-def test_an_avif_that_is_turned_by_its_own_property_alone():
-    exif = b"II" + struct.pack("<HIHHHI", 42, 8, 1, 0x112, 3, 1) + struct.pack("<Hxx", 6) + bytes(4)
-    image = np.zeros((40, 60, 3), np.uint8)
-    content = cv2.imencodeWithMetadata(".avif", image, [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif, np.uint8)])[
-        1
-    ].tobytes()
-    assert b"irot" in content and orientation(content.replace(exif[:4], b"XXXX")) == 6
-    assert orientation(content.replace(exif[:4], b"XXXX").replace(b"irot", b"none")) == 1
-
-
-# ---- Paths
-
-
-def test_paths_with_a_nul_character(tmp_path):
-    (tmp_path / "boxes.json").write_text(json.dumps([{"image": "a\0.jpg", "bbox": [1, 2, 3, 4]}]))
-    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image 'a\\x00.jpg' is not a path")
-    (tmp_path / "boxes.json").write_text('[{"image": "\\ud800", "bbox": [1, 2, 3, 4]}]')
-    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image ", "is not a path")
-    (tmp_path / "boxes.json").write_text(json.dumps([{"image": "a" * 5000, "bbox": [1, 2, 3, 4]}]))
-    named(lambda: read_boxes(tmp_path / "boxes.json"), "hand 0: image ", "is not a path")
-    named(lambda: EncodedImage.read("a\0.jpg"), "does not exist")
-    named(lambda: prediction_files.read("a\0.json", ["xyz"]), "no such file")
-    line = {"image": "a\0.jpg", "hand": "right", "K": np.eye(3).tolist(), "joints_3d": np.ones((21, 3)).tolist()}
-    (tmp_path / "train.jsonl").write_text(json.dumps(line))
-    named(lambda: folder.load(tmp_path, "train"), "train.jsonl:1: image", "does not exist")
-
-
-def test_ids_of_a_coco_file_that_are_not_numbers(tmp_path):
-    image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
-    for change, message in (
-        ({"id": "x"}, "image 0: id must be a whole number"),
-        ({"id": 10**19}, "whole number"),
-    ):
-        (tmp_path / "a.json").write_text(json.dumps({"images": [image | change], "annotations": []}))
-        named(lambda: coco._parse(tmp_path / "a.json"), message)
-    annotation = {"image_id": 1, "cam_param": {"focal": [1, 1]}, "joint_cam": np.ones((21, 3)).tolist()}
-    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [annotation | {"cam_param": "x"}]}))
-    named(lambda: coco._parse(tmp_path / "a.json"), "annotation 0")
-    stream = io.StringIO()
-    json.dump({"images": [image], "annotations": [{"image_id": 1, "bbox": [10**400] * 4}]}, stream)
-    (tmp_path / "a.json").write_text(stream.getvalue())
-    named(lambda: coco._parse(tmp_path / "a.json"), "annotation 0 is malformed (OverflowError")
-
-
-def test_a_whole_number_that_is_no_float_is_out_of_range(tmp_path):
-    (tmp_path / "a.yaml").write_text("data: {train_samples: " + "9" * 400 + "}\nseed: " + "9" * 400)
-    named(lambda: configs.load(tmp_path / "a.yaml"), "data.train_samples")
-    (tmp_path / "a.yaml").write_text("seed: " + "9" * 400)
-    named(lambda: configs.load(tmp_path / "a.yaml"), "seed")

@@ -57,33 +57,18 @@ def load(
         return mix.Mix({each: load(each, split, config, seed, hand) for each in name}, name)
     check(name)
     count = config.train_samples if split == "train" else config.test_samples
-    mesh = hand is not None and not hand.mano_path
-    cache = config.cache or None
-    rendering = console.patience("rendering synthetic hands; they are kept for later runs")
-    if name == "synthetic":
-        with rendering:
-            return dataset.load(
-                split,
-                count,
-                size=config.image_size,
-                view=config.view,
-                seed=seed,
-                cache=cache,
-                crop_scale=config.crop_scale,
-                mesh=mesh,
-            )
-    if name == "synthetic-photo":
-        with rendering:
-            return photo.load(
-                split,
-                count,
-                size=config.image_size,
-                seed=seed,
-                without=config.photo.without,
-                background_folder=config.photo.backgrounds,
-                cache=cache,
-                mesh=mesh,
-            )
+    options = {
+        "size": config.image_size,
+        "seed": seed,
+        "cache": config.cache or None,
+        "mesh": hand is not None and not hand.mano_path,
+    }
+    with console.patience("rendering synthetic hands; they are kept for later runs"):
+        if name == "synthetic":
+            return dataset.load(split, count, view=config.view, crop_scale=config.crop_scale, **options)
+        if name == "synthetic-photo":
+            parts = {"without": config.photo.without, "background_folder": config.photo.backgrounds}
+            return photo.load(split, count, **parts, **options)
     kind, path = _kind_and_path(name)
     return read(kind, path, split, without_val=config.test_split == "val", mano_path=hand.mano_path if hand else "")
 
