@@ -70,7 +70,8 @@ benchmark: $(VENV)/.installed-benchmark
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/zensical build --clean
 
-wheel: $(VENV)/.installed-test
+# With the web page inside, where Node is there to build it
+wheel: $(VENV)/.installed-test $(if $(shell command -v npm),page)
 	$(RUN) -m build
 
 # An environment of another Python version is made anew.
