@@ -171,6 +171,7 @@ def test_mistakes_in_tars_are_named(tmp_path):
     for number, (hands, content, match) in enumerate((
         ([tree.hand(0, scale=np.array([80.0, 90.0]))], None, "scale must be pixels / 200, but its median is 85"),
         ([tree.hand(0, keypoints_3d=joints * [1000, 1000, 1000, 1])], None, "keypoints_3d must be in metres"),
+        ([tree.hand(0, keypoints_3d=joints * [8, 8, 8, 1])], None, "keypoints_3d must be in metres, but hands are 1"),
         ([tree.hand(0, keypoints_2d=points[:20])], None, "a.b/00000000.data.pyd: hand 0 is malformed"),
         ([tree.hand(0), {"right": 1}], None, "a.b/00000000.data.pyd: hand 1 is malformed"),
         ([tree.hand(0)], b"GIF89a", "a.b/00000000.jpg is no JPEG or PNG"),
