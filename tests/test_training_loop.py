@@ -65,6 +65,7 @@ def test_curves(trained):
     wanted = {f"loss_{kind}/{name}" for kind in ("train", "test") for name in names}
     wanted |= {"metric/mpjpe", "metric/pa_mpjpe", "metric/avg_metric"}
     wanted |= {"speed/images_per_second", "speed/test_images_per_second"}
+    wanted |= {"speed/data_wait", "speed/test", "speed/save"}
     assert set(tags["scalars"]) == wanted | {"loss/step", "learning_rate"}
     for tag in wanted:
         assert [event.step for event in events.Scalars(tag)] == [12, 24, 36], tag

@@ -220,14 +220,17 @@ def _coerce(value, kind, here: str, source: str) -> typing.Any:
 
 
 def _interval(value, here: str, source: str) -> tuple[int, int] | None:
+    """Two whole numbers from 1, the first below the second, or nothing."""
     if value is None or value == "":
         return None
-    numbers = _coerce(value, tuple[int, ...], here, source) if isinstance(value, (list, tuple)) and value else ()
-    if len(numbers) != 2 or numbers[0] >= numbers[1]:
-        raise ConfigError(
-            f"{source}: {here} must be two steps, the first below the last, such as [100, 110], got {shown(value)}"
-        )
-    return numbers[0], numbers[1]
+    try:
+        first, last = map(_whole, value if isinstance(value, (list, tuple)) else ())
+    except (TypeError, ValueError, OverflowError):
+        first, last = 0, 0
+    if not 1 <= first < last:
+        wanted = "the first and the last step, such as [100, 110]"
+        raise ConfigError(f"{source}: {here} must be {wanted}, got {shown(value)}")
+    return first, last
 
 
 def _whole(value) -> int:
