@@ -96,7 +96,9 @@ class _Sent:
         try:
             content = pickle.dumps(value, protocol=5, buffer_callback=parts.append)
         except (TypeError, AttributeError, pickle.PicklingError) as error:
-            raise UserError(f"data.workers needs a data set that can be pickled ({error}): set data.workers=0") from error
+            raise UserError(
+                f"data.workers needs a data set that can be pickled ({error}): set data.workers=0"
+            ) from error
         self._block = _SharedBlock()
         buffers = {str(i): np.asarray(part.raw()) for i, part in enumerate(parts)}
         places = _write(self._block.file, {"pickle": np.frombuffer(content, np.uint8)} | buffers)
@@ -157,4 +159,4 @@ def _batches(block: _Address, places: tuple) -> Sequence[Batch]:
     with open(block.path, "rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     parts = memory.arrays(content, dict(places), lambda: None)
-    return pickle.loads(parts.pop("pickle"), buffers=parts.values())()
+    return pickle.loads(parts.pop("pickle").data, buffers=parts.values())()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jaxhand.config import DataConfig
 
-PARTS = ("data_wait", "test", "save")
+PARTS: tuple[str, ...] = ("data_wait", "test", "save")
 WARN_SHARE, WARN_SECONDS = 0.2, 2.0  # a wait that is a smaller part of the epoch, or shorter, is worth no advice
 
 
@@ -46,6 +46,6 @@ def advice(seconds: float, share: float, config: DataConfig) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"The devices waited for data in {share:.0%} of the epoch. Raise data.workers (now {config.workers}, with "
-        f"{cores} cores here) or data.threads (now {config.threads}), pack the data set (jaxhand pack), or move it to a "
-        "faster disk"
+        f"{cores} cores here) or data.threads (now {config.threads}), pack the data set (jaxhand pack), or move it "
+        "to a faster disk"
     )

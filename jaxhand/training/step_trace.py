@@ -56,4 +56,6 @@ class StepTrace:
             yield
         except Exception as error:  # the profiler raises many kinds of errors, and none of them may end a run
             self._steps, self._first = None, 0
-            self._say(f"training.profile: no trace could be written ({str(error).partition(chr(10))[0]}); the run goes on")
+            self._say(
+                f"training.profile: no trace could be written ({str(error).partition(chr(10))[0]}); the run goes on"
+            )
