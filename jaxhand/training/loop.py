@@ -243,7 +243,7 @@ class Run:
                     self._check_loss(*pending.popleft())
                 progress.step(batch_size, pending[0][2])
                 self.checkpoints.poll()
-                if interruption.reached(step):
+                if interruption.reached(step, last=step == end):
                     break
             for entry in pending:
                 self._check_loss(*entry)
