@@ -4,6 +4,7 @@ Without this, JAX waits for a lost process for minutes, or ends this one with SI
 JAX's own time limits are switched off, and its connection to the first process goes through `_relay`.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -84,7 +85,8 @@ def connect(*arguments) -> None:
         )
     if failed:
         raise failed[0]
-    _Watch().start()
+    state = _state()
+    _Watch(state.client, state.process_id).start()
 
 
 def _from_scheduler() -> tuple:
@@ -97,7 +99,7 @@ def _from_scheduler() -> tuple:
 
 
 def _initialize(address: str, processes: int, index: int) -> None:
-    """Call `jax.distributed.initialize` without time limits: where one is reached, JAX ends the process with SIGABRT."""
+    """Call `jax.distributed.initialize` without time limits; JAX ends a process with SIGABRT when one is reached."""
     import jax
 
     jax.distributed.initialize(
@@ -117,8 +119,9 @@ def _relay(address: str) -> str:
     JAX's end of the connection open, and ends the process in order.
     """
     host, _, port = address.rpartition(":")
-    direct = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy"), "127.0.0.1"
-    os.environ["no_grpc_proxy"] = ",".join(filter(None, direct))  # an http_proxy cannot reach the relay
+    if any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):  # cannot reach the relay
+        direct = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy"), "127.0.0.1"
+        os.environ["no_grpc_proxy"] = ",".join(filter(None, direct))
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept():
@@ -132,39 +135,48 @@ def _relay(address: str) -> str:
             for end in (near, far):
                 end.settimeout(None)
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=outwards, args=(near, far), daemon=True).start()
-            threading.Thread(target=inwards, args=(near, far), daemon=True).start()
+            closed = threading.Event()  # by JAX
+            threading.Thread(target=outwards, args=(near, far, closed), daemon=True).start()
+            threading.Thread(target=inwards, args=(near, far, closed), daemon=True).start()
 
-    def outwards(near, far):
-        _copy(near, far)
-        far.close()
+    def outwards(near, far, closed):
+        while received := _received(near):
+            try:
+                far.sendall(received)
+            except OSError:  # the first process has ended, which `inwards` finds too
+                return
+        closed.set()
+        with contextlib.suppress(OSError):
+            far.shutdown(socket.SHUT_RDWR)
 
-    def inwards(near, far):
-        _copy(far, near)
-        if far.fileno() >= 0:  # not closed by `outwards`
+    def inwards(near, far, closed):
+        with contextlib.suppress(OSError):
+            while received := _received(far):
+                near.sendall(received)
+        if not closed.is_set():
             time.sleep(_GRACE_S)
-            if not _is_shut_down():
+            if _state().client is not None:
                 _end("the first process of the run has ended")
         near.close()
+        far.close()
 
     threading.Thread(target=accept, daemon=True).start()
-    return "127.0.0.1:{}".format(listener.getsockname()[1])
+    return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy bytes until one of two sockets is closed."""
+def _received(end: socket.socket) -> bytes:
+    """The next bytes; none if the connection is closed or broken."""
     try:
-        while received := source.recv(1 << 16):
-            target.sendall(received)
+        return end.recv(1 << 16)
     except OSError:
-        pass
+        return b""
 
 
-def _is_shut_down() -> bool:
-    """Whether this process has left the run in order."""
-    from jax._src import distributed
+def _state():
+    """JAX's state of the connection to the first process; its `client` is None after an orderly end."""
+    from jax._src import distributed  # JAX has no public way to reach it
 
-    return distributed.global_state.client is None
+    return distributed.global_state
 
 
 def _end(reason: str) -> None:
@@ -181,13 +193,9 @@ class _Watch:
     A process hangs if it has begun fewer steps than another one, and begins no further one.
     """
 
-    def __init__(self):
-        from jax._src import distributed  # JAX has no public way to reach the store of the first process
-
-        client = distributed.global_state.client
-        assert client is not None, "`connect` has made it"
-        self._client = client
-        self._index = distributed.global_state.process_id
+    def __init__(self, client, index: int):
+        """Make a watch of a JAX client, which reaches the store of the first process, for process `index`."""
+        self._client, self._index = client, index
         self._answered = time.monotonic()  # when the first process answered last
         self._beats = {}  # process → (number of its last sign of life, when it came)
         self._steps = {}  # process → (its last step or None, when it came)
@@ -218,10 +226,11 @@ class _Watch:
         while True:
             time.sleep(1.0)
             now = time.monotonic()
-            if now - looked > _BEAT_S + 1:  # this process was stopped: the others had no chance to answer
-                self._answered = now
+            late = now - looked - 1.0
+            if late > 1:  # this process did not run: the others had no chance to answer
+                self._answered += late
                 for seen in (self._beats, self._steps):
-                    seen |= {process: (value, now) for process, (value, _) in seen.items()}
+                    seen |= {process: (value, when + late) for process, (value, when) in list(seen.items())}
             looked = now
             if reason := self._reason(now):
                 _end(f"{reason} for {SILENCE_S:.0f} s")

@@ -1,6 +1,8 @@
 """The training state, the train step and the eval step: plain nested dicts of arrays through `jax.jit`."""
 
+import contextlib
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +141,7 @@ class Trainer(EvalModel):
         self.factors = self._factors()
         self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
         placed = sharding.shardings(self.abstract_state())
-        self.init = jax.jit(self._init, out_shardings=placed)
+        self.init = jax.jit(self._init, out_shardings=placed, compiler_options=self._quick_to_compile())
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(placed, replicated(device_mesh)))
 
     def check(self) -> None:
@@ -153,6 +155,26 @@ class Trainer(EvalModel):
         state, batch = self.abstract_state(), self.abstract_batch()
         self.train_step.trace(state, batch)
         self.eval_step.trace(state["params"], state["batch_stats"], batch)
+
+    def compile_train_step(self) -> threading.Thread:
+        """Start to compile the train step in another thread; JAX keeps the program for the first call of the step.
+
+        A program that cannot be compiled is an error of the first call.
+        """
+        traced = self.train_step.trace(self.abstract_state(), self.abstract_batch())
+
+        def work():
+            with contextlib.suppress(Exception):
+                traced.lower().compile()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+    def _quick_to_compile(self) -> dict | None:
+        """Compiler options of a program that runs once: on a CPU it compiles faster, and returns the same numbers."""
+        on_cpu = self.device_mesh.devices.flat[0].platform == "cpu"
+        return {"xla_backend_optimization_level": 1} if on_cpu else None
 
     def abstract_state(self) -> dict:
         """Shapes, types and shardings of the state, as a target to restore into."""
