@@ -141,7 +141,7 @@ class Trainer(EvalModel):
         self.factors = self._factors()
         self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
         placed = sharding.shardings(self.abstract_state())
-        self.init = jax.jit(self._init, out_shardings=placed, compiler_options=self._quick_to_compile())
+        self.init = jax.jit(self._init, out_shardings=placed)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(placed, replicated(device_mesh)))
 
     def check(self) -> None:
@@ -170,11 +170,6 @@ class Trainer(EvalModel):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         return thread
-
-    def _quick_to_compile(self) -> dict | None:
-        """Compiler options of a program that runs once: on a CPU it compiles faster, and returns the same numbers."""
-        on_cpu = self.device_mesh.devices.flat[0].platform == "cpu"
-        return {"xla_backend_optimization_level": 1} if on_cpu else None
 
     def abstract_state(self) -> dict:
         """Shapes, types and shardings of the state, as a target to restore into."""
