@@ -110,7 +110,6 @@ class Run:
         self.epochs = Epochs(self.steps, config.training.num_epochs)
         self.trainer = Trainer(config, self.device_mesh, self.epochs.last)
         self.trainer.check()
-        self._compiling = self.trainer.compile_train_step()
         self.eval_batches = batches_of(self.test_set, self.trainer)
         self.fingerprints = {
             "train": fingerprint.of_source(self.train_set),
@@ -140,6 +139,7 @@ class Run:
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             return self._continued(saved)
+        self.trainer.compile_ahead()
         state, source = self.trainer.init(), self.config.training.init_from
         if not source:
             return Start(state)
@@ -235,7 +235,7 @@ class Run:
         bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
         with bar as progress, contextlib.ExitStack() as first_step:
             first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
-            self._compiling.join()
+            self.trainer.wait_for_compilation()
             for step in range(first + 1, end + 1):
                 batch = next(self.batches)
                 self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.device_mesh))
