@@ -10,6 +10,9 @@ YAML_VALUES = 20_000  # number of values, counted once for every alias that refe
 JSON_ENTRY = 2**24  # characters of one entry of a long list; an annotation with a polygon has about 10,000
 FRAMES = 100_000  # frames of a video, as a file of a data set states it; DexYCB's have 70
 
+# ---- Data sets
+RECORDS = 10**8  # records of a data set; InterHand2.6M has 1,361,062 images. Their shuffled order is kept in memory
+
 # ---- Archives. A file of zeros is compressed 1000 times, so the packed size alone says little.
 UNPACKED_BYTES = 200 * 10**6  # HO-3D v3: 20,137 meshes of 778 points "0.0", the longest text that compresses this well
 UNPACKED_PER_BYTE = 8  # and as much for every byte of the archive; text of numbers is compressed 3 times, arrays 1.2
