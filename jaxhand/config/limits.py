@@ -24,7 +24,7 @@ SAMPLES = 2 * 10**6  # samples of a file; InterHand2.6M's test set has 849,160 i
 # ---- Pickles
 CONTAINERS = 10**6  # number of lists, dicts and tuples: one byte of a file can take 250 bytes of memory
 CONTAINERS_PER_BYTE = 1 / 20  # and as many for every byte of the pickle; RHD's labels have one per 100 bytes
-PICKLE_KEYS = 10_000  # number of integers of 64 bits or more: keys of a dict that collide make it slow
+PICKLE_KEYS = 10_000  # integers of 64 bits or more, and keys that are tuples: if they collide, a dict is slow
 SHARED_BYTES = 2**26  # size of the values when every reference is counted as a copy
 SHARED_PER_BYTE = 16  # and as much for every byte of the pickle
 

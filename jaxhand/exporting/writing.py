@@ -8,10 +8,12 @@ from pathlib import Path
 import jax
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
 from jaxhand.exporting import checking, formats
 from jaxhand.exporting import network as networks
 from jaxhand.exporting.network import Network
 from jaxhand.inference.mediapipe_pipeline import has_networks, palm_folder
+from jaxhand.io.files import MALFORMED
 
 
 def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = False, say: Callable = print) -> list[Path]:
@@ -28,11 +30,12 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
         The files of the networks.
 
     Raises:
-        UserError: there is no such run, a package is missing, the folder cannot be written to, or a file computes
-            something else than the run; such a file is removed.
+        UserError: there is no such run, a package is missing, the folder cannot be written to or has a metadata.json
+            of another program, or a file computes something else than the run; such a file is removed.
     """
     out, form = Path(out), formats.FORMATS[kind]
     formats.require(kind)
+    _check_folder(out)
     chosen = [networks.hand(workdir, half=half, dtype=form.dtype)]
     if has_networks(workdir) and palm_folder(workdir):
         chosen.append(networks.palm_detector(workdir, half=half))
@@ -44,6 +47,20 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
     except OSError as error:
         raise UserError(f"cannot write to {error.filename or out}: {error.strerror}") from error
     return files
+
+
+def _check_folder(out: Path) -> None:
+    """Raise a UserError if the folder has a metadata.json that this module did not write, which would be replaced."""
+    file = out / formats.METADATA
+    try:
+        about = parse_json(file.read_bytes())
+        own = all("metadata_version" in network for network in about.values())
+    except OSError:  # no such file; one that cannot be read cannot be written either, which `export` reports
+        return
+    except MALFORMED:
+        own = False
+    if not own:
+        raise UserError(f"{file}: is not of `jaxhand export`, and would be replaced; choose another folder")
 
 
 def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) -> Path:

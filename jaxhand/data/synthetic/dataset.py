@@ -27,6 +27,7 @@ from jaxhand.io import array_file, console, files
 
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # index of the first scene; no scene is in two splits
 MAX_COUNT = 1 << 30
+MAX_PREVIEW = 1000  # hands in a sheet
 MESH_BATCH = 512
 _ALL_VALID = np.ones(21, np.float32)
 # Hash of the code that renders the images. It is a part of the cache's name, so that a cache of other code is not read.
@@ -153,7 +154,10 @@ def render_range(
         return done
 
     with tqdm.tqdm(total=count, desc=f"rendering {view} hands", unit="img", disable=None if bar else True) as progress:
-        progress.update(fill(0))  # the first call compiles the program for all threads
+        try:
+            progress.update(fill(0))  # the first call compiles the program for all threads
+        except MemoryError as error:
+            raise UserError(f"{count:,} hands of {size} px do not fit into memory ({error}); render fewer") from None
         pool = concurrent.futures.ThreadPoolExecutor(_cores())
         try:
             pending = [pool.submit(fill, start) for start in range(chunk_size, count, chunk_size)]
@@ -229,6 +233,8 @@ def _check(split: str, count: int, size: int, view: str) -> None:
 def _preview(args: argparse.Namespace) -> None:
     """Write a sheet that shows for each hand: the image, the image with the skeleton, and the depth image."""
     _check(args.split, args.count, args.size, args.view)
+    if not (args.count <= MAX_PREVIEW and 1 <= args.columns <= MAX_PREVIEW):
+        raise UserError(f"a sheet has 1 to {MAX_PREVIEW} hands and columns, not {args.count} and {args.columns}")
     arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
     scale = max(1, 192 // args.size)
     cells = []
@@ -260,7 +266,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
     output = parser.add_mutually_exclusive_group(required=True)
-    output.add_argument("--preview", type=console.path, metavar="PNG", help="a sheet: image, skeleton, depth")
+    output.add_argument("--preview", type=console.output_file(".png"), metavar="PNG", help="a sheet: image, skeleton, depth")
     output.add_argument("--photographs", type=console.path, metavar="FOLDER", help="the images alone, as JPEG files")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")
