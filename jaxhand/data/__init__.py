@@ -116,8 +116,8 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
         source = own_source.load(open_set, expanded, split, name=f"data set {kind}", **options)
     else:
         source = open_set(expanded, split, **options)
-    if len(source) > limits.RECORDS:
-        raise UserError(f"data set {kind}: has {len(source):,} records; at most {limits.RECORDS:,} can be used")
+    if not 0 < len(source) <= limits.RECORDS:
+        raise UserError(f"data set {kind}: {split} has {len(source):,} records, not 1 to {limits.RECORDS:,}")
     return source
 
 

@@ -124,7 +124,7 @@ def _split(
     published = PUBLISHED.get(kind, {}).get(split, ()) if path.is_dir() else ()
     counts = f" (published: {' or '.join(f'{count:,}' for count in published)})" if published else ""
     say(f"{split}: {len(source):,} hands in {images:,} images{counts}{_held_out(kind, path, split)}")
-    faults = [] if len(source) else ["contains no records"]
+    faults = []
     if published and images < MIN_SHARE_OF_PUBLISHED * min(published) and not part:
         counts = f"labels of {images:,} images, where {min(published):,} are published"
         faults.append(f"half-downloaded: {counts}")
@@ -259,6 +259,7 @@ def _decode_one(source: Source, i: int) -> _Decoded | UserError:
         if isinstance(record.image, EncodedImage):
             record.image.verify()
         width, height = image_size(record)
+        label_sample.check_depth(record, record.name)
     except UserError as error:
         return error
     points, valid = _pixels(record)

@@ -95,7 +95,7 @@ def read(source: Source) -> Sample:
     records = [read_annotation(source, i) for i in rows]
     for i, record in zip(rows, records):
         check_form(record, f"record {i} of {type(source).__name__}")
-        _check_depth(record, f"record {i} of {type(source).__name__}")
+        check_depth(record, f"record {i} of {type(source).__name__}")
     headers = {int(k): header(source, int(rows[k])) for k in spread(len(rows), MAX_IMAGES)}
     return Sample.of(records, {k: v for k, v in headers.items() if v is not None})
 
@@ -140,8 +140,12 @@ def check_form(record: Record, where: str) -> None:
         raise UserError(f"{where}: depth must be an array (H, W) in mm, got {found}")
 
 
-def _check_depth(record: Record, where: str) -> None:
-    """Check the values of a record's depth image. Raises UserError if they are not mm, 0 where unknown."""
+def check_depth(record: Record, where: str) -> None:
+    """Check the values of a record's depth image; `where` is what errors call the record.
+
+    Raises:
+        UserError: they are not mm, 0 where unknown.
+    """
     if record.depth is None:
         return
     if not np.min(record.depth, initial=0) >= 0:

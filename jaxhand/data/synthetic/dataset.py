@@ -108,7 +108,7 @@ def load(
     file = Path(cache or cache_folder()).expanduser() / f"{name}-{size}px-{count}-seed{seed}-{_CODE_VERSION}.hands"
     arrays = None
     try:
-        arrays = array_file.read(file)
+        arrays = read_cache(file, count, size)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, array_file.DamagedError) as error:
@@ -122,6 +122,28 @@ def load(
         except OSError as error:
             say(f"cannot keep rendered hands in {file.parent}: {error.strerror or error}; they stay in memory")
     return SyntheticSet(arrays, name, crop_scale, mesh)
+
+
+def read_cache(file: Path, count: int, size: int, **more: tuple) -> dict[str, np.ndarray]:
+    """Read the arrays of `count` rendered hands of `size` px.
+
+    Args:
+        file: written by `array_file.write`.
+        count, size: as for `load`.
+        more: further arrays: name → shape of one hand.
+
+    Raises:
+        OSError, array_file.DamagedError: as `array_file.read`; the latter also for other arrays.
+    """
+    arrays = array_file.read(file)
+    shapes = {"image": (size, size, 3), "depth": (size, size), "K": (3, 3), "keypoints_3d": (21, 3)}
+    shapes |= {"pose": (24,), "shape": (10,), "turn": (3, 3)} | more
+    kinds = {"image": np.uint8, "depth": np.uint16} | dict.fromkeys(more, np.uint8)
+    for name, shape in shapes.items():
+        found = arrays.get(name)
+        if found is None or found.shape != (count, *shape) or found.dtype != kinds.get(name, np.float32):
+            raise array_file.DamagedError(f"the array {name} is not that of {count} hands of {size} px")
+    return arrays
 
 
 def render_range(

@@ -90,7 +90,7 @@ def load(
     folder = Path(cache or cache_folder()).expanduser()
     file = folder / f"{name}-{size}px-{count}-seed{seed}{variant}-{_CODE_VERSION}.hands"
     try:
-        return PhotoSet(array_file.read(file), name, mesh)
+        return PhotoSet(dataset.read_cache(file, count, size, left=()), name, mesh)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, array_file.DamagedError) as error:
