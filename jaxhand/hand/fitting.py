@@ -20,9 +20,11 @@ from jaxhand.hand.skeleton import FINGER_OF_JOINT, PARENTS
 from jaxhand.hand.skinned import NUM_FINGERTIPS, OUR_ORDER, SkinnedHand, forward
 
 STEPS = 12
-JOINT_MM = 2.0  # error of a joint whose cost equals that of a pose or shape at one standard deviation, for a mean hand
-LIMIT = np.float32(np.deg2rad(3))  # angle outside of its limits, likewise
-SIZE = 0.2  # logarithm of the size relative to the palm's, likewise
+# Error of a joint across its ray, for a hand of mean size, whose cost equals that of a pose or a shape at one standard
+# deviation. Networks estimate the depth of joints less accurately: along the ray, the error may be `DEPTH` times this.
+JOINT_MM, DEPTH = 1.0, 3.0
+LIMIT = np.float32(np.deg2rad(3))  # angle outside of its limits with this cost, radians
+SIZE = 0.2  # logarithm of the size, relative to the start's, with this cost
 _FIRST_DAMPING, _LESS_DAMPING, _MORE_DAMPING = 1e-2, 0.25, 8.0
 _PALM = np.array([0, 5, 9, 13, 17])  # joints that hardly move relative to each other
 _BENT = np.array([[3, 5], [7, 8], [11, 12], [15, 16], [19, 20]])  # (5, 2) angles of the outer two joints
@@ -36,7 +38,7 @@ _PARTS, _COUNT = np.cumsum(_LENGTHS)[:-1], sum(_LENGTHS)
 
 
 class Fitted(typing.NamedTuple):
-    """Fitted hands, in the frame of the joints."""
+    """Fitted hands, in the camera frame."""
 
     vertices: jax.Array  # (N, V, 3) mm
     joints: jax.Array  # (N, 21, 3) mm, those of the surface
@@ -45,14 +47,14 @@ class Fitted(typing.NamedTuple):
 class _State(typing.NamedTuple):
     """The parameters of one hand."""
 
-    rotation: jax.Array  # (3, 3) hand frame of `body` → frame of the joints
+    rotation: jax.Array  # (3, 3) hand frame of `body` → camera frame
     wrist: jax.Array  # (3,) mm
     log_size: jax.Array  # (1,)
     pose: jax.Array  # (24,)
     shape: jax.Array  # (10,)
 
     def changed(self, change: jax.Array) -> "_State":
-        """The parameters after a change (41,); the rotation changes by an axis-angle in the frame of the joints."""
+        """The parameters after a change (41,); the rotation changes by an axis-angle of the camera frame."""
         turn, shift, log_size, pose, shape = jnp.split(change, _PARTS)
         rotation = axis_angle_to_matrix(turn) @ self.rotation
         return _State(rotation, self.wrist + shift, self.log_size + log_size, self.pose + pose, self.shape + shape)
@@ -81,7 +83,7 @@ def fit(hand_model: SkinnedHand, joints: jax.Array) -> Fitted:
 
     Args:
         hand_model: the built-in hand or MANO, a right hand.
-        joints: (N, 21, 3) mm of right hands, in any rotated and translated frame. Left hands must be mirrored.
+        joints: (N, 21, 3) mm of right hands in the camera frame. Left hands must be mirrored.
 
     Returns:
         The surfaces; NaN for a hand with a joint that is not finite.
@@ -166,12 +168,14 @@ def _bones_by_shape(skeleton: SkinnedHand, frames: jax.Array, arm: jax.Array) ->
 def _solve(skeleton: SkinnedHand, joints: jax.Array) -> _State:
     """The parameters with the least squares, for joints (21, 3)."""
     first = _start(joints)
-    unit = JOINT_MM * jnp.exp(first.log_size)  # (1,) mm
+    rays = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-6)
+    along = rays[:, :, None] * rays[:, None]  # (21, 3, 3) projections on the rays
+    scale = (jnp.eye(3) - (1 - 1 / DEPTH) * along) / (JOINT_MM * jnp.exp(first.log_size))
 
     def equations(state):
         """The sum of squares, half its gradient (41,), and the normal matrix (41, 41)."""
         fitted, slope = _linearized(skeleton, state)
-        error, slope = ((fitted - joints) / unit).ravel(), slope.reshape(63, -1) / unit
+        error, slope = (scale @ (fitted - joints)[..., None]).ravel(), (scale @ slope).reshape(63, -1)
         mean, precision = _prior()
         low, high = body.LIMITS.T
         outside = jnp.minimum(state.pose - low, 0) + jnp.maximum(state.pose - high, 0)
