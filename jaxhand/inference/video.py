@@ -20,6 +20,7 @@ from jaxhand.inference.smoothing import TrackedHand
 from jaxhand.inference.video_files import Source, VideoFrame
 from jaxhand.io.video_writer import open_writer
 
+ANNOTATED = "annotated.mp4"
 COLUMNS = {  # key in tracks.npz → (dtype, shape of one row); one row per hand of a frame
     "frame": (np.int64, ()),
     "time": (np.float64, ()),
@@ -51,7 +52,7 @@ class TrackWriter:
 
     def __init__(self, folder: Path, source: Source, K: np.ndarray):
         self.video, self.lines, self.arrays = (
-            folder / name for name in ("annotated.mp4", "tracks.jsonl", "tracks.npz")
+            folder / name for name in (ANNOTATED, "tracks.jsonl", "tracks.npz")
         )
         self._source, self._K, self._writer = source, K, None
         self._files = contextlib.ExitStack()
