@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxhand.data.synthetic import raytrace
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 from tests.test_data_synthetic import RENDERED
 
 

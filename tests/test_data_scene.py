@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxhand.data.synthetic import dataset
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 # Field of the scenes → its summary, for the views front and all
 FRONT = {

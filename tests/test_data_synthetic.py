@@ -17,7 +17,7 @@ from jaxhand.hand.builtin import surface
 from jaxhand.hand.camera import project, unproject
 from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.io import array_file
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 SIZE = 64
 

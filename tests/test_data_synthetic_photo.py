@@ -14,7 +14,7 @@ from jaxhand.data import pipeline
 from jaxhand.data.synthetic import camera_effects, dataset, grasp, photo, photo_preview, photo_render, photo_scene
 from jaxhand.data.synthetic.photo_scene import PARTS
 from jaxhand.hand.camera import project
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 SIZE, COUNT = 64, 48
 ALL = frozenset(PARTS)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxhand.hand.builtin import body
 from jaxhand.hand.skeleton import PARENTS
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 
 @pytest.fixture(scope="module")

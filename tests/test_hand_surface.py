@@ -8,7 +8,7 @@ import pytest
 from jaxhand.data.synthetic import raytrace
 from jaxhand.hand.builtin import body, surface, surface_fit, surface_mesh
 from jaxhand.hand.skinned import forward
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 COUNT = 48
 HAND = surface.builtin()

@@ -11,7 +11,7 @@ from jaxhand import models
 from jaxhand.config import ConfigError
 from jaxhand.hand.camera import focal_length, project
 from jaxhand.models.efficientnet_lite import Features
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 SETTINGS = ["data.image_size=224", "model.options.size=lite"]
 K = np.tile(np.float32([[0, 300, 111.5], [-300, 0, 111.5], [0, 0, 1]]), (2, 1, 1))  # of a rotated crop

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxhand import models
 from jaxhand.config import Config, ConfigError, ModelConfig, load
 from jaxhand.hand.camera import project
-from tests.support.summary import assert_summary
+from tests.support.numbers import assert_summary
 
 SIZE = 64
 ROWS = 3
