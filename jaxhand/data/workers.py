@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from jaxhand.config import UserError
 from jaxhand.data import memory
 from jaxhand.data.batch import Batch
 
+POSSIBLE = hasattr(os, "memfd_create")  # Linux
 _numbers = itertools.count()
 
 
@@ -41,12 +41,10 @@ class InProcesses:
         workers: number of processes. All instances with the same number share them.
 
     Raises:
-        UserError: the data set cannot be pickled, or the system is not Linux.
+        UserError: the data set cannot be pickled.
     """
 
     def __init__(self, make: Callable[[], Sequence[Batch]], workers: int):
-        if not sys.platform.startswith("linux"):
-            raise UserError("data.workers needs Linux: set data.workers=0 and raise data.threads")
         self._length, self._pool = len(make()), _pool(workers)
         self._make, self._free = _Sent(make), []
 
