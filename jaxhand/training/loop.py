@@ -152,6 +152,7 @@ class Run:
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             return self._continued(saved)
+        self.trainer.compile_ahead()
         state, source = self.trainer.init(), self.config.training.init_from
         if not source:
             return Start(state)
@@ -253,6 +254,7 @@ class Run:
         bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
         with bar as progress, contextlib.ExitStack() as first_step:
             first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
+            self.trainer.wait_for_compilation()
             for step in range(first + 1, end + 1):
                 with self.trace.step(step):
                     indices, batch = self.feed.take(loss)
@@ -264,7 +266,7 @@ class Run:
                 self.trace.stop_after(loss)
                 progress.step(batch_size, pending[0][2])
                 self.checkpoints.poll()
-                if interruption.reached(step):
+                if interruption.reached(step, last=step == end):
                     break
             for entry in pending:
                 self._check_loss(*entry)

@@ -60,9 +60,12 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
         Lines about the keys that differ.
 
     Raises:
-        UserError: the folder contains checkpoints of a run with another config; the error lists the keys that differ.
+        UserError: the folder contains checkpoints of a run with another config, and the error lists the keys that
+            differ; or the folder is among the checkpoints of another run.
     """
     path, folder = workdir / "config.yaml", workdir / "checkpoints"
+    if around := checkpoint_files.run_around(workdir.absolute()):
+        raise UserError(f"{workdir}: is among the checkpoints of the run {around}, which deletes old ones; choose another folder")
     if not checkpoint_files.steps(folder):
         return []
     in_folder = configs.load(path) if path.exists() else None
@@ -82,7 +85,10 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
             f"{workdir}: contains a run with another config ({'; '.join(lines.values())}); choose another --workdir, "
             "or use the config of that run; --allow config goes on with the new one"
         )
-    return [f"Going on with another config: {'; '.join(lines.values())}"]
+    found = [f"Going on with another config: {'; '.join(lines.values())}"]
+    if "training.init_from" in lines:
+        found.append("training.init_from has no effect, because the run goes on from its own checkpoint")
+    return found
 
 
 def write(workdir: Path, config: Config) -> None:
