@@ -8,6 +8,7 @@ iterator do not depend on the number of processes. Arrays are sent in anonymous 
 processes that use it, and which the size of /dev/shm does not limit.
 """
 
+import atexit
 import concurrent.futures
 import functools
 import itertools
@@ -107,7 +108,9 @@ class _Sent:
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Processes that start when they are first used, and end with this one."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks in any state
-    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_prepare)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_prepare)
+    atexit.register(pool.shutdown)  # while all modules that it needs are still there
+    return pool
 
 
 def _write(file: typing.BinaryIO, arrays: Mapping[str, np.ndarray]) -> dict[str, memory.Place]:
