@@ -29,7 +29,7 @@ loop.to_global = to_global
 
 @pytest.fixture
 def together(start, tiny_yaml, tmp_path):
-    """Run one process per patch to their end, without a limit on a busy machine's pauses; returns their exit codes, stdouts without Gloo's line, stderrs, times."""
+    """Run one process per patch to their end; returns exit codes, stdouts without Gloo's line, stderrs and times."""
 
     def together(*patches, timeout=600):
         with socket.socket() as free:
