@@ -17,6 +17,7 @@ from jaxhand.training import peers
 
 TERMINATED = 143  # exit code after SIGTERM; schedulers then start the command again
 _SHORTEST_TIMEOUT_S = 10.0  # a few signs of life
+_FIRST_STEPS = 3  # steps of a command in which small programs are still compiled, and which may take long
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes of this launch, not of the job
 
 
@@ -72,7 +73,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         import jax
 
-        self._signalled, self._before = False, {}
+        self._signalled, self._before, self._steps = False, {}, 0
         self._alone = jax.process_count() == 1
         # In a run with several processes, JAX itself handles SIGTERM.
         handlers = {signal.SIGTERM: self._stop} if self._alone else {}
@@ -102,7 +103,8 @@ class Interruption:
 
         if self._alone:
             return self._signalled
-        peers.note_step(None if last else step)
+        self._steps += 1
+        peers.note_step(None if last or self._steps < _FIRST_STEPS else step)
         return multihost_utils.reached_preemption_sync_point(step)
 
 
