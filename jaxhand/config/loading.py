@@ -18,7 +18,6 @@ from jaxhand.config.ranges import Range
 from jaxhand.config.schema import Config
 from jaxhand.config.yaml_text import shown
 
-
 LARGEST_IN_MODEL = 2**16  # of any number of a model; XLA ends the process if an array has more than 2^63 elements
 
 
