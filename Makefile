@@ -52,7 +52,7 @@ test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(ARGS)
 
 test-slow: $(VENV)/.installed-test
-	$(RUN) -m pytest -m slow $(ARGS)
+	$(RUN) -m pytest -m slow --timeout 3600 $(ARGS)
 
 # The tests with the oldest versions that requirements.txt allows
 test-lowest: $(LOWEST)/.installed

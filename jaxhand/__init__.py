@@ -29,7 +29,7 @@ def __dir__() -> list[str]:
     return [*globals(), *_ROOMS]
 
 
-def load(path, *, batch_size: int = 32):
+def load(path, *, batch_size: int = 32, fit_mesh=False):
     """Load the best model of a run folder, as a function: images and boxes → arrays of predictions.
 
     `jaxhand.load("runs/mediapipe")("photo.jpg")["keypoints_3d"]`
@@ -38,14 +38,16 @@ def load(path, *, batch_size: int = 32):
     Args:
         path: run folder.
         batch_size: largest number of hands in one batch of the model; a power of two.
+        fit_mesh: True: models without a mesh return `vertices` and `faces`, too: the surface of the built-in hand (or
+            of MANO, where the run's config has it), fitted to the joints. The path of MANO's file: the same with MANO.
 
     Returns:
         A `jaxhand.inference.arguments.ImagePredictor`; its `__call__` lists the arguments and the returned arrays.
 
     Raises:
         UserError: the folder contains no run, its parameters do not fit the model of its config, or `batch_size` is not
-            a power of two.
+            a power of two, or MANO's file cannot be read.
     """
     from jaxhand.inference import loading  # imported here, so that `import jaxhand` does not import JAX
 
-    return loading.load(path, batch_size=batch_size)
+    return loading.load(path, batch_size=batch_size, fit_mesh=fit_mesh)

@@ -1,8 +1,8 @@
 """Predict the hands in images or in a video: `jaxhand predict WORKDIR IMAGE...`; `--help` lists the options.
 
-Writes, for each image, a picture with the skeletons and, where the model has a mesh, a picture with the meshes and the
-meshes themselves as OBJ (mm, x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has
-the joints of all hands in px and mm. Of a video: annotated.mp4, and the tracks of its hands in tracks.jsonl and
+Writes, for each image, a picture with the skeletons, a picture with the meshes, and the meshes themselves as OBJ (mm,
+x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has the joints of all hands in px
+and mm. For a model without a mesh, a hand model is fitted to the joints. Of a video: annotated.mp4, and the tracks of its hands in tracks.jsonl and
 tracks.npz; with --rerun also a recording for the Rerun viewer.
 """
 
@@ -50,8 +50,8 @@ def main() -> int:
     if arguments.video is not None or arguments.camera is not None:
         return _predict_video(arguments)
     # Imported here, so that --help and wrong arguments need no JAX.
-    from jaxhand import models
     from jaxhand.inference import loading
+    from jaxhand.inference.fitted_mesh import FittedMeshPredictor
     from jaxhand.inference.image_files import LeftOut, predict_files
     from jaxhand.inference.output import PredictionWriter
 
@@ -60,13 +60,16 @@ def main() -> int:
     left_out, doubtful, cameras = [], [], collections.Counter()
     with contextlib.ExitStack() as until_first:
         until_first.enter_context(console.patience("Loading and compiling the model; this can take minutes"))
-        predictor = loading.load(arguments.workdir)
-        if arguments.mesh in MESH_KINDS and not models.find(predictor.model).has_mesh:
-            raise UserError(f"--mesh {arguments.mesh}: the model {predictor.model} has no mesh")
+        fit_mesh = False if arguments.mesh == "none" else arguments.mano or True
+        predictor = loading.load(arguments.workdir, fit_mesh=fit_mesh)
+        fitted = isinstance(predictor, FittedMeshPredictor)
+        if arguments.mano and not fitted:
+            raise UserError(f"--mano: the model {predictor.model} has a mesh of its own, so nothing is fitted")
         mesh_kinds = {None: MESH_KINDS, "none": ()}.get(arguments.mesh, (arguments.mesh,))
         options = {"K": _matrix(arguments.K), "focal": arguments.focal, "depth_paths": arguments.depth}
         inputs = [*paths, *(arguments.depth or [])]
-        with PredictionWriter(arguments.out or arguments.workdir / "predictions", mesh_kinds, inputs) as writer:
+        folder = arguments.out or arguments.workdir / "predictions"
+        with PredictionWriter(folder, mesh_kinds, inputs, fitted=fitted) as writer:
             for prediction in predict_files(predictor, paths, find_hands, **options):
                 until_first.close()
                 if isinstance(prediction, LeftOut):
@@ -98,7 +101,7 @@ def main() -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="jaxhand predict",
-        description="Predict the 3D joints, and the mesh where the model has one, of the hands in images.\n"
+        description="Predict the 3D joints and the meshes of the hands in images.\n"
         "Writes pictures, mesh files and joints.json (px and mm).",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -160,12 +163,23 @@ def _parse_arguments() -> argparse.Namespace:
         help="16-bit PNG in mm for each image, in the same order; decides the distance where the model reads depth",
     )
     parser.add_argument(
-        "--mesh", choices=(*MESH_KINDS, "none"), help="kind of the mesh files (default: both obj and glb)"
+        "--mesh",
+        choices=(*MESH_KINDS, "none"),
+        help="kind of the mesh files (default: both obj and glb); none: also no fit for a model without a mesh",
+    )
+    parser.add_argument(
+        "--mano",
+        type=console.path,
+        metavar="FILE",
+        help="MANO_RIGHT.pkl; a model without a mesh gets this one, fitted to its joints (default: hand.mano_path of "
+        "the run, else the built-in hand)",
     )
     parser.add_argument("--out", type=console.path, metavar="DIR", help="output folder (default: WORKDIR/predictions)")
     _add_video_options(parser)
     arguments = parser.parse_intermixed_args()
     _take_video(arguments)
+    if arguments.mano is not None and arguments.mesh == "none":
+        raise UserError("--mano is the hand model of the mesh, and --mesh none writes no mesh: choose one of them")
     if arguments.focal is not None and not 0 < arguments.focal < math.inf:
         raise UserError(f"--focal must be positive, in px, got {arguments.focal}")
     if arguments.K is not None and not (all(map(math.isfinite, arguments.K)) and min(arguments.K[:2]) > 0):
@@ -233,7 +247,7 @@ def _take_video(arguments: argparse.Namespace) -> None:
         return
     if arguments.images:
         raise UserError(f"one video at a time, and no images with it: also got {arguments.images[0]}")
-    unfit = [name for name in ("boxes", "depth", "mesh") if vars(arguments)[name] is not None]
+    unfit = [name for name in ("boxes", "depth", "mesh", "mano") if vars(arguments)[name] is not None]
     if unfit:
         raise UserError(f"--{unfit[0]} is for images, not for a video")
     if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:

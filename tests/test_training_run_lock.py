@@ -117,15 +117,15 @@ def test_of_many_only_one_gets_it(tmp_path, dead):
         folder = tmp_path / str(number)
         if dead:
             write(folder, machine=run_lock._machine(), pid=2**22 + 1)
-        start, end, got = threading.Barrier(4), threading.Barrier(4), []
+        start, end, got = threading.Barrier(4, timeout=60), threading.Barrier(4, timeout=60), []
 
         def run(folder=folder, start=start, end=end, got=got):
             start.wait()
             try:
                 with RunLock(folder) as lock:
+                    got.append(lock)
                     end.wait()
                     lock.check()
-                    got.append(lock)
             except UserError:
                 end.wait()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,11 +43,17 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
     try:
         out.mkdir(parents=True, exist_ok=True)
         files = [_write(network, out, kind, half, say) for network in chosen]
-        about = {network.name: network.metadata | {"file": file.name} for network, file in zip(chosen, files)}
+        about = {network.name: network.metadata | _names(file) for network, file in zip(chosen, files)}
         (out / formats.METADATA).write_text(json.dumps(about, indent=1))
     except OSError as error:
         raise UserError(f"cannot write to {error.filename or out}: {error.strerror}") from error
     return files
+
+
+def _names(file: Path) -> dict[str, str]:
+    """The names of a network's files, for the metadata."""
+    data = formats.data_file(file)
+    return {"file": file.name} | ({"data": data.name} if data.exists() else {})
 
 
 def _check_folder(out: Path) -> None:
@@ -64,21 +71,22 @@ def _check_folder(out: Path) -> None:
 
 
 def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) -> Path:
-    """Write one file: under another name, until it is checked."""
+    """Write one file, with a second one for its weights where it needs that: in another folder, until it is checked."""
     form = formats.FORMATS[kind]
     file = out / f"{network.name}.{form.suffix}"
-    draft = file.with_name(f".{file.name}.part")
-    try:
-        draft.write_bytes(form.make(network))
+    with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+        draft = Path(folder, file.name)
+        form.write(network, draft)
         inputs = checking.batches(network)
         reference = jax.jit(network.function) if half else network.reference
         found = checking.differences(reference, form.run(draft), inputs, what=file.name)
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
+        formats.data_file(file).unlink(missing_ok=True)
+        size = 0
+        for made in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
+            size += made.stat().st_size
+            os.replace(made, out / made.name)
     images = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
-    size = file.stat().st_size / 1e6
-    say(f"{file}: {size:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
+    say(f"{file}: {size / 1e6:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
     if half:
         lost = checking.cost(network, inputs[-1])
         say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")

@@ -15,7 +15,7 @@ import numpy as np
 PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # wrist, index 1-3, middle, little, ring, thumb
 NUM_FINGERTIPS, NUM_JOINTS = 5, 16
 # For each of our 21 joints, its index in an array of 5 fingertips and 16 joints: the wrist, then each finger to its tip
-_OUR_ORDER = np.array(
+OUR_ORDER = np.array(
     [5, *(n for tip, base in enumerate((13, 1, 4, 10, 7)) for n in (5 + base, 6 + base, 7 + base, tip))]
 )
 
@@ -74,7 +74,7 @@ def forward(
     rest_points = _rest_points(hand_model, rotations, shape)
     global_rotations, positions = _forward_kinematics(rotations, rest_points[..., -NUM_JOINTS:])
     surface = _skin(hand_model.weights, rest_points, global_rotations, positions)
-    joints = jnp.concatenate([surface[..., hand_model.num_vertices :], positions], -1)[..., _OUR_ORDER]
+    joints = jnp.concatenate([surface[..., hand_model.num_vertices :], positions], -1)[..., OUR_ORDER]
     shift = np.zeros(3, np.float32) if translation is None else translation
 
     def points(coordinates):

@@ -45,13 +45,21 @@ class PredictionWriter:
         folder: the output folder; it is created if it does not exist.
         mesh_kinds: kinds of the mesh files, some of `mesh_files.KINDS`.
         inputs: files that are read, such as the images. They are never overwritten, wherever the folder is.
+        fitted: whether meshes are fitted to the joints; the hands then have `"mesh": "fitted"` in joints.json.
 
     Raises:
         UserError: the folder cannot be created, or has a joints.json that this class did not write.
     """
 
-    def __init__(self, folder: Path, mesh_kinds: tuple[str, ...] = mesh_files.KINDS, inputs: Collection[Path] = ()):
-        self.folder, self.mesh_kinds = folder, mesh_kinds
+    def __init__(
+        self,
+        folder: Path,
+        mesh_kinds: tuple[str, ...] = mesh_files.KINDS,
+        inputs: Collection[Path] = (),
+        *,
+        fitted: bool = False,
+    ):
+        self.folder, self.mesh_kinds, self._fitted = folder, mesh_kinds, fitted
         self._inputs = set(map(os.path.realpath, inputs))
         self._path = folder / JOINTS
         self._num_images = self._num_hands = 0
@@ -105,6 +113,7 @@ class PredictionWriter:
         if "vertices" in hands:
             files |= {"mesh_overlay": f"{stem}{_MESH_OVERLAY}"} | {kind: f"{stem}.{kind}" for kind in self.mesh_kinds}
             self._write_meshes(files, image, scale, hands)
+            files |= {"mesh": "fitted"} if self._fitted else {}
         entries = [_json_entry(path, hands, row, files) for row in range(len(hands["is_right"]))]
         self._hands[os.path.realpath(path)] = [_json_text(entry) for entry in entries]
         self._num_hands += len(entries)

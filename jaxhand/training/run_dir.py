@@ -13,10 +13,12 @@ from jaxhand.training import checkpoint_files
 
 FREE = (
     "data.threads",
+    "data.workers",
     "data.cache",
     "data.strict",
     "training.test_freq",
     "training.metrics",
+    "training.profile",
 )  # keys without effect on the results
 ALLOWED = ("config", "data")  # what may differ from the run in the folder if the user says so
 PROLONGED = "training.num_epochs"

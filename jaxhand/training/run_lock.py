@@ -7,6 +7,7 @@ up. On another machine, the owner is dead if the modification time does not chan
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import TextIO
 
 import jax
 
@@ -81,28 +83,35 @@ class RunLock:
 
     def _acquire(self) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            while not self._create():
-                with contextlib.suppress(FileNotFoundError):  # the owner has just ended
-                    found = _read(self._path)
-                    if self._is_alive(found):
-                        folder, owner = self._path.parent, _owner(_read(self._path))
-                        raise UserError(
-                            f"{folder}: {owner} trains in this folder. Wait for its end, or choose another "
-                            f"--workdir; if there is no such process, delete {self._path}"
-                        )
-                    self._remove(found)
+            for _ in range(100):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # the owner ends at this moment
+                    if self._take():
+                        return
+            raise FileNotFoundError(errno.ENOENT, f"{NAME} is removed again and again, or is a link to nothing")
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self._path.parent}: {error.strerror}") from error
 
-    def _create(self) -> bool:
-        try:
-            file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
-        with os.fdopen(file, "w") as opened:
-            opened.write(json.dumps(self._me))
-        return True
+    def _take(self) -> bool:
+        """Write this run into the lock. Returns False if the file was removed in the meantime.
+
+        Several processes can find the lock of a dead owner at once: one at a time judges it and writes into the same
+        file. An empty file is free: its maker has not come further and waits, too.
+        """
+        with os.fdopen(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o666), "r+", errors="replace") as file:
+            _wait_for_others(file)
+            found = file.read()
+            if found and self._is_alive(found):
+                raise UserError(
+                    f"{self._path.parent}: {_owner(_read(self._path))} trains in this folder. "
+                    "Wait for its end, or choose another --workdir; if there is no such process, delete "
+                    f"{self._path}"
+                )
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps(self._me))
+            file.flush()
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
 
     def _is_alive(self, text: str) -> bool:
         """Whether the owner of a lock with this content is alive."""
@@ -126,15 +135,6 @@ class RunLock:
         with self._path.open() as file:  # opening makes NFS ask the server
             return os.fstat(file.fileno()).st_mtime_ns
 
-    def _remove(self, judged: str) -> None:
-        """Remove the lock of a dead owner, but not one that a third process made in the meantime."""
-        aside = self._path.with_name(f"{NAME}.{self._me['run']}")
-        self._path.rename(aside)
-        if _read(aside) != judged:
-            with contextlib.suppress(OSError):
-                os.link(aside, self._path)
-        aside.unlink()
-
     def _is_mine(self) -> bool:
         try:
             return _parsed(_read(self._path)).get("run") == self._me["run"]
@@ -146,6 +146,14 @@ class RunLock:
             with contextlib.suppress(OSError):
                 if self._is_mine():
                     os.utime(self._path)
+
+
+def _wait_for_others(file: TextIO) -> None:
+    """Wait until no other process judges this lock. Where a file system cannot do it, `RunLock.check` finds out."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _read(path: Path) -> str:

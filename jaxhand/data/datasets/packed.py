@@ -128,6 +128,9 @@ class PackedSet(EncodedImageSource):
         self._starts, self._indices = np.cumsum(counts) - counts, indices
         self._readers: list[ArrayRecordReader | None] = [None] * len(shards)  # each reader is opened when it is needed
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_readers": [None] * len(self._readers)}  # another process opens its own
+
     def __len__(self) -> int:
         return len(self._indices)
 

@@ -62,13 +62,13 @@ def rotations_of(frames: jax.Array) -> jax.Array:
     Returns:
         Rotations (..., 16, 3, 3) of MANO's joints relative to their parents.
     """
-    rotations = _rotations_from_rest(frames)
+    rotations = rotations_from_rest(frames)
     of_parents = rotations[..., PARENTS[1:], :, :]
     relative = jnp.matmul(of_parents.swapaxes(-1, -2), rotations[..., 1:, :, :], precision="highest")
     return jnp.concatenate([rotations[..., :1, :, :], relative], -3)
 
 
-def _rotations_from_rest(frames: jax.Array) -> jax.Array:
+def rotations_from_rest(frames: jax.Array) -> jax.Array:
     """Rotations (..., 16, 3, 3) of MANO's joints relative to the rest pose."""
     return jnp.matmul(frames[..., MANO_TO_FRAME, :, :], _surface().rest_frames, precision="highest")
 
@@ -87,7 +87,7 @@ def vertices_of(frames: jax.Array, joints: jax.Array, shape: jax.Array) -> jax.A
     """
     hand_model, _, arch_dirs = _surface()
     posed = forward(hand_model, rotations_of(frames), shape)
-    rotations = _rotations_from_rest(frames)
+    rotations = rotations_from_rest(frames)
     error = (joints - joints[..., :1, :]) - (posed.joints - posed.joints[..., :1, :])
     knuckles = error[..., MANO_TO_JOINT[ARCH_JOINTS[:, 0]], :]  # (..., 2, 3)
     # (..., 2): component along the y axis of the rest pose
