@@ -1,4 +1,4 @@
-"""The surface that is fitted to joints: hands with known vertices, noise, sizes, other hand models, degenerate joints."""
+"""A surface that is fitted to joints: known vertices, noise, sizes, other hand models, degenerate joints."""
 
 import dataclasses
 
@@ -18,8 +18,7 @@ COUNT, BATCH = 24, 8
 
 @pytest.fixture(scope="module")
 def people():
-    """Bone frames (COUNT, 16, 3, 3), joints and vertices mm, shapes: blends of two presets in any orientation at 500 mm."""
-
+    """Blends of two presets in any orientation at 500 mm: bone frames (COUNT, 16, 3, 3), joints, vertices, shapes."""
     rng = np.random.default_rng(5)
     presets = np.stack(list(body.POSES.values()))
     first, second = presets[rng.integers(len(presets), size=(2, COUNT))]
