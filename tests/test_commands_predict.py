@@ -322,7 +322,7 @@ def test_a_second_call_adds_and_replaces(finished, photographs, call, tmp_path):
     assert (folder / before["overlay"]).read_bytes() == picture
     assert call(predict.main, finished, other, image)[0] == 0  # both once more
     assert read_joints(folder)[0]["overlay"] == "0_2_joints.png" and len(read_joints(folder)) == 2
-    assert len(list(folder.glob("*.png"))) == 2
+    assert len(list(folder.glob("*_joints.png"))) == 2
     assert json.loads(first) == json.loads(json.dumps(json.loads(first), indent=1))
     assert first == json.dumps(json.loads(first), indent=1) + "\n"  # the layout of the file, as before
 
