@@ -7,6 +7,7 @@ rounds. The share of JPEG decoding alone is printed, because it is the limit.
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -26,6 +27,8 @@ from jaxhand.data import pack, pipeline
 from jaxhand.data.datasets import packed
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import read_encoded
+from jaxhand.training.epoch_times import EpochTimes
+from jaxhand.training.feed import Feed
 from jaxhand.training.sharding import make_mesh, to_global
 from jaxhand.training.step import Trainer
 
@@ -69,6 +72,7 @@ def compare(name: str, kind: str, path: Path, arguments) -> None:
     pack.pack(kind, path, out, splits=("train",), say=lambda line: None)
     contestants = {
         "jaxhand, files": Ours(source, arguments.workers),
+        "jaxhand, files, processes": Ours(source, arguments.workers, processes=True),
         "jaxhand, ArrayRecord": Ours(packed.load(out, "train", kind=kind), arguments.workers),
         "PyTorch": Theirs(source, arguments.workers),
         "PyTorch, uint8 out": Theirs(source, arguments.workers, to_float=False),
@@ -94,13 +98,17 @@ def compare(name: str, kind: str, path: Path, arguments) -> None:
 class Ours:
     """The training batches of a source."""
 
-    def __init__(self, source, workers: int):
-        self.ahead = workers + 1
+    def __init__(self, source, workers: int, processes: bool = False):
+        self.ahead = workers + 2 if processes else workers + 1
         augment = f"data.augment={json.dumps(AUGMENT)}"
-        self.batches = pipeline.train_iterator(source, our_config(SIZE, BATCH, workers, augment))
+        readers = (f"data.workers={workers}",) if processes else ()
+        self.batches = pipeline.train_iterator(source, our_config(SIZE, BATCH, workers, augment, *readers))
+        before = {child.pid for child in multiprocessing.active_children()}
+        next(self.batches)
+        self.processes = [child.pid for child in multiprocessing.active_children() if child.pid not in before]
 
     def rates(self, count: int) -> tuple[float, float]:
-        return rates(self.batches, count, self.ahead)
+        return rates(self.batches, count, self.ahead, self.processes)
 
 
 class Theirs:
@@ -209,31 +217,47 @@ def our_config(size: int, batch: int, threads: int, *overrides: str) -> configs.
 
 
 def keep_busy(source, arguments) -> None:
-    """Training of the default model on crops of 64 px from files, against the same steps on a batch in memory."""
+    """Training of the default model on crops of 64 px: from files in turn with the step, from files ahead, from memory.
+
+    The shares are those of the time in which the training waits for a batch: with the batch before already computed
+    (ahead), or whether it is computed or not (in turn, as there is no other number).
+    """
     config = our_config(64, 64, arguments.workers)
     trainer = Trainer(config, make_mesh(), total_steps=1000)
-    state, batches = trainer.init(), pipeline.train_iterator(source, config)
+    state, batches, times = trainer.init(), pipeline.train_iterator(source, config), EpochTimes()
+    feed = Feed(pipeline.train_iterator(source, config), lambda batch: to_global(batch, trainer.device_mesh), times)
 
-    def steps(count: int, fed: bool) -> float:
-        nonlocal state
-        begin = time.perf_counter()
-        for _ in range(count):
-            on_device = on_devices(next(batches)) if fed else kept
-            state, loss = trainer.train_step(state, on_device)
-        jax.block_until_ready(loss)
-        return 64 * count / (time.perf_counter() - begin)
-
-    def on_devices(batch: dict) -> dict:
+    def in_turn(_) -> dict:
+        with times.part("data_wait"):
+            batch = next(batches)
         return to_global(batch, trainer.device_mesh)
 
-    kept = on_devices(next(batches))
-    steps(2, True)
-    rounds = [(steps(16, True), steps(16, False)) for _ in range(arguments.rounds)]
+    def steps(count: int, take) -> tuple[float, float]:
+        nonlocal state
+        times.end_epoch()
+        losses = [None]
+        for _ in range(count):
+            state, loss = trainer.train_step(state, take(losses[-1]))
+            jax.block_until_ready(losses[-1])  # as in the training: a loss is read one step later
+            losses.append(loss)
+        jax.block_until_ready(loss)
+        seconds, shares = times.end_epoch()
+        return 64 * count / seconds, shares["data_wait"]
+
+    kept = in_turn(None)
+    ways = {"in turn": in_turn, "ahead": lambda busy: feed.take(busy)[1], "from memory": lambda busy: kept}
+    for take in ways.values():
+        steps(2, take)
+    rounds = [{name: steps(16, take) for name, take in ways.items()} for _ in range(arguments.rounds)]
+    print(f"\nDefault model, 64 px, batch 64, {arguments.workers} threads, FreiHAND's files, {arguments.rounds} rounds")
+    for name in ways:
+        rate, share = (statistics.median(of_round[name][i] for of_round in rounds) for i in range(2))
+        ratio = statistics.median(of_round[name][0] / of_round["from memory"][0] for of_round in rounds)
+        print(
+            f"{name:12} {rate:8.0f} images/s, {ratio:.2f} of that from memory, {share:6.1%} of the time waits for data"
+        )
     alone = statistics.median(rates(batches, 40, config.data.threads + 1)[0] for _ in range(5))
-    fed, memory = (statistics.median(side) for side in zip(*rounds))
-    ratio = statistics.median(fed / memory for fed, memory in rounds)
-    print(f"\nDefault model, 64 px, batch 64: {fed:.0f} images/s from FreiHAND's files, {memory:.0f} from memory, "
-          f"median ratio {ratio:.2f}; the pipeline alone {alone:.0f} images/s")  # fmt: skip
+    print(f"the pipeline alone {alone:.0f} images/s")
 
 
 def start_up(folder: Path) -> None:

@@ -100,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     output = "where the results are written (default: the run folder, or next to the predictions)"
     both.add_argument("--output", type=console.path, metavar="FOLDER", help=output)
     files.add_argument(
-        "--report", type=console.path, metavar="FILE", help="also write a page with charts and tables, HTML"
+        "--report",
+        type=console.output_file(".html", ".htm"),
+        metavar="FILE",
+        help="also write a page with charts and tables, HTML",
     )
     both.add_argument("--protocol", metavar="NAME", help=f"rules of a benchmark: {_NAMES}")
     both.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="option of the protocol, see below")

@@ -24,7 +24,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         "--split", nargs="+", choices=SPLITS, default=(), help="splits to check (default: all that the set has)"
     )
     sheet = "write a picture of some hands with their labels"
-    parser.add_argument("--sheet", type=console.path, metavar="FILE.png", help=sheet)
+    parser.add_argument("--sheet", type=console.output_file(".png"), metavar="FILE.png", help=sheet)
     parser.add_argument("--all", action="store_true", help="decode every image (default: some of each split)")
     parser.add_argument("--part", action="store_true", help="the set is meant to be smaller than the published one")
     arguments = parser.parse_args(argv)

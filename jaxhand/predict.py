@@ -248,6 +248,8 @@ def _take_video(arguments: argparse.Namespace) -> None:
     unfit = [name for name in ("boxes", "depth", "mesh", "mano") if vars(arguments)[name] is not None]
     if unfit:
         raise UserError(f"--{unfit[0]} is for images, not for a video")
+    if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
+        raise UserError(f"--fps must be between 0.01 and 1000, got {arguments.fps}")
     if arguments.max_hands is not None and not 1 <= arguments.max_hands <= 8:
         raise UserError(f"--max-hands must be 1 to 8, got {arguments.max_hands}")
     if arguments.bridge is not None and not 0 <= arguments.bridge <= 300:
@@ -268,6 +270,9 @@ def _predict_video(arguments: argparse.Namespace) -> int:
 
     if arguments.rerun:
         rerun_file.check_installed()
+    out = arguments.out or arguments.workdir / "predictions"
+    if arguments.video and os.path.realpath(arguments.video) == os.path.realpath(out / video.ANNOTATED):
+        raise UserError(f"{arguments.video}: would be overwritten by the annotated video; choose another --out")
     source = open_source(arguments.video, arguments.camera, arguments.fps)
     runtime.use_compilation_cache()
     with console.patience("Loading and compiling the model; this can take minutes"):
@@ -289,7 +294,7 @@ def _predict_video(arguments: argparse.Namespace) -> int:
     given = {name: vars(arguments)[name] for name in ("min_cutoff", "beta") if vars(arguments)[name] is not None}
     started = time.monotonic()
     with contextlib.ExitStack() as files:
-        writer = files.enter_context(video.TrackWriter(arguments.out or arguments.workdir / "predictions", source, K))
+        writer = files.enter_context(video.TrackWriter(out, source, K))
         writers: list[video.TrackWriter | rerun_file.RerunFile] = [writer]
         if arguments.rerun:
             writers.append(files.enter_context(rerun_file.RerunFile(arguments.rerun, (width, height), K)))

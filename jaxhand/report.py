@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--data", metavar="NAME", help=names)
     parser.add_argument("--split", choices=("train", "val", "test"), help="default: the first run's data.test_split")
     out = "HTML file (default: report.html in the first run folder)"
-    parser.add_argument("--out", type=console.path, metavar="FILE", help=out)
+    parser.add_argument("--out", type=console.output_file(".html", ".htm"), metavar="FILE", help=out)
     arguments = parser.parse_args()
 
     runtime.use_compilation_cache()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxhand.data import crop_rules
 from jaxhand.data.crop import crop, warp
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.images.encoded import EncodedImage
@@ -134,3 +135,36 @@ def test_mediapipes_crop_without_all_joints_is_upright_around_the_box():
     sample, square = (crop(record, 224, 1.5, rule=RULES[name]) for name in ("mediapipe", "square"))
     np.testing.assert_array_equal(sample["image"], square["image"])
     assert sample["rotation"] == 0
+
+
+def test_the_rules_in_numbers():
+    assert RULES["square"].side(30, 50) == 50 and RULES["square"].side(0.2, 0.5) == 1
+    assert HAMER.side(30, 50) == 50 and HAMER.side(60, 50) == pytest.approx(80)
+    np.testing.assert_allclose(RULES["square"].camera(640, 480), [[768, 0, 319.5], [0, 768, 239.5], [0, 0, 1]])
+    np.testing.assert_allclose(HAMER.camera(480, 640), [[12500, 0, 240], [0, 12500, 320], [0, 0, 1]])
+    mediapipe = RULES["mediapipe"]
+    assert (mediapipe.box_aspect, mediapipe.pixel_center_offset, mediapipe.focal) == (1, 0, 1.2)
+    assert mediapipe.along_hand and not mediapipe.mirror_left and not mediapipe.antialias_blur
+    for rule in (RULES["square"], HAMER):
+        assert rule.mirror_left and not rule.along_hand
+    assert HAMER.antialias_blur and not RULES["square"].antialias_blur
+
+
+def test_the_box_of_a_whole_image():
+    """Enlarged by the crop's scale, it spans all pixels, from -0.5 to width - 0.5."""
+    np.testing.assert_allclose(crop_rules.whole_image_box(640, 480, 1.0), [-0.5, -0.5, 639.5, 479.5])
+    np.testing.assert_allclose(crop_rules.whole_image_box(640, 480, 2.0), [159.5, 119.5, 479.5, 359.5])
+
+
+def test_the_blur_in_numbers():
+    assert crop_rules.blur_sigma(2.2) == 0  # a factor of 1.1 to twice the crop's pixels
+    assert crop_rules.blur_sigma(2.21) == pytest.approx(0.0525) and crop_rules.blur_sigma(8) == 1.5
+    assert [crop_rules.blur_reach(sigma) for sigma in (0, 0.12, 0.13, 1.5)] == [0, 0, 1, 6]
+    point = np.zeros((9, 9, 1), np.float32)
+    point[4, 4] = 1
+    kernel = np.exp(-(np.arange(-4, 5) ** 2) / 2)
+    kernel /= kernel.sum()
+    np.testing.assert_allclose(crop_rules.blur(point, 1.0), kernel[:, None] * kernel, atol=1e-6)
+    edge = np.zeros((9, 9), np.float32)
+    edge[:, 0] = 1
+    assert crop_rules.blur(edge, 1.0)[4, 0] == pytest.approx(kernel[4:].sum())  # the border is repeated

@@ -9,6 +9,7 @@ import pytest
 
 from jaxhand.config import UserError
 from jaxhand.data.crop import crop
+from jaxhand.data.images import encoded
 from jaxhand.data.images.encoded import EncodedImage, read_image
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import project
@@ -169,3 +170,27 @@ def test_damaged_exif_turns_nothing():
         broken = content[:place] + value + content[place + len(value) :]
         photo = EncodedImage(broken, "a.jpg")
         assert photo.size in ((80, 60), (60, 80)) and photo.decode_region(WHOLE, 1)[0].shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize(("most", "factor"), [(1, 1), (1.9, 1), (2, 2), (3.9, 2), (4, 4), (7.9, 4), (8, 8), (99, 8)])
+def test_the_largest_possible_reduction_is_used(most, factor):
+    pixels, T = EncodedImage(jpeg(smooth(100, 120)), "a").decode_region(WHOLE, most)
+    assert pixels.shape == (-(-100 // factor), -(-120 // factor), 3)
+    np.testing.assert_array_equal(T, encoded.block_centers(factor))
+    np.testing.assert_array_equal(T @ [0, 0, 1], [(factor - 1) / 2, (factor - 1) / 2, 1])
+    small = EncodedImage(jpeg(smooth(7, 120)), "a").decode_region(WHOLE, 8)[0]
+    assert small.shape == (2, 30, 3)  # no side becomes shorter than a pixel
+
+
+def test_memory_of_a_thread_is_used_again():
+    first = encoded.scratch("a", (6, 2))
+    assert np.shares_memory(first, encoded.scratch("a", (3, 4))) and np.shares_memory(first, encoded.scratch("a", (5,)))
+    assert not np.shares_memory(first, encoded.scratch("b", (12,)))
+    assert not np.shares_memory(first, encoded.scratch("a", (13,)))
+
+
+def test_where_an_upright_pixel_is_stored():
+    """EXIF's eight orientations: the place of the stored pixel (1, 2) of an image of 10x7 px."""
+    places = [(1, 2), (8, 2), (8, 4), (1, 4), (2, 1), (4, 1), (4, 8), (2, 8)]
+    for orientation, place in enumerate(places, start=1):
+        assert (encoded._upright(orientation, 10, 7) @ [1, 2, 1])[:2].tolist() == list(place), orientation

@@ -93,3 +93,36 @@ def test_a_hand_model(monkeypatch):
     assert fingerprint.difference(before, fingerprint.of_hand(built_in)) is None
     assert fingerprint.difference(before, fingerprint.of_hand(other)) == "other labels (template)"
     assert fingerprint.of_hand(None) == [] and fingerprint.difference([], []) is None
+
+
+def test_fingerprints_stay(source):
+    """They stand in checkpoints: another way to compute them would refuse the data of every run."""
+    [found] = fingerprint.of_source(source)
+    labels = found.pop("labels")
+    assert found == {"records": 30, "names": "1eb528667800c4d1"}
+    assert labels == {
+        key: pytest.approx(value, abs=1e-6)
+        for key, value in {"K": -1.00030367, "keypoints_3d": 6.75697003, "joint_valid": -0.68498263}.items()
+    }
+
+
+def test_records_are_evenly_spread_with_both_ends(source, monkeypatch):
+    class Annotated(list):
+        read_annotation = list.__getitem__
+
+    monkeypatch.setattr(fingerprint, "MAX_RECORDS", 4)  # 0, 9, 19 and 29
+    monkeypatch.setattr(fingerprint, "_MAX_IMAGES", 3)  # 0, 14 and 29
+    for kind, read in ((Annotated, (0, 9, 19, 29)), (list, (0, 14, 29))):
+        before = fingerprint.of_source(kind(source))
+        for index in range(30):
+            now = fingerprint.of_source(kind(changed(source, index, hand="left")))
+            assert (fingerprint.difference(before, now) is not None) == (index in read), index
+
+
+def test_rounding_is_no_difference(source):
+    before = fingerprint.of_source(source)
+    for change, same in ((0.9e-5, True), (1.1e-5, False)):
+        now = [before[0] | {"labels": before[0]["labels"] | {"K": before[0]["labels"]["K"] + change}}]
+        assert (fingerprint.difference(before, now) is None) == same
+    assert fingerprint.MAX_RECORDS == 10_000 and fingerprint._MAX_IMAGES == 50
+    assert fingerprint.of_hand(None) == []

@@ -1,18 +1,14 @@
 """HaMeR's tars and evaluation files: units, filters, random access, hands with 2D labels only, hostile pickles."""
 
-import io
 import os
 import pickle
 
-import cv2
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
 from jaxhand.data.datasets import hamer_tars
-from jaxhand.data.images.header import image_size, read_image_size
 from jaxhand.hand.camera import project
-from jaxhand.io.numpy_files import read_npz
 from tests.support import layouts
 from tests.support import layouts_hamer as tree
 
@@ -175,6 +171,7 @@ def test_mistakes_in_tars_are_named(tmp_path):
     for number, (hands, content, match) in enumerate((
         ([tree.hand(0, scale=np.array([80.0, 90.0]))], None, "scale must be pixels / 200, but its median is 85"),
         ([tree.hand(0, keypoints_3d=joints * [1000, 1000, 1000, 1])], None, "keypoints_3d must be in metres"),
+        ([tree.hand(0, keypoints_3d=joints * [8, 8, 8, 1])], None, "keypoints_3d must be in metres, but hands are 1"),
         ([tree.hand(0, keypoints_2d=points[:20])], None, "a.b/00000000.data.pyd: hand 0 is malformed"),
         ([tree.hand(0), {"right": 1}], None, "a.b/00000000.data.pyd: hand 1 is malformed"),
         ([tree.hand(0)], b"GIF89a", "a.b/00000000.jpg is no JPEG or PNG"),
@@ -190,78 +187,3 @@ def test_mistakes_in_tars_are_named(tmp_path):
     cut = tree.image(0)[:700]
     with pytest.raises(UserError, match=r"000000\.tar/rgb/a\.b/00000000\.jpg#0 is not an image or is cut off"):
         hamer_tars.load(one(tmp_path / "cut", tree.hand(0), content=cut), "train")[0]
-
-
-@pytest.mark.parametrize("names", [str, bytes, object])
-def test_npz_has_scale_in_pixels(tmp_path, names):
-    imgname = np.array([f"rgb/{seed:08d}.jpg" for seed in range(4)]).astype("S" if names is bytes else names)
-    source = hamer_tars.load(tree.write_npz(tmp_path / "freihand_val.npz", imgname=imgname), "test", variant="npz")
-    assert len(source) == 4
-    for seed in range(4):
-        name = f"rgb/{seed:08d}.jpg#{seed}"
-        check(source.read_annotation(seed), seed, name)
-        check(source[seed], seed, name)
-        assert layouts.joints_shown(source[seed].image, tree.pixels(seed)) == list(range(21))
-    assert source.encoded(2) == (tree.image(2), None)
-
-
-def test_npz_with_less(tmp_path):
-    """No `right`, one number for both sides, no 3D and no MANO, as in HInt's files; and 3D without known pixels."""
-    gone = dict.fromkeys(("right", "hand_keypoints_3d", "hand_pose", "has_hand_pose", "betas", "has_betas"))
-    file = tree.write_npz(tmp_path / "TEST_newdays_img_vis.npz", scale=np.full(4, 120.0), extra_info=None, **gone)
-    record = hamer_tars.load(file, "test", variant="npz").read_annotation(2)
-    assert record.hand == "right" and record.mano_pose is None and record.mano_shape is None
-    assert not record.joint_valid.any() and record.joint_valid_2d.all()
-    np.testing.assert_allclose(record.bbox[2:] - record.bbox[:2], 120, atol=1e-4)
-
-    file = tree.write_npz(tmp_path / "a.npz", hand_keypoints_2d=np.zeros((4, 21, 3)))
-    record = hamer_tars.load(file, "test", variant="npz").read_annotation(1)
-    assert record.joint_valid.all() and not record.joint_valid_2d.any()
-    points = project(record.keypoints_3d, record.K)
-    assert abs(points - tree.pixels(1)).max() < 3  # the box determines it nearly as well
-    extent, side = (np.ptp(x[:, :2], axis=0).max() for x in (tree.joints(1), tree.pixels(1)))
-    np.testing.assert_allclose(record.keypoints_3d[0, 2], 4375 * extent / side, rtol=1e-5)
-    from_wrist = tree.joints(1) - tree.joints(1)[0]
-    np.testing.assert_allclose(record.keypoints_3d - record.keypoints_3d[0], from_wrist, atol=1e-2)
-
-
-def test_mistakes_in_npz_are_named(tmp_path):
-    for arrays, match in (
-        ({"scale": np.full((4, 2), 0.4)}, "the median of scale is 0.4; it must be in pixels"),
-        ({"imgname": None}, "has no key 'imgname', only center, scale"),
-        ({"right": np.ones(3)}, "right must have 4 rows of numbers"),
-        ({"betas": np.array([{}] * 4, object)}, "betas must have 4 rows of numbers"),
-        ({"hand_keypoints_3d": np.ones((4, 21, 3))}, "an array has the wrong shape"),
-    ):
-        with pytest.raises(UserError, match=f"a.npz: {match}"):
-            hamer_tars.load(tree.write_npz(tmp_path / "a.npz", **arrays), "test", variant="npz")
-    file = tree.write_npz(tmp_path / "a.npz")
-    source = hamer_tars.load(file, "test", variant="npz")
-    (tmp_path / "rgb/00000001.jpg").unlink()
-    with pytest.raises(UserError, match="rgb/00000001.jpg does not exist"):
-        source[1]
-    with pytest.raises(UserError, match="rgb/00000001.jpg does not exist"):
-        source.read_annotation(1)
-    file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(UserError, match="a.npz: damaged or incomplete .npz file"):
-        hamer_tars.load(file, "test", variant="npz")
-    with pytest.raises(UserError, match="b.npz: cannot be read"):
-        hamer_tars.load(tmp_path / "b.npz", "test", variant="npz")
-
-
-def test_the_size_of_an_image_is_read_from_its_start():
-    pixels = np.zeros((33, 70, 3), np.uint8)
-    for ending, flags in ((".png", []), (".jpg", []), (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])):
-        content = cv2.imencode(ending, pixels, flags)[1].tobytes()
-        assert image_size(content) == (70, 33) and image_size(content[:20]) is None
-    note = b"\xff\xe1" + (60002).to_bytes(2, "big") + bytes(60000)  # such as a preview
-    content = content[:2] + note + content[2:]
-    assert read_image_size(io.BytesIO(content).read, len(content)) == (70, 33)
-    assert image_size(b"") is image_size(b"GIF89a") is image_size(b"\xff\xd8\xff") is None
-
-
-def test_arrays_of_objects_are_read_as_pickles(tmp_path):
-    np.savez(tmp_path / "a.npz", a=np.arange(3), b=np.array([{"x": np.ones(2)}, None], object), c=np.array("ä"))
-    arrays = read_npz(tmp_path / "a.npz", objects=True)
-    assert arrays["a"].tolist() == [0, 1, 2] and arrays["c"] == "ä" and arrays["b"][1] is None
-    np.testing.assert_array_equal(arrays["b"][0]["x"], [1, 1])

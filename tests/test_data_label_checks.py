@@ -130,3 +130,83 @@ def test_boxes_and_joints():
     few = VALID & (np.arange(21) < label_checks.MIN_JOINTS - 1)
     assert not misses(tight / 2, points, few).any() and misses(tight * 0, points, few).all()
     assert not misses(tight * 0, points, VALID & False).any()  # without joints nothing can replace the box
+
+
+def test_limits_of_a_box():
+    """Just inside and just outside of each limit, in an image of 640x480 px."""
+    for box, reason in (
+        ([10, 10, 14, 11], None),
+        ([10, 10, 13.9, 11], "smaller than 4 px"),
+        ([-300, 10, 100, 20], None),  # a quarter is inside
+        ([-301, 10, 100, 20], "area outside"),
+        ([540, 470, 640 + 299, 480], None),
+        ([-0.5, -0.5, 1.5, 1.5], "in 0..1"),
+        ([-0.6, -0.5, 1.5, 1.5], "smaller than 4 px"),
+        ([-0.5, -0.5, 1.6, 1.5], "smaller than 4 px"),
+        ([0, 0, 1, 0], "no area"),
+    ):
+        found = label_checks.check_box(np.array(box, float), 640, 480)
+        assert (not found) if reason is None else (len(found) == 1 and reason in found[0]), box
+    for side, doubtful in ((8, False), (9, True)):  # in an image of a few pixels, such a box can be right
+        assert bool(label_checks.check_box(np.array([0, 0, 1, 1.2]), side, 5)) == doubtful
+    unknown = label_checks.box_reasons(np.array([[900, 900, 950, 950.0]]), np.array([[np.nan, np.nan]]))
+    assert not any(mask.any() for mask in unknown.values())
+
+
+def test_limits_of_a_camera():
+    for fx, fy, cx, cy, reason in (
+        (128, 128, 320, 240, None),
+        (127, 128, 320, 240, "too short"),
+        (64_000, 64_000, 320, 240, None),
+        (64_001, 64_000, 320, 240, "too long"),
+        (600, 300, 320, 240, None),
+        (601, 300, 320, 240, "factor of 2"),
+        (300, 601, 320, 240, "factor of 2"),
+        (600, 600, -0.5, 479.5, None),
+        (600, 600, -0.6, 240, "outside the image"),
+        (600, 600, 320, 479.6, "outside the image"),
+        (1.2, 1.2, 1.5, 1.5, "in 0..1"),
+        (1.2, 1.2, 1.6, 0.5, "in mm"),
+        (0, 600, 320, 240, "positive fx and fy"),
+    ):
+        found = label_checks.check_camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], float), 640, 480)
+        assert (not found) if reason is None else (len(found) == 1 and reason in found[0]), (fx, fy, cx, cy)
+    wrong = np.stack([K] * 4)
+    wrong[1, 1, 0], wrong[2, 2, 0], wrong[3, 0, 1] = 1, 0.1, 5  # the last is skewed, as allowed
+    assert label_checks.valid_cameras(wrong).tolist() == [True, False, False, True]
+
+
+def test_limits_of_bones():
+    """Bones of a quarter of an adult's to five times as long are those of a small or a drawn hand."""
+    hand = HANDS[:1] / label_checks.anatomy.hand_scale(HANDS[:1])
+    found = {}
+    for scale in (0.24, 0.26, 4.9, 5.1, 0.001 / 2.6, 0.001 / 2.4, 0.001 * 2.4):
+        reasons = label_checks.bone_reasons(hand * scale, VALID[:1])
+        found[scale] = [reason for reason, mask in reasons.items() if mask.any()]
+    assert found[0.26] == found[4.9] == []
+    assert found[0.24] == ["bones as long as a hand's in centimetres: must be mm"]
+    assert found[5.1] == ["bones as long as a hand's in tenths of mm: must be mm"]
+    assert found[0.001 / 2.6] == ["bones of no hand, in any unit"]
+    assert found[0.001 / 2.4] == found[0.001 * 2.4] == ["bones as long as a hand's in metres: must be mm"]
+
+
+def test_limits_of_a_box_around_joints():
+    """A quarter of at least five joints are inside the box, which is made square and enlarged by half."""
+    box, points = np.array([[100.0, 100, 200, 140]]), np.full((1, 21, 2), 1000.0)
+    misses = lambda count: bool(  # noqa: E731
+        label_checks.box_misses_joints(box, points, (np.arange(21) < count)[None])[0]
+    )
+    assert misses(20) and misses(5) and not misses(4)
+    points[:, :5] = [[75, 45], [225, 195], [150, 120], [75, 195], [225, 45]]  # the corners of the larger square
+    assert not misses(20) and misses(21)
+    points[0, 0, 0] -= 0.1
+    assert misses(20) and not misses(16)
+
+
+def test_hands_that_are_left_out_are_counted_once():
+    reasons = {"a": np.array([True, False, False, True]), "b": np.array([False] * 4), "c": np.arange(4) == 1}
+    mask, sentences = label_checks.left_out(reasons, lambda i: f"hand {i}")
+    assert mask.tolist() == [True, True, False, True]
+    assert sentences == ["2 of 4 hands are left out: a, first hand 0", "1 of 4 hands are left out: c, first hand 1"]
+    both = label_checks._first_only({"a": np.array([True, False]), "b": np.array([True, True])})
+    assert both["a"].tolist() == [True, False] and both["b"].tolist() == [False, True]

@@ -248,3 +248,18 @@ def test_left_hands_that_stay_have_no_mesh():
     assert next(train_iterator(Source(20), config))["is_right"].all()
     with pytest.raises(UserError, match="data.crop_rule=mediapipe leaves left hands as they are"):
         train_iterator(Source(20), config, hand_model=surface.builtin())
+
+
+def test_a_seed_stands_for_the_same_batches_in_every_version():
+    """Records, augmentation and hidden depth of the first steps: a run that is resumed goes on as it began."""
+    batches = take(train_iterator(Source(20), make_config("seed=3")), 4)  # three steps per epoch
+    assert [batch["index"].tolist() for batch in batches] == [
+        [16, 12, 18, 8, 3, 13],
+        [15, 10, 6, 1, 2, 11],
+        [17, 0, 14, 9, 4, 7],
+        [16, 3, 11, 7, 12, 14],
+    ]
+    np.testing.assert_allclose(
+        batches[0]["rotation"], [-0.258393, 0.040591, 0.259501, -0.167674, 0.263281, -0.009277], atol=1e-5
+    )
+    assert [batch["has_depth"].tolist() for batch in batches[:2]] == [[0, 1, 1, 1, 0, 1], [1, 1, 0, 1, 1, 1]]

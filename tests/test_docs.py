@@ -13,24 +13,10 @@ import pytest
 
 from jaxhand import cli
 from jaxhand import config as configs
+from tests.support.pages import PAGES, ROOT, blocks, commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-COMMAND = re.compile(r"^(jaxhand \w|python -m jaxhand)")
-
-
-def blocks(page: Path) -> list[str]:
-    """The code blocks of a page."""
-    return re.findall(r"^```\w*\n(.*?)^```$", page.read_text(), re.M | re.S)
-
-
-def commands(page: Path) -> list[str]:
-    """The command lines of jaxhand on a page: in code blocks, and in backticks."""
-    lines = [line for block in blocks(page) for line in block.replace("\\\n", "").splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S))
-    return [line for line in lines if COMMAND.match(line) and "…" not in line]
 
 
 def commands_of_config(path: Path) -> list[str]:

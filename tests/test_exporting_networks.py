@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxhand.config import UserError
-from jaxhand.exporting import checking, formats, network, onnx_ops, writing
+from jaxhand.exporting import checking, formats, network, onnx_graph, onnx_ops, web_page, writing
 from jaxhand.inference.predictor import Predictor
 from jaxhand.training.checkpoint import restore_best
 from tests.support import mediapipe_files
@@ -118,13 +119,41 @@ def test_the_loaders_of_the_page_need_no_jaxhand(number, format, run, exported):
 
 def test_half_precision_halves_the_file_and_prints_its_cost(run, exported, tmp_path):
     folder, lines = exported[0], []
+    (tmp_path / "hand.onnx.data").touch()  # of an earlier export that was above 2 GB
     [file] = writing.export(run, tmp_path, "onnx", half=True, say=lines.append)
+    assert {path.name for path in tmp_path.iterdir()} == {"hand.onnx", "metadata.json"}
     assert file.stat().st_size < 0.7 * (folder / file.name).stat().st_size
     cost = re.fullmatch(
         r"  half precision changes the predictions by ([\d.e-]+) mm, ([\d.e-]+) px on average", lines[1]
     )
     assert 0 < float(cost[1]) < 5
     assert json.loads((tmp_path / "metadata.json").read_text())["hand"]["weights"] == "float16"
+
+
+def test_a_model_above_the_limit_has_a_second_file(run, exported, tmp_path, monkeypatch):
+    """The limit is 2 GB, here 100 kB."""
+    import onnx
+
+    monkeypatch.setattr(onnx_graph, "LARGEST", 100_000)
+    monkeypatch.setattr(formats, "LARGEST", 100_000)
+    [file] = writing.export(run, tmp_path, "onnx")
+    data = tmp_path / "hand.onnx.data"
+    whole = (exported[0] / "hand.onnx").stat().st_size
+    assert file.stat().st_size < 0.5 * whole and file.stat().st_size + data.stat().st_size > whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hand.onnx", "hand.onnx.data", "metadata.json"]
+    assert json.loads((tmp_path / "metadata.json").read_text())["hand"]["data"] == data.name
+    onnx.checker.check_model(str(file))
+    inputs = checking.batches(network.hand(run))[1]
+    wanted = formats.run_onnx(exported[0] / "hand.onnx")(inputs)
+    moved = Path(shutil.copytree(tmp_path, tmp_path / "moved")) / "hand.onnx"
+    for name, array in formats.run_onnx(moved)(inputs).items():
+        np.testing.assert_array_equal(array, wanted[name])
+    with pytest.raises(UserError, match="at most 2 GB: use --half or --format onnx"):
+        writing.export(run, tmp_path, "stablehlo")
+    made = lambda run, folder, kind, say: shutil.copytree(tmp_path / "moved", folder, dirs_exist_ok=True)
+    monkeypatch.setattr(writing, "export", made)
+    with pytest.raises(UserError, match="too large for a page"):
+        web_page._networks(run, print)
 
 
 @pytest.mark.parametrize("kind", formats.FORMATS)

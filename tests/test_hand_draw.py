@@ -1,12 +1,14 @@
 """A mesh over a photograph, and in files: position, orientation, units."""
 
+import cv2
 import numpy as np
 import pytest
 import trimesh
 
 from jaxhand.config import UserError
-from jaxhand.hand import mesh_files
+from jaxhand.hand import draw, mesh_files
 from jaxhand.hand.draw import MESH_COLOR, draw_mesh
+from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, WRIST_COLOR
 
 K = np.array([[100.0, 0, 31.5], [0, 100.0, 23.5], [0, 0, 1]])
 
@@ -81,3 +83,106 @@ def test_files_are_read_again(tmp_path):
 def test_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="cannot write .*no/a.obj: No such file"):
         mesh_files.write(tmp_path / "no" / "a.obj", {"right": (BALL.vertices, BALL.faces)})
+
+
+def fan(spacing: float) -> np.ndarray:
+    """Joints (21, 2) px: a row for each finger, away from the wrist in the first column."""
+    joints = np.zeros((21, 2))
+    for joint in range(1, 21):
+        joints[joint] = [(joint - 1) % 4 + 1, (joint - 1) // 4]
+    return joints * spacing + spacing
+
+
+def test_each_joint_and_bone_has_the_colour_of_its_finger():
+    image, joints = np.full((120, 120, 3), 7, np.uint8), fan(20)
+    drawn = draw.draw_skeleton(image, joints, scale=2)
+    assert drawn.shape == (240, 240, 3) and drawn.dtype == np.uint8
+    at = lambda x, y: drawn[round((y + 0.5) * 2 - 0.5), round((x + 0.5) * 2 - 0.5)].tolist()  # noqa: E731
+    assert at(*joints[0]) == list(WRIST_COLOR)
+    for joint in range(1, 21):
+        assert at(*joints[joint]) == list(FINGER_COLORS[FINGER_OF_JOINT[joint]])
+    for parent, child in BONES:
+        x, y = (joints[parent] + joints[child]).astype(int)  # the middle of the bone in the picture
+        seen = drawn[y - 1 : y + 3, x - 1 : x + 3].reshape(-1, 3)
+        color = np.array(FINGER_COLORS[FINGER_OF_JOINT[child]])
+        mixed = 7 + (color - 7) * np.linspace(0, 1, 200)[:, None]  # with the background, at smooth edges
+        assert parent == 0 or all(np.abs(mixed - pixel).max(-1).min() <= 2 for pixel in seen)
+        assert parent == 0 or seen.max() > 0.6 * color.max()
+    assert at(110, 110) == [7, 7, 7] and (image == 7).all()
+
+
+def test_points_and_lines_are_thicker_in_larger_pictures():
+    """A line is 1 px wide per 140 px of the picture's height; a point has 0.6 px more as its radius."""
+    widths = {}
+    for height in (100, 279, 280, 560):
+        joints = np.full((21, 2), np.nan)
+        joints[[5, 6]] = [50, 20], [50, 80]
+        drawn = draw.draw_skeleton(np.zeros((height, 100, 3), np.uint8), joints, scale=1)
+        sums = drawn.sum((1, 2)) / sum(FINGER_COLORS[1])
+        widths[height] = round(sums[50], 1), round(sums[20], 1)  # px, of the line and of a point
+    assert widths == {100: (1.3, 4.7), 279: (1.3, 4.7), 280: (3.4, 6.4), 560: (5.4, 10.4)}  # with smooth edges
+
+
+def test_joints_that_are_not_known_are_left_out():
+    joints = fan(20)
+    joints[8], joints[12], joints[16] = np.nan, 1e6, np.inf
+    drawn = draw.draw_skeleton(np.zeros((120, 120, 3), np.uint8), joints, scale=1)
+    shown = draw.draw_skeleton(
+        np.zeros((120, 120, 3), np.uint8), fan(20), scale=1, valid=~np.isin(np.arange(21), (8, 12, 16))
+    )
+    np.testing.assert_array_equal(drawn, shown)
+    without = draw.draw_skeleton(np.zeros((120, 120, 3), np.uint8), fan(20), scale=1, valid=np.zeros(21))
+    assert not without.any()
+
+
+def test_normals_are_weighted_by_area():
+    """A corner of a box of 1 x 2 x 3: the sum of its faces' normals, each as long as the face is large."""
+    vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2]])
+    normals = draw._vertex_normals(vertices, faces)
+    np.testing.assert_allclose(normals[0], -np.array([6, 3, 2]) / 7)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1)
+
+
+def test_triangles_are_divided_into_four():
+    corners = np.array([[[0.0, 0, 0], [2, 0, 0], [0, 4, 6]]])
+    parts = draw._subdivide(corners)
+    areas = np.linalg.norm(np.cross(parts[:, 1] - parts[:, 0], parts[:, 2] - parts[:, 0]), axis=-1)
+    whole = np.cross(corners[0, 1] - corners[0, 0], corners[0, 2] - corners[0, 0])
+    np.testing.assert_allclose(areas, np.linalg.norm(whole) / 4)
+    np.testing.assert_allclose(parts.mean((0, 1)), corners.mean((0, 1)))
+    assert len(np.unique(parts.reshape(-1, 3), axis=0)) == 6
+
+
+def test_light_of_a_triangle():
+    """The light is above, left and behind the camera; a face turned away is dark."""
+    corners = np.tile([[[0.0, 0, 500], [1, 0, 500], [0, 1, 500]]], (4, 1, 1))
+    normals = np.array([[0, 0, -1], [0, -0.6, -0.8], [0, 0.6, -0.8], [0, 0, 1]])[:, None].repeat(3, 1)
+    expected = [0.2 + 0.4 + 0.6 * 0.72, 0.2 + 0.32 + 0.6 * (0.36 + 0.576), 0.2 + 0.32 + 0.6 * (0.576 - 0.36), 0.2]
+    colors = draw._shades(corners + [[[-1 / 3, -1 / 3, 0]]], normals)  # straight ahead
+    np.testing.assert_allclose(colors, np.clip(np.outer(expected, MESH_COLOR), 0, 255), atol=0.01)
+
+
+def test_a_sheet_has_titles_and_gaps():
+    image = np.full((10, 12, 3), 99, np.uint8)
+    sheet = draw.comparison_sheet([image] * 3, np.full((3, 21, 2), np.nan), columns=2, scale=2)
+    assert sheet.shape == (2 * (20 + 14) + 4, 2 * 48 + 4, 3)
+    assert (sheet[14:34, :48] == 99).all() and (sheet[34:38] == 24).all() and (sheet[:, 48:52] == 24).all()
+    assert (sheet[38:, 52:] == 24).all()  # no fourth sample
+    assert sheet[:14, :24].max() > 150 and sheet[:14, 24:48].max() > 150  # their titles
+    both = draw.comparison_sheet(
+        [image], np.full((1, 21, 2), np.nan), np.full((1, 21, 2), 5.0), valid=np.zeros((1, 21))
+    )
+    assert both.shape == (30 + 14, 3 * 36, 3) and (both[14:] == 99).all()
+    assert draw.grid([], columns=3).shape == (0, 0, 3)
+    assert draw.grid([image] * 2, columns=1, gap=1).shape == (21, 12, 3)
+    assert draw.grid([image] * 2, columns=9).shape == (10, 28, 3) and draw.grid([image], columns=0).shape == (10, 12, 3)
+
+
+def test_pictures_are_rgb(tmp_path):
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[0, 1] = 10, 20, 30
+    draw.write_png(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], image)
+    with pytest.raises(UserError, match="cannot write .*no/a.png: No such file"):
+        draw.write_png(tmp_path / "no" / "a.png", image)

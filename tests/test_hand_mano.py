@@ -344,3 +344,14 @@ def test_the_file_of_a_run_from_another_machine(tmp_path, monkeypatch):
     monkeypatch.delenv("JAXHAND_MANO")
     with pytest.raises(UserError, match="no such file; .* or set the environment variable JAXHAND_MANO to its place"):
         mano.read(tmp_path / "there" / "MANO_RIGHT.pkl")
+
+
+def test_vertices_at_the_tips():
+    """Those of smplx, FreiHAND's and HO-3D's code, and manopth, thumb to little finger."""
+    assert mano.FINGERTIP_VERTICES == {
+        "smplx": (744, 320, 443, 554, 671),
+        "freihand": (744, 320, 443, 555, 672),
+        "ho3d": (744, 333, 444, 555, 672),
+        "manopth": (745, 317, 444, 556, 673),
+    }
+    assert mano._MANOPTH_LEFT == (745, 317, 445, 556, 673)

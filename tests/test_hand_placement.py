@@ -1,13 +1,16 @@
 """Where a hand is before the camera: exact without noise, the least-squares solution with it; by a depth image."""
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxhand.data.synthetic.dataset import FIRST_INDEX, render_range
+from jaxhand.hand import placement
 from jaxhand.hand.camera import project
 from jaxhand.hand.placement import SKIN_MM, place_at_distance, place_by_depth, place_on_rays, rays, translation
+from tests.support import layouts
 
 K = np.array([[[500, 0.3, 120], [0, 480, 130], [0, 0, 1]], [[300, 40, 100], [-40, 300, 90], [0, 0, 1]]], np.float64)
 
@@ -132,3 +135,65 @@ def test_hands_of_the_built_in_world_by_its_sensor():
             found = place_by_depth(factor * joints, project(joints, camera), depth)
             errors.append(np.linalg.norm(found - joints, axis=-1).mean())
     assert np.median(errors) < 4 and np.max(errors) < 20  # mm
+
+
+def scene(seed):
+    """A hand (21, 3) mm that is turned, its pixels (21, 2), and a depth image (160, 200) mm in which it is farther."""
+    rng = np.random.default_rng(seed)
+    turn = cv2.Rodrigues(rng.normal(0, 0.7, 3))[0]
+    joints = (layouts.hand(seed, at=(0, 0, 0)) @ turn.T) + [20, -10, 500]
+    camera = np.array([[300.0, 0, 100], [0, 300, 80], [0, 0, 1]])
+    pixels = layouts.pixels(joints, camera)
+    y, x = np.mgrid[:160, :200]
+    apart = np.hypot(x[..., None] - pixels[:, 0], y[..., None] - pixels[:, 1])
+    skin = 1.1 * joints[apart.argmin(-1), 2] - rng.uniform(5, 25, (160, 200))
+    depth = np.where(apart.min(-1) < rng.uniform(2, 8), skin, 620.0)  # a wall near the hand
+    depth[rng.random(depth.shape) < 0.2] = 0
+    return joints, pixels, depth
+
+
+def test_the_distance_by_depth_in_numbers():
+    """Skin, votes, hidden joints and refinement: another weighting would move the hands."""
+    factors = []
+    for seed in range(8):
+        joints, pixels, depth = scene(seed)
+        placed = place_by_depth(joints, pixels, depth)
+        np.testing.assert_allclose(placed / joints, (placed / joints)[0, 0], rtol=1e-9)
+        factors.append(placed[0, 2] / joints[0, 2])
+    np.testing.assert_allclose(
+        factors, [1.092159, 1.0903076, 1.0915087, 1.0929092, 1.0921935, 1.0928368, 1.0940761, 1.0945], atol=2e-6
+    )
+
+
+def test_joints_behind_bones_in_numbers():
+    hidden = [np.flatnonzero(placement._hidden(scene(seed)[0])).tolist() for seed in range(8)]
+    assert hidden == [[], [], [], [5], [2, 3, 4], [10, 11, 14, 15, 16, 17, 18, 19, 20], [2, 3, 4, 8, 11, 12], [2, 3, 4]]
+
+
+def test_depth_at_a_pixel_is_the_median_of_its_neighbours():
+    depth = np.arange(20.0).reshape(4, 5)
+    depth[1, 1] = 0
+    found = placement._depth_at(depth, np.array([[2.4, 1.6], [0, 0], [4.4, 3.4], [9, 9], [5, 3], [-1, -1]]))
+    np.testing.assert_allclose(found, [12.5, 3.0, 16.0, 0.0, 16.5, 0.0])
+
+
+def test_a_very_near_joint_does_not_dominate():
+    """Weights are those of at least 50 mm; the least squares have three rounds."""
+    rng = np.random.default_rng(2)
+    joints = rng.uniform(-80, 80, (21, 3))
+    points = joints + [10, -5, 110]
+    points[:, 2] = np.maximum(points[:, 2], 30)
+    pixels = project(points, K[0]) + rng.normal(size=(21, 2))
+    np.testing.assert_allclose(translation(joints, pixels, K[0]), [9.971144254, -5.055514333, 109.9563402], rtol=1e-7)
+
+
+def test_a_usual_distance_in_numbers():
+    """Student's prior with three degrees of freedom; the closed form is cut to 50 mm to 10 m."""
+    rng = np.random.default_rng(3)
+    joints = rng.uniform(-60, 60, (21, 3))
+    found = []
+    for distance in (30.0, 400.0, 3e4):
+        pixels = project(np.maximum(joints + [0, 0, distance], 1), K[0])
+        placed = place_at_distance(joints, pixels, K[0], np.log(0.9), np.array([0.02, 0.05]), np.array([6.0, 0.1]))
+        found.append(placed[:, 2].mean())
+    np.testing.assert_allclose(found, [99.43296382, 576.1781558, 4019.013538], rtol=1e-6)

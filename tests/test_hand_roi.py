@@ -55,3 +55,38 @@ def test_the_square_of_a_whole_image():
     np.testing.assert_allclose(
         (corners - [0, 10]) @ A[:2, :2].T + A[:2, 2], [[0.5, 50.5], [200.5, 150.5], [100.5, 100.5]]
     )
+
+
+def test_the_square_of_an_upright_hand():
+    """Its palm's box is 60 px wide and 80 px high; the square is twice as large, and shifted by a tenth to the tips."""
+    joints = np.zeros((21, 2))
+    joints[:] = 50, 150  # of the wrist's place: inside the box
+    joints[[1, 17]] = [[20, 120], [80, 120]]
+    joints[[6, 10, 14]] = [[44, 70], [50, 70], [56, 70]]
+    joints[[4, 7, 8, 11, 12, 15, 16, 19, 20]] = 0, -500  # the upper joints do not count
+    square = roi.of_joints(joints)
+    np.testing.assert_allclose(square.up, [0, -1], atol=1e-12)
+    assert square.side == pytest.approx(160)
+    np.testing.assert_allclose(square.center, [50, 110 - 8])
+    for joint in roi.PALM_JOINTS:
+        changed = joints.copy()
+        changed[joint] += [0, 50] if joint == 0 else [-200, 0]
+        assert roi.of_joints(changed).side > 161, joint
+    for joint in sorted(set(range(21)) - set(roi.PALM_JOINTS) - {14}):
+        changed = joints.copy()
+        changed[joint] += [-100, 100]
+        np.testing.assert_array_equal(roi.of_joints(changed).center, square.center)
+
+
+def test_the_direction_of_a_hand_is_from_its_wrist_to_three_middle_joints():
+    joints = np.random.default_rng(1).uniform(0, 100, (21, 2))
+    up = (joints[6] + 2 * joints[10] + joints[14]) / 4 - joints[0]
+    np.testing.assert_allclose(roi.of_joints(joints).up, up / np.linalg.norm(up))
+
+
+def test_a_square_around_a_box():
+    square = roi.of_box(np.array([10.0, 20, 70, 50]))
+    assert square.side == 90 and square.center.tolist() == [40, 35] and square.up.tolist() == [0, -1]
+    assert roi.of_box(np.array([10.0, 20, 10.5, 20])).side == 1.5  # at least 1 px
+    assert roi.of_palm(np.ones((9, 2))).side == 2.6 and roi.of_joints(np.ones((21, 2))).side == 2
+    assert roi._unit(np.array([0, 2e-6])).tolist() == [0, 1] and roi._unit(np.array([0, 1e-6])).tolist() == [0, -1]

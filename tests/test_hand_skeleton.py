@@ -72,3 +72,12 @@ def test_png_keeps_red_and_an_unwritable_path_is_one_error_line(tmp_path):
     assert cv2.imread(str(tmp_path / "a.png"))[0, 0].tolist() == [0, 0, 200]
     with pytest.raises(UserError, match="cannot write"):
         draw.write_png(tmp_path / "nowhere" / "a.png", image)
+
+
+def test_colours_of_fingers_differ_clearly_and_stay():
+    """In HSV: five hues at least 40 degrees apart, all bright; pictures of different versions can be compared."""
+    colors = np.uint8([skeleton.FINGER_COLORS])
+    hues = np.sort(2 * cv2.cvtColor(colors, cv2.COLOR_RGB2HSV)[0, :, 0].astype(int))
+    assert (np.diff([*hues, hues[0] + 360]) >= 29).all() and (colors.max(-1) >= 190).all()
+    assert colors.sum(1).tolist() == [[780, 654, 642]] and colors.sum(2).tolist() == [[351, 455, 340, 430, 500]]
+    assert skeleton.WRIST_COLOR == (240, 240, 240)

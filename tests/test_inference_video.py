@@ -174,6 +174,38 @@ def test_other_models_need_a_detector(clip, run, tmp_path, monkeypatch):
         assert len(file["frame"]) == COUNT and set(file["track"]) == {1} and not file["is_right"].any()
 
 
+def test_meshes_of_a_model_that_has_them(clip, run, tmp_path, monkeypatch):
+    """They are drawn into the video, and are in the recording of every frame, with the faces of the side."""
+    corners, faces = 60 * np.eye(3) - 30, np.array([[[0, 1, 2]]])
+    read = []
+
+    class WithMesh:
+        model, crop_rule = "hamer", RULES["square"]
+
+        def predict(self, photographs):
+            depth = 400 + 3 * len(read)
+            joints = np.tile((0.0, 0.0, depth), (1, 21, 1)) + np.arange(21)[:, None]
+            read.append(corners + (0, 0, depth))
+            hands = {"keypoints_2d": joints[..., :2] + (160, 120), "keypoints_3d": joints, "is_right": np.array([True])}
+            return hands | {"vertices": np.array([read[-1]]), "faces": faces}
+
+    monkeypatch.setattr(loading, "load", lambda workdir: WithMesh())
+    monkeypatch.setitem(sys.modules, "rerun", stub := StubRerun())
+    words = ("--bbox", 20, 20, 120, 120, "--focal", 300, "--out", tmp_path, "--rerun", tmp_path / "a.rrd")
+    assert run(clip, *words, "--min-cutoff", "inf") == 0
+    meshes = [(frame, each) for frame, name, each in stub.logged if name == "hands/track_1/mesh"]
+    assert [frame for frame, _ in meshes] == list(range(COUNT))
+    np.testing.assert_allclose([mesh.vertex_positions for _, mesh in meshes], read)
+    assert all((mesh.triangle_indices == faces[0]).all() for _, mesh in meshes)
+    np.testing.assert_allclose(meshes[0][1].vertex_normals, np.full((3, 3), 3**-0.5))
+    drawn = [frame.image for frame in open_source(tmp_path / "annotated.mp4", None)]
+    assert len(drawn) == COUNT and (drawn[0][90:150, 130:190].max(-1) > 25).mean() > 0.1
+    assert run(clip, *words) == 0
+    smoothed = [each.vertex_positions for _, name, each in stub.logged if name == "hands/track_1/mesh"][COUNT:]
+    lag = np.array(read[COUNT:]) - smoothed
+    assert (lag[0] == 0).all() and 0 < lag[5:, :, 2].min() and lag[..., 2].max() < 15 and (lag[..., :2] == 0).all()
+
+
 def test_without_pyav_a_line_says_so(clip, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(video_writer.importlib.util, "find_spec", lambda name: None)
     assert run(clip, "--out", tmp_path) == 0

@@ -14,7 +14,6 @@ from jaxhand import config as configs
 from jaxhand.data.datasets import coco, folder
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage, decode
-from jaxhand.data.images.header import orientation
 from jaxhand.evaluation import prediction_files
 from jaxhand.inference.boxes import read_boxes
 from tests.support.limits import little_time, named  # noqa: F401 (a fixture of every test here)
@@ -100,42 +99,6 @@ def test_a_jpeg_with_many_passes():
         "passes",
     )
     assert EncodedImage(content, "image a").pixels.shape == (4000, 5000, 3)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif"])
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_orientation_of_every_format_and_type(suffix, turn):
-    """16 or 32 bits, in either byte order: all turn the image as OpenCV does with 16 bits."""
-    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8), (0, 0), 9)
-
-    def made(order, kind):
-        value = struct.pack(order + ("I" if kind == 4 else "Hxx"), turn)
-        exif = (
-            (b"II" if order == "<" else b"MM")
-            + struct.pack(order + "HIHHHI", 42, 8, 1, 0x112, kind, 1)
-            + value
-            + bytes(4)
-        )
-        return cv2.imencodeWithMetadata(suffix, image, [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif, np.uint8)])[1]
-
-    expected = cv2.imdecode(made("<", 3), cv2.IMREAD_COLOR_RGB)
-    for order in "<>":
-        for kind in (3, 4):
-            content = made(order, kind).tobytes()
-            assert orientation(content) == turn
-            np.testing.assert_array_equal(EncodedImage(content, "a").pixels, expected)
-            assert EncodedImage(content, "a").size == expected.shape[1::-1]
-            assert EncodedImage(content, "a", exif=False).pixels.shape == (40, 60, 3)
-
-
-def test_an_avif_that_is_turned_by_its_own_property_alone():
-    exif = b"II" + struct.pack("<HIHHHI", 42, 8, 1, 0x112, 3, 1) + struct.pack("<Hxx", 6) + bytes(4)
-    image = np.zeros((40, 60, 3), np.uint8)
-    content = cv2.imencodeWithMetadata(".avif", image, [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif, np.uint8)])[
-        1
-    ].tobytes()
-    assert b"irot" in content and orientation(content.replace(exif[:4], b"XXXX")) == 6
-    assert orientation(content.replace(exif[:4], b"XXXX").replace(b"irot", b"none")) == 1
 
 
 # ---- Paths

@@ -1,7 +1,9 @@
 """A complete run: its console, its files, its checkpoints and its initial parameters."""
 
+import gzip
 import json
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -65,6 +67,7 @@ def test_curves(trained):
     wanted = {f"loss_{kind}/{name}" for kind in ("train", "test") for name in names}
     wanted |= {"metric/mpjpe", "metric/pa_mpjpe", "metric/avg_metric"}
     wanted |= {"speed/images_per_second", "speed/test_images_per_second"}
+    wanted |= {"speed/data_wait", "speed/test", "speed/save"}
     assert set(tags["scalars"]) == wanted | {"loss/step", "learning_rate"}
     for tag in wanted:
         assert [event.step for event in events.Scalars(tag)] == [12, 24, 36], tag
@@ -139,6 +142,7 @@ def test_a_folder_without_checkpoints_takes_another_config(tiny_yaml, tmp_path, 
 def test_init_from_starts_at_the_best_parameters(trained, tmp_path, command):
     """With next to no learning rate, fine-tuning stays at the best parameters of the run it starts from."""
     overrides = [f"training.init_from={trained.workdir}", "optimizer.learning_rate=1e-12", "training.num_epochs=1"]
+    overrides += ["training.profile=[3, 6]"]
     code, output, errors = command("train", "--config", trained.config, "--workdir", tmp_path / "tuned", *overrides)
     assert code == 0, errors
     assert output.startswith("Baseline (mean pose of the training set): MPJPE = ")
@@ -148,3 +152,10 @@ def test_init_from_starts_at_the_best_parameters(trained, tmp_path, command):
     tuned = restore_best(tmp_path / "tuned")
     np.testing.assert_allclose(tuned.params["stem"]["kernel"], best.params["stem"]["kernel"], atol=1e-6)
     assert tuned.config.training.init_from == str(trained.workdir)
+
+    # the trace of the steps 3 to 6: another thread reads and puts the batches
+    [place] = re.findall(r"^Wrote a trace of steps 3 to 6 to (\S+) ", output, re.MULTILINE)
+    [content] = Path(place).glob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(content.read_bytes()))["traceEvents"]
+    threads = {name: {event["tid"] for event in events if event.get("name") == name} for name in ("train", "put batch")}
+    assert all(map(len, threads.values())) and threads["train"].isdisjoint(threads["put batch"])

@@ -207,3 +207,51 @@ def test_the_batch_is_summed_or_averaged():
     assert (mean["betas"], mean["adversarial"], mean["loss"]) == (2, 3, 23)
     summed = losses.reduced(terms, LossConfig(betas=10, adversarial=1, reduction="sum"))
     assert (summed["betas"], summed["adversarial"], summed["loss"]) == (4, 3, 43)  # HaMeR averages the discriminator's
+
+
+def test_the_camera_term_has_no_root():
+    """As `joints_3d`, in the frame of the camera: a translated hand costs its distance."""
+    batch, off = make_batch(), right(make_batch())
+    batch["joint_valid"][1, :9] = 0
+    off["keypoints_3d"] = batch["keypoints_3d"] + np.float32([30, 0, 40])
+    np.testing.assert_allclose(losses.terms(off, batch, ("camera",))["camera"], 0.5, atol=1e-5)
+    off["keypoints_3d"] = moved(batch["keypoints_3d"], 1, 10, (0, 30, 40))
+    scaled = losses.terms(off, batch, ("camera",), scales={"joint_valid": 3.0})["camera"]
+    np.testing.assert_allclose(scaled, [0, 3 * 0.5 / 12], atol=1e-5)
+
+
+def test_the_vertices_term():
+    """Mean distance to the vertices, both relative to the wrist; 0 without a mesh or a wrist."""
+    batch, off = make_batch(4), right(make_batch(4))
+    batch["vertices"] = batch["keypoints_3d"][:, :10] + np.float32(5)
+    batch["has_vertices"] = np.float32([1, 0, 1, 1])
+    batch["joint_valid"][2, 0] = 0
+    off["vertices"] = batch["vertices"] + np.float32([30, 0, 40])
+    found = losses.terms(off, batch, ("vertices",), scales={"has_vertices": 2.0})["vertices"]
+    np.testing.assert_allclose(found, [1, 0, 0, 1], atol=1e-5)
+    off["keypoints_3d"] = off["keypoints_3d"] + np.float32([30, 0, 40])  # translated with its wrist
+    np.testing.assert_allclose(losses.terms(off, batch, ("vertices",))["vertices"], 0, atol=1e-5)
+
+
+def test_terms_of_the_discriminator_are_for_training_and_always_means():
+    special = {name for name, term in losses.TERMS.items() if term.train_only or term.always_mean}
+    assert special == {"adversarial", "discriminator"}
+    assert all(losses.TERMS[name].train_only and losses.TERMS[name].always_mean for name in special)
+    assert losses.resolved("math:sqrt") == losses.LossTerm(__import__("math").sqrt, train_only=False, always_mean=False)
+
+
+def test_sums_of_parts_of_a_batch_add_up():
+    terms = {"betas": jnp.array([1.0, 3.0]), "adversarial": jnp.array([2.0, 4.0])}
+    for reduction, betas in (("mean", 1), ("sum", 4)):
+        half = losses.reduced(terms, LossConfig(betas=10, adversarial=1, reduction=reduction), parts=2)
+        assert (half["betas"], half["adversarial"], half["loss"]) == (betas, 1.5, 10 * betas + 1.5)
+
+
+def test_a_hand_nearer_than_a_millimetre_has_a_finite_size():
+    batch, off = make_batch(), right(make_batch())
+    batch["keypoints_3d"] = batch["keypoints_3d"] * np.float32(0)
+    off["root_depth"] = np.float32([1, np.e])
+    np.testing.assert_allclose(losses.terms(off, batch, ("size",))["size"], [0, 1], atol=1e-6)
+    assert joint_losses.length(jnp.zeros(3)) == pytest.approx(1e-6)
+    assert joint_losses.inverse_fraction(jnp.zeros(4)) == 4
+    assert joint_losses.inverse_fraction(jnp.array([[0.0, 1], [0, 0], [1, 1], [1, 0]])) == pytest.approx(4 / 3)

@@ -85,6 +85,9 @@ def test_parameters_are_compared_as_rotations_and_numbers(batch):
     np.testing.assert_allclose(terms["hand_pose"], [9, 0], atol=1e-5)
     np.testing.assert_allclose(terms["betas"], [0, 0.25], atol=1e-5)
     np.testing.assert_allclose(losses.terms(off, batch, FUSION)["w_aux"], [0.1, 0], atol=1e-5)
+    off["coarse_rotations"] = off["coarse_rotations"].copy()
+    off["coarse_rotations"][1, 3, 2, 1] += 12
+    np.testing.assert_allclose(losses.terms(off, batch, FUSION)["w_aux"], [0.1, 1], atol=1e-5)  # 144 / (16 * 9)
 
 
 def test_what_is_not_labelled_costs_nothing(batch):

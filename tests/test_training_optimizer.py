@@ -53,7 +53,7 @@ def test_muon_by_shape_equals_muon_leaf_by_leaf():
         adam_b1=config.b1,
         adam_b2=config.b2,
         adam_learning_rate=0.1 * config.adam_rate,
-        ns_coeffs=(optimizer.NEWTON_SCHULZ,) * 5,
+        ns_coeffs=((3.4445, -4.7750, 2.0315),) * 5,  # Jordan's quintic
     )
     for tx in (ours, theirs):
         new, state = params, tx.init(params)
@@ -150,3 +150,17 @@ def test_a_pattern_without_parameters_is_an_error():
     params, _ = params_and_gradients()
     with pytest.raises(ConfigError, match="optimizer.rates: no parameter matches 'backbone/\\*'; .* a, b, c, d"):
         optimizer.rate_factors({"backbone/*": 0}, params)
+
+
+def test_factors_of_parameters():
+    """A step is as long as its factor; a parameter with factor 0 does not move and has no gradient."""
+    params, gradients = params_and_gradients()
+    factors = {"a": 0.5, "b": {"w": 1.0, "bias": 1.0}, "c": 0.0, "d": 1.0}
+    config = OptimizerConfig(weight_decay=0, clip_norm=0)
+    plain, scaled = (optimizer.build(config, optax.constant_schedule(0.1), chosen) for chosen in (None, factors))
+    whole, part = (tx.update(gradients, tx.init(params), params)[0] for tx in (plain, scaled))
+    jax.tree.map(lambda factor, a, b: np.testing.assert_allclose(factor * a, b, rtol=1e-6), factors, whole, part)
+    assert optimizer.without_frozen(params, None) is params
+    loss = lambda params: sum(leaf.sum() for leaf in jax.tree.leaves(optimizer.without_frozen(params, factors)))  # noqa: E731
+    found = jax.grad(loss)(params)
+    assert not found["c"].any() and (found["a"] == 1).all() and (found["b"]["bias"] == 1).all()

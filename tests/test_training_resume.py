@@ -15,15 +15,15 @@ from jaxhand.training.step import Trainer
 BEFORE_STEP = """
 import os, pathlib, signal, time
 from jaxhand.training import loop
-real, calls = loop.to_global, []
-def to_global(batch, mesh):
+real, calls = loop.Feed.take, []
+def take(*arguments):
     calls.append(0)
     if len(calls) == {count}:
         while {wait_for!r} and not pathlib.Path({wait_for!r}).exists():
             time.sleep(0.05)
         os.kill(os.getpid(), signal.{signal})
-    return real(batch, mesh)
-loop.to_global = to_global
+    return real(*arguments)
+loop.Feed.take = take
 """
 BEFORE = """
 import os, signal
@@ -51,7 +51,10 @@ def read_curves(workdir):
 
 def read_lines(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "per_second" not in key} for line in lines]
+    return [
+        {key: value for key, value in line.items() if "per_second" not in key and not key.endswith("_share")}
+        for line in lines
+    ]
 
 
 def read_state(workdir, config):

@@ -1,5 +1,6 @@
 """Parse JSON of any origin: text that is nested too deeply is refused in one line."""
 
+import collections
 import json
 import typing
 
@@ -27,6 +28,34 @@ def parse_json(text: str | bytes) -> typing.Any:
         return json.loads(text, parse_int=_parse_int)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def parse_json_once(text: str) -> typing.Any:
+    """Parse JSON as `parse_json` does; a key that occurs twice in an object is an error.
+
+    For files that people write: which of the two values is meant is not known.
+
+    Args:
+        text: the JSON text.
+
+    Raises:
+        ValueError: as for `parse_json`, or a key occurs twice; the message names the key.
+    """
+    value = parse_json(text)
+    once = isinstance(value, dict) and all(text.count(f'"{key}"') == 1 for key in value)  # the usual case, quickly
+    if not once:
+        try:
+            json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_check_keys, parse_int=_parse_int)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+    return value
+
+
+def _check_keys(pairs: list[tuple[str, typing.Any]]) -> None:
+    """Raise ValueError if a key of an object occurs twice."""
+    key, count = max(collections.Counter(key for key, _ in pairs).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise ValueError(f"the key {ascii(key)[:60]} occurs twice in an object")
 
 
 def _parse_int(digits: str) -> int | float:

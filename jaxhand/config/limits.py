@@ -10,6 +10,9 @@ YAML_VALUES = 20_000  # number of values, counted once for every alias that refe
 JSON_ENTRY = 2**24  # characters of one entry of a long list; an annotation with a polygon has about 10,000
 FRAMES = 100_000  # frames of a video, as a file of a data set states it; DexYCB's have 70
 
+# ---- Data sets
+RECORDS = 10**8  # records of a data set; InterHand2.6M has 1,361,062 images. Their shuffled order is kept in memory
+
 # ---- Archives. A file of zeros is compressed 1000 times, so the packed size alone says little.
 UNPACKED_BYTES = 200 * 10**6  # HO-3D v3: 20,137 meshes of 778 points "0.0", the longest text that compresses this well
 UNPACKED_PER_BYTE = 8  # and as much for every byte of the archive; text of numbers is compressed 3 times, arrays 1.2
@@ -21,7 +24,7 @@ SAMPLES = 2 * 10**6  # samples of a file; InterHand2.6M's test set has 849,160 i
 # ---- Pickles
 CONTAINERS = 10**6  # number of lists, dicts and tuples: one byte of a file can take 250 bytes of memory
 CONTAINERS_PER_BYTE = 1 / 20  # and as many for every byte of the pickle; RHD's labels have one per 100 bytes
-PICKLE_KEYS = 10_000  # number of integers of 64 bits or more: keys of a dict that collide make it slow
+PICKLE_KEYS = 10_000  # integers of 64 bits or more, and keys that are tuples: if they collide, a dict is slow
 SHARED_BYTES = 2**26  # size of the values when every reference is counted as a copy
 SHARED_PER_BYTE = 16  # and as much for every byte of the pickle
 

@@ -185,6 +185,8 @@ def _nearest(key: str, path: tuple, fields: dict) -> str:
 
 def _coerce(value, kind, here: str, source: str) -> typing.Any:
     """Convert a value to the type of its field. Values of YAML are texts, those of JSON have types of their own."""
+    if kind == tuple[int, int] | None:  # first and last step
+        return _interval(yaml_text.typed(value), here, source)
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is dict:  # text, or {name: weight}
         if isinstance(value, dict):
             return {name: _weight(weight, name, here, source) for name, weight in value.items()}
@@ -215,6 +217,20 @@ def _coerce(value, kind, here: str, source: str) -> typing.Any:
     numbers = "a list of numbers such as [64, 32]" if typing.get_origin(kind) is tuple else kind.__name__
     wanted = forms.get(kind, numbers)
     raise ConfigError(f"{source}: {here} must be {wanted}, got {shown(value)}")
+
+
+def _interval(value, here: str, source: str) -> tuple[int, int] | None:
+    """Two whole numbers from 1, the first below the second, or nothing."""
+    if value is None or value == "":
+        return None
+    try:
+        first, last = map(_whole, value if isinstance(value, (list, tuple)) else ())
+    except (TypeError, ValueError, OverflowError):
+        first, last = 0, 0
+    if not 1 <= first < last:
+        wanted = "the first and the last step, such as [100, 110]"
+        raise ConfigError(f"{source}: {here} must be {wanted}, got {shown(value)}")
+    return first, last
 
 
 def _whole(value) -> int:

@@ -67,8 +67,10 @@ class DataConfig:
     # mediapipe: around the labelled joints, rotated so that the hand points up, left hands not mirrored.
     crop_rule: str = _choice("square", "hamer", "mediapipe")
     depth_dropout: float = _number(0.3, most=1)  # fraction of the training samples without their depth image, 0 to 1
-    # number of threads that read and crop images during training; at least 1
+    # number of threads that read and crop images; at least 1
     threads: int = _number(2, least=1, most=1024)
+    # number of processes that read and crop images, instead of threads; 0: threads. The batches are the same.
+    workers: int = _number(0, most=1024)
     strict: bool = False  # True: doubtful labels are an error before the first step; False: they are only printed
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder
     mocap: str = ""  # .npz with hand_pose (N, 48) and betas (N, 10): real hands for HaMeR's discriminator; empty: none
@@ -246,6 +248,8 @@ class TrainingConfig:
     sharding: str = _choice("replicated", "fsdp")
     mesh: DeviceMeshConfig = DeviceMeshConfig()  # numbers of devices along the axes of the mesh
     metrics: tuple[str, ...] = ()  # additional metrics of every epoch: cs_mpjpe, pa_auc, or your own as MODULE:NAME
+    # first and last step of a profiler trace, such as [100, 110]; null: none
+    profile: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

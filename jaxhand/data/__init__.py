@@ -14,8 +14,8 @@ import functools
 import typing
 from pathlib import Path
 
-from jaxhand.config import DataConfig, HandConfig, UserError
-from jaxhand.data import mix
+from jaxhand.config import DataConfig, HandConfig, UserError, limits
+from jaxhand.data import mix, own_source
 from jaxhand.data.datasets import packed
 from jaxhand.data.datasets.base import ManoLabels
 from jaxhand.data.record import Source
@@ -111,9 +111,13 @@ def read(kind: str, path: str | Path, split: str, *, without_val: bool = False, 
         return packed.load(path, split, kind=kind, without_val=without_val)
     open_set = reader(kind)
     labels = ManoLabels(*mano.read_pose_space(mano_path), vertices=True) if mano_path else None
-    source = open_set(expanded, split, without_val=without_val, mano=labels)
-    if not isinstance(source, Source):
-        raise UserError(f"data set {kind}: must return a source (__len__, __getitem__), got {type(source).__name__}")
+    options = {"without_val": without_val, "mano": labels}
+    if ":" in kind:
+        source = own_source.load(open_set, expanded, split, name=f"data set {kind}", **options)
+    else:
+        source = open_set(expanded, split, **options)
+    if not 0 < len(source) <= limits.RECORDS:
+        raise UserError(f"data set {kind}: {split} has {len(source):,} records, not 1 to {limits.RECORDS:,}")
     return source
 
 

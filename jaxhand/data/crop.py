@@ -6,6 +6,7 @@ With X' = R X and K' = A K R^T, the camera of the crop projects X' to the transf
 """
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -250,10 +251,13 @@ def _square(record: Record, crop_scale: float, rule: CropRule) -> tuple[float, f
 
 
 def _box_misses(record: Record, pixels: np.ndarray) -> bool:
-    """Whether the record's box does not fit its labelled joints (n, 2) px. Joints outside the image do not count."""
+    """Whether the record's box is none, or does not fit its labelled joints (n, 2) px, of which those outside the
+    image do not count."""
     x0, y0, x1, y1 = np.asarray(record.bbox, np.float64).tolist()
+    if not (min(x1 - x0, y1 - y0) > 0 and math.isfinite(x0 + y0 + x1 + y1)):
+        return True
     reach = BOX_MARGIN / 2 * max(x1 - x0, y1 - y0)
-    if len(pixels) and min(x1 - x0, y1 - y0) > 0:
+    if len(pixels):
         if np.abs(pixels - ((x0 + x1) / 2, (y0 + y1) / 2)).max() <= reach:
             return False  # all joints are inside, as nearly always; this is quicker
     inside = joints_inside(pixels[None], np.ones((1, len(pixels))), np.array([image_size(record)]))

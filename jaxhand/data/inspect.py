@@ -75,6 +75,8 @@ def inspect(
         data.reader(kind)  # raises a UserError if the name is unknown
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give the path of the data set")
+    if sheet and Path(sheet).exists() and Path(sheet).resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{sheet}: is a file of the data set; write the sheet to another folder")
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
     wanted, samples = splits or _own_splits(kind, path), {}
     for split in wanted:
@@ -201,6 +203,8 @@ def _sample(source: Source, rows: np.ndarray, say) -> Sample | None:
     headers = {int(k): label_sample.header(source, int(rows[k])) for k in spread(len(rows), MAX_DECODED)}
     headers = {k: header for k, header in headers.items() if header is not None}
     records = [read_annotation(source, i) for i in rows]
+    for i, record in zip(rows, records):
+        label_sample.check_form(record, f"record {i}")
     sample = Sample.of(records, headers)
     posed = np.mean([record.mano_pose is not None for record in records])
     in_3d = sample.valid.any(-1)
@@ -255,13 +259,15 @@ def _decode_one(source: Source, i: int) -> _Decoded | UserError:
         if isinstance(record.image, EncodedImage):
             record.image.verify()
         width, height = image_size(record)
+        label_sample.check_depth(record, record.name)
     except UserError as error:
         return error
     points, valid = _pixels(record)
+    valid &= np.isfinite(points).all(-1)
     inside = np.all((points > -0.5) & (points < (width - 0.5, height - 0.5)), axis=-1)[valid]  # (n,)
     depth = np.nan
     if record.depth is not None and np.any(record.joint_valid):
-        x, y = np.clip(np.round(points), 0, (width - 1, height - 1)).astype(int).T
+        x, y = np.clip(np.round(np.where(valid[:, None], points, 0)), 0, (width - 1, height - 1)).astype(int).T
         ratio = (record.depth[y, x] / np.maximum(record.keypoints_3d[:, 2], 1))[(record.joint_valid > 0) & valid]
         depth = np.median(ratio[ratio > 0]) if (ratio > 0).any() else np.nan
     return _Decoded(f"{width}x{height}", inside.mean() if len(inside) else np.nan, depth)

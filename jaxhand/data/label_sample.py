@@ -95,6 +95,7 @@ def read(source: Source) -> Sample:
     records = [read_annotation(source, i) for i in rows]
     for i, record in zip(rows, records):
         check_form(record, f"record {i} of {type(source).__name__}")
+        check_depth(record, f"record {i} of {type(source).__name__}")
     headers = {int(k): header(source, int(rows[k])) for k in spread(len(rows), MAX_IMAGES)}
     return Sample.of(records, {k: v for k, v in headers.items() if v is not None})
 
@@ -120,17 +121,38 @@ def check_form(record: Record, where: str) -> None:
         found = np.asarray(value)
         if found.shape != shape or found.dtype.kind not in "fiub":
             raise UserError(f"{where}: {name} must be numbers of shape {shape}, got {found.dtype} {found.shape}")
+        if name.startswith("joint_valid") and not np.isfinite(found).all():
+            raise UserError(f"{where}: {name} must be 1 or 0 for each joint, got {found.tolist()!r:.60}")
     if record.keypoints_2d is not None and record.joint_valid_2d is None:
         raise UserError(f"{where}: keypoints_2d needs joint_valid_2d (21,)")
     image, depth = record.image, record.depth
-    if isinstance(image, np.ndarray) and not (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-        raise UserError(f"{where}: image must be (H, W, 3) uint8, RGB, got {image.dtype} {image.shape}")
-    if isinstance(image, np.ndarray) and depth is not None:
-        if np.shape(depth) != image.shape[:2]:
+    if not isinstance(record.name, str):
+        raise UserError(f"{where}: name must be a text, got {record.name!r:.60}")
+    if not isinstance(image, np.ndarray | EncodedImage | None):
+        raise UserError(f"{where}: image must be an array (H, W, 3) uint8, RGB, got {type(image).__name__}")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(f"{where}: image must be (H, W, 3) uint8, RGB, got {image.dtype} {image.shape}")
+        if depth is not None and np.shape(depth) != image.shape[:2]:
             raise UserError(f"{where}: depth must be (H, W) as the image, {image.shape[:2]}, got {np.shape(depth)}")
-        measured = depth[depth > 0]
-        if measured.size and np.median(measured) < MIN_DEPTH_MM:
-            raise UserError(f"{where}: depth seems to be in metres, but must be in mm")
+    if depth is not None and not (isinstance(depth, np.ndarray) and depth.ndim == 2 and depth.dtype.kind in "fiu"):
+        found = f"{depth.dtype} {depth.shape}" if isinstance(depth, np.ndarray) else type(depth).__name__
+        raise UserError(f"{where}: depth must be an array (H, W) in mm, got {found}")
+
+
+def check_depth(record: Record, where: str) -> None:
+    """Check the values of a record's depth image; `where` is what errors call the record.
+
+    Raises:
+        UserError: they are not mm, 0 where unknown.
+    """
+    if record.depth is None:
+        return
+    if not np.min(record.depth, initial=0) >= 0:
+        raise UserError(f"{where}: depth must be at least 0, and 0 where it is unknown, but has negative values or NaN")
+    measured = record.depth[record.depth > 0]
+    if measured.size and np.median(measured) < MIN_DEPTH_MM:
+        raise UserError(f"{where}: depth seems to be in metres, but must be in mm")
 
 
 def header(source: Source, i: int) -> Header | None:

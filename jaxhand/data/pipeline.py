@@ -8,21 +8,21 @@ the global batch is the same for any number of processes.
 import functools
 import math
 import typing
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import grain
 import numpy as np
 
 from jaxhand.config import Config, UserError
-from jaxhand.data import mix
+from jaxhand.data import memory, mix
 from jaxhand.data.augment import draw
 from jaxhand.data.batch import Batch, layout
 from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.mocap import MocapBatches
 from jaxhand.data.record import Source, read_encoded
+from jaxhand.data.workers import InProcesses
 from jaxhand.hand.skinned import SkinnedHand
 
 ENDLESS = 2**40  # number of training steps that is never reached
@@ -74,11 +74,8 @@ def train_iterator(
         An iterator of `batch.Batch` dicts with batch_size / process_count rows. `get_state()` returns a dict for JSON,
         which is equal on all processes. After `set_state` with this dict, the iterator continues with the same batch.
     """
-    batches = _TrainBatches(source, config, hand_model, process_index, process_count)
-    if config.data.mocap:
-        mocap = MocapBatches(config.data.mocap, batches.seed, config.training.batch_size, batches.rows)
-        batches = _Joined(batches, mocap)
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(_read_options(config)))
+    make = functools.partial(_train_batches, source, config, hand_model, process_index, process_count)
+    return iter(_read_ahead(make, config))
 
 
 def eval_batches(
@@ -96,13 +93,29 @@ def eval_batches(
     padded to `batch_size` (over all processes) with copies of the last sample; their `valid` is 0. `hand_model` is used
     as in `train_iterator`.
     """
-    batches = _EvalBatches(source, config, batch_size, hand_model, process_index, process_count)
-    return grain.MapDataset.source(batches).to_iter_dataset(_read_options(config))
+    make = functools.partial(_EvalBatches, source, config, batch_size, hand_model, process_index, process_count)
+    return _read_ahead(make, config)
 
 
-def _read_options(config: Config) -> grain.ReadOptions:
+def _read_ahead(make: Callable[[], Sequence[Batch]], config: Config) -> grain.IterDataset:
+    """The batches of `make()` in their order, read before they are needed in threads or in other processes."""
     cv2.setNumThreads(1)  # in this process, because our threads already use all cores
-    return grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.threads + 1)
+    if workers := config.data.workers:  # one thread more, so that the next batch is known when a process is free
+        batches, threads = InProcesses(make, workers), workers + 1
+    else:
+        batches, threads = make(), config.data.threads
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    return grain.MapDataset.source(batches).to_iter_dataset(options)
+
+
+def _train_batches(
+    source: Source, config: Config, hand_model: SkinnedHand | None, process_index: int, process_count: int
+) -> "_TrainBatches | _Joined":
+    batches = _TrainBatches(source, config, hand_model, process_index, process_count)
+    if not config.data.mocap:
+        return batches
+    mocap = MocapBatches(config.data.mocap, batches.seed, config.training.batch_size, batches.rows)
+    return _Joined(batches, mocap)
 
 
 class _TrainBatches:
@@ -190,10 +203,7 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 class _Crops:
-    """Crops records of a source into one batch, and reuses the memory of batches that are no longer in use.
-
-    Allocating new memory would take as long as decoding, because the operating system clears each page.
-    """
+    """Crops records of a source into one batch, and reuses the memory of batches that are no longer in use."""
 
     def __init__(self, source: Source, config: Config, hand_model: SkinnedHand | None):
         self.source, self.size, self.crop_scale = source, config.data.image_size, config.data.crop_scale
@@ -221,18 +231,14 @@ class _Crops:
         return batch
 
     def _arrays(self, count: int) -> dict[str, np.ndarray]:
-        places, end = {}, 0
-        for key, (shape, dtype) in layout(self.size, self.hand_model).items():
-            places[key] = end, (count, *shape), dtype
-            end += -(-math.prod((count, *shape)) * np.dtype(dtype).itemsize // 64) * 64
-        free = self.free.setdefault(end, [])
+        shapes = layout(self.size, self.hand_model)
+        places, size = memory.places({key: ((count, *shape), dtype) for key, (shape, dtype) in shapes.items()})
+        free = self.free.setdefault(size, [])
         try:
-            memory = free.pop()
+            block = free.pop()
         except IndexError:
-            memory = np.empty(end, np.uint8).data
-        block = np.frombuffer(memory, np.uint8)  # lives as long as any array that is a view of it
-        weakref.finalize(block, free.append, memory).atexit = False
-        return {key: np.ndarray(shape, dtype, block, begin) for key, (begin, shape, dtype) in places.items()}
+            block = np.empty(size, np.uint8).data
+        return memory.arrays(block, places, functools.partial(free.append, block))
 
 
 def _bookkeeping(index: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:

@@ -121,6 +121,8 @@ def _center_doubts(sample: Sample) -> list[str]:
 
 def _joint_doubts(sample: Sample) -> list[str]:
     labelled = np.any(sample.valid, axis=-1)
+    if not sample.valid_2d.any():
+        return [f"joints: none is labelled, in {len(labelled):,} of {len(labelled):,} hands checked"]
     found, single = [], np.zeros(len(labelled), bool)
     for reason, mask in label_checks.joint_reasons(sample.joints, sample.valid).items():
         single |= mask

@@ -148,10 +148,10 @@ def load_pair(predictions: str | Path, ground_truth: str | Path, protocol: Proto
     for path, arrays, shapes in zip((pred_files[0], gt_files[0]), (pred, gt), sides):
         protocol.checked(f"arrays of {path}", arrays, *shapes)
         _check_lengths(arrays, path)
-    pred, gt, ids = _matched(pred, gt, pred_files[0], gt_files[0])
+    pred, gt, ids, notes = _matched(pred, gt, pred_files[0], gt_files[0])
     _check_finite(pred, ids, pred_files)
     _check_finite(gt, ids, gt_files, gt.get("joint_valid"))
-    warnings = [
+    warnings = notes + [
         f"no scores of {name}: only {files[-1]} contains this array"
         for name in protocol.pred_optional
         for files, has, lacks in ((gt_files, gt, pred), (pred_files, pred, gt))
@@ -303,12 +303,13 @@ def _check_lengths(arrays: dict, path: Path) -> None:
         raise UserError(f"{path}: contains no samples")
 
 
-def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict, dict, np.ndarray]:
-    """Return predictions and ground truth in the same order of samples, and the names of the samples.
+def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict, dict, np.ndarray, list[str]]:
+    """Return predictions and ground truth in the same order of samples, the names of the samples, and warnings.
 
     Predictions without ids must already be in the order of the ground truth.
     """
     pred_ids, (labels, *_) = pred.pop("id", None), [values for name, values in gt.items() if name != "id"]
+    gt_has_ids = "id" in gt
     gt_ids = gt.pop("id", np.arange(len(labels)))
     if pred_ids is None:
         [count, *_] = (len(values) for values in pred.values())
@@ -317,19 +318,24 @@ def _matched(pred: dict, gt: dict, pred_file: Path, gt_file: Path) -> tuple[dict
                 f"{pred_file}: has {count} samples, but {gt_file} has {len(labels)}: "
                 "there must be one prediction per sample of the ground truth, in the same order"
             )
-        return pred, gt, gt_ids
+        by_position = f"{gt_file} has ids, but {pred_file} has none: samples are matched by their position"
+        return pred, gt, gt_ids, [by_position] if gt_has_ids else []
     for file, found in ((pred_file, pred_ids), (gt_file, gt_ids)):
         values, counts = np.unique(found, return_counts=True)
         if (counts > 1).any():
             raise UserError(f"{file}: {(counts > 1).sum()} ids are not unique, such as {values[counts > 1][0]}")
     shown = ~np.isin(labels, _UNLABELLED).reshape(len(labels), -1).all(1)
+    all_ids = gt_ids
     gt, gt_ids = {name: values[shown] for name, values in gt.items()}, gt_ids[shown]
     missing = gt_ids[~np.isin(gt_ids, pred_ids)]
     if len(missing):
         raise UserError(f"{pred_file}: lacks sample {missing[0]} ({len(missing)} of {len(gt_ids)} samples are missing)")
+    others = pred_ids[~np.isin(pred_ids, all_ids)]
+    listed = ", ".join(map(str, others[:WORST])) + (", …" if len(others) > WORST else "")
+    unused = f"{len(others)} of {len(pred_ids)} predictions are left out: {gt_file} has no sample {listed}"
     order = np.argsort(pred_ids)
     rows = order[np.searchsorted(pred_ids, gt_ids, sorter=order)]
-    return {name: values[rows] for name, values in pred.items()}, gt, gt_ids
+    return {name: values[rows] for name, values in pred.items()}, gt, gt_ids, [unused] if len(others) else []
 
 
 def _check_finite(arrays: dict, ids, files: list[Path], valid=None) -> None:

@@ -1,7 +1,6 @@
-"""The formats of exported networks: their bytes, and functions that run a file."""
+"""The formats of exported networks: functions that write a file, and functions that run it."""
 
 import importlib.util
-import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -19,46 +18,50 @@ from jaxhand.models.depthwise import plain
 
 PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
 METADATA = "metadata.json"
-LARGEST = 2**31 - 1  # bytes of a file in either format
+DATA = ".data"  # suffix of the file with the weights of an ONNX model above 2 GB, after the name of the model's file
+LARGEST = 2**31 - 2**26  # bytes of the weights in a file of StableHLO, which has at most 2 GB
 
 Runner = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def to_stablehlo(network: Network) -> bytes:
-    """The function of a network in `jax.export`'s form, for any batch size and all platforms.
+def to_stablehlo(network: Network, path: Path) -> None:
+    """Write the function of a network in `jax.export`'s form, for any batch size and all platforms.
 
     The metadata are at the end of the file, as a ZIP archive that holds metadata.json; JAX ignores it.
 
     Raises:
         UserError: the network is too large.
     """
+    if network.size > LARGEST:
+        size = f"{network.size / 1e9:.1f} GB"
+        raise UserError(f"the network has {size}, and a file of StableHLO at most 2 GB: use --half or --format onnx")
     [batch] = export.symbolic_shape("b")
     exported = export.export(jax.jit(network.function), platforms=PLATFORMS)(*arguments(network.inputs, batch))
-    content = exported.serialize()
-    _check_size(len(content))
-    with zipfile.ZipFile(file := io.BytesIO(content), "a", zipfile.ZIP_DEFLATED) as archive:
+    path.write_bytes(exported.serialize())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(METADATA, json.dumps(network.metadata))
-    return file.getvalue()
 
 
-def to_onnx(network: Network) -> bytes:
-    """The function of a network as an ONNX model, for any batch size. Its `metadata_props` hold the metadata.
+def to_onnx(network: Network, path: Path) -> None:
+    """Write the function of a network as an ONNX model, for any batch size. Its `metadata_props` hold the metadata.
+
+    The weights of a model above 2 GB are in a second file, path + ".data".
 
     Raises:
-        UserError: the network is too large, or it contains an operation that is not converted.
+        UserError: the network contains an operation that is not converted.
     """
+    about = {"jaxhand": json.dumps(network.metadata)}
     try:
         with plain():
-            model = onnx_ops.to_model(network.function, network.inputs, {"jaxhand": json.dumps(network.metadata)})
+            model = onnx_ops.to_model(network.function, network.inputs, about, data_file(path))
     except NotImplementedError as error:
         raise UserError(f"{network.metadata['model']} cannot be written as ONNX: it contains {error}") from error
-    _check_size(model.ByteSize())
-    return model.SerializeToString()
+    path.write_bytes(model.SerializeToString())
 
 
-def _check_size(size: int) -> None:
-    if size > LARGEST:
-        raise UserError(f"the network has {size / 1e9:.1f} GB, and a file at most 2 GB: use --half")
+def data_file(path: Path) -> Path:
+    """The file with the weights of an ONNX model that is too large for one file."""
+    return path.with_name(path.name + DATA)
 
 
 def run_stablehlo(path: Path) -> Runner:
@@ -81,10 +84,10 @@ def run_onnx(path: Path) -> Runner:
 
 
 class Format(NamedTuple):
-    """A format: the suffix of its files, and the functions that make and run them."""
+    """A format: the suffix of its files, and the functions that write and run them."""
 
     suffix: str
-    make: Callable[[Network], bytes]
+    write: Callable[[Network, Path], None]
     run: Callable[[Path], Runner]
     packages: tuple[str, ...]  # that the functions import
     dtype: str | None  # type of the computation; None: that of the run

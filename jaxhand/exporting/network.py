@@ -38,6 +38,7 @@ class Network:
             weights are those of the file.
         reference: the same function as the run computes it, with the run's weights.
         metadata: what a user of the file has to know; values for JSON.
+        size: bytes of the weights in the file.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Network:
     function: Callable[..., dict[str, jax.Array]]
     reference: Callable[..., dict[str, jax.Array]]
     metadata: dict
+    size: int
 
 
 def hand(workdir: str | Path, *, half: bool = False, dtype: str | None = None) -> Network:
@@ -96,7 +98,7 @@ def hand(workdir: str | Path, *, half: bool = False, dtype: str | None = None) -
     function = functools.partial(with_all, graphdef, params)
     reference = jax.jit(functools.partial(with_all, eval_model.graphdef, run_params))
     about = metadata.of_hand(best, workdir, config, inputs, _shapes(function, inputs), half=half)
-    return Network(HAND, config, inputs, function, reference, about)
+    return Network(HAND, config, inputs, function, reference, about, _size(params))
 
 
 def palm_detector(workdir: str | Path, *, half: bool = False) -> Network:
@@ -123,12 +125,17 @@ def palm_detector(workdir: str | Path, *, half: bool = False) -> Network:
     inputs: Inputs = {"image": ((SIDE, SIDE, 3), np.uint8)}
     function, reference = functools.partial(detect, stored), jax.jit(functools.partial(detect, run_state))
     about = metadata.of_palm_detector(best, folder, inputs, _shapes(function, inputs), half=half)
-    return Network(PALM, best.config, inputs, function, reference, about)
+    return Network(PALM, best.config, inputs, function, reference, about, _size(stored))
 
 
 def arguments(inputs: Inputs, batch) -> list[jax.ShapeDtypeStruct]:
     """Shapes and types of a network's arguments, for a number or a symbolic dimension as the batch size."""
     return [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in inputs.values()]
+
+
+def _size(params: dict) -> int:
+    """Bytes of parameters."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 
 
 def _shapes(function: Callable, inputs: Inputs) -> dict[str, tuple[int, ...]]:

@@ -4,9 +4,12 @@ A tensor may be smaller than its JAX array: an axis of length 1 stands for equal
 operators broadcast such tensors themselves; `Graph.full` expands the others.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -14,6 +17,8 @@ from jaxhand.exporting import half
 
 OPSET, IR_VERSION = 18, 9
 BATCH = "B"  # name of the batch axis in the file
+LARGEST = 2**31 - 2**26  # bytes of constants in one file: a file of Protocol Buffers has at most 2 GB
+PAGE = 4096  # constants in a file of their own start at multiples of it, so that they can be mapped into memory
 Dim = Any  # an int, or a multiple of the batch size: a symbolic dimension of `jax.export`
 Shape = Sequence[Dim]
 
@@ -80,7 +85,7 @@ class Graph:
         if tensor.constant is None:
             return tensor.name
         array = np.ascontiguousarray(tensor.constant).reshape(tensor.constant.shape)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
         return self._constants.setdefault(key, (f"constant_{len(self._constants)}", array))[0]
 
     def integers(self, values) -> Tensor:
@@ -192,10 +197,16 @@ class Graph:
             return constant(tensor.constant[tuple(ranges)])
         return self.node("Slice", [tensor, *map(self.integers, (starts, limits, axes, steps))], shape)
 
-    def model(self, outputs: dict[str, Tensor], metadata: dict[str, str]):
+    def model(self, outputs: dict[str, Tensor], metadata: dict[str, str], data: Path | None = None):
         """The finished `onnx.ModelProto`: nodes that the outputs need, and their constants.
 
         A large float32 constant whose values are numbers of half precision is stored in half precision.
+
+        Args:
+            outputs: name → tensor.
+            metadata: strings to store in the model.
+            data: file to write large constants into, if all together have more than `LARGEST` bytes; it must be in the
+                folder of the model. None: they are in the model.
         """
         from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
@@ -207,14 +218,23 @@ class Graph:
             if node.output[0] in needed:
                 kept.append(node)
                 needed.update(node.input)
-        stored, casts = [], []
+        constants, casts = {}, []
         for name, array in self._constants.values():
             if name not in needed:
                 continue
             if half.is_exact(array):
                 casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
                 name, array = f"{name}_half", array.astype(np.float16)
-            stored.append(numpy_helper.from_array(array, name))
+            constants[name] = array
+        too_large = sum(array.nbytes for array in constants.values()) > LARGEST
+        with contextlib.ExitStack() as files:
+            file = files.enter_context(open(data, "wb")) if data and too_large else None
+            stored = [
+                _outside(array, name, file)
+                if file and array.size >= half.SMALLEST
+                else numpy_helper.from_array(array, name)
+                for name, array in constants.items()
+            ]
         inputs, results = (
             [
                 helper.make_tensor_value_info(
@@ -231,6 +251,20 @@ class Graph:
         model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="jaxhand")
         helper.set_model_props(model, metadata)
         return model
+
+
+def _outside(array: np.ndarray, name: str, file: BinaryIO):
+    """A constant of a model whose values are appended to another file."""
+    from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
+
+    file.write(bytes(-file.tell() % PAGE))
+    place = {"location": Path(file.name).name, "offset": file.tell(), "length": array.nbytes}
+    file.write(array.tobytes())
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, dims=array.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
 
 
 def broadcast(tensors: Sequence[Tensor]) -> Shape:

@@ -5,6 +5,7 @@ Every equation of a jaxpr whose operands are constants is computed here, by JAX.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,12 @@ ANY_LAYOUT = (*SAME_NAME, "conv_general_dilated", "convert_element_type", "dot_g
 UNCHANGED = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
 
 
-def to_model(function: Callable, inputs: dict[str, tuple[tuple[int, ...], type]], metadata: dict[str, str]):
+def to_model(
+    function: Callable,
+    inputs: dict[str, tuple[tuple[int, ...], type]],
+    metadata: dict[str, str],
+    data: Path | None = None,
+):
     """Convert a function into an ONNX model for any batch size.
 
     Args:
@@ -33,6 +39,7 @@ def to_model(function: Callable, inputs: dict[str, tuple[tuple[int, ...], type]]
             them is the batch.
         inputs: {name: (shape without the batch axis, dtype)}.
         metadata: strings to store in the model.
+        data: file for the constants of a model above 2 GB, see `Graph.model`.
 
     Returns:
         An `onnx.ModelProto` with inputs and outputs of these names.
@@ -50,7 +57,7 @@ def to_model(function: Callable, inputs: dict[str, tuple[tuple[int, ...], type]]
         graph.full(graph.channels_last(tensor), var.aval.shape) for tensor, var in zip(results, closed.jaxpr.outvars)
     ]
     outputs = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-    return graph.model(outputs, metadata)
+    return graph.model(outputs, metadata, data)
 
 
 def convert(graph: Graph, jaxpr, consts: Sequence[Tensor], arguments: Sequence[Tensor]) -> list[Tensor]:

@@ -66,6 +66,8 @@ def _networks(workdir: str | Path, say: Callable) -> tuple[dict[str, bytes], dic
     with tempfile.TemporaryDirectory() as folder:
         files = writing.export(workdir, folder, "onnx", say=lambda line: say(line.replace(f"{folder}/", "")))
         about = json.loads(Path(folder, formats.METADATA).read_text())
+        if any("data" in each for each in about.values()):
+            raise UserError(f"{workdir}: the network is too large for a page")
         return {_KINDS[file.stem]: file.read_bytes() for file in files}, about
 
 

@@ -2,16 +2,19 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
 from jaxhand.exporting import checking, formats
 from jaxhand.exporting import network as networks
 from jaxhand.exporting.network import Network
 from jaxhand.inference.mediapipe_pipeline import has_networks, palm_folder
+from jaxhand.io.files import MALFORMED
 
 
 def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = False, say: Callable = print) -> list[Path]:
@@ -28,40 +31,62 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
         The files of the networks.
 
     Raises:
-        UserError: there is no such run, a package is missing, the folder cannot be written to, or a file computes
-            something else than the run; such a file is removed.
+        UserError: there is no such run, a package is missing, the folder cannot be written to or has a metadata.json
+            of another program, or a file computes something else than the run; such a file is removed.
     """
     out, form = Path(out), formats.FORMATS[kind]
     formats.require(kind)
+    _check_folder(out)
     chosen = [networks.hand(workdir, half=half, dtype=form.dtype)]
     if has_networks(workdir) and palm_folder(workdir):
         chosen.append(networks.palm_detector(workdir, half=half))
     try:
         out.mkdir(parents=True, exist_ok=True)
         files = [_write(network, out, kind, half, say) for network in chosen]
-        about = {network.name: network.metadata | {"file": file.name} for network, file in zip(chosen, files)}
+        about = {network.name: network.metadata | _names(file) for network, file in zip(chosen, files)}
         (out / formats.METADATA).write_text(json.dumps(about, indent=1))
     except OSError as error:
         raise UserError(f"cannot write to {error.filename or out}: {error.strerror}") from error
     return files
 
 
+def _names(file: Path) -> dict[str, str]:
+    """The names of a network's files, for the metadata."""
+    data = formats.data_file(file)
+    return {"file": file.name} | ({"data": data.name} if data.exists() else {})
+
+
+def _check_folder(out: Path) -> None:
+    """Raise a UserError if the folder has a metadata.json that this module did not write, which would be replaced."""
+    file = out / formats.METADATA
+    try:
+        about = parse_json(file.read_bytes())
+        own = all("metadata_version" in network for network in about.values())
+    except OSError:  # no such file; one that cannot be read cannot be written either, which `export` reports
+        return
+    except MALFORMED:
+        own = False
+    if not own:
+        raise UserError(f"{file}: is not of `jaxhand export`, and would be replaced; choose another folder")
+
+
 def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) -> Path:
-    """Write one file: under another name, until it is checked."""
+    """Write one file, with a second one for its weights where it needs that: in another folder, until it is checked."""
     form = formats.FORMATS[kind]
     file = out / f"{network.name}.{form.suffix}"
-    draft = file.with_name(f".{file.name}.part")
-    try:
-        draft.write_bytes(form.make(network))
+    with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+        draft = Path(folder, file.name)
+        form.write(network, draft)
         inputs = checking.batches(network)
         reference = jax.jit(network.function) if half else network.reference
         found = checking.differences(reference, form.run(draft), inputs, what=file.name)
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
+        formats.data_file(file).unlink(missing_ok=True)
+        size = 0
+        for made in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
+            size += made.stat().st_size
+            os.replace(made, out / made.name)
     images = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
-    size = file.stat().st_size / 1e6
-    say(f"{file}: {size:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
+    say(f"{file}: {size / 1e6:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
     if half:
         lost = checking.cost(network, inputs[-1])
         say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")

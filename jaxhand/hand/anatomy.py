@@ -54,7 +54,7 @@ def hand_scales(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
     labelled = valid[:, 1:] & valid[:, PARENTS[1:]]  # (N, 20)
     ratio = np.sort(np.where(labelled, bone_lengths(joints) / ADULT_BONES_MM.ravel(), np.nan))  # NaN is last
     count = labelled.sum(-1, keepdims=True)
-    return np.where(count > 0, np.take_along_axis(ratio, np.maximum(count - 1, 0) // 2, -1), np.nan)[:, 0]
+    return np.take_along_axis(ratio, np.maximum(count - 1, 0) // 2, -1)[:, 0]
 
 
 def bending_share(joints: np.ndarray) -> float:

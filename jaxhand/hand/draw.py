@@ -71,7 +71,7 @@ def draw_mesh(
     """
     canvas, vertices, faces = upscale(image, scale), np.asarray(vertices, np.float64), np.asarray(faces)
     faces = faces[(vertices[faces][..., 2] > 1).all(-1)]
-    corners, normals = _subdivide(vertices[faces]), _subdivide(_vertex_normals(vertices, faces)[faces])  # (4 F, 3, 3)
+    corners, normals = _subdivide(vertices[faces]), _subdivide(vertex_normals(vertices, faces)[faces])  # (4 F, 3, 3)
     order = np.argsort(-corners[..., 2].mean(-1))
     projected = project(corners[order], np.asarray(K))
     pixels = (projected + 0.5) * scale * _SUPERSAMPLING  # (4 F, 3, 2), relative to the canvas's corner
@@ -90,7 +90,7 @@ def draw_mesh(
     return canvas
 
 
-def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals (V, 3): the normalised sum of the adjacent faces' normals, weighted by the faces' areas."""
     corners = vertices[faces]  # (F, 3, 3)
     face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

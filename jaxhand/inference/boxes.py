@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.json_text import parse_json
+from jaxhand.config.json_text import parse_json, parse_json_once
 from jaxhand.config.yaml_text import shortened
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 
@@ -148,18 +148,22 @@ def _read_entries(path: Path) -> Iterator[tuple[str, typing.Any]]:
             f"{path}: the boxes cannot be read ({getattr(error, 'strerror', 'the file is not text')})"
         ) from None
     try:
-        content = parse_json(text)
+        parse_json(text)
     except ValueError:  # the file is JSON Lines, or invalid JSON
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                try:
-                    yield f"{path}:{number}", parse_json(line)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+                yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
         return
-    entries = content
+    content = entries = _parsed(text, str(path))
     if isinstance(content, dict):
         entries = content.get("hands", [content])  # without `hands`: a JSON Lines file with one line
     if not isinstance(entries, list):
         raise UserError(f"{path}: must be a list of hands, or an object with the key hands")
     yield from ((f"{path}: hand {number}", entry) for number, entry in enumerate(entries))
+
+
+def _parsed(text: str, location: str) -> typing.Any:
+    try:
+        return parse_json_once(text)
+    except ValueError as error:
+        raise UserError(f"{location}: not valid JSON ({error})") from None

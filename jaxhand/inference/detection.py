@@ -9,8 +9,6 @@ the default of `hand` is "right". For an image without hands, the list is empty.
 """
 
 import importlib.util
-import os
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from jaxhand.config import UserError
 from jaxhand.inference.boxes import HandBoxes, merge_hands, parse_hand
 from jaxhand.inference.mediapipe_pipeline import RUN, Pipeline
 from jaxhand.interop.mediapipe_weights import HOW as SOURCE
-from jaxhand.io.plugins import load_object
+from jaxhand.io.plugins import call, load_object
 
 MEDIAPIPE = "mediapipe"
 OLD_NAME = "jaxhand.interop.mediapipe:detect"  # when these networks ran through LiteRT
@@ -49,12 +47,7 @@ def load_detector(spec: str) -> Callable[[np.ndarray], HandBoxes]:
         raise UserError(f"detector {spec} must be a function, got {type(detect).__name__}")
 
     def checked_detect(image: np.ndarray) -> HandBoxes:
-        try:
-            found = detect(image)
-        except UserError:
-            raise
-        except (Exception, SystemExit) as error:  # a user's function can raise anything
-            raise UserError(f"detector {spec} failed: {_describe(error)}") from error
+        found = call(f"detector {spec}", detect, image)
         if not isinstance(found, (list, tuple)):
             raise UserError(f"detector {spec} must return a list of hands, got {type(found).__name__}")
         hands = []
@@ -90,10 +83,3 @@ def _of_pipeline(pipeline: Pipeline) -> Callable[[np.ndarray], HandBoxes]:
         return HandBoxes(np.asarray(found["boxes"], np.float64), sides, found["score"].tolist())
 
     return detect
-
-
-def _describe(error: BaseException) -> str:
-    """Describe an error in one line of text, with the file and line number of the user's code that raised it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.config.json_text import parse_json
 from jaxhand.data.images.depth import read_grey
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.label_checks import check_camera
 from jaxhand.inference.arguments import ImagePredictor, central_camera, checked, checked_box, exif_camera
 from jaxhand.inference.boxes import HandBoxes
+from jaxhand.io.files import MALFORMED
 
 IMAGES_IN_MEMORY = 16  # number of images that are read at a time, before the model runs
+JOINTS = "joints.json"  # what `predict` writes next to its pictures
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")  # of photographs
 
 
@@ -53,19 +56,33 @@ class LeftOut:
 def image_paths(given: Sequence[Path]) -> list[Path]:
     """The image files of a list of files and folders. A folder stands for the photographs directly inside it, sorted.
 
+    The pictures that `predict` has written into a folder, which its joints.json there lists, are not photographs.
+
     Raises:
         UserError: a folder has no photographs.
     """
     paths = []
     for path in given:
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+            drawn = _pictures(path / JOINTS)
+            inside = sorted(
+                each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.name not in drawn
+            )
             if not inside:
                 raise UserError(f"{path}: no images in this folder; known endings are {', '.join(SUFFIXES)}")
             paths += inside
         else:
             paths.append(path)
     return paths
+
+
+def _pictures(joints: Path) -> set[str]:
+    """The names of the pictures that a joints.json lists; empty if there is no such file."""
+    try:
+        hands = parse_json(joints.read_bytes())["hands"]
+        return {str(hand[key]) for hand in hands for key in ("overlay", "mesh_overlay") if key in hand}
+    except (OSError, *MALFORMED):
+        return set()
 
 
 def predict_files(

@@ -17,7 +17,7 @@ from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.hand import mesh_files
 from jaxhand.hand.draw import draw_mesh, draw_skeleton, upscale, write_png
 from jaxhand.hand.skeleton import JOINT_NAMES
-from jaxhand.inference.image_files import ImagePrediction
+from jaxhand.inference.image_files import JOINTS, ImagePrediction
 
 _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decimal places)
     "bbox": ("boxes", 3),
@@ -61,7 +61,7 @@ class PredictionWriter:
     ):
         self.folder, self.mesh_kinds, self._fitted = folder, mesh_kinds, fitted
         self._inputs = set(map(os.path.realpath, inputs))
-        self._path = folder / "joints.json"
+        self._path = folder / JOINTS
         self._num_images = self._num_hands = 0
         self._last_write, self._write_seconds = -math.inf, 0.0
         try:

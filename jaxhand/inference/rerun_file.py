@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.hand.draw import MESH_COLOR, vertex_normals
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, JOINT_NAMES, SIDES, WRIST_COLOR
 from jaxhand.inference.smoothing import TrackedHand
 from jaxhand.inference.video_files import VideoFrame
@@ -32,6 +33,7 @@ class RerunFile:
         camera/image: the frame, as JPEG.
         camera/hands/track_1, ...: the 21 joints of a hand, px.
         hands/track_1, ...: the 21 joints of a hand, mm in the camera's frame.
+        hands/track_1/mesh, ...: its mesh, where the model has one.
 
     Args:
         path: the file; its folder is created if it does not exist.
@@ -82,10 +84,18 @@ class RerunFile:
                 f"camera/hands/track_{hand.track}", self._rerun.Points2D(hand.keypoints_2d + 0.5, **ids)
             )
             self._recording.log(f"hands/track_{hand.track}", self._rerun.Points3D(hand.keypoints_3d, **ids))
+            if hand.vertices is not None and hand.faces is not None:
+                mesh = self._rerun.Mesh3D(
+                    vertex_positions=hand.vertices,
+                    triangle_indices=hand.faces,
+                    vertex_normals=vertex_normals(hand.vertices, hand.faces),
+                    albedo_factor=MESH_COLOR,
+                )
+                self._recording.log(f"hands/track_{hand.track}/mesh", mesh)
         shown = {hand.track for hand in hands}
         for track in self._shown - shown:  # the viewer would show its last joints in all later frames
             self._recording.log(f"camera/hands/track_{track}", self._rerun.Clear(recursive=False))
-            self._recording.log(f"hands/track_{track}", self._rerun.Clear(recursive=False))
+            self._recording.log(f"hands/track_{track}", self._rerun.Clear(recursive=True))
         self._shown = shown
 
     def _hand(self, number: int) -> object:

@@ -29,6 +29,8 @@ class TrackedHand:
         keypoints_3d: (21, 3) mm in the camera's frame, with the track's bone lengths, smoothed.
         raw_2d: (21, 2) px, as the model returned them.
         raw_3d: (21, 3) mm, as the model returned them.
+        vertices: (V, 3) mm in the camera's frame, smoothed; None where the model has no mesh.
+        faces: (F, 3) indices of vertices; None where the model has no mesh.
     """
 
     track: int
@@ -39,6 +41,8 @@ class TrackedHand:
     keypoints_3d: np.ndarray
     raw_2d: np.ndarray
     raw_3d: np.ndarray
+    vertices: np.ndarray | None = None
+    faces: np.ndarray | None = None
 
 
 class _Smoother:
@@ -46,18 +50,21 @@ class _Smoother:
 
     def __init__(self, min_cutoff: float, beta: float):
         self._lengths = collections.deque(maxlen=LENGTHS)
-        self._filter_2d, self._filter_3d = (OneEuroFilter(min_cutoff, beta) for _ in range(2))
+        self._filter_2d, self._filter_3d, self._filter_mesh = (OneEuroFilter(min_cutoff, beta) for _ in range(3))
 
     def observe(self, reading: Reading) -> None:
         """Add a reading to the bone lengths."""
         self._lengths.append(np.linalg.norm(_bones(reading.keypoints_3d), axis=-1))
 
-    def __call__(self, reading: Reading, K: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-        """The smoothed joints of the track's next frame: (21, 2) px and (21, 3) mm."""
+    def __call__(
+        self, reading: Reading, K: np.ndarray, seconds: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The smoothed joints of the track's next frame, (21, 2) px and (21, 3) mm, and the vertices (V, 3) mm."""
         joints = with_lengths(reading.keypoints_3d, np.median(self._lengths, axis=0))
         mm_per_px = float(max(joints[:, 2].mean(), 0.0) / focal_length(K))
         pixels = self._filter_2d(reading.keypoints_2d, seconds, unit=mm_per_px)
-        return pixels, self._filter_3d(joints, seconds)
+        vertices = None if reading.vertices is None else self._filter_mesh(reading.vertices, seconds)
+        return pixels, self._filter_3d(joints, seconds), vertices
 
 
 @dataclasses.dataclass
@@ -97,10 +104,11 @@ def smooth_tracks(
         hands = []
         for track, reading, bridged in sorted(waiting.hands, key=lambda hand: hand[0].number):
             if track.seen >= LEAST_SEEN:
-                pixels, joints = smoothers[track.number](reading, K, waiting.frame.seconds)
+                pixels, joints, vertices = smoothers[track.number](reading, K, waiting.frame.seconds)
                 score = 0.0 if bridged else reading.score
-                raw = reading.keypoints_2d, reading.keypoints_3d
-                hands.append(TrackedHand(track.number, track.is_right, score, bridged, pixels, joints, *raw))
+                smooth, raw = (pixels, joints), (reading.keypoints_2d, reading.keypoints_3d)
+                mesh = vertices, reading.faces
+                hands.append(TrackedHand(track.number, track.is_right, score, bridged, *smooth, *raw, *mesh))
         return waiting.frame, hands
 
     for frame in frames:
@@ -147,5 +155,6 @@ def _bones(joints: np.ndarray) -> np.ndarray:
 def _between(now: Reading, before: Reading, part: float) -> Reading:
     """A reading between two others; `part` is 0 for the first and 1 for the second."""
     mix = lambda a, b: a + part * (b - a)  # noqa: E731
-    pixels = mix(now.keypoints_2d, before.keypoints_2d)
-    return Reading(pixels, mix(now.keypoints_3d, before.keypoints_3d), 0.0, now.right)
+    pixels, joints = mix(now.keypoints_2d, before.keypoints_2d), mix(now.keypoints_3d, before.keypoints_3d)
+    vertices = None if now.vertices is None else mix(now.vertices, before.vertices)
+    return Reading(pixels, joints, 0.0, now.right, vertices, now.faces)

@@ -33,12 +33,16 @@ class Reading:
         keypoints_3d: (21, 3) mm in the camera's frame.
         score: how likely there is a hand, 0 to 1.
         right: how likely it is a right one, 0 to 1.
+        vertices: (V, 3) mm in the camera's frame; None where the model has no mesh.
+        faces: (F, 3) indices of vertices; None where the model has no mesh.
     """
 
     keypoints_2d: np.ndarray
     keypoints_3d: np.ndarray
     score: float
     right: float
+    vertices: np.ndarray | None = None
+    faces: np.ndarray | None = None
 
     @property
     def size(self) -> float:
@@ -99,9 +103,12 @@ class PredictorReader:
         """The hands of an image, in the boxes of the detector."""
         boxes = self._find_hands(image)
         hands = self._predictor.predict([checked(image, boxes.boxes, boxes.sides, K)])
-        scores = [1.0 if score is None else score for score in boxes.scores or [None] * len(hands["is_right"])]
-        rows = zip(hands["keypoints_2d"], hands["keypoints_3d"], scores, hands["is_right"])
-        return [Reading(pixels, joints, score, float(right)) for pixels, joints, score, right in rows]
+        none = [None] * len(hands["is_right"])
+        scores = [1.0 if score is None else score for score in boxes.scores or none]
+        right = [float(side) for side in hands["is_right"]]
+        meshes = hands.get("vertices", none), hands.get("faces", none)
+        rows = zip(hands["keypoints_2d"], hands["keypoints_3d"], scores, right, *meshes)
+        return [Reading(*row) for row in rows]
 
     def follow(self, image: np.ndarray, K: np.ndarray, joints: Sequence[np.ndarray]) -> list[Reading]:
         """No hands: whether a hand is still there is not known."""

@@ -15,11 +15,12 @@ import tqdm
 
 from jaxhand.config import UserError
 from jaxhand.evaluation.prediction_files import draft_of
-from jaxhand.hand.draw import draw_skeleton
+from jaxhand.hand.draw import draw_mesh, draw_skeleton
 from jaxhand.inference.smoothing import TrackedHand
 from jaxhand.inference.video_files import Source, VideoFrame
 from jaxhand.io.video_writer import open_writer
 
+ANNOTATED = "annotated.mp4"
 COLUMNS = {  # key in tracks.npz → (dtype, shape of one row); one row per hand of a frame
     "frame": (np.int64, ()),
     "time": (np.float64, ()),
@@ -33,6 +34,7 @@ COLUMNS = {  # key in tracks.npz → (dtype, shape of one row); one row per hand
     "raw_3d": (np.float32, (21, 3)),
 }
 _COPIED = 1 << 20  # bytes that are copied at a time
+_MESH_OPACITY = 0.6
 _BRIDGED = (160, 160, 160)  # RGB of the number of a hand that is not seen
 
 
@@ -49,9 +51,7 @@ class TrackWriter:
     """
 
     def __init__(self, folder: Path, source: Source, K: np.ndarray):
-        self.video, self.lines, self.arrays = (
-            folder / name for name in ("annotated.mp4", "tracks.jsonl", "tracks.npz")
-        )
+        self.video, self.lines, self.arrays = (folder / name for name in (ANNOTATED, "tracks.jsonl", "tracks.npz"))
         self._source, self._K, self._writer = source, K, None
         self._files = contextlib.ExitStack()
         self.hands = self.frames = self.bridged = 0
@@ -95,7 +95,7 @@ class TrackWriter:
             height, width = frame.image.shape[:2]
             self._writer = open_writer(self.video, (width, height), self._source.fps)
         try:
-            self._writer.add(annotated(frame.image, hands), frame.seconds)
+            self._writer.add(annotated(frame.image, hands, self._K), frame.seconds)
             entry = {"frame": frame.index, "time": round(frame.seconds, 6), "hands": [_entry(hand) for hand in hands]}
             self._lines.write(json.dumps(entry) + "\n")
             self._lines.flush()
@@ -124,17 +124,28 @@ class TrackWriter:
                 np.lib.format.write_array(file, np.asarray(self._K, np.float64))
 
 
-def annotated(image: np.ndarray, hands: list[TrackedHand]) -> np.ndarray:
-    """An image (H, W, 3) uint8 with the skeleton, number and side of each hand; numbers of bridged hands are grey."""
+def annotated(image: np.ndarray, hands: list[TrackedHand], K: np.ndarray) -> np.ndarray:
+    """Draw the mesh where there is one, and the skeleton, number and side of each hand; bridged hands: grey numbers.
+
+    Args:
+        image: (H, W, 3) uint8.
+        hands: the hands of the image.
+        K: (3, 3) px.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     image = image.copy()
-    for hand in hands:
+    for hand in sorted(hands, key=lambda hand: -hand.keypoints_3d[:, 2].mean()):  # near hands over far ones
+        if hand.vertices is not None and hand.faces is not None:
+            image = draw_mesh(image, hand.vertices, hand.faces, K, alpha=_MESH_OPACITY)
         image = draw_skeleton(image, hand.keypoints_2d, scale=1)
-        x, y = np.nan_to_num(hand.keypoints_2d[0]).astype(int).tolist()
         text = f"{hand.track} {'right' if hand.is_right else 'left'}"
-        scale = max(image.shape[:2]) / 1200
+        size = max(max(image.shape[:2]) / 1200, 0.45)  # smaller letters cannot be read
+        x, y = (np.nan_to_num(hand.keypoints_2d[0]) + (-20 * size, 35 * size)).astype(int).tolist()  # below the wrist
         for color, width in (((0, 0, 0), 4), (_BRIDGED if hand.bridged else (255, 255, 255), 1)):
-            thickness = max(1, round(width * scale * 1.5))
-            cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+            thickness = max(1, round(width * size * 1.5))
+            cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA)
     return image
 
 

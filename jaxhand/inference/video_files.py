@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.inference.image_files import image_paths
 
 FPS = 30.0  # of a folder of frames, or where a file or a camera does not state it
@@ -76,8 +77,9 @@ class FolderSource(Source):
     def __iter__(self) -> Iterator[VideoFrame]:
         size = None
         for index, path in enumerate(self._paths):
-            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) if path.stat().st_size else None
-            if image is None:
+            try:
+                image = EncodedImage.read(path).pixels
+            except UserError:
                 self.broken += 1
                 continue
             size = size or image.shape

@@ -7,6 +7,7 @@ arrays' bytes, each array aligned to 64 bytes.
 import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import struct
 import tempfile
@@ -15,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+from jaxhand.io.files import MALFORMED
 
 _MAGIC = b"jaxhand1"
 _PREFIX = struct.Struct("<8sII")  # magic number, length of the header, CRC-32 of the header
@@ -78,17 +81,34 @@ def read(path: Path) -> dict[str, np.ndarray]:
         start = _PREFIX.size + length
         content = np.memmap(file, np.uint8, mode="r")
     arrays, crcs = {}, []
-    for name, dtype, shape, crc in json.loads(header):
+    for name, dtype, shape, crc in _entries(header):
         start += -start % _ALIGN
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * dtype.itemsize
         if start + size > len(content):
             raise DamagedError("the file is truncated")
-        arrays[name] = np.asarray(content[start : start + size]).view(dtype).reshape(shape)
+        try:
+            arrays[name] = np.asarray(content[start : start + size]).view(dtype).reshape(shape)
+        except ValueError as error:  # more elements than an array can have, or more axes
+            raise DamagedError("the header is of another format") from error
         crcs.append(crc)
         start += size
     if start != len(content) or _checksums(arrays.values()) != crcs:
         raise DamagedError("the arrays are damaged")
     return arrays
+
+
+def _entries(header: bytes) -> list[tuple[str, np.dtype, tuple[int, ...], int]]:
+    """Name, dtype, shape and CRC-32 of each array. Raises DamagedError if they are none that `write` writes."""
+    try:
+        entries = [(name, np.dtype(dtype), tuple(shape), crc) for name, dtype, shape, crc in json.loads(header)]
+        for name, dtype, shape, _ in entries:
+            if dtype.kind not in "biufSU" or not dtype.itemsize or not all(0 <= side < 2**48 for side in shape):
+                raise ValueError(f"{name} is no array of numbers or text")
+            math.prod(shape).to_bytes(8)  # raises if the product is no whole number of 64 bits
+            hash(name)
+    except (*MALFORMED, RecursionError) as error:
+        raise DamagedError("the header is of another format") from error
+    return entries
 
 
 def _checksums(arrays: Iterable[np.ndarray]) -> list[int]:

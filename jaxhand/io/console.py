@@ -1,12 +1,13 @@
 """The console: output that any encoding can show, paths with `~`, and a line where something takes long."""
 
+import argparse
 import codecs
 import contextlib
 import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PATIENCE = 10.0  # seconds without output, after which a line is printed
@@ -43,8 +44,29 @@ def discard_stdout() -> None:
 
 
 def path(text: str) -> Path:
-    """A path from the command line: `~` and `~user` at its start are replaced by the home folder."""
+    """A path from the command line: `~` and `~user` at its start are replaced by the home folder.
+
+    Raises:
+        ArgumentTypeError: the text is empty, as that of a variable of the shell that is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty, as from a variable that is not set; . is this folder")
     return Path(os.path.expanduser(text))
+
+
+def output_file(*endings: str) -> Callable[[str], Path]:
+    """The function for argparse that reads the path of a file to write, which must end in one of `endings`.
+
+    So a file of another kind, such as an input, is not overwritten by mistake.
+    """
+
+    def read(text: str) -> Path:
+        file = path(text)
+        if file.suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"{text}: this file must end in {' or '.join(endings)}")
+        return file
+
+    return read
 
 
 @contextlib.contextmanager

@@ -57,10 +57,12 @@ def read(unpickler: "Unpickler", origin: str) -> typing.Any:
     stream = unpickler.stream
     start = stream.tell()
     try:
-        pickle_limits.check_opcodes(stream.getvalue(), start)
-        value = _materialize(unpickler.load(), {})
-        pickle_limits.check_values(value, stream.tell() - start)
-        return value
+        content = stream.getvalue()
+        pickle_limits.check_opcodes(content, start)
+        unpickler.work = pickle_limits.Work(len(content) - start)
+        value = unpickler.load()
+        pickle_limits.check_values(value, stream.tell() - start)  # before each placeholder makes a copy
+        return _materialize(value, {})
     except ForbiddenGlobal as error:
         allowed = "only plain values and arrays are read"
         raise UserError(f"{origin}: refers to {one_line(error)}: refused, {allowed}") from None
@@ -78,7 +80,10 @@ class Unpickler(pickle.Unpickler):
     def __init__(self, stream: io.BytesIO, placeholders: typing.Mapping[str, typing.Any] = {}):
         super().__init__(stream, encoding="latin1")
         self.stream = stream
+        self.work = pickle_limits.Work(len(stream.getvalue()))
         self._allowed = {**_ALLOWED, **placeholders}
+        self._allowed |= {f"builtins.{name}": getattr(self, f"_{name}") for name in ("set", "frozenset", "complex")}
+        self._allowed |= {"_codecs.encode": self._encode, "builtins.bytes": self._encode}
 
     def find_class(self, module: str, name: str) -> typing.Any:
         """Return the class or function `module.name`, if it is allowed.
@@ -90,6 +95,21 @@ class Unpickler(pickle.Unpickler):
         if key not in self._allowed:
             raise ForbiddenGlobal(f"{module}.{name}")
         return self._allowed[key]
+
+    # Bound methods, as those of `_NumpyGlobals`. A pickle can call them often with the same large value.
+
+    def _set(self, keys=()):
+        return set(self.work.of_keys(keys))
+
+    def _frozenset(self, keys=()):
+        return frozenset(self.work.of_keys(keys))
+
+    def _complex(self, real: float, imag: float):
+        return complex(float(real), float(imag))
+
+    def _encode(self, text="", encoding=""):
+        self.work.add(len(text))
+        return _NumpyGlobals.encode(text)
 
 
 class Placeholder(abc.ABC):
@@ -185,10 +205,12 @@ class _NumpyGlobals:
 
     @classmethod
     def scalar(cls, dtype, content):
+        if dtype.value.kind == "O" and isinstance(content, tuple):
+            raise ValueError("a scalar is a tuple")
         return content if dtype.value.kind == "O" else np.frombuffer(cls.encode(content), dtype.value)[0]
 
     @classmethod
-    def encode(cls, text="", encoding=""):
+    def encode(cls, text):
         """Return bytes. Old protocols write bytes as text, and empty bytes as a call without arguments."""
         return text.encode("latin1") if isinstance(text, str) else text
 
@@ -206,11 +228,8 @@ _ALLOWED = {
     "numpy.core.multiarray._reconstruct": _NumpyGlobals.reconstruct,
     "numpy.core.multiarray.scalar": _NumpyGlobals.scalar,
     "numpy.core.numeric._frombuffer": _NumpyGlobals.frombuffer,
-    "_codecs.encode": _NumpyGlobals.encode,
-    "builtins.bytes": _NumpyGlobals.encode,
     "builtins.object": "object",  # never called, only an argument of `instance`
     "copy_reg._reconstructor": _NumpyGlobals.instance,
     "copyreg._reconstructor": _NumpyGlobals.instance,
     "collections.OrderedDict": collections.OrderedDict,
-    **{f"builtins.{kind.__name__}": kind for kind in (set, frozenset, complex)},
 }

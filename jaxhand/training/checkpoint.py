@@ -316,7 +316,9 @@ def restore_best(
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
     metas, unread = checkpoint_files.read_metas(folder)
     if not checkpoint_files.steps(folder):
-        raise CheckpointError(f"no checkpoint in {folder}; train: python -m jaxhand.train --workdir {workdir}")
+        run = checkpoint_files.run_around(folder.parent)
+        advice = f"give the run folder, {run}" if run else f"train: python -m jaxhand.train --workdir {workdir}"
+        raise CheckpointError(f"no checkpoint in {folder}; {advice}")
     damaged: dict[int, Exception] = {step: Damaged(text) for step, text in unread.items()}
     if checkpoint_files.best(metas) is None:
         if damaged:

@@ -54,12 +54,15 @@ class Logger:
             events.mkdir(parents=True, exist_ok=True)
             for path in sorted(events.glob("events.out.tfevents.*")):
                 _trim_events(path, last_step)
+            kept = _keep_lines(lines) if resume_step is None else None
             _trim_lines(lines, last_step)
             self._lines = lines.open("a")
             self._events = EventsWriter(str(events / "events"), filename_suffix=f".{time.time_ns()}")
             # A running TensorBoard has already read the removed points. This event makes it forget them.
             self._events.write_event(Event(step=last_step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._events.flush()
+        if kept:
+            self.print(f"There is no checkpoint, so training begins anew; the metrics of before are now in {kept}")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add one point to the TensorBoard curve of each tag, such as `loss/train`."""
@@ -206,9 +209,16 @@ def _read_record(file) -> bytes:
     return header + content if len(content) == length else b""
 
 
+def _keep_lines(path: Path) -> Path | None:
+    """Rename the metrics of a run whose checkpoints are gone; returns the new path, or None if there are none."""
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    return path.replace(path.with_name("metrics.before.jsonl"))
+
+
 def _trim_lines(path: Path, last_step: int) -> None:
     """Remove all lines of a JSON-lines file after `last_step`, and a last line that is not complete."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     kept = path.with_name("metrics.jsonl.tmp")
     kept.write_text("".join(line + "\n" for line in lines if _step(line) <= last_step))
     kept.replace(path)

@@ -19,13 +19,16 @@ from jaxhand.metrics import baselines, epoch
 from jaxhand.training import optimizer, pytree_checks, resume_notes, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.checkpoint_files import Restored
+from jaxhand.training.epoch_times import EpochTimes, advice
 from jaxhand.training.epochs import Epochs
 from jaxhand.training.eval_loop import batches_of, evaluate_dataset
+from jaxhand.training.feed import Feed
 from jaxhand.training.logger import Logger
 from jaxhand.training.run_lock import RunLock
 from jaxhand.training.runtime import TERMINATED, Interruption
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
+from jaxhand.training.step_trace import StepTrace
 
 LOG_EVERY = 20  # steps between two points of the training curve
 BASELINE_HANDS = 2000  # hands of each set, at most, for the baselines
@@ -119,7 +122,8 @@ class Run:
         self.checkpoints = Checkpoints(
             workdir, keep_every_steps=self.steps * config.training.save_freq, on_best=self._print_best
         )
-        self._logger = None  # opened by `restore`
+        self._advised = False  # whether the line about slow data has been printed
+        self._logger = self._trace = None  # opened by `restore`
 
     @property
     def logger(self) -> Logger:
@@ -127,11 +131,20 @@ class Run:
         assert self._logger is not None, "call `restore` first"
         return self._logger
 
+    @property
+    def trace(self) -> StepTrace:
+        """The profiler trace of the run; `restore` prepares it."""
+        assert self._trace is not None, "call `restore` first"
+        return self._trace
+
     def restore(self) -> Start:
         """Restore the latest checkpoint, or draw new parameters, and open the logs at that step."""
         start = self._start()
         run_dir.write(self.workdir, self.config)
-        self._logger = Logger(self.workdir, is_main=jax.process_index() == 0, resume_step=start.step)
+        is_main = jax.process_index() == 0
+        self._logger = Logger(self.workdir, is_main=is_main, resume_step=start.step)
+        traced = self.config.training.profile if is_main else None
+        self._trace = StepTrace(traced, self.workdir / "tensorboard", self._logger.print)
         return start
 
     def _start(self) -> Start:
@@ -139,6 +152,7 @@ class Run:
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             return self._continued(saved)
+        self.trainer.compile_ahead()
         state, source = self.trainer.init(), self.config.training.init_from
         if not source:
             return Start(state)
@@ -185,6 +199,8 @@ class Run:
     def close(self) -> None:
         """Close the logs, and also the checkpoints unless that could wait for a process that is gone."""
         try:
+            if self._trace is not None:
+                self._trace.stop()
             if self._logger is not None:
                 self._logger.close()
         finally:
@@ -193,7 +209,8 @@ class Run:
 
     def train(self, start: Start, interruption: Interruption) -> int:
         """Train the remaining epochs; see `train`."""
-        self.state = start.state
+        self.state, self.times = start.state, EpochTimes()
+        self.feed = Feed(self.batches, self._put, self.times)
         step, last = start.step or 0, self.epochs.last
         self._print_data()
         for note in (*self._resume_notes, *filter(None, [start.note])):
@@ -202,6 +219,8 @@ class Run:
             self.logger.print(f"The warm-up of {warmup} steps is longer than the run of {last} steps")
         if step:
             self.logger.print(f"Going on from step {step} of {last}")
+        if (traced := self.config.training.profile) and traced[0] > last:
+            self.logger.print(f"training.profile: the run of {last} steps ends before step {traced[0]}")
         for number in range(self.epochs.number(step), self.epochs.count):
             end = self.epochs.end(number)
             step, seconds = self._train_to(end, number, interruption)
@@ -230,24 +249,31 @@ class Run:
         batch_size, begin = self.config.training.batch_size, time.monotonic()
         first = int(self.state["step"])
         pending = collections.deque()  # (step, record indices, loss): read one step later, when it has been computed
+        loss = None
         done = (first - self.epochs.begin(number)) * batch_size
         bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
         with bar as progress, contextlib.ExitStack() as first_step:
             first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
+            self.trainer.wait_for_compilation()
             for step in range(first + 1, end + 1):
-                batch = next(self.batches)
-                self.state, loss = self.trainer.train_step(self.state, to_global(batch, self.device_mesh))
+                with self.trace.step(step):
+                    indices, batch = self.feed.take(loss)
+                    self.state, loss = self.trainer.train_step(self.state, batch)
                 first_step.close()
-                pending.append((step, batch["index"], loss))
+                pending.append((step, indices, loss))
                 if len(pending) > 1:
                     self._check_loss(*pending.popleft())
+                self.trace.stop_after(loss)
                 progress.step(batch_size, pending[0][2])
                 self.checkpoints.poll()
-                if interruption.reached(step):
+                if interruption.reached(step, last=step == end):
                     break
             for entry in pending:
                 self._check_loss(*entry)
         return step, (time.monotonic() - begin) / (step - first)
+
+    def _put(self, batch: dict) -> dict:
+        return to_global(batch, self.device_mesh)
 
     def _check_loss(self, step: int, indices: np.ndarray, loss: jax.Array) -> None:
         value = float(loss)
@@ -266,9 +292,10 @@ class Run:
         """Evaluate, log and save the state at the end of an epoch."""
         step, batch_size = self.epochs.end(number), self.config.training.batch_size
         begin = time.monotonic()
-        results, samples = evaluate_dataset(
-            self.trainer, self.state["params"], self.state["batch_stats"], self.eval_batches, samples=SAMPLES
-        )
+        with self.times.part("test"):
+            results, samples = evaluate_dataset(
+                self.trainer, self.state["params"], self.state["batch_stats"], self.eval_batches, samples=SAMPLES
+            )
         speed = {
             "images_per_second": batch_size / seconds,
             "test_images_per_second": len(self.test_set) / (time.monotonic() - begin),
@@ -277,16 +304,23 @@ class Run:
         metrics = {metric.name: results[metric.name] for metric in self.trainer.metrics if metric.name in results}
         summary = {"epoch": number, "train_loss": means["loss"], "test_loss": results["test_loss"], **metrics}
         summary["learning_rate"] = np.asarray(self.trainer.learning_rate(step - 1)).item()
-        self.checkpoints.wait()  # prints the best of the epoch before; the next save waits for it anyway
+        with self.times.part("save"):
+            self.checkpoints.wait()  # prints the best of the epoch before; the next save waits for it anyway
+        epoch_seconds, shares = self.times.end_epoch()
         curves = {f"loss_train/{name}": value for name, value in means.items()}
         curves |= {f"loss_test/{name}": value for name, value in results["losses"].items()}
         curves |= {f"metric/{name}": value for name, value in metrics.items()}
-        self.logger.scalars(step, curves | {f"speed/{name}": value for name, value in speed.items()})
+        self.logger.scalars(step, curves | {f"speed/{name}": value for name, value in (speed | shares).items()})
+        speed |= {f"{name}_share": value for name, value in shares.items()}
         self.logger.epoch({"step": step} | summary | {name: results[name] for name in epoch.COUNTS} | speed)
         self._draw(number, step, samples)
         self._print_epoch(summary, results)
+        if not self._advised and (line := advice(epoch_seconds, shares["data_wait"], self.config.data)):
+            self._advised = True
+            self.logger.print(f"  {line}")
         self.state = self.trainer.with_sums(self.state)
-        self._save(step, summary, avg_metric=results["avg_metric"])
+        with self.times.part("save"):
+            self._save(step, summary, avg_metric=results["avg_metric"])
 
     def _print_epoch(self, summary: dict, results: dict) -> None:
         self.logger.print(
@@ -315,7 +349,7 @@ class Run:
             "epochs": {name: getattr(self.epochs, name) for name in ("steps", "first", "first_step")},
         }
         trees = {item: self.state[key] for item, key in ITEMS.items()}
-        self.checkpoints.save(step, **trees, data=self.batches.get_state(), meta=meta, avg_metric=avg_metric)
+        self.checkpoints.save(step, **trees, data=self.feed.get_state(), meta=meta, avg_metric=avg_metric)
 
     def _draw(self, number: int, step: int, samples: dict) -> None:
         """Draw the predicted and the true joints of the sample images of an epoch."""

@@ -13,10 +13,12 @@ from jaxhand.training import checkpoint_files
 
 FREE = (
     "data.threads",
+    "data.workers",
     "data.cache",
     "data.strict",
     "training.test_freq",
     "training.metrics",
+    "training.profile",
 )  # keys without effect on the results
 ALLOWED = ("config", "data")  # what may differ from the run in the folder if the user says so
 PROLONGED = "training.num_epochs"
@@ -58,9 +60,14 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
         Lines about the keys that differ.
 
     Raises:
-        UserError: the folder contains checkpoints of a run with another config; the error lists the keys that differ.
+        UserError: the folder contains checkpoints of a run with another config, and the error lists the keys that
+            differ; or the folder is among the checkpoints of another run.
     """
     path, folder = workdir / "config.yaml", workdir / "checkpoints"
+    if around := checkpoint_files.run_around(workdir.absolute()):
+        raise UserError(
+            f"{workdir}: is among the checkpoints of the run {around}, which deletes old ones; choose another folder"
+        )
     if not checkpoint_files.steps(folder):
         return []
     in_folder = configs.load(path) if path.exists() else None
@@ -80,7 +87,10 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
             f"{workdir}: contains a run with another config ({'; '.join(lines.values())}); choose another --workdir, "
             "or use the config of that run; --allow config goes on with the new one"
         )
-    return [f"Going on with another config: {'; '.join(lines.values())}"]
+    found = [f"Going on with another config: {'; '.join(lines.values())}"]
+    if "training.init_from" in lines:
+        found.append("training.init_from has no effect, because the run goes on from its own checkpoint")
+    return found
 
 
 def write(workdir: Path, config: Config) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from jaxhand.config import UserError, cache_folder
 from jaxhand.io import console
+from jaxhand.training import peers
 
 TERMINATED = 143  # exit code after SIGTERM; schedulers then start the command again
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes of this launch, not of the job
@@ -42,8 +43,6 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         UserError: only some of the three flags are set, the address has no port, the id is not below the number of
             processes, or not all processes start in time.
     """
-    from jaxhand.training import peers
-
     if (coordinator, num_processes, process_id) != (None, None, None):
         if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id: give all three flags or none")
@@ -83,11 +82,19 @@ class Interruption:
     def _terminate(self, number, frame) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step. Every process must call this method after every step."""
+    def reached(self, step: int, last: bool = False) -> bool:
+        """Whether to stop after this step. Every process must call this method after every step.
+
+        Args:
+            step: number of the step.
+            last: the next step does not follow at once.
+        """
         from jax.experimental import multihost_utils
 
-        return self._signalled if self._alone else multihost_utils.reached_preemption_sync_point(step)
+        if self._alone:
+            return self._signalled
+        peers.note_step(None if last else step)
+        return multihost_utils.reached_preemption_sync_point(step)
 
 
 def _process_count() -> int:
@@ -135,14 +142,16 @@ def run(main: Callable[[], int], *arguments) -> None:
         code = main(*arguments) or 0
         sys.stdout.flush()
     except KeyboardInterrupt as error:
+        peers.claim_last_word()
         print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
         code, at_once = 130, getattr(error, "leaves_threads", False)
     except Exception as error:
+        peers.claim_last_word()
         code, at_once = _report(error), getattr(error, "leaves_threads", False)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if code and (at_once or _process_count() > 1):
+    if code and (at_once or _process_count() > 1 and code != TERMINATED):
         os._exit(code)  # an ordinary exit waits for the other processes, which wait for this one, for minutes
     sys.exit(code)
 

@@ -36,7 +36,7 @@ from jaxhand.inference import boxes
 from jaxhand.interop import safetensors, tflite, torch_file, torch_legacy
 from jaxhand.interop.tensor import Tensor
 from jaxhand.io import array_file, numpy_files, pickles
-from tests.support import layouts_hamer, mano_file, tflite_files, torch_files
+from tests.support import fuzz_packs, layouts_hamer, mano_file, tflite_files, torch_files
 
 MEMORY = 2 * 10**9  # bytes, in addition to what a process has after its imports
 SECONDS = 30.0  # for one file
@@ -168,6 +168,8 @@ def kinds(folder_of_files: Path) -> dict[str, Kind]:
     prediction_files.write_dexycb(home / "pred.txt", np.arange(3), joints)
     indented = json.dumps([j.tolist() for j in predictions], indent=1).encode()
     array_file.write(home / "arrays", {"a": joints, "b": np.arange(3)})
+    array_file.write(home / "a.hands", fuzz_packs.rendered())
+    records, shard, manifest = fuzz_packs.packed(home, encoded[".jpg"])
     config = configs.dump(configs.Config()).encode()
 
     def predicted(path):
@@ -202,6 +204,15 @@ def kinds(folder_of_files: Path) -> dict[str, Kind]:
             [lambda path: label_cache._parse(path, (21, 3))],
         ),
         "config": ("a.yaml", [config, b"training: &t {num_epochs: 3}\ndata: {threads: 1}\n"], [configs.load]),
+        "hands file": (
+            "a.hands",
+            [(home / "a.hands").read_bytes()],
+            [fuzz_packs.read_rendered],
+            (array_file.DamagedError,),
+        ),
+        "packed record": ("record", records, [fuzz_packs.read_record]),
+        "packed shard": (fuzz_packs.SHARD, [shard], [fuzz_packs.read_shard]),
+        "packed manifest": ("packed.json", [manifest], [fuzz_packs.read_manifest]),
         "arrays": ("arrays", [(home / "arrays").read_bytes()], [array_file.read], (array_file.DamagedError,)),
     }
     return {name: Kind(*kind) for name, kind in read.items()}

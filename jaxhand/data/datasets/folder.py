@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhand.config import UserError
-from jaxhand.config.json_text import parse_json
+from jaxhand.config.json_text import parse_json_once
 from jaxhand.data.checks import array_of, checked_bbox, checked_K
 from jaxhand.data.datasets.base import EncodedImageSource, ManoLabels, UnknownSplit
 from jaxhand.data.images.depth import read_grey
@@ -109,7 +109,7 @@ class _Entry:
 
     def __init__(self, folder: Path, line: str, location: str):
         try:
-            fields = parse_json(line)
+            fields = parse_json_once(line)
         except ValueError as error:
             raise UserError(f"not valid JSON ({error})") from None
         if not isinstance(fields, dict):

@@ -15,10 +15,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from flax import serialization
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.data.datasets.base import EncodedImageSource
 from jaxhand.data.images.encoded import EncodedImage, decode
+from jaxhand.data.label_sample import check_form
 from jaxhand.data.record import Record, Source
+from jaxhand.io.files import MALFORMED, one_line
 
 FORMAT = 1
 
@@ -47,13 +49,30 @@ class Manifest:
             fields = json.loads(path.read_text())
             if fields["format"] != FORMAT:
                 raise UserError(f"{path}: has format {fields['format']}, but must have {FORMAT}; pack the set again")
-            return Manifest(**fields)
+            manifest = Manifest(**fields)
+            manifest.check()
+            return manifest
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         except UserError:
             raise
-        except (ValueError, KeyError, TypeError):
+        except (*MALFORMED, RecursionError):
             raise UserError(f"{path}: is damaged; delete {folder} and pack the data set again") from None
+
+    def check(self) -> None:
+        """Check the types and numbers of the fields. Raises one of `files.MALFORMED` if `write` cannot write them."""
+        for name, entry in self.splits.items():
+            counts = [shard["count"] for shard in entry["shards"]]
+            for shard in entry["shards"]:
+                if shard["file"] != Path(shard["file"]).name or not isinstance(shard["sha256"], str):
+                    raise ValueError(f"no shard {shard['file']}")
+            numbers = [entry["count"], *counts, *(shard["bytes"] for shard in entry["shards"])]
+            whole = all(type(number) is int and 0 <= number for number in [*numbers, *entry.get("held_out", [])])
+            inside = max(entry.get("held_out", []), default=-1) < entry["count"] <= limits.RECORDS
+            if not (whole and inside and (sum(counts) == entry["count"] or not self.complete)):
+                raise ValueError(f"wrong numbers of records in {name}")
+        if not (isinstance(self.name, str) and type(self.shard_size) is int and self.shard_size > 0):
+            raise ValueError("wrong name or shard_size")
 
     def write(self, folder: Path) -> None:
         """Write `packed.json` to a folder, by an atomic rename."""
@@ -109,36 +128,55 @@ class PackedSet(EncodedImageSource):
         self._starts, self._indices = np.cumsum(counts) - counts, indices
         self._readers: list[ArrayRecordReader | None] = [None] * len(shards)  # each reader is opened when it is needed
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_readers": [None] * len(self._readers)}  # another process opens its own
+
     def __len__(self) -> int:
         return len(self._indices)
 
     def read_encoded(self, i: int) -> Record:
         """Return record i with its image as an `EncodedImage`."""
         fields = self._fields(i)
-        depth, location = fields.get("depth"), f"image {fields['name']} in {self._files[0].parent}"
-        image = EncodedImage(fields["image"], location)
-        return Record(**fields | {"image": image, "depth": None if depth is None else _depth(depth)})
+        image = EncodedImage(fields["image"], f"image {fields['name']} in {self._files[0].parent}")
+        depth = None if fields.get("depth") is None else _depth(fields["depth"])
+        if depth is not None and depth.shape != image.size[::-1]:
+            raise UserError(f"{image.location}: the depth image has another size; pack the set again")
+        return self._record(i, fields, image, depth)
 
     def read_annotation(self, i: int) -> Record:
         """Return record i without image and depth."""
-        fields = self._fields(i)
-        fields.update(image=None, depth=None)
-        return Record(**fields)
+        return self._record(i, self._fields(i), None, None)
+
+    def _record(self, i: int, fields: dict, image: EncodedImage | None, depth: np.ndarray | None) -> Record:
+        try:
+            record = Record(**fields | {"image": image, "depth": depth})
+        except TypeError as error:
+            raise self._damage(i, error) from None
+        check_form(record, f"{self._files[0].parent}: record {i}")
+        return record
 
     def _fields(self, i: int) -> dict[str, typing.Any]:
-        i = int(self._indices[i])
-        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        reader = self._readers[shard]
-        if reader is None:  # two threads may both open a reader, which does no harm
-            reader = self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
+        position = int(self._indices[i])
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
         try:
-            content = reader.read([i - int(self._starts[shard])])[0]
-            return typing.cast(dict, serialization.msgpack_restore(content))
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).split(";")[0]
-            raise UserError(
-                f"{self._files[shard]}: damaged at record {i} ({reason}); pack the set again, intact files are kept"
-            ) from None
+            reader = self._readers[shard]
+            if reader is None:  # two threads may both open a reader, which does no harm
+                reader = self._readers[shard] = ArrayRecordReader(str(self._files[shard]), "readahead_buffer_size:0")
+            content = reader.read([position - int(self._starts[shard])])[0]
+            fields = typing.cast(dict, serialization.msgpack_restore(content))
+            if not isinstance(fields["image"], bytes) or not isinstance(fields.get("depth", b""), bytes):
+                raise TypeError("an image is not encoded")
+            return fields | {"name": str(fields["name"])}
+        except (RuntimeError, *MALFORMED) as error:
+            raise self._damage(i, error) from None
+
+    def _damage(self, i: int, error: Exception) -> UserError:
+        position = int(self._indices[i])
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        reason = one_line(str(error).split(";")[0])
+        return UserError(
+            f"{self._files[shard]}: damaged at record {position} ({reason}); pack the set again, intact files are kept"
+        )
 
 
 def encode(source: Source, i: int) -> bytes:
@@ -171,6 +209,6 @@ def _png(pixels: np.ndarray) -> bytes:
 def _depth(content: bytes) -> np.ndarray:
     """Decode a packed depth image to (H, W) float32 mm."""
     pixels = decode(content, cv2.IMREAD_UNCHANGED)
-    if pixels is None:
+    if pixels is None or (pixels.dtype, pixels.shape[2:]) not in ((np.uint16, ()), (np.uint8, (4,))):
         raise UserError("a depth image of a packed set is damaged: pack the set again")
     return pixels.astype(np.float32) if pixels.ndim == 2 else pixels.view(np.float32)[..., 0]

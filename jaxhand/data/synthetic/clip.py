@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from jaxhand.config import UserError
+from jaxhand.config import UserError, limits
 from jaxhand.data.synthetic import render
 from jaxhand.data.synthetic.scene import Scene, sample_scene
 from jaxhand.hand.builtin import body
@@ -168,10 +168,17 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         if not (64 <= args.size <= 1024 and args.size % 2 == 0):
             raise UserError(f"--size must be an even number from 64 to 1024, got {args.size}")
-        if args.count < 1 or not 1 <= args.fps <= 240:
-            raise UserError(f"--count must be positive and --fps 1 to 240, got {args.count} and {args.fps}")
+        if not (1 <= args.count <= limits.FRAMES and 1 <= args.fps <= 240):
+            raise UserError(
+                f"--count must be 1 to {limits.FRAMES:,} and --fps 1 to 240, got {args.count} and {args.fps}"
+            )
         if args.clip.suffix.lower() != ".mp4":
             raise UserError(f"--clip must end in .mp4, got {args.clip}")
+        labels = args.clip.with_suffix(".jsonl")
+        if labels.exists() and not args.clip.exists():
+            raise UserError(
+                f"{labels}: exists without a clip, and would be overwritten; choose another name for --clip"
+            )
         rendered = frames(args.seed, args.count, size=args.size, hands=args.hands, fps=args.fps)
         bar = tqdm.tqdm(rendered, total=args.count, desc="rendering a clip", unit="frame", disable=None)
         count = write(args.clip, iter(bar), args.fps)

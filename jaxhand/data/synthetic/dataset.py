@@ -27,6 +27,7 @@ from jaxhand.io import array_file, console, files
 
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # index of the first scene; no scene is in two splits
 MAX_COUNT = 1 << 30
+MAX_PREVIEW = 1000  # hands in a sheet
 MESH_BATCH = 512
 _ALL_VALID = np.ones(21, np.float32)
 # Hash of the code that renders the images. It is a part of the cache's name, so that a cache of other code is not read.
@@ -107,7 +108,7 @@ def load(
     file = Path(cache or cache_folder()).expanduser() / f"{name}-{size}px-{count}-seed{seed}-{_CODE_VERSION}.hands"
     arrays = None
     try:
-        arrays = array_file.read(file)
+        arrays = read_cache(file, count, size)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, array_file.DamagedError) as error:
@@ -121,6 +122,28 @@ def load(
         except OSError as error:
             say(f"cannot keep rendered hands in {file.parent}: {error.strerror or error}; they stay in memory")
     return SyntheticSet(arrays, name, crop_scale, mesh)
+
+
+def read_cache(file: Path, count: int, size: int, **more: tuple) -> dict[str, np.ndarray]:
+    """Read the arrays of `count` rendered hands of `size` px.
+
+    Args:
+        file: written by `array_file.write`.
+        count, size: as for `load`.
+        more: further arrays: name → shape of one hand.
+
+    Raises:
+        OSError, array_file.DamagedError: as `array_file.read`; the latter also for other arrays.
+    """
+    arrays = array_file.read(file)
+    shapes = {"image": (size, size, 3), "depth": (size, size), "K": (3, 3), "keypoints_3d": (21, 3)}
+    shapes |= {"pose": (24,), "shape": (10,), "turn": (3, 3)} | more
+    kinds = {"image": np.uint8, "depth": np.uint16} | dict.fromkeys(more, np.uint8)
+    for name, shape in shapes.items():
+        found = arrays.get(name)
+        if found is None or found.shape != (count, *shape) or found.dtype != kinds.get(name, np.float32):
+            raise array_file.DamagedError(f"the array {name} is not that of {count} hands of {size} px")
+    return arrays
 
 
 def render_range(
@@ -153,7 +176,10 @@ def render_range(
         return done
 
     with tqdm.tqdm(total=count, desc=f"rendering {view} hands", unit="img", disable=None if bar else True) as progress:
-        progress.update(fill(0))  # the first call compiles the program for all threads
+        try:
+            progress.update(fill(0))  # the first call compiles the program for all threads
+        except MemoryError as error:
+            raise UserError(f"{count:,} hands of {size} px do not fit into memory ({error}); render fewer") from None
         pool = concurrent.futures.ThreadPoolExecutor(_cores())
         try:
             pending = [pool.submit(fill, start) for start in range(chunk_size, count, chunk_size)]
@@ -229,6 +255,8 @@ def _check(split: str, count: int, size: int, view: str) -> None:
 def _preview(args: argparse.Namespace) -> None:
     """Write a sheet that shows for each hand: the image, the image with the skeleton, and the depth image."""
     _check(args.split, args.count, args.size, args.view)
+    if not (args.count <= MAX_PREVIEW and 1 <= args.columns <= MAX_PREVIEW):
+        raise UserError(f"a sheet has 1 to {MAX_PREVIEW} hands and columns, not {args.count} and {args.columns}")
     arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
     scale = max(1, 192 // args.size)
     cells = []
@@ -260,7 +288,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
     output = parser.add_mutually_exclusive_group(required=True)
-    output.add_argument("--preview", type=console.path, metavar="PNG", help="a sheet: image, skeleton, depth")
+    output.add_argument(
+        "--preview", type=console.output_file(".png"), metavar="PNG", help="a sheet: image, skeleton, depth"
+    )
     output.add_argument("--photographs", type=console.path, metavar="FOLDER", help="the images alone, as JPEG files")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")

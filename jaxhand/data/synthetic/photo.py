@@ -87,9 +87,10 @@ def load(
     if background_folder:
         listed = "\n".join(f"{file} {file.stat().st_size}" for file in backgrounds.photographs_of(background_folder))
         variant += f"-backgrounds{hashlib.sha256(listed.encode()).hexdigest()[:8]}"
-    file = Path(cache or cache_folder()) / f"{name}-{size}px-{count}-seed{seed}{variant}-{_CODE_VERSION}.hands"
+    folder = Path(cache or cache_folder()).expanduser()
+    file = folder / f"{name}-{size}px-{count}-seed{seed}{variant}-{_CODE_VERSION}.hands"
     try:
-        return PhotoSet(array_file.read(file), name, mesh)
+        return PhotoSet(dataset.read_cache(file, count, size, left=()), name, mesh)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, array_file.DamagedError) as error:

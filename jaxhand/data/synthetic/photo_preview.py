@@ -20,7 +20,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="jaxhand synthetic-photo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--preview",
-        type=console.path,
+        type=console.output_file(".png"),
         metavar="PNG",
         required=True,
         help="a sheet of images with and without skeletons",

@@ -22,7 +22,8 @@ def lines(series: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str, *
     xs, ys = (np.concatenate([pair[axis] for pair in series.values()]) for axis in (0, 1))
     if not len(xs):
         return ""
-    frame = _Frame((xs.min(), xs.max()), (min(ys.min(), 0) if ys.min() < 0.4 * ys.max() else ys.min(), ys.max()))
+    bottom = min(ys.min(), 0) if ys.min() < 0.4 * ys.max() else ys.min()
+    frame = _Frame((xs.min(), xs.max()), (bottom, ys.max()), whole=bool((xs == np.round(xs)).all()))
     drawn = []
     for number, (across, up) in enumerate(series.values()):
         points = [f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in zip(across, up)]
@@ -56,10 +57,10 @@ def _finite(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Frame:
-    """Axes of a chart: data → drawing."""
+    """Axes of a chart: data → drawing. With `whole`, the labels of x are whole numbers."""
 
-    def __init__(self, across: tuple[float, float], up: tuple[float, float]):
-        self.ticks = [_ticks(*across), _ticks(*up)]
+    def __init__(self, across: tuple[float, float], up: tuple[float, float], *, whole: bool):
+        self.ticks = [_ticks(*across, least=1 if whole else 0), _ticks(*up)]
         self.low = [min(ticks[0], low) for ticks, (low, _) in zip(self.ticks, (across, up))]
         self.high = [max(ticks[-1], high) for ticks, (_, high) in zip(self.ticks, (across, up))]
 
@@ -91,11 +92,12 @@ class _Frame:
         return chart + (f'<p class="legend">{legend}</p>' if legend else "")
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers within the range."""
+def _ticks(low: float, high: float, least: float = 0) -> list[float]:
+    """About five round numbers within the range, at least `least` apart."""
     if not high > low:
         return [low]
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) <= 6)
+    step = max(step, least)
     first = math.ceil(low / step - 1e-9)
     return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)] or [low]

@@ -23,7 +23,7 @@ from jaxhand.metrics.tables import finger_means, joint_means
 
 NAMES = {"mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE"}
 CASES = 6  # worst hands, and as many around the median
-PICTURE = 224  # side of a picture, px
+PICTURE = 288  # side of a picture, px
 GROUPS = 8  # groups of hands in a chart of the error over a property
 
 
@@ -89,7 +89,7 @@ def _metrics(measured: Sequence[Measured], scored: np.ndarray) -> list[dict]:
                 row["differences"][name] = (found, better)
         for key, name in NAMES.items():
             valid = each.valid[scored] > 0
-            row["values"][f"AUC of {name}, 0 to 50 mm"] = eval_util(each.distances[key][scored], valid).auc
+            row["values"][f"AUC of {name}"] = eval_util(each.distances[key][scored], valid).auc
         rows.append(row)
     found = measured[0].baselines
     rows.append({"label": "mean pose of these labels", "values": {"MPJPE": found["mpjpe"]}, "differences": {}})

@@ -1,18 +1,14 @@
 """Configs: what a file and an override may set, and the message for each mistake."""
 
 import dataclasses
-import inspect
 import math
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 import yaml
 
 from jaxhand import config as configs
-from jaxhand.config import Config, ConfigError, load, schema
-from jaxhand.training.optimizer import build, schedule
+from jaxhand.config import Config, ConfigError, load
 
 
 def message(*overrides, path=None) -> str:
@@ -189,36 +185,6 @@ def test_widths_of_layers_are_a_list():
         assert "model.fusion.graph must be" in message(f"model.fusion.graph={wrong}"), wrong
 
 
-def sections():
-    """The dataclasses of the schema."""
-    return [cls for cls in vars(schema).values() if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
-
-
-@pytest.mark.parametrize("section", sections(), ids=lambda cls: cls.__name__)
-def test_every_key_has_a_comment(section):
-    """The schema is the reference of all keys: a key has a comment behind it or above it, or is itself a section."""
-    lines = inspect.getsource(section).splitlines()
-    for field in dataclasses.fields(section):
-        [number] = [number for number, line in enumerate(lines) if line.startswith(f"    {field.name}: ")]
-        commented = "  # " in lines[number] or lines[number - 1].startswith("    # ")
-        assert commented or dataclasses.is_dataclass(field.type), field.name
-    assert not section.__doc__.startswith(f"{section.__name__}(")  # the signature, which a bare dataclass has
-
-
-def test_each_choice_of_optimizer_and_schedule_is_another_one():
-    params, rate = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, lambda step: 0.1
-    updates = []
-    for name in configs.choices()["optimizer.name"]:
-        optimizer = build(configs.OptimizerConfig(name=name), rate)
-        gradients = {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.arange(3.0)}
-        updates.append(optimizer.update(gradients, optimizer.init(params), params)[0]["kernel"])
-    courses = [
-        schedule(configs.OptimizerConfig(), configs.SchedulerConfig(name=name, warmup_steps=2), 10)(8)
-        for name in configs.choices()["scheduler.name"]
-    ]
-    assert not np.allclose(*updates) and not np.allclose(*courses)
-
-
 @pytest.mark.parametrize(
     ("override", "read"),
     [
@@ -255,54 +221,6 @@ def test_odd_numbers_are_refused_in_a_short_line(text):
         assert key in words and len(words) < 250
 
 
-def test_a_key_that_is_there_twice(tmp_path):
-    text = "training:\n  num_epochs: 3\ndata: {view: all}\ntraining:\n  batch_size: 8\n"
-    assert "'training' is there twice, in lines 1 and 4; keep one of them" in message(path=write(tmp_path, text))
-    text = "data:\n  augment: {noise: 0.1,\n    noise: 0.2}\n"
-    assert "'data.augment.noise' is there twice, in lines 2 and 3" in message(path=write(tmp_path, text))
-    assert "twice, in line 1" in message("optimizer.rates={a: 1, a: 2}")
-
-
-def test_anchors_and_merges(tmp_path):
-    text = "data: {augment: &a {noise: 0.1, shift: 0.2}}\nmodel: {options: {<<: *a, noise: 1, of: *a}}\n"
-    config = load(write(tmp_path, text))
-    assert config.model.options == {"noise": 1, "shift": 0.2, "of": {"noise": 0.1, "shift": 0.2}}
-    assert "<< must be followed by a section" in message(path=write(tmp_path, "model: {options: {<<: 3}}"))
-
-
-def nested(kind: str, depth: int = 100_000) -> str:
-    return {"flow": "[" * depth, "block": "- " * depth, "map": "{a: " * (depth // 2)}[kind]
-
-
-BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefg", "bcdefgh")
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (nested("flow"), "nested too deeply"),
-        (nested("block"), "nested too deeply"),
-        (nested("map"), "nested too deeply"),
-        (BOMB, "more than 20,000 values after its aliases are replaced"),
-        ("model: {options: {a: &a [*a]}}", "nested too deeply"),
-        ("seed: " + "9" * 2_000_000, "is too long for a config"),
-        ("seed: !!python/object:os.system [x]", "line 1: the tag tag:yaml.org,2002:python/object:os.system"),
-        ("? [a, b]\n: 3", "line 1: a key must be a text"),
-        ("data: {train: freihand: }", "not valid YAML"),
-        ("data:\n  train:\n    freihand:", "there is nothing after 'freihand'"),
-        ("data: {train: \0}", "not valid YAML"),
-        ("x" * 100_000, "must have keys and values, got a str"),
-        ("? " + "x" * 100_000 + "\n: 1", "unknown key"),
-    ],
-    ids=lambda value: value[:20] if len(value) < 300 else value[:4],
-)
-def test_a_hostile_file_is_a_short_line(tmp_path, text, words):
-    line = message(path=write(tmp_path, text))
-    assert words in line and len(line) < 700
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -320,3 +238,13 @@ def test_values_beyond_reason(override, words):
 def test_a_file_with_a_byte_order_mark(tmp_path):
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\n")
     assert load(tmp_path / "bom.yaml").seed == 3
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert configs.cache_folder() == tmp_path / "jaxhand"
+    for unset in ("delete", "empty"):
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        if unset == "delete":
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        assert configs.cache_folder() == Path.home() / ".cache" / "jaxhand"
