@@ -2,8 +2,8 @@
 
 Writes, for each image, a picture with the skeletons, a picture with the meshes, and the meshes themselves as OBJ (mm,
 x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has the joints of all hands in px
-and mm. For a model without a mesh, a hand model is fitted to the joints. Of a video: annotated.mp4, and the tracks of its hands in tracks.jsonl and
-tracks.npz; with --rerun also a recording for the Rerun viewer.
+and mm. For a model without a mesh, a hand model is fitted to the joints. Of a video: annotated.mp4, and the tracks of
+its hands in tracks.jsonl and tracks.npz; with --rerun also a recording for the Rerun viewer.
 """
 
 import argparse
@@ -188,6 +188,8 @@ def _parse_arguments() -> argparse.Namespace:
         x0, y0, x1, y1 = arguments.bbox
         if not (x0 < x1 and y0 < y1):
             raise UserError(f"--bbox must be X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, got {arguments.bbox}")
+    if arguments.detector == "":
+        raise UserError("--detector is empty, as from a variable that is not set; leave it out, or name a detector")
     if arguments.hand and (arguments.boxes or arguments.detector):
         raise UserError("--hand is for one hand per image; with --boxes or --detector, each hand has its own side")
     return arguments

@@ -27,13 +27,14 @@ loop.to_global = to_global
 
 @pytest.fixture
 def together(start, tiny_yaml, tmp_path):
-    """Run one process per patch to their end; returns their exit codes, stdouts without Gloo's line, stderrs, times."""
+    """Run one process per patch to their end; returns exit codes, stdouts without Gloo's line, stderrs and times."""
 
-    def together(*patches):
+    def together(*patches, timeout=600):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", len(patches), "--process-id"]
+        flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", len(patches)]
+        flags += ["--peer-timeout", timeout, "--process-id"]
         run = ["--config", tiny_yaml, "--workdir", tmp_path / "run"]
         processes = [start("train", *run, *flags, i, patch=patch) for i, patch in enumerate(patches)]
         ended = {}
@@ -140,7 +141,7 @@ def test_a_process_that_does_not_go_on_does_not_hold_the_others(together, count,
     patches[who] = AT_STEP.format(count=6, action=f"print(time.time()); {action}").replace(
         "import os", "import time, os"
     )
-    results = together(*patches)
+    results = together(*patches, timeout=20)
     code, _, errors, when = results.pop(who)
     assert code == 1 and errors.count("\n") == 1, errors
     reason = f"error: process {who} of the run {words} for 20 s; all end, .*\n"
@@ -199,7 +200,7 @@ def test_the_relay_keeps_a_connection_whose_other_end_is_gone(ends, first):
 )
 def test_what_the_watch_finds(beats, steps, answered, reason):
     """All times are seconds ago."""
-    watch = peers._Watch(None, 0)
+    watch = peers._Watch(None, 0, 20)
     watch._answered = 1000 - answered
     watch._beats = {process: ("5", 1000 - ago) for process, ago in beats.items()}
     watch._steps = {process: (step, 1000 - ago) for process, (step, ago) in steps.items()}

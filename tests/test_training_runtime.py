@@ -16,6 +16,7 @@ from jaxhand.training import peers, runtime
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("--peer-timeout", 1), "--peer-timeout must be at least 10 seconds, got 1"),
         (("--num-processes", 2), "--coordinator, --num-processes and --process-id: give all three flags or none"),
         (
             ("--coordinator", "a:1", "--num-processes", 2, "--process-id", 2),
@@ -47,7 +48,7 @@ def test_flags_that_make_no_sense(call, flags, words):
 )
 def test_a_scheduler_that_started_many_processes_is_joined(monkeypatch, variables, joins):
     joined = []
-    monkeypatch.setattr("jaxhand.training.peers.connect", lambda *arguments: joined.append(arguments))
+    monkeypatch.setattr("jaxhand.training.peers.connect", lambda *arguments, timeout: joined.append(arguments))
     for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
