@@ -50,7 +50,10 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
     return files
 
 
-
+def _names(file: Path) -> dict[str, str]:
+    """The names of a network's files, for the metadata."""
+    data = formats.data_file(file)
+    return {"file": file.name} | ({"data": data.name} if data.exists() else {})
 
 
 def _check_folder(out: Path) -> None:
@@ -65,3 +68,26 @@ def _check_folder(out: Path) -> None:
         own = False
     if not own:
         raise UserError(f"{file}: is not of `jaxhand export`, and would be replaced; choose another folder")
+
+
+def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) -> Path:
+    """Write one file, with a second one for its weights where it needs that: in another folder, until it is checked."""
+    form = formats.FORMATS[kind]
+    file = out / f"{network.name}.{form.suffix}"
+    with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+        draft = Path(folder, file.name)
+        form.write(network, draft)
+        inputs = checking.batches(network)
+        reference = jax.jit(network.function) if half else network.reference
+        found = checking.differences(reference, form.run(draft), inputs, what=file.name)
+        formats.data_file(file).unlink(missing_ok=True)
+        size = 0
+        for made in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
+            size += made.stat().st_size
+            os.replace(made, out / made.name)
+    images = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
+    say(f"{file}: {size / 1e6:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
+    if half:
+        lost = checking.cost(network, inputs[-1])
+        say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")
+    return file

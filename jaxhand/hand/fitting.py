@@ -32,7 +32,9 @@ _KNUCKLES = np.array([7, 11, 15, 19])  # angles of flexion
 # For each angle of the pose, the joint about which it turns the joints further out: (24,), (24, 21)
 _PIVOT = np.array([1, 1, 1, 2, 2, 3, *(4 * finger + n for finger in range(1, 5) for n in (1, 1, 2, 3)), 13, 17])
 _TURNS = (FINGER_OF_JOINT == FINGER_OF_JOINT[_PIVOT][:, None]) & (np.arange(21) > _PIVOT[:, None])
-_BONE = OUR_ORDER[PARENTS[1:]] - NUM_FINGERTIPS  # (20,) for joints 1 to 20, the joint of `skinned` that turns their bone
+_BONE = (
+    OUR_ORDER[PARENTS[1:]] - NUM_FINGERTIPS
+)  # (20,) for joints 1 to 20, the joint of `skinned` that turns their bone
 _LENGTHS = (3, 3, 1, body.NUM_DOF, body.NUM_SHAPE)  # of the parts of a change, see `_State`
 _PARTS, _COUNT = np.cumsum(_LENGTHS)[:-1], sum(_LENGTHS)
 

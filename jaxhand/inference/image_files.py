@@ -65,7 +65,9 @@ def image_paths(given: Sequence[Path]) -> list[Path]:
     for path in given:
         if path.is_dir():
             drawn = _pictures(path / JOINTS)
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.name not in drawn)
+            inside = sorted(
+                each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.name not in drawn
+            )
             if not inside:
                 raise UserError(f"{path}: no images in this folder; known endings are {', '.join(SUFFIXES)}")
             paths += inside

@@ -51,9 +51,7 @@ class TrackWriter:
     """
 
     def __init__(self, folder: Path, source: Source, K: np.ndarray):
-        self.video, self.lines, self.arrays = (
-            folder / name for name in (ANNOTATED, "tracks.jsonl", "tracks.npz")
-        )
+        self.video, self.lines, self.arrays = (folder / name for name in (ANNOTATED, "tracks.jsonl", "tracks.npz"))
         self._source, self._K, self._writer = source, K, None
         self._files = contextlib.ExitStack()
         self.hands = self.frames = self.bridged = 0

@@ -65,7 +65,9 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
     """
     path, folder = workdir / "config.yaml", workdir / "checkpoints"
     if around := checkpoint_files.run_around(workdir.absolute()):
-        raise UserError(f"{workdir}: is among the checkpoints of the run {around}, which deletes old ones; choose another folder")
+        raise UserError(
+            f"{workdir}: is among the checkpoints of the run {around}, which deletes old ones; choose another folder"
+        )
     if not checkpoint_files.steps(folder):
         return []
     in_folder = configs.load(path) if path.exists() else None

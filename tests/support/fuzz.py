@@ -204,7 +204,12 @@ def kinds(folder_of_files: Path) -> dict[str, Kind]:
             [lambda path: label_cache._parse(path, (21, 3))],
         ),
         "config": ("a.yaml", [config, b"training: &t {num_epochs: 3}\ndata: {threads: 1}\n"], [configs.load]),
-        "hands file": ("a.hands", [(home / "a.hands").read_bytes()], [fuzz_packs.read_rendered], (array_file.DamagedError,)),
+        "hands file": (
+            "a.hands",
+            [(home / "a.hands").read_bytes()],
+            [fuzz_packs.read_rendered],
+            (array_file.DamagedError,),
+        ),
         "packed record": ("record", records, [fuzz_packs.read_record]),
         "packed shard": (fuzz_packs.SHARD, [shard], [fuzz_packs.read_shard]),
         "packed manifest": ("packed.json", [manifest], [fuzz_packs.read_manifest]),

@@ -176,7 +176,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
             raise UserError(f"--clip must end in .mp4, got {args.clip}")
         labels = args.clip.with_suffix(".jsonl")
         if labels.exists() and not args.clip.exists():
-            raise UserError(f"{labels}: exists without a clip, and would be overwritten; choose another name for --clip")
+            raise UserError(
+                f"{labels}: exists without a clip, and would be overwritten; choose another name for --clip"
+            )
         rendered = frames(args.seed, args.count, size=args.size, hands=args.hands, fps=args.fps)
         bar = tqdm.tqdm(rendered, total=args.count, desc="rendering a clip", unit="frame", disable=None)
         count = write(args.clip, iter(bar), args.fps)

@@ -288,7 +288,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
     output = parser.add_mutually_exclusive_group(required=True)
-    output.add_argument("--preview", type=console.output_file(".png"), metavar="PNG", help="a sheet: image, skeleton, depth")
+    output.add_argument(
+        "--preview", type=console.output_file(".png"), metavar="PNG", help="a sheet: image, skeleton, depth"
+    )
     output.add_argument("--photographs", type=console.path, metavar="FOLDER", help="the images alone, as JPEG files")
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")

@@ -102,9 +102,7 @@ def forward(pose: jax.Array, shape: jax.Array) -> Hand:
         return (frame, joint), (frame, joint)
 
     turns = jnp.stack([angles[_ANGLE_Z] + _SPREAD, angles[_ANGLE_Y] + _CONVERGE, -angles[_ANGLE_X]], -1)  # (4, 5, 3)
-    _, (frames, joints) = jax.lax.scan(
-        bend, (jnp.asarray(REST_FRAMES), base), (jnp.sin(turns), jnp.cos(turns), length)
-    )
+    _, (frames, joints) = jax.lax.scan(bend, (jnp.asarray(REST_FRAMES), base), (jnp.sin(turns), jnp.cos(turns), length))
     joints = jnp.concatenate([jnp.zeros((1, 3)), joints.swapaxes(0, 1).reshape(20, 3)])
     frames = jnp.concatenate([jnp.eye(3)[None], frames[1:].swapaxes(0, 1).reshape(15, 3, 3)])
     return Hand(joints, frames, carpals, scale, size * (1 + 0.08 * shape[3]))
