@@ -3,8 +3,10 @@
 import importlib.machinery
 import json
 import signal
+import struct
 import sys
 import types
+import zlib
 
 import cv2
 import numpy as np
@@ -38,15 +40,22 @@ def clip(tmp_path_factory):
     return path
 
 
+def large_png(side: int) -> bytes:
+    """A PNG whose header says that it is a square of `side` px."""
+    content = cv2.imencode(".png", image_of(0))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Ten frames, of which the fourth is broken and the sixth empty."""
+    """Ten frames, of which the fourth is broken and the sixth has too many pixels."""
     frames = tmp_path / "frames"
     frames.mkdir()
     for frame in range(10):
         (frames / f"{frame:03d}.png").write_bytes(cv2.imencode(".png", image_of(frame))[1].tobytes())
     (frames / "003.png").write_bytes(b"no image")
-    (frames / "005.png").write_bytes(b"")
+    (frames / "005.png").write_bytes(large_png(100_000))  # OpenCV would raise an error of its own
     return frames
 
 
@@ -112,6 +121,13 @@ def test_tracks_of_a_clip(clip, run, tmp_path, capsys):
     assert drawn[0][y - 2 : y + 3, x - 2 : x + 3].max() > 100  # a joint on the dark image
 
 
+def test_the_own_annotated_video_is_not_overwritten(clip, run, tmp_path):
+    (tmp_path / "annotated.mp4").write_bytes(clip.read_bytes())
+    with pytest.raises(UserError, match="annotated.mp4: would be overwritten"):
+        run(tmp_path / "annotated.mp4", "--out", tmp_path)
+    assert (tmp_path / "annotated.mp4").read_bytes() == clip.read_bytes()
+
+
 def test_folder_of_frames_and_its_broken_ones(folder, run, tmp_path, capsys):
     assert run("--video", folder, "--out", tmp_path / "out", "--fps", 10, "--bridge", 0, "--min-cutoff", "inf") == 1
     output, errors = capsys.readouterr()
@@ -150,6 +166,7 @@ def test_ctrl_c_leaves_complete_files(clip, run, tmp_path, monkeypatch, capsys):
         (["photo.jpg", "--rerun", "a.rrd"], "--rerun is for videos"),
         (["{clip}", "--rerun", "a.rdd"], "--rerun must end in .rrd, got a.rdd"),
         (["--camera", "97"], "camera 97: no such camera"),
+        (["{clip}", "--fps", "inf"], "--fps must be between 0.01 and 1000, got inf"),  # OpenCV's writer would hang
     ],
 )
 def test_errors(words, message, clip, run, tmp_path):
