@@ -36,7 +36,7 @@ def quick(monkeypatch):
         calls.append(index[0])
         image = np.broadcast_to(index[:, None, None, None], (len(index), size, size, 3)) % 251
         depth = np.full((len(index), size, size), 500, np.uint16)
-        labels = {"K": (3, 3), "keypoints_3d": (21, 3), "pose": (24,), "shape": (10,)}
+        labels = {"K": (3, 3), "keypoints_3d": (21, 3), "pose": (24,), "shape": (10,), "turn": (3, 3)}
         labels = {k: np.ones((len(index), *s), np.float32) for k, s in labels.items()}
         return {"image": image.astype(np.uint8), "depth": depth, **labels}
 
