@@ -2,8 +2,8 @@
 
 Writes, for each image, a picture with the skeletons, a picture with the meshes, and the meshes themselves as OBJ (mm,
 x right, y down, z forward) and GLB (metres, y up), one object per hand. joints.json has the joints of all hands in px
-and mm. For a model without a mesh, a hand model is fitted to the joints. Of a video: annotated.mp4, and the tracks of its hands in tracks.jsonl and
-tracks.npz; with --rerun also a recording for the Rerun viewer.
+and mm. For a model without a mesh, a hand model is fitted to the joints. Of a video: annotated.mp4, and the tracks of
+its hands in tracks.jsonl and tracks.npz; with --rerun also a recording for the Rerun viewer.
 """
 
 import argparse

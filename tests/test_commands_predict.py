@@ -46,7 +46,11 @@ def test_one_hand_per_image(finished, photographs, call):
         np.testing.assert_allclose(pixels[:, :2] / pixels[:, 2:], hand["joints_2d"], atol=0.1)
     assert f"3 hands of 3 images -> {folder / 'joints.json'}" in output
     assert "the camera of 3 images is not known" in output  # so distances are a guess
-    assert sorted(path.name for path in folder.iterdir()) == [f"{i}_joints.png" for i in range(3)] + ["joints.json"]
+    ends = (".glb", ".obj", "_joints.png", "_mesh.png")  # the model has no mesh: that of a hand model is fitted
+    assert sorted(path.name for path in folder.iterdir()) == [f"{i}{end}" for i in range(3) for end in ends] + [
+        "joints.json"
+    ]
+    assert {hand["mesh"] for hand in content["hands"]} == {"fitted"}
 
 
 def test_a_left_hand(finished, photographs, call, tmp_path):
@@ -181,6 +185,23 @@ def mesh_model(monkeypatch):
     return config
 
 
+def test_a_fitted_mesh(finished, photographs, call, tmp_path):
+    """Closed and around the joints, in the kind that is asked for; with `--mesh none` neither files nor a picture."""
+    image = photographs / "images" / "0.png"
+    for kind, names in (("obj", {"0.obj", "0_mesh.png"}), ("none", set())):
+        folder = tmp_path / kind
+        code, _, errors = call(predict.main, finished, image, "--hand", "left", "--mesh", kind, "--out", folder)
+        assert (code, errors) == (0, "")
+        assert {path.name for path in folder.iterdir()} == names | {"0_joints.png", "joints.json"}
+        [hand] = read_joints(folder)
+        assert hand.get("mesh") == ("fitted" if names else None)
+    mesh = trimesh.load_mesh(tmp_path / "obj" / "0.obj")
+    mesh = trimesh.Trimesh(mesh.vertices, mesh.faces)
+    assert mesh.is_watertight and mesh.volume > 0
+    low, high = mesh.bounds
+    assert ((arrays(hand)[1].mean(0) > low) & (arrays(hand)[1].mean(0) < high)).all()
+
+
 @pytest.mark.parametrize("kinds", [(), ("--mesh", "obj"), ("--mesh", "none")])
 def test_meshes(mesh_model, photographs, call, tmp_path, kinds):
     """Two hands in one file, watertight and outward, around their joints; GLB in metres with y up."""
@@ -191,7 +212,7 @@ def test_meshes(mesh_model, photographs, call, tmp_path, kinds):
     assert (code, errors) == (0, "")
     folder = tmp_path / "predictions"
     hands = read_joints(folder)
-    assert cv2.imread(str(folder / hands[0]["mesh_overlay"])).shape == (512, 512, 3)
+    assert cv2.imread(str(folder / hands[0]["mesh_overlay"])).shape == (512, 512, 3) and "mesh" not in hands[0]
     written = {"obj", "glb"} if not kinds else {kinds[1]} - {"none"}
     assert {key for key in ("obj", "glb") if key in hands[0]} == written
     assert len(list(folder.iterdir())) == 3 + len(written)
@@ -233,7 +254,8 @@ def test_user_errors_are_named(finished, photographs, call, tmp_path):
         call, finished, image, "--depth", image, image
     )
     assert "must be a 16-bit grey PNG" in refused(call, finished, image, "--depth", image)
-    assert "model dense has no mesh" in refused(call, finished, image, "--mesh", "obj")
+    assert "--mesh none writes no mesh" in refused(call, finished, image, "--mesh", "none", "--mano", "hand.pkl")
+    assert "hand.pkl" in refused(call, finished, image, "--mano", tmp_path / "hand.pkl")
     (tmp_path / "file").write_text("")
     assert "cannot write to" in refused(call, finished, image, "--out", tmp_path / "file")
     boxes = tmp_path / "boxes.json"
@@ -300,7 +322,7 @@ def test_a_second_call_adds_and_replaces(finished, photographs, call, tmp_path):
     assert (folder / before["overlay"]).read_bytes() == picture
     assert call(predict.main, finished, other, image)[0] == 0  # both once more
     assert read_joints(folder)[0]["overlay"] == "0_2_joints.png" and len(read_joints(folder)) == 2
-    assert len(list(folder.glob("*.png"))) == 2
+    assert len(list(folder.glob("*_joints.png"))) == 2
     assert json.loads(first) == json.loads(json.dumps(json.loads(first), indent=1))
     assert first == json.dumps(json.loads(first), indent=1) + "\n"  # the layout of the file, as before
 

@@ -155,8 +155,7 @@ def test_the_command(run, labels, call, tmp_path):
     [hand] = json.loads((tmp_path / "joints.json").read_text())["hands"]
     assert code == 0 and "camera" not in output and hand["hand"] == "right"
     assert abs(np.median(np.array(hand["joints_3d"])[:, 2] - SKIN_MM) - 400) < 15
-    code, _, errors = call(predict.main, run, path, "--mesh", "obj")
-    assert code == 2 and errors == "error: --mesh obj: the model mediapipe has no mesh\n"
+    assert hand["mesh"] == "fitted" and {hand["obj"], hand["glb"]} <= {file.name for file in tmp_path.iterdir()}
 
 
 def test_a_detector_for_other_models(run, labels, finished, call, tmp_path, monkeypatch):

@@ -16,9 +16,11 @@ from jaxhand import predict
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.synthetic import __main__ as synthetic
-from jaxhand.hand.skeleton import BONES, FINGER_COLORS
+from jaxhand.hand.skeleton import BONES, FINGER_COLORS, WRIST_COLOR
 from jaxhand.inference import loading, rerun_file
 from jaxhand.inference.mediapipe_predictor import MediapipePredictor
+from jaxhand.inference.smoothing import TrackedHand
+from jaxhand.inference.video import TrackWriter, annotated
 from jaxhand.inference.video_files import open_source
 from jaxhand.io import video_writer
 from tests.support import mediapipe_files
@@ -300,6 +302,7 @@ def test_what_a_recording_holds(clip, run, tmp_path, monkeypatch, capsys):
     assert [hand.info.words[1] for hand in hands] == ["right", "left"]
     assert all(hand.keypoint_connections == BONES for hand in hands)
     assert hands[1].keypoint_annotations[8].words == (8, "index4", FINGER_COLORS[1])
+    assert hands[0].keypoint_annotations[0].words == (0, "wrist", WRIST_COLOR)
     assert [frame_of(logged[i, "camera/image", "Image"].words[0]) for i in range(COUNT)] == list(range(COUNT))
     with np.load(tmp_path / "out" / "tracks.npz") as file:
         tracks = dict(file)
@@ -311,6 +314,7 @@ def test_what_a_recording_holds(clip, run, tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(flat.words[0], tracks["keypoints_2d"][row] + 0.5, rtol=1e-6)
         np.testing.assert_allclose(solid.words[0], tracks["keypoints_3d"][row], rtol=1e-6)
         assert flat.class_ids == solid.class_ids == (0 if tracks["is_right"][row] else 1)
+        assert list(flat.keypoint_ids) == list(solid.keypoint_ids) == list(range(21))
     assert not any(kind.startswith("Points") for _, _, kind in logged)
     ended = max(tracks["track"], key=lambda track: -tracks["frame"][tracks["track"] == track].max())
     last = tracks["frame"][tracks["track"] == ended].max()
@@ -394,3 +398,34 @@ def test_mediapipe_follows_a_hand(tmp_path_factory, shared, tmp_path, monkeypatc
         assert len(file["frame"]) == 8 and set(file["track"]) == {1} and len(set(file["is_right"])) == 1
         moved = file["raw_2d"][-1].mean(0) - file["raw_2d"][0].mean(0)
     np.testing.assert_allclose(moved, [14, 0], atol=2.5)
+
+
+def test_labels_of_hands_in_a_picture():
+    """The number and the side stand at the wrist, white on black, and grey where the hand is not seen."""
+    far = np.full((21, 2), np.nan)
+    far[0] = 400, 700  # only the wrist
+    found = {}
+    for bridged in (False, True):
+        hand = TrackedHand(12, not bridged, 0.9, bridged, far, np.zeros((21, 3)), far, np.zeros((21, 3)))
+        drawn = annotated(np.full((900, 1200, 3), 60, np.uint8), [hand])
+        changed = (drawn != 60).any(-1)
+        changed[690:711, 390:411] = False  # the wrist itself
+        rows, columns = np.nonzero(changed)
+        found[bridged] = drawn[changed]
+        assert 675 <= rows.min() <= 685 and 700 <= rows.max() <= 712 and 395 <= columns.min() <= 405
+        assert 480 <= columns.max() <= 500
+    assert found[False].max() == 255 and found[True].max() == 160
+    assert 0.2 < (found[False] < 30).all(-1).mean() < 0.8  # the dark edge
+    unknown = np.full((21, 2), np.nan)
+    hand = TrackedHand(1, True, 0.9, False, unknown, np.zeros((21, 3)), unknown, np.zeros((21, 3)))
+    assert (annotated(np.zeros((90, 120, 3), np.uint8), [hand])[:30, :40] > 0).any()  # at the corner
+
+
+def test_times_of_a_summary(tmp_path):
+    source = types.SimpleNamespace(fps=25.0)
+    with TrackWriter(tmp_path, source, np.eye(3)) as writer:
+        assert writer.summary(2.0).startswith("0 hands in 0 frames; 0 tracks; 0.0 frames/s\n")
+        writer.frames, writer.hands, writer.bridged = 50, 70, 3
+        assert writer.summary(4.0).startswith("70 hands in 50 frames, 3 of them bridged; 0 tracks; 12.5 frames/s\n")
+        assert "frames/s" in writer.summary(0.0)
+        writer.frames = writer.hands = 0

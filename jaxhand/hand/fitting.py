@@ -32,11 +32,11 @@ _KNUCKLES = np.array([7, 11, 15, 19])  # angles of flexion
 # For each angle of the pose, the joint about which it turns the joints further out: (24,), (24, 21)
 _PIVOT = np.array([1, 1, 1, 2, 2, 3, *(4 * finger + n for finger in range(1, 5) for n in (1, 1, 2, 3)), 13, 17])
 _TURNS = (FINGER_OF_JOINT == FINGER_OF_JOINT[_PIVOT][:, None]) & (np.arange(21) > _PIVOT[:, None])
-_BONE = (
-    OUR_ORDER[PARENTS[1:]] - NUM_FINGERTIPS
-)  # (20,) for joints 1 to 20, the joint of `skinned` that turns their bone
-_LENGTHS = (3, 3, 1, body.NUM_DOF, body.NUM_SHAPE)  # of the parts of a change, see `_State`
-_PARTS, _COUNT = np.cumsum(_LENGTHS)[:-1], sum(_LENGTHS)
+# For joints 1 to 20, the joint of `skinned` that turns the bone to them: (20,)
+_BONE = OUR_ORDER[PARENTS[1:]] - NUM_FINGERTIPS
+_COUNT = 7 + body.NUM_DOF + body.NUM_SHAPE  # of parameters
+_POSE = np.arange(7, 7 + body.NUM_DOF)  # those of the pose
+_PARTS = np.cumsum([3, 3, 1, body.NUM_DOF])  # where the parts of a change end, see `_State.changed`
 
 
 class Fitted(typing.NamedTuple):
@@ -64,12 +64,14 @@ class _State(typing.NamedTuple):
 
 @functools.cache
 def _prior() -> tuple[np.ndarray, np.ndarray]:
-    """Mean (24,) and inverse covariance (24, 24) of the poses that `body.sample_pose` draws."""
+    """Mean (24,) of the poses that `body.sample_pose` draws, and the inverse covariance (41, 41) of all parameters."""
     poses = np.stack(list(body.POSES.values()))
     noise = 0.07 * (body.LIMITS[:, 1] - body.LIMITS[:, 0])
     # Two presets are mixed by weights of Beta(1/2, 1/2): their covariance shrinks by E[w² + (1 - w)²] = 3/4.
     covariance = 0.75 * np.cov(poses.T, bias=True) + np.diag(noise**2)
-    return poses.mean(0).astype(np.float32), np.linalg.inv(covariance).astype(np.float32)
+    precision = np.diag(np.r_[np.zeros(6), SIZE**-2, np.ones(body.NUM_DOF + body.NUM_SHAPE)])
+    precision[np.ix_(_POSE, _POSE)] = np.linalg.inv(covariance)
+    return poses.mean(0).astype(np.float32), precision.astype(np.float32)
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def fit(hand_model: SkinnedHand, joints: jax.Array) -> Fitted:
     finite = jnp.isfinite(joints).all((1, 2), keepdims=True)  # (N, 1, 1)
     with jax.default_matmul_precision("highest"):
         states = jax.vmap(functools.partial(_solve, _skeleton(hand_model)))(jnp.where(finite, joints, _mean_joints()))
-        posed = jax.vmap(functools.partial(_posed, hand_model))(states)
+        posed = jax.vmap(lambda state: _posed(hand_model, state, _frames(state)))(states)
     return Fitted(*(jnp.where(finite, points, jnp.nan) for points in posed))
 
 
@@ -119,27 +121,33 @@ def _start(joints: jax.Array) -> _State:
     return _State(rotation, wrist, log_size[None], pose, jnp.zeros(body.NUM_SHAPE))
 
 
-def _posed(hand_model: SkinnedHand, state: _State) -> tuple[jax.Array, jax.Array]:
-    """Vertices (V, 3) and joints (21, 3) of a hand, mm."""
-    frames = state.rotation @ body.forward(state.pose, state.shape).frames
-    return _placed(forward(hand_model, surface.rotations_of(frames), state.shape), state)
+def _frames(state: _State) -> jax.Array:
+    """The frames (16, 3, 3) of the posed bones in the camera frame, as in `body.Hand`."""
+    return state.rotation @ body.forward(state.pose, state.shape).frames
 
 
-def _placed(posed, state):
-    size, wrist = jnp.exp(state.log_size), posed.joints[0]
-    return (posed.vertices - wrist) * size + state.wrist, (posed.joints - wrist) * size + state.wrist
+def _posed(hand_model: SkinnedHand, state: _State, frames: jax.Array) -> Fitted:
+    """One hand: vertices (V, 3) and joints (21, 3), mm."""
+    posed = forward(hand_model, surface.rotations_of(frames), state.shape)
+    move = lambda points: (points - posed.joints[0]) * jnp.exp(state.log_size) + state.wrist  # noqa: E731
+    return Fitted(move(posed.vertices), move(posed.joints))
 
 
 def _linearized(skeleton: SkinnedHand, state: _State) -> tuple[jax.Array, jax.Array]:
-    """Joints (21, 3) and their derivatives (21, 3, 41) with respect to a change; that of the arch is approximate."""
-    frames = state.rotation @ body.forward(state.pose, state.shape).frames
-    joints = _placed(forward(skeleton, surface.rotations_of(frames), state.shape), state)[1]
+    """Joints (21, 3), and their derivatives (21, 3, 41) with respect to a change.
+
+    The derivatives leave out what a change does to the corrections for the pose, such as the arch of the palm, and to
+    the scale of the built-in hand. Both are small.
+    """
+    frames = _frames(state)
+    joints = _posed(skeleton, state, frames).joints
     arm = joints - joints[0]
-    axes = _axes(state, frames)
-    by_pose = jnp.cross(axes[:, None], joints - joints[_PIVOT][:, None]) * _TURNS[..., None]  # (24, 21, 3)
     by_turn = jnp.cross(jnp.eye(3)[:, None], arm)  # (3, 21, 3)
     by_shift = jnp.broadcast_to(jnp.eye(3)[:, None], (3, 21, 3))
-    by_shape = _bones_by_shape(skeleton, frames, arm / jnp.exp(state.log_size)) * jnp.exp(state.log_size)
+    by_pose = jnp.cross(_axes(state, frames)[:, None], joints - joints[_PIVOT][:, None])  # (24, 21, 3)
+    by_pose = jnp.where(_TURNS[..., None], by_pose, 0)
+    by_shape = _bones_by_shape(skeleton, frames) * jnp.exp(state.log_size)  # (10, 21, 3)
+    by_shape = by_shape.at[0].add(skeleton.global_scale_per_beta * arm)
     return joints, jnp.moveaxis(jnp.concatenate([by_turn, by_shift, arm[None], by_pose, by_shape]), 0, -1)
 
 
@@ -156,39 +164,34 @@ def _axes(state: _State, frames: jax.Array) -> jax.Array:
     return jnp.concatenate([of_thumb, of_fingers, bend[:1], bend[:1]])
 
 
-def _bones_by_shape(skeleton: SkinnedHand, frames: jax.Array, arm: jax.Array) -> jax.Array:
-    """Derivatives (10, 21, 3) of the joints with respect to the shape, of a hand of size 1."""
+def _bones_by_shape(skeleton: SkinnedHand, frames: jax.Array) -> jax.Array:
+    """Derivatives (10, 21, 3) of the joints, relative to the wrist, with respect to the shape of a hand of size 1."""
     directions = skeleton.shape_dirs[OUR_ORDER]  # (21, 3, 10) in the rest pose
     bones = directions[1:] - directions[PARENTS[1:]]
     turned = surface.rotations_from_rest(frames)[_BONE] @ bones  # (20, 3, 10)
     joints = jnp.cumsum(turned.reshape(5, 4, 3, 10), 1).reshape(20, 3, 10)
-    joints = jnp.concatenate([jnp.zeros((1, 3, 10)), joints])
-    joints = joints.at[..., 0].add(skeleton.global_scale_per_beta * arm)
-    return jnp.moveaxis(joints, -1, 0)
+    return jnp.moveaxis(jnp.concatenate([jnp.zeros((1, 3, 10)), joints]), -1, 0)
 
 
 def _solve(skeleton: SkinnedHand, joints: jax.Array) -> _State:
     """The parameters with the least squares, for joints (21, 3)."""
-    first = _start(joints)
+    first, (low, high) = _start(joints), body.LIMITS.T
     rays = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-6)
     along = rays[:, :, None] * rays[:, None]  # (21, 3, 3) projections on the rays
+    # (21, 3, 3), errors in mm → errors whose squares are summed
     scale = (jnp.eye(3) - (1 - 1 / DEPTH) * along) / (JOINT_MM * jnp.exp(first.log_size))
 
     def equations(state):
         """The sum of squares, half its gradient (41,), and the normal matrix (41, 41)."""
         fitted, slope = _linearized(skeleton, state)
-        error, slope = (scale @ (fitted - joints)[..., None]).ravel(), (scale @ slope).reshape(63, -1)
+        error, slope = (scale @ (fitted - joints)[..., None]).ravel(), (scale @ slope).reshape(63, _COUNT)
         mean, precision = _prior()
-        low, high = body.LIMITS.T
-        outside = jnp.minimum(state.pose - low, 0) + jnp.maximum(state.pose - high, 0)
-        size = state.log_size - first.log_size
-        rare = precision @ (state.pose - mean)
-        total = error @ error + outside @ outside / LIMIT**2 + (state.pose - mean) @ rare
-        total += state.shape @ state.shape + jnp.sum(size**2) / SIZE**2
-        priors = jnp.concatenate([jnp.zeros(6), size / SIZE**2, rare + outside / LIMIT**2, state.shape])
-        of_pose = precision + jnp.diag((outside != 0) / LIMIT**2)
-        weights = jax.scipy.linalg.block_diag(jnp.zeros((6, 6)), jnp.eye(1) / SIZE**2, of_pose, jnp.eye(body.NUM_SHAPE))
-        return total, slope.T @ error + priors, slope.T @ slope + weights
+        unusual = jnp.concatenate([jnp.zeros(6), state.log_size - first.log_size, state.pose - mean, state.shape])
+        outside = state.pose - jnp.clip(state.pose, low, high)
+        total = error @ error + unusual @ precision @ unusual + outside @ outside / LIMIT**2
+        gradient = (slope.T @ error + precision @ unusual).at[_POSE].add(outside / LIMIT**2)
+        normal = slope.T @ slope + precision
+        return total, gradient, normal.at[_POSE, _POSE].add((outside != 0) / LIMIT**2)
 
     def step(carry, _):
         best, of_best, damping, tried = carry

@@ -81,7 +81,7 @@ class ImagePredictor(abc.ABC):
 
             From MediaPipe's networks `score` (N,), the probability that there is a hand.
 
-            From models with a mesh:
+            From models with a mesh, and the first two from other models that were loaded with `fit_mesh`:
 
             - `vertices` (N, V, 3) mm and `faces` (N, F, 3) int, outward by the right-hand rule.
             - `mano_pose` (N, 48) axis-angle in radians, `mano_shape` (N, 10) and `camera_translation` (N, 3) mm, the
