@@ -47,16 +47,16 @@ $(WEB)/node_modules/.installed: $(WEB)/package-lock.json
 	cd $(WEB) && npm ci --silent --no-audit --no-fund
 	touch $@
 
-# What pytest takes, such as `make test ARGS="-k checkpoint"`
+# What pytest takes, such as `make test ARGS="-k checkpoint"`; ARGS="-n 0" runs one test file after the other
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow --timeout 3600 $(ARGS)
 
 # The tests with the oldest versions that requirements.txt allows
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest $(ARGS)
+	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(RUN) -m ruff check
@@ -70,7 +70,8 @@ benchmark: $(VENV)/.installed-benchmark
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/zensical build --clean
 
-wheel: $(VENV)/.installed-test
+# With the web page inside, where Node is there to build it
+wheel: $(VENV)/.installed-test $(if $(shell command -v npm),page)
 	$(RUN) -m build
 
 # An environment of another Python version is made anew.

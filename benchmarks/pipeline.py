@@ -103,9 +103,8 @@ class Ours:
         augment = f"data.augment={json.dumps(AUGMENT)}"
         readers = (f"data.workers={workers}",) if processes else ()
         self.batches = pipeline.train_iterator(source, our_config(SIZE, BATCH, workers, augment, *readers))
-        before = {child.pid for child in multiprocessing.active_children()}
         next(self.batches)
-        self.processes = [child.pid for child in multiprocessing.active_children() if child.pid not in before]
+        self.processes = [child.pid for child in multiprocessing.active_children()] if processes else []
 
     def rates(self, count: int) -> tuple[float, float]:
         return rates(self.batches, count, self.ahead, self.processes)

@@ -188,6 +188,8 @@ def _parse_arguments() -> argparse.Namespace:
         x0, y0, x1, y1 = arguments.bbox
         if not (x0 < x1 and y0 < y1):
             raise UserError(f"--bbox must be X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, got {arguments.bbox}")
+    if arguments.detector == "":
+        raise UserError("--detector is empty, as from a variable that is not set; leave it out, or name a detector")
     if arguments.hand and (arguments.boxes or arguments.detector):
         raise UserError("--hand is for one hand per image; with --boxes or --detector, each hand has its own side")
     return arguments

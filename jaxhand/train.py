@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxhand import config as configs
 from jaxhand.config import UserError
 from jaxhand.io import console
-from jaxhand.training import runtime
+from jaxhand.training import peers, runtime
 
 
 def main() -> int:
@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")
     parser.add_argument("--num-processes", type=int, help="how many processes train together")
     parser.add_argument("--process-id", type=int, help="number of this process, from 0")
+    given_up = "seconds without a sign of life, or without a step while others wait, after which a process is given up"
+    parser.add_argument("--peer-timeout", type=float, default=peers.PEER_TIMEOUT_S, help=f"{given_up} (default: 20)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.num_epochs=5")
     arguments = parser.parse_intermixed_args()
     config = configs.load(arguments.config, arguments.overrides)
@@ -31,7 +33,7 @@ def main() -> int:
     from jaxhand.training.loop import train
 
     runtime.use_compilation_cache()
-    runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    runtime.connect(arguments.coordinator, arguments.num_processes, arguments.process_id, arguments.peer_timeout)
     # Before a run folder is made and hands are rendered
     models.check(config)
     for name in (config.data.train, config.data.test):

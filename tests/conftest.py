@@ -130,6 +130,14 @@ def photographs(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def rendered_hands() -> dict:
+    """64 hands of the synthetic set, front views of 64x64 px, with exact depth and mask."""
+    from jaxhand.data.synthetic import dataset
+
+    return dataset.render_range(0, 0, 64, size=64, view="front", exact=True)
+
+
 @pytest.fixture
 def copy_of(tmp_path):
     """A copy of a run's folder that a test may change."""

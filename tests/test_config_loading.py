@@ -100,6 +100,7 @@ def test_an_unknown_key_without_a_neighbour_lists_the_known_keys():
         ("data.depth_dropout=1.1", "data.depth_dropout must be between 0 and 1"),
         ("data.image_size=0", "data.image_size must be at least 1"),
         ("model.width=1", "model.width must be at least 2"),
+        ("model.width=1000000000", "model.width must be at most 65,536, got 1000000000"),  # XLA would end the process
         ("model.blocks=-1", "model.blocks must be at least 0"),
         ("optimizer.learning_rate=-1e-3", "optimizer.learning_rate must be positive"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate must be positive"),

@@ -199,6 +199,13 @@ def test_the_sheet_shows_hands_as_they_are(tmp_path, inspected):
         assert (thumb > little) == (k % 2 == 0), k  # seen from the back, fingers up: thumbs of left hands are right
 
 
+def test_the_sheet_is_not_written_over_a_file_of_the_set(tmp_path):
+    folder = layouts_rhd.write(tmp_path, training=1, evaluation=1)
+    image = next(folder.rglob("*.png"))
+    with pytest.raises(UserError, match="is a file of the data set"):
+        inspect.inspect("rhd", folder, sheet=image, say=lambda line: None)
+
+
 def _mean_x(image, color) -> float:
     return np.nonzero((np.abs(image.astype(int) - color) < 12).all(-1))[1].mean()
 

@@ -217,9 +217,18 @@ def test_sets_that_cannot_be_packed_or_read_are_refused(sets, tmp_path):
     (out / "packed.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(UserError, match="packed.json: has format 2, but must have 1"):
         data.read("folder", out, "train")
-    (out / "packed.json").write_text("{")
-    with pytest.raises(UserError, match="packed.json: is damaged"):
-        data.read("folder", out, "train")
+    train = manifest["splits"]["train"]
+    for content in (
+        "{",
+        "[" * 10**5,
+        json.dumps(manifest | {"splits": {"train": train | {"count": 10**12}}}),
+        json.dumps(manifest | {"splits": {"train": train | {"held_out": [10**6]}}}),
+        json.dumps(manifest | {"splits": {"train": train | {"shards": [train["shards"][0] | {"file": "../a"}]}}}),
+        json.dumps(manifest | {"splits": {"train": {"count": 10}}}),
+    ):
+        (out / "packed.json").write_text(content)
+        with pytest.raises(UserError, match="packed.json: is damaged"):
+            data.read("folder", out, "train")
 
 
 def test_another_source_of_the_same_size_is_noticed(sets, tmp_path):

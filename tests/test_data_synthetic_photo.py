@@ -14,6 +14,7 @@ from jaxhand.data import pipeline
 from jaxhand.data.synthetic import camera_effects, dataset, grasp, photo, photo_preview, photo_render, photo_scene
 from jaxhand.data.synthetic.photo_scene import PARTS
 from jaxhand.hand.camera import project
+from tests.support.numbers import assert_summary
 
 SIZE, COUNT = 64, 48
 ALL = frozenset(PARTS)
@@ -206,3 +207,112 @@ def test_a_preview_is_written_or_refused_in_one_line(tmp_path, capsys):
     capsys.readouterr()
     assert photo_preview.main(["--preview", "x.png", "--without", "hair"]) == 2
     assert capsys.readouterr().err.startswith("error: the data set synthetic-photo has the parts poses, ")
+
+
+# Photographs of seed 0: their scenes, then their labels and pictures
+SCENES = {
+    "hand.pose": [0.430283, 0.455845, -0.0676811],
+    "hand.shape": [0.0805168, 0.775086, 1.67675],
+    "hand.joints": [167.653, 239.032, -325.474],
+    "hand.frames": [-0.0680962, 0.492601, -0.0923966],
+    "hand.cones.start": [178.368, 241.162, -89.8694],
+    "hand.cones.end": [177.186, 248.141, -67.194],
+    "hand.cones.start_radius": [11.04, 11.04, -6.49381],
+    "hand.cones.end_radius": [10.3937, 10.3937, -8.07511],
+    "hand.window": [0.200737, 0.323908, 0.949148],
+    "hand.skin": [0.288628, 0.288628, -0.140282],
+    "hand.sleeve": [0.497873, 0.497873, 0.322721],
+    "hand.nails": [0.0524155, 0.0524155, 0.0249681],
+    "hand.light": [-0.293902, 0.517137, -0.770025],
+    "hand.light_color": [0.995069, 0.995069, 0.930114],
+    "hand.ambient": [0.431415, 0.431415, 0.0816017],
+    "hand.object_start": [200.073, 218.555, 746.47],
+    "hand.object_end": [194.693, 220.349, 805.22],
+    "hand.object_radius": [17.4183, 17.4183, 8.75498],
+    "hand.object_axes": [-0.0564933, 0.500641, 0.847283],
+    "hand.object_half_size": [24.6802, 24.6802, -21.572],
+    "hand.object_kind": [0.375, 0.375, -0.00963575],
+    "hand.object_color": [0.297038, 0.297038, -0.318537],
+    "hand.wall": [206.649, 206.731, -543.182],
+    "hand.wall_color": [0.398004, 0.398004, 0.441644],
+    "hand.wall_pattern": [0.254327, 2.08901, 2.55231],
+    "hand.clutter": [3.8893, 4.03426, -8.54692],
+    "hand.clutter_color": [0.401582, 0.401582, -0.310968],
+    "hand.blur": [0.108144, 0.108144, 0.0374988],
+    "hand.grain": [0.0151659, 0.0151659, 0.0018159],
+    "hand.sensor": [0.742424, 1.02434, -2.55437],
+    "hand.holes": [0.0120013, 0.164518, -0.183568],
+    "hand.salt": [7867760.0, 7867760.0, 5338980.0],
+    "other.pose": [0.414374, 0.435058, 0.291841],
+    "other.shape": [0.0805168, 0.775086, 1.67675],
+    "other.joints": [176.391, 259.118, -436.804],
+    "other.frames": [-0.0610142, 0.495442, -0.573091],
+    "other.cones.start": [186.585, 260.195, -209.034],
+    "other.cones.end": [185.902, 267.16, -156.356],
+    "other.cones.start_radius": [11.04, 11.04, -6.49381],
+    "other.cones.end_radius": [10.3937, 10.3937, -8.07511],
+    "other.window": [0.200737, 0.323908, 0.949148],
+    "other.skin": [0.288628, 0.288628, -0.140282],
+    "other.sleeve": [0.523237, 0.523237, 0.808623],
+    "other.nails": [0.0558285, 0.0558285, 0.00027919],
+    "other.light": [-0.313048, 0.51018, -0.910377],
+    "other.light_color": [0.990044, 0.990044, 0.679741],
+    "other.ambient": [0.423123, 0.423123, 0.109863],
+    "other.object_start": [193.852, 219.945, 761.376],
+    "other.object_end": [195.227, 221.876, 766.065],
+    "other.object_radius": [14.9778, 14.9778, 11.1577],
+    "other.object_axes": [-0.0180407, 0.504134, 0.641982],
+    "other.object_half_size": [24.3863, 24.3863, 4.20244],
+    "other.object_kind": [0.395833, 0.395833, 0.0815207],
+    "other.object_color": [0.356301, 0.356301, -0.130906],
+    "other.wall": [210.943, 211.05, -774.133],
+    "other.wall_color": [0.376953, 0.376953, 0.293366],
+    "other.wall_pattern": [-0.070284, 1.93679, -5.11168],
+    "other.clutter": [3.95418, 4.0961, -0.942051],
+    "other.clutter_color": [0.397087, 0.397087, -0.76773],
+    "other.blur": [0.11535, 0.11535, 0.0447267],
+    "other.grain": [0.0185573, 0.0185573, 0.0180495],
+    "other.sensor": [0.72034, 0.957254, -0.739239],
+    "other.holes": [0.0168153, 0.170153, 0.12063],
+    "other.salt": [7696370.0, 7696370.0, 11340500.0],
+    "has_other": [0.0625, 0.0625, 0.148035],
+    "solid.kind": [0.5, 0.5, 0.250414],
+    "solid.center": [172.945, 235.297, 680.662],
+    "solid.axes": [-0.0666524, 0.486937, -0.651193],
+    "solid.half": [36.8556, 36.8556, -2.8295],
+    "is_left": [0.479167, 0.479167, 0.382466],
+}
+PHOTOGRAPHS = {
+    "image": [113.866, 113.866, -68.5258],
+    "depth": [808.424, 808.424, -198.274],
+    "K": [35.27, 36.0591, -85.6698],
+    "keypoints_3d": [175.469, 239.032, -347.456],
+    "mask": [0.169164, 0.169164, -0.060717],
+    "pose": [0.430283, 0.455845, -0.0676811],
+    "shape": [0.0805168, 0.775086, 1.67675],
+    "turn": [-0.0749945, 0.481583, 0.269412],
+    "left": [0.479167, 0.479167, 0.382466],
+}
+DEVELOPED = [133.805, 133.805, -35.9029]
+
+
+def test_scenes_of_photographs_stay(scenes):
+    leaves = jax.tree.leaves_with_path(scenes)
+    fields = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    assert fields.keys() == SCENES.keys()
+    for name, leaf in fields.items():
+        assert_summary(leaf, SCENES[name])
+
+
+def test_photographs_stay(rendered):
+    assert rendered.keys() == PHOTOGRAPHS.keys()
+    for name, array in rendered.items():
+        assert_summary(array, PHOTOGRAPHS[name])
+
+
+def test_the_cameras_faults_stay():
+    """Forty photographs of one scene: noise with a bright square."""
+    light = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32) ** 2
+    light[20:40, 20:40] = 1.5
+    images = [camera_effects.develop(np.random.default_rng(seed), light) for seed in range(40)]
+    assert_summary(np.array(images), DEVELOPED)

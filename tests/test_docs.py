@@ -122,6 +122,7 @@ def test_links_lead_somewhere(page):
             name, _, anchor = link.partition("#")
             target = page.parent / name if name else page
             assert target.exists(), link
+            assert page.parent == ROOT or target.resolve().is_relative_to(ROOT / "docs"), f"not in the site: {link}"
             assert not anchor or anchor in anchors(target), link
 
 

@@ -20,7 +20,9 @@ from tests.support.pages import PAGES, commands, needs_something
 
 TINY = [
     *("data.train_samples=16", "data.test_samples=8", "data.threads=1"),
-    *("training.batch_size=8", "training.num_epochs=1"),
+    *("training.batch_size=8", "training.num_epochs=1", "training.epoch_samples=16"),
+    *("model.width=32", "model.fine_blocks=0", "model.blocks=0"),  # as the run that all tests use
+    *("model.joint_width=32", "model.joint_blocks=0", "model.looks=1"),
 ]
 STANDS_FOR = {"RUN": "runs/quickstart", "OUT": "out", "IMAGE": "photo.jpg"}  # a word → what the test has in its place
 NOT_BROUGHT = ("FreiHAND", "runs/freihand", "released", "pred.zip", ".ckpt", ".pth", "MANO_", "--camera", "HOST")

@@ -102,3 +102,35 @@ def test_the_report_of_a_file_of_predictions(tmp_path, call):
     assert protocol_of("dexycb").name in (tmp_path / "page.html").read_text()
     code, _, errors = call(evaluate.main, tmp_path, "--report", tmp_path / "page.html")
     assert code == 2 and "jaxhand report RUN" in errors
+
+
+def seen_hands(**options) -> Measured:
+    """Four hands with wrist, index and little finger: seen from the front, the edge, at 60 degrees, and unlabelled."""
+    gt = np.zeros((4, 21, 3))
+    for row, angle in enumerate(np.radians([0, 90, 60, 0])):
+        gt[row, 5] = [-30 * np.cos(angle), 80, -30 * np.sin(angle)]
+        gt[row, 17] = [30 * np.cos(angle), 80, 30 * np.sin(angle)]
+        gt[row] -= gt[row].mean(0)
+        gt[row] += [0, 0, 400 + 100 * row]
+    valid = np.ones((4, 21))
+    valid[3] = 0
+    return Measured("run", "set", "test", np.array(list("abcd")), gt + 1.0, gt, valid, **options)
+
+
+def test_distance_view_and_size():
+    pixels = np.zeros((4, 21, 2))
+    pixels[:, 8] = [[30, 40], [50, 20], [1, 2], [3, 4]]
+    found = seen_hands(pixels=pixels).conditions
+    assert {name: unit for name, (_, unit) in found.items()} == {
+        "distance": "mm", "view": "degrees", "size in the image": "px",
+    }  # fmt: skip
+    np.testing.assert_allclose(found["distance"][0][:3], [400, 500, 600])
+    np.testing.assert_allclose(found["view"][0][:3], [0, 90, 60], atol=1e-5)
+    np.testing.assert_allclose(found["size in the image"][0], [40, 50, 2, 4])
+    assert "size in the image" not in seen_hands().conditions
+
+
+def test_only_labelled_joints_count_for_the_distance():
+    measured = seen_hands()
+    measured.gt[0, 20], measured.valid[0, 20] = 1e6, 0
+    assert measured.conditions["distance"][0][0] == pytest.approx(400, rel=1e-3)

@@ -86,7 +86,8 @@ def test_dexycb_by_id(tmp_path, gt, pred):
     write_dexycb(tmp_path / "gt.txt", ids, labels)
     pair = scoring.load_pair(tmp_path / "pred.txt", tmp_path / "gt.txt", DEXYCB)
     shown = np.delete(np.arange(COUNT), left_out)
-    assert pair.ids.tolist() == ids[shown].tolist() and pair.warnings == []
+    assert pair.ids.tolist() == ids[shown].tolist()
+    assert pair.warnings == [f"1 of {COUNT} predictions are left out: {tmp_path / 'gt.txt'} has no sample 999"]
     scores = DEXYCB.score(pair.pred, pair.gt)
     expected = np.linalg.norm(pred - gt, axis=-1).mean(1)[shown]
     np.testing.assert_allclose(scores.samples["absolute"], expected, atol=1e-4)
@@ -298,6 +299,11 @@ def test_ids_that_do_not_fit(tmp_path, gt, pred):
     np.savez(files[1], joints=gt[:-2], id=ids[:-2])
     pair = scoring.load_pair(*files, DEXYCB)
     assert pair.pred["joints"].dtype == np.float64
+    left_out = f"2 of {COUNT} predictions are left out: {files[1]} has no sample {COUNT - 2}, {COUNT - 1}"
+    assert pair.warnings == [left_out]
+    np.savez(files[0], joints=pred[:-2])
+    by_position = f"{files[1]} has ids, but {files[0]} has none: samples are matched by their position"
+    assert scoring.load_pair(*files, DEXYCB).warnings == [by_position]
 
 
 def test_labels_that_cannot_be_scored(tmp_path):

@@ -172,6 +172,11 @@ def test_errors_of_a_user(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write to .*file"):
         writing.export(run, tmp_path / "file", "onnx")
+    for content in ('{"name": "mine"}', '{"name": {"a": 1}}', "[]", "{", "7"):
+        (tmp_path / "metadata.json").write_text(content)
+        with pytest.raises(UserError, match="metadata.json: is not of `jaxhand export`, and would be replaced"):
+            writing.export(run, tmp_path, "onnx")
+        assert (tmp_path / "metadata.json").read_text() == content and not (tmp_path / "hand.onnx").exists()
     with pytest.raises(UserError, match="no palm detector"):
         network.palm_detector(run)
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)

@@ -209,6 +209,10 @@ NAMES = [
         "numbers",
         "config",
     ),
+    "hands file",
+    "packed record",
+    "packed shard",
+    "packed manifest",
     "arrays",
 ]
 

@@ -7,6 +7,7 @@ import pytest
 
 from jaxhand.hand.builtin import body
 from jaxhand.hand.skeleton import PARENTS
+from tests.support.numbers import assert_summary
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,29 @@ def test_random_numbers_are_uniform_normal_and_uncorrelated():
     np.testing.assert_allclose(np.histogram(uniform, 10, (0, 1))[0] / 2000, 1, atol=0.12)
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03
     assert np.abs(np.corrcoef(normal.T) - np.eye(20)).max() < 0.15
+
+
+# Poses, shapes, joints, frames, overlaps and straight hands of `people`
+PEOPLE = [
+    [0.393478, 0.414512, 0.268674],
+    [0.014398, 0.779774, -0.154258],
+    [18.4501, 48.0976, 50.1129],
+    [0.154139, 0.443086, -0.608091],
+    [0.232663, 0.232663, -0.761961],
+    [34.5003, 50.1579, 57.561],
+]
+
+
+def test_sampled_hands_stay(people):
+    """The same seed stands for the same hands in every version."""
+    pose, shape, hand, overlap, straight = people
+    for array, expected in zip((pose, shape, hand.joints, hand.frames, overlap, straight), PEOPLE):
+        assert_summary(array, expected)
+
+
+def test_presets_limits_and_cones_stay():
+    hands = [body.forward(jnp.asarray(pose, jnp.float32), jnp.zeros(10)) for pose in body.POSES.values()]
+    assert_summary(np.array([hand.joints for hand in hands]), [18.9224, 46.8976, 7.26463])
+    cones = body.body_cones(hands[0])
+    assert_summary(np.concatenate([np.ravel(field) for field in cones])[:, None], [18.9519, 32.9881, 1.8509])
+    assert_summary(body.LIMITS, [0.439968, 0.60432, 1.45213])

@@ -8,6 +8,7 @@ import pytest
 from jaxhand.data.synthetic import raytrace
 from jaxhand.hand.builtin import body, surface, surface_fit, surface_mesh
 from jaxhand.hand.skinned import forward
+from tests.support.numbers import assert_summary
 
 COUNT = 48
 HAND = surface.builtin()
@@ -202,3 +203,75 @@ def test_ridge_regularises_towards_its_mean():
 def test_the_command_names_the_folder_that_it_cannot_write(tmp_path, capsys):
     assert surface_fit.main([str(tmp_path / "none" / "out.npz")]) == 2
     assert "error: no folder" in capsys.readouterr().err
+
+
+# Parts of the fit, and the stored surface, in numbers
+FITTED = {
+    "weights": [0.0625, 0.0625, -0.0728953],
+    "arch": [0.0278941, 0.0278941, 0.00100136],
+    "shape": [0.0657483, 1.32718, -1.33477],
+    "pose": [0.0299163, 0.0299163, -0.154186],
+    "own": [0.0841065, 0.0841065, -0.166852],
+    "skin": [0.724555, 2.18212, -0.67892],
+    "level": [25.2803, 48.7629, 63.7498],
+    "normals": [0.0262513, 0.481151, -1.11465],
+    "neighbors": [570.313, 570.313, -1046.77],
+    "features": [-0.0388198, 0.239341, -0.0151333],
+    "positions": [16.8052, 47.241, -41.3329],
+    "rest_positions": [-42.1905, 54.7741, 166.458],
+    "wrist": [-14.7655, 14.7655, 15.8969],
+}
+STORED = {
+    "template": [-34.7355, 48.5867, 159.421],
+    "shape_dirs": [-0.179759, 0.291683, -0.0675663],
+    "pose_dirs": [0.00546691, 0.0847557, 0.805137],
+    "weights": [0.0625, 0.0625, -0.0812768],
+    "faces": [474.806, 474.806, 329.834],
+}
+EXACT, POSED = [16.512, 16.512, -32.6429], [16.4987, 16.4987, -32.6023]
+
+
+@pytest.fixture(scope="module")
+def fitted(rest):
+    """What the surface is fitted with, at every fifth vertex of the rest pose: name → array (V, ...)."""
+    points, cones = rest
+    hand, _, rest_frames = surface_fit.rest_hand()
+    weights = surface_fit.skinning_weights(points, HAND.faces, hand, cones)
+    joints = np.asarray(hand.joints)
+    coefficients = np.concatenate([joints[None], np.random.default_rng(0).normal(0, 5, (144, 21, 3))])
+    random = points[::5] + np.random.default_rng(1).normal(0, 3, points[::5].shape)
+    field = lambda point: surface_mesh.skin(point, cones)  # noqa: E731
+    level, normals = surface_mesh.project_to_level(field, jnp.asarray(random, jnp.float32), 0.5)
+    people = surface_fit.sample_people(rest_frames, 3, 16, 0.5)
+    return {
+        "weights": weights,
+        "arch": surface_fit.arch_directions(points, weights, cones).T,
+        "shape": surface_fit.shape_directions(points, weights, coefficients).swapaxes(0, 1),
+        "pose": surface_fit.pose_mask(points, weights, coefficients),
+        "own": surface_mesh.own_cones(random, cones),
+        "skin": surface_mesh.skin(random, cones),
+        "level": level,
+        "normals": normals,
+        "neighbors": surface_mesh.vertex_neighbors(HAND.faces)[:, :3],
+        "features": people.features,
+        "positions": people.positions,
+        "rest_positions": people.rest_positions,
+        "wrist": people.wrist,
+    }
+
+
+def test_parts_of_the_fit_stay(fitted):
+    """The fit itself takes minutes. The surface that is stored was made of these parts."""
+    for name, array in fitted.items():
+        assert_summary(array, FITTED[name])
+
+
+def test_the_stored_surface_stays():
+    for name, expected in STORED.items():
+        assert_summary(getattr(HAND, name), expected)
+
+
+def test_exact_vertices_stay(people):
+    _, _, _, exact, posed = people
+    assert_summary(exact, EXACT)
+    assert_summary(posed.vertices, POSED)

@@ -2,8 +2,11 @@
 
 import json
 
+import cv2
 import numpy as np
+import pytest
 
+from jaxhand.config import UserError
 from jaxhand.inference.image_files import ImagePrediction
 from jaxhand.inference.output import PredictionWriter
 
@@ -36,3 +39,81 @@ def test_no_file_outside_the_folder(tmp_path):
     with PredictionWriter(tmp_path / "out") as writer:
         writer.add(prediction(tmp_path / "a.png"))
     assert not (tmp_path / "b_joints.png").exists() and (tmp_path / "out/a_joints.png").is_file()
+
+
+def with_mesh(path, count=2):
+    """Hands with all arrays, whose numbers have many digits; each mesh is a pyramid 300 mm away."""
+    rng = np.random.default_rng(1)
+    corners = np.array([[0.0, 0, 0], [40, 0, 0], [0, 40, 0], [0, 0, 40]]) + [0, 0, 300]
+    hands = {
+        "keypoints_3d": rng.uniform(-50, 50, (count, 21, 3)) + [0, 0, 300],
+        "keypoints_2d": rng.uniform(5, 25, (count, 21, 2)),
+        "is_right": np.array([True, False][:count]),
+        "boxes": rng.uniform(0, 30, (count, 4)),
+        "K": np.array([[100 / 3, 0, 15], [0, 100 / 3, 15], [0, 0, 1]])[None].repeat(count, 0),
+        "score": np.array([None] * count),
+        "camera_translation": rng.uniform(0, 9, (count, 3)),
+        "mano_pose": rng.normal(size=(count, 48)),
+        "mano_shape": rng.normal(size=(count, 10)),
+        "vertices": corners + np.array([[-60.0, 0, 0], [60, 0, 0]])[:count, None],
+        "faces": np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])[None].repeat(count, 0),
+    }
+    return ImagePrediction(path, np.full((30, 30, 3), 90, np.uint8), hands, "given")
+
+
+def test_numbers_in_joints_json_are_rounded(tmp_path):
+    prediction = with_mesh(tmp_path / "a.png")
+    with PredictionWriter(tmp_path / "out", ("obj",)) as writer:
+        writer.add(prediction)
+    entries = json.loads((tmp_path / "out/joints.json").read_text())["hands"]
+    decimals = {"bbox": 3, "K": 6, "joints_2d": 2, "joints_3d": 2, "camera_translation": 2}
+    decimals |= {"mano_pose": 5, "mano_shape": 5}
+    names = {"bbox": "boxes", "joints_2d": "keypoints_2d", "joints_3d": "keypoints_3d"}
+    for row, entry in enumerate(entries):
+        for key, places in decimals.items():
+            values = prediction.hands[names.get(key, key)][row]
+            assert np.abs(np.array(entry[key]) - values).max() <= 0.5001 * 10**-places, key
+            assert np.array_equal(np.round(entry[key], places), entry[key]), key
+        assert len(json.dumps(entry["K"])) < 80  # no more digits than these
+    assert [entry["hand"] for entry in entries] == ["right", "left"]
+
+
+def test_a_small_picture_is_enlarged_and_shows_all_meshes(tmp_path):
+    with PredictionWriter(tmp_path / "out", ("obj",)) as writer:
+        writer.add(with_mesh(tmp_path / "a.png"))
+    overlay, mesh = (cv2.imread(str(tmp_path / "out" / f"a_{name}.png")) for name in ("joints", "mesh"))
+    assert overlay.shape == mesh.shape == (510, 510, 3)  # 17 times as large: at most 512 px
+    drawn = (mesh != 90).any(-1)
+    assert drawn[:, :255].any() and drawn[:, 255:].any()  # both hands
+    text = (tmp_path / "out/a.obj").read_text()
+    assert text.count("\no ") + text.startswith("o ") == 2 and "right_0" in text and "left_1" in text
+
+
+def test_a_file_that_was_not_written_by_predict_stays(tmp_path):
+    for content in ("[]", '{"hands": [{}]}', '{"hands": [{"image": 3}]}', '{"hands": [{"image": "a\\u0000"}]}', "x"):
+        (tmp_path / "joints.json").write_text(content)
+        with pytest.raises(UserError, match="joints.json: damaged, or not written by"):
+            PredictionWriter(tmp_path)
+        assert (tmp_path / "joints.json").read_text() == content
+
+
+def test_hands_from_before_are_counted(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        with PredictionWriter(tmp_path / "out") as writer:
+            writer.add(prediction(tmp_path / name))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"1 hands of 1 images -> {tmp_path / 'out/joints.json'}"
+    assert lines[3].endswith("joints.json (it has 2 hands, with those from before)")
+    with PredictionWriter(tmp_path / "none"):
+        pass
+    assert capsys.readouterr().out == "" and not (tmp_path / "none/joints.json").exists()
+
+
+def test_joints_that_are_not_finite_are_refused(tmp_path):
+    broken = with_mesh(tmp_path / "a.png")
+    broken.hands["keypoints_3d"][1, 5, 2] = np.inf
+    with (
+        PredictionWriter(tmp_path / "out") as writer,
+        pytest.raises(UserError, match="a.png: the predicted joints are"),
+    ):
+        writer.add(broken)

@@ -3,8 +3,10 @@
 import importlib.machinery
 import json
 import signal
+import struct
 import sys
 import types
+import zlib
 
 import cv2
 import numpy as np
@@ -14,9 +16,11 @@ from jaxhand import predict
 from jaxhand.config import UserError
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.synthetic import __main__ as synthetic
-from jaxhand.hand.skeleton import BONES, FINGER_COLORS
+from jaxhand.hand.skeleton import BONES, FINGER_COLORS, WRIST_COLOR
 from jaxhand.inference import loading, rerun_file
 from jaxhand.inference.mediapipe_predictor import MediapipePredictor
+from jaxhand.inference.smoothing import TrackedHand
+from jaxhand.inference.video import TrackWriter, annotated
 from jaxhand.inference.video_files import open_source
 from jaxhand.io import video_writer
 from tests.support import mediapipe_files
@@ -36,15 +40,22 @@ def clip(tmp_path_factory):
     return path
 
 
+def large_png(side: int) -> bytes:
+    """A PNG whose header says that it is a square of `side` px."""
+    content = cv2.imencode(".png", image_of(0))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Ten frames, of which the fourth is broken and the sixth empty."""
+    """Ten frames, of which the fourth is broken and the sixth has too many pixels."""
     frames = tmp_path / "frames"
     frames.mkdir()
     for frame in range(10):
         (frames / f"{frame:03d}.png").write_bytes(cv2.imencode(".png", image_of(frame))[1].tobytes())
     (frames / "003.png").write_bytes(b"no image")
-    (frames / "005.png").write_bytes(b"")
+    (frames / "005.png").write_bytes(large_png(100_000))  # OpenCV would raise an error of its own
     return frames
 
 
@@ -110,6 +121,13 @@ def test_tracks_of_a_clip(clip, run, tmp_path, capsys):
     assert drawn[0][y - 2 : y + 3, x - 2 : x + 3].max() > 100  # a joint on the dark image
 
 
+def test_the_own_annotated_video_is_not_overwritten(clip, run, tmp_path):
+    (tmp_path / "annotated.mp4").write_bytes(clip.read_bytes())
+    with pytest.raises(UserError, match="annotated.mp4: would be overwritten"):
+        run(tmp_path / "annotated.mp4", "--out", tmp_path)
+    assert (tmp_path / "annotated.mp4").read_bytes() == clip.read_bytes()
+
+
 def test_folder_of_frames_and_its_broken_ones(folder, run, tmp_path, capsys):
     assert run("--video", folder, "--out", tmp_path / "out", "--fps", 10, "--bridge", 0, "--min-cutoff", "inf") == 1
     output, errors = capsys.readouterr()
@@ -148,6 +166,7 @@ def test_ctrl_c_leaves_complete_files(clip, run, tmp_path, monkeypatch, capsys):
         (["photo.jpg", "--rerun", "a.rrd"], "--rerun is for videos"),
         (["{clip}", "--rerun", "a.rdd"], "--rerun must end in .rrd, got a.rdd"),
         (["--camera", "97"], "camera 97: no such camera"),
+        (["{clip}", "--fps", "inf"], "--fps must be between 0.01 and 1000, got inf"),  # OpenCV's writer would hang
     ],
 )
 def test_errors(words, message, clip, run, tmp_path):
@@ -283,6 +302,7 @@ def test_what_a_recording_holds(clip, run, tmp_path, monkeypatch, capsys):
     assert [hand.info.words[1] for hand in hands] == ["right", "left"]
     assert all(hand.keypoint_connections == BONES for hand in hands)
     assert hands[1].keypoint_annotations[8].words == (8, "index4", FINGER_COLORS[1])
+    assert hands[0].keypoint_annotations[0].words == (0, "wrist", WRIST_COLOR)
     assert [frame_of(logged[i, "camera/image", "Image"].words[0]) for i in range(COUNT)] == list(range(COUNT))
     with np.load(tmp_path / "out" / "tracks.npz") as file:
         tracks = dict(file)
@@ -294,6 +314,7 @@ def test_what_a_recording_holds(clip, run, tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(flat.words[0], tracks["keypoints_2d"][row] + 0.5, rtol=1e-6)
         np.testing.assert_allclose(solid.words[0], tracks["keypoints_3d"][row], rtol=1e-6)
         assert flat.class_ids == solid.class_ids == (0 if tracks["is_right"][row] else 1)
+        assert list(flat.keypoint_ids) == list(solid.keypoint_ids) == list(range(21))
     assert not any(kind.startswith("Points") for _, _, kind in logged)
     ended = max(tracks["track"], key=lambda track: -tracks["frame"][tracks["track"] == track].max())
     last = tracks["frame"][tracks["track"] == ended].max()
@@ -377,3 +398,34 @@ def test_mediapipe_follows_a_hand(tmp_path_factory, shared, tmp_path, monkeypatc
         assert len(file["frame"]) == 8 and set(file["track"]) == {1} and len(set(file["is_right"])) == 1
         moved = file["raw_2d"][-1].mean(0) - file["raw_2d"][0].mean(0)
     np.testing.assert_allclose(moved, [14, 0], atol=2.5)
+
+
+def test_labels_of_hands_in_a_picture():
+    """The number and the side stand at the wrist, white on black, and grey where the hand is not seen."""
+    far = np.full((21, 2), np.nan)
+    far[0] = 400, 700  # only the wrist
+    found = {}
+    for bridged in (False, True):
+        hand = TrackedHand(12, not bridged, 0.9, bridged, far, np.zeros((21, 3)), far, np.zeros((21, 3)))
+        drawn = annotated(np.full((900, 1200, 3), 60, np.uint8), [hand])
+        changed = (drawn != 60).any(-1)
+        changed[690:711, 390:411] = False  # the wrist itself
+        rows, columns = np.nonzero(changed)
+        found[bridged] = drawn[changed]
+        assert 675 <= rows.min() <= 685 and 700 <= rows.max() <= 712 and 395 <= columns.min() <= 405
+        assert 480 <= columns.max() <= 500
+    assert found[False].max() == 255 and found[True].max() == 160
+    assert 0.2 < (found[False] < 30).all(-1).mean() < 0.8  # the dark edge
+    unknown = np.full((21, 2), np.nan)
+    hand = TrackedHand(1, True, 0.9, False, unknown, np.zeros((21, 3)), unknown, np.zeros((21, 3)))
+    assert (annotated(np.zeros((90, 120, 3), np.uint8), [hand])[:30, :40] > 0).any()  # at the corner
+
+
+def test_times_of_a_summary(tmp_path):
+    source = types.SimpleNamespace(fps=25.0)
+    with TrackWriter(tmp_path, source, np.eye(3)) as writer:
+        assert writer.summary(2.0).startswith("0 hands in 0 frames; 0 tracks; 0.0 frames/s\n")
+        writer.frames, writer.hands, writer.bridged = 50, 70, 3
+        assert writer.summary(4.0).startswith("70 hands in 50 frames, 3 of them bridged; 0 tracks; 12.5 frames/s\n")
+        assert "frames/s" in writer.summary(0.0)
+        writer.frames = writer.hands = 0

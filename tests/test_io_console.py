@@ -1,5 +1,6 @@
 """The console: output in every encoding, `~` in paths, and commands whose stdout is closed or full."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -29,6 +30,17 @@ def test_the_home_folder(monkeypatch):
     assert [str(console.path(text)) for text in ("~/run", "~", "a/~/b", "~no-such-user/x", "/x")] == [
         *("/home/me/run", "/home/me", "a/~/b", "~no-such-user/x", "/x")
     ]
+
+
+def test_paths_that_are_empty_and_files_of_another_kind():
+    for read, text, line in (
+        (console.path, "", "the path is empty, as from a variable that is not set"),
+        (console.output_file(".html", ".htm"), "", "the path is empty"),
+        (console.output_file(".html", ".htm"), "run/config.yaml", "this file must end in .html or .htm"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=line):
+            read(text)
+    assert console.output_file(".html", ".htm")("a/b.HTML") == Path("a/b.HTML")
 
 
 def test_a_line_only_where_it_takes_long(capsys, monkeypatch):

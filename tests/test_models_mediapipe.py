@@ -10,8 +10,8 @@ from jaxhand import config as configs
 from jaxhand import models
 from jaxhand.config import ConfigError
 from jaxhand.hand.camera import project
-from jaxhand.models import efficientnet_lite
-from jaxhand.models.efficientnet_lite import EfficientNetLite, Features, Inverted, max_pool
+from jaxhand.models.efficientnet_lite import EfficientNetLite, Features
+from jaxhand.models.mediapipe import Correction
 from jaxhand.models.palm_detector import PalmDetector
 
 SETTINGS = ["model.name=mediapipe", "data.image_size=224"]
@@ -34,22 +34,6 @@ def test_as_many_parameters_as_mediapipes_files_have(size, expected):
     assert count(palm) == {"full": 1132536, "lite": 960088}[size] + shared
 
 
-def test_features_of_every_size():
-    for size, (fine, coarse, pooled) in {
-        "full": (112, 192, 1152),
-        "lite": (64, 112, 672),
-        "lite0": (112, 192, 1280),
-    }.items():
-
-        def features(size=size):
-            backbone = EfficientNetLite(efficientnet_lite.SIZES[size], rngs=nnx.Rngs(0))
-            assert backbone.width == pooled
-            return backbone(jnp.zeros((2, 224, 224, 3)))
-
-        shapes = [feature.shape for feature in jax.eval_shape(features)]
-        assert shapes == [(2, 14, 14, fine), (2, 7, 7, coarse), (2, pooled)]
-
-
 def test_predictions_lie_before_the_camera(monkeypatch):
     """Joints project to the network's pixels; presence and side are between 0 and 1."""
     ones = lambda self, image: Features(None, None, jnp.ones((len(image), self.width)))  # noqa: E731
@@ -69,29 +53,6 @@ def test_predictions_lie_before_the_camera(monkeypatch):
     assert ((found["presence"] >= 0) & (found["presence"] <= 1)).all() and found["right"].shape == (2,)
 
 
-def test_a_strided_block_of_equal_widths_adds_its_pooled_input():
-    block = Inverted(4, 8, 4, 3, 2, rngs=nnx.Rngs(0))
-    for layer in (block.expand, block.depthwise, block.project):
-        layer.kernel[...] = jnp.zeros_like(layer.kernel[...])
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 4, 4)), jnp.float32)
-    np.testing.assert_array_equal(block(x), max_pool(x))
-    assert max_pool(x)[0, 1, 0, 2] == x[0, 2:4, :2, 2].max()
-
-
-def test_bfloat16_is_near_float32():
-    block, x = Inverted(8, 48, 8, 5, 1, rngs=nnx.Rngs(0)), np.random.default_rng(0).random((2, 7, 7, 8), np.float32)
-    short = block(jnp.asarray(x, jnp.bfloat16))
-    assert short.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.float32(short), block(jnp.asarray(x)), rtol=0.1, atol=0.1)
-
-    def features():
-        widths = efficientnet_lite.SIZES["lite"]
-        return EfficientNetLite(widths, dtype="bfloat16", rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-
-    fine, _, pooled = jax.eval_shape(features)
-    assert fine.dtype == jnp.bfloat16 and pooled.dtype == jnp.float32
-
-
 def test_configs_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="model.options.size must be one of full, lite, lite0, got 'huge'"):
         build("model.options.size=huge")
@@ -99,3 +60,14 @@ def test_configs_that_do_not_fit_are_named():
         build("data.image_size=64")
     with pytest.raises(ConfigError, match="size of the palm detector must be one of full, lite, got 'lite0'"):
         PalmDetector("lite0", rngs=nnx.Rngs(0))
+
+
+def test_the_correction_turns_and_scales():
+    correction = Correction(5)
+    pooled, joints = jnp.ones((2, 5)), jnp.asarray(np.random.default_rng(0).normal(size=(2, 21, 3)), jnp.float32)
+    np.testing.assert_allclose(correction(pooled, joints), joints, atol=1e-6)  # at first, nothing changes
+    correction.kernel[...] = jnp.zeros((5, 4)).at[:, 2].set(np.pi / 10).at[0, 3].set(np.log(2))
+    turned = jnp.stack([-joints[..., 1], joints[..., 0], joints[..., 2]], -1)  # a quarter turn about z
+    np.testing.assert_allclose(correction(pooled, joints), 2 * turned, atol=1e-5)
+    correction.bias[...] = jnp.array([0, 0, -np.pi / 2, 0])
+    np.testing.assert_allclose(correction(pooled, joints), 2 * joints, atol=1e-5)

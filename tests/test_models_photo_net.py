@@ -11,6 +11,7 @@ from jaxhand import models
 from jaxhand.config import ConfigError
 from jaxhand.hand.camera import focal_length, project
 from jaxhand.models.efficientnet_lite import Features
+from tests.support.numbers import assert_summary
 
 SETTINGS = ["data.image_size=224", "model.options.size=lite"]
 K = np.tile(np.float32([[0, 300, 111.5], [-300, 0, 111.5], [0, 0, 1]]), (2, 1, 1))  # of a rotated crop
@@ -90,3 +91,34 @@ def test_a_wrong_share_is_named():
 def test_focal_length_of_a_rotated_camera():
     np.testing.assert_allclose(focal_length(K), 300)
     assert isinstance(focal_length(jnp.asarray(K)), jax.Array)
+
+
+# Predictions of untrained heads with one refinement stage for `features`
+UNTRAINED = {
+    "keypoints_3d": [171.436, 262.294, 424.544],
+    "keypoints_2d": [33.091, 33.091, 27.6551],
+    "world": [-3.51951e-07, 115.11, -5.1455],
+    "presence": [0.564528, 0.564528, -0.000661757],
+    "right": [0.491848, 0.491848, -0.00437472],
+    "root_depth": [300.0, 300.0, -1.35227],
+    "guesses_3d": [0.0, 0.0, 0.0],
+    "guesses_2d": [111.5, 111.5, 24.2316],
+}
+
+
+def untrained():
+    """Heads whose votes and corrections are not 0."""
+    model = build("model.options.looks=1", "model.options.share=0.4", "model.options.share_2d=0.3")
+    draw = np.random.default_rng(5)
+    for parameter in (model.votes.bias, model.stages[0].correction.kernel, model.distance.bias):
+        parameter[...] = jnp.float32(draw.normal(0, 0.3, parameter[...].shape))
+    return model
+
+
+def test_untrained_heads_stay():
+    """The same seed stands for the same parameters, and they for the same predictions, in every version."""
+    model = untrained()
+    found = model.placed(model.read_features(features()), jnp.asarray(K))
+    assert found.keys() == UNTRAINED.keys()
+    for name, value in found.items():
+        assert_summary(value, UNTRAINED[name])

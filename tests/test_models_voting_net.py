@@ -8,6 +8,7 @@ from flax import nnx
 from jaxhand import models
 from jaxhand.config import Config, ConfigError, ModelConfig, load
 from jaxhand.hand.camera import project
+from tests.support.numbers import assert_summary
 
 SIZE = 64
 ROWS = 3
@@ -112,3 +113,21 @@ def test_image_sizes_that_do_not_fit(size):
 def test_an_unknown_name():
     with pytest.raises(ConfigError, match="model.name must be one of dense, .*wilor, got 'dens'"):
         models.build(load(None, ["model.name=dens"]))
+
+
+# Predictions of the untrained tiny network for `make_batch`
+UNTRAINED = {
+    "guesses_2d": [31.5223, 31.5223, -2.58361],
+    "guesses_3d": [148.51, 154.307, -22.4853],
+    "keypoints_2d": [31.2465, 31.2465, 25.0876],
+    "keypoints_3d": [146.903, 153.997, 409.396],
+    "root_depth": [419.408, 419.408, 149.302],
+}
+
+
+def test_an_untrained_network_stays(predict):
+    """The same seed stands for the same parameters, and they for the same predictions, in every version."""
+    got = predict(make_batch())
+    assert got.keys() == UNTRAINED.keys()
+    for name, value in got.items():
+        assert_summary(value, UNTRAINED[name])

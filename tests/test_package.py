@@ -16,6 +16,7 @@ import pytest
 
 import jaxhand
 from jaxhand import cli
+from jaxhand.exporting import page_files
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +185,10 @@ def test_what_is_in_the_wheel(distributions):
         for path in (ROOT / "configs").glob("*.yaml"):
             assert wheel.read(f"jaxhand/configs/{path.name}") == path.read_bytes()
     assert {"jaxhand/py.typed", "jaxhand/hand/builtin/surface.npz", "jaxhand/cli.py"} <= names
+    page = {
+        f"jaxhand/exporting/web/dist/{path.name}" for path in page_files.BUILD.glob("*")
+    }  # none, if it is not built
+    assert page == {name for name in names if name.startswith("jaxhand/exporting/web/")}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxhand").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
 
@@ -252,9 +257,12 @@ def test_pip_installs_all_that_a_wheel_needs(distributions, tmp_path):
         return found.stdout
 
     run(sys.executable, "-m", "venv", environment)
-    run(environment / "bin" / "pip", "install", "--quiet", distributions[0])
+    run(environment / "bin" / "pip", "install", "--quiet", f"{distributions[0]}[export]")
     jaxhand_command = environment / "bin" / "jaxhand"
     assert "Best model: Epoch 0" in run(jaxhand_command, "train", *TINY)
     assert "Written to" in run(jaxhand_command, "evaluate", "runs/quickstart")
+    assert "Written to" in run(jaxhand_command, "report", "runs/quickstart")
+    for kind in ("stablehlo", "onnx"):
+        assert "mm, " in run(jaxhand_command, "export", "runs/quickstart", "exported", "--format", kind)
     sample = empty / "runs" / "quickstart" / "samples" / "epoch_000.png"
     assert "1 hands of 1 images" in run(jaxhand_command, "predict", "runs/quickstart", sample)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxhand.training import checkpoint_files
+from jaxhand.training import checkpoint_damage, checkpoint_files
 from jaxhand.training.checkpoint import CheckpointError, Checkpoints, restore_best
 from tests.support.checkpoint_runs import (
     abstract_of,
@@ -247,3 +247,12 @@ def test_the_manifest_is_json_over_the_items(tmp_path):
     items = {"params", "rest", "optimizer", "data", "meta", "metrics"}
     assert {name.split("/")[0] for name in sums} == items | {"_CHECKPOINT_METADATA", checkpoint_files.MANIFEST}
     assert checkpoint_files.damage(folder / "10", ("params",)) is None
+
+
+def test_long_messages_are_shortened(capsys):
+    """TensorStore's errors have a hundred lines; one of at most 200 characters is shown."""
+    line = checkpoint_damage.first_line
+    assert line(ValueError("  one \ntwo")) == "one" and line(ValueError()) == "ValueError"
+    assert line(ValueError("x" * 199)) == "x" * 199 and line(ValueError("x" * 201)) == "x" * 200 + "…"
+    checkpoint_damage.warn("a line")
+    assert capsys.readouterr().err == "warning: a line\n"

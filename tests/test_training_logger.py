@@ -89,6 +89,17 @@ def test_an_open_tensorboard_forgets_what_a_resume_removes(tmp_path):
     assert [point.step for point in accumulator.Scalars("loss/train")] == list(range(1, 41))
 
 
+def test_metrics_without_a_checkpoint_are_kept(tmp_path, capsys):
+    write(tmp_path, range(1, 31)).close()
+    (tmp_path / "metrics.jsonl").write_bytes(before := (tmp_path / "metrics.jsonl").read_bytes() + b"\xff\xfe\n")
+    write(tmp_path, range(1, 11)).close()  # the checkpoints are gone: a new run in the same folder
+    assert (tmp_path / "metrics.before.jsonl").read_bytes() == before
+    assert f"the metrics of before are now in {tmp_path / 'metrics.before.jsonl'}" in capsys.readouterr().out
+    (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes() + b"\xff\xfe\n")
+    write(tmp_path, range(11, 21), resume_step=10).close()
+    assert [line["step"] for line in read_lines(tmp_path)] == [10, 20]
+
+
 def test_cut_off_files_are_mended(tmp_path):
     write(tmp_path, range(1, 31)).close()
     events = next((tmp_path / "tensorboard").iterdir())

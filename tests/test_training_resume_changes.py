@@ -10,6 +10,7 @@ from jaxhand import config as configs
 from jaxhand import train
 from jaxhand.config import UserError
 from jaxhand.training import checkpoint_files, run_dir
+from jaxhand.training.checkpoint import restore_best
 from jaxhand.training.epochs import Epochs
 
 
@@ -194,6 +195,23 @@ ANOTHER = [
 def test_data_may_lie_elsewhere(tmp_path, tiny, before, now):
     config = run_with(tmp_path, tiny, train=before)
     assert run_dir.check(tmp_path, other(config, train=now)) == []
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/24", "checkpoints/24/new"])
+def test_no_run_among_the_checkpoints_of_another(tmp_path, tiny, place):
+    (tmp_path / "checkpoints" / "24").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"among the checkpoints of the run {tmp_path}, which deletes old ones"):
+        run_dir.check(tmp_path / place, tiny)
+    with pytest.raises(UserError, match=f"no checkpoint in .*; give the run folder, {tmp_path}$"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        restore_best(tmp_path / place)
+
+
+def test_a_start_that_has_no_effect_is_said(tmp_path, tiny):
+    config = run_with(tmp_path, tiny, train="synthetic")
+    started = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from="elsewhere"))
+    [differs, without_effect] = run_dir.check(tmp_path, started, allow=("config",))
+    assert "init_from" in differs and without_effect.startswith("training.init_from has no effect")
 
 
 @pytest.mark.parametrize("before, now", [*ANOTHER, MOVED[0]])

@@ -18,6 +18,8 @@ from jaxhand.config.ranges import Range
 from jaxhand.config.schema import Config
 from jaxhand.config.yaml_text import shown
 
+LARGEST_IN_MODEL = 2**16  # of any number of a model; XLA ends the process if an array has more than 2^63 elements
+
 
 def load(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a config: the defaults, then the YAML file, then the overrides.
@@ -262,6 +264,8 @@ def _check(config: Config) -> None:
             allowed = ranges.get(key, Range())
             if value not in allowed:
                 raise ConfigError(f"{key} must be {allowed}, got {shown(value)}")
+            if key.startswith("model.") and value > LARGEST_IN_MODEL:
+                raise ConfigError(f"{key} must be at most {LARGEST_IN_MODEL:,}, got {shown(value)}")
     if not -(2**63) <= config.seed < 2**63:
         raise ConfigError(f"seed must fit in 64 bits, got {shown(config.seed)}")
     if config.training.average_with_init and not config.training.init_from:

@@ -69,7 +69,7 @@ class DataConfig:
     depth_dropout: float = _number(0.3, most=1)  # fraction of the training samples without their depth image, 0 to 1
     # number of threads that read and crop images; at least 1
     threads: int = _number(2, least=1, most=1024)
-    # number of processes that read and crop images, instead of threads; 0: threads. The batches are the same.
+    # number of processes that read and crop images, instead of threads (only on Linux); 0: threads
     workers: int = _number(0, most=1024)
     strict: bool = False  # True: doubtful labels are an error before the first step; False: they are only printed
     cache: str = ""  # folder for rendered synthetic sets; empty: the user's cache folder

@@ -15,6 +15,7 @@ import numpy as np
 from jaxhand import data
 from jaxhand.config import UserError
 from jaxhand.data import label_sample, set_checks
+from jaxhand.data.checks import check_depth, check_form
 from jaxhand.data.crop import crop, image_size
 from jaxhand.data.datasets.base import UnknownSplit
 from jaxhand.data.datasets.packed import Manifest
@@ -204,7 +205,7 @@ def _sample(source: Source, rows: np.ndarray, say) -> Sample | None:
     headers = {k: header for k, header in headers.items() if header is not None}
     records = [read_annotation(source, i) for i in rows]
     for i, record in zip(rows, records):
-        label_sample.check_form(record, f"record {i}")
+        check_form(record, f"record {i}")
     sample = Sample.of(records, headers)
     posed = np.mean([record.mano_pose is not None for record in records])
     in_3d = sample.valid.any(-1)
@@ -259,7 +260,7 @@ def _decode_one(source: Source, i: int) -> _Decoded | UserError:
         if isinstance(record.image, EncodedImage):
             record.image.verify()
         width, height = image_size(record)
-        label_sample.check_depth(record, record.name)
+        check_depth(record, record.name)
     except UserError as error:
         return error
     points, valid = _pixels(record)

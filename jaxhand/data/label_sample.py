@@ -5,6 +5,7 @@ import typing
 import numpy as np
 
 from jaxhand.config import UserError
+from jaxhand.data.checks import check_depth, check_form
 from jaxhand.data.images.encoded import EncodedImage
 from jaxhand.data.record import Record, Source, read_annotation, read_encoded, spread
 from jaxhand.hand.camera import project
@@ -19,20 +20,6 @@ class Header(typing.NamedTuple):
 
     size: tuple[int, int]  # width and height, px, upright by EXIF
     orientation: int  # EXIF orientation, 1 to 8; 1 without EXIF
-
-
-LABEL_SHAPES = {
-    "K": (3, 3),
-    "keypoints_3d": (21, 3),
-    "joint_valid": (21,),
-    "bbox": (4,),
-    "keypoints_2d": (21, 2),
-    "joint_valid_2d": (21,),
-    "mano_pose": (48,),
-    "mano_shape": (10,),
-}  # of a `Record`
-MIN_DEPTH_MM = 10  # smallest plausible median of a depth image
-REQUIRED = ("K", "keypoints_3d", "joint_valid")
 
 
 class Sample(typing.NamedTuple):
@@ -93,66 +80,12 @@ def read(source: Source) -> Sample:
         raise UserError("a data set contains no records")
     rows = spread(len(source), MAX_RECORDS if hasattr(source, "read_annotation") else MAX_DECODED)
     records = [read_annotation(source, i) for i in rows]
+    name = getattr(source, "name", type(source).__name__)
     for i, record in zip(rows, records):
-        check_form(record, f"record {i} of {type(source).__name__}")
-        check_depth(record, f"record {i} of {type(source).__name__}")
+        check_form(record, f"record {i} of {name}")
+        check_depth(record, f"record {i} of {name}")
     headers = {int(k): header(source, int(rows[k])) for k in spread(len(rows), MAX_IMAGES)}
     return Sample.of(records, {k: v for k, v in headers.items() if v is not None})
-
-
-def check_form(record: Record, where: str) -> None:
-    """Check the types and shapes of a record's labels and of its decoded image.
-
-    Args:
-        record: the record.
-        where: what errors call it.
-
-    Raises:
-        UserError: something has another form than `Record` describes.
-    """
-    if not isinstance(record, Record):
-        raise UserError(f"{where} must be a jaxhand.data.record.Record, got {type(record).__name__}")
-    if record.hand not in ("right", "left"):
-        raise UserError(f'{where}: hand must be "right" or "left", got {record.hand!r:.60}')
-    for name, shape in LABEL_SHAPES.items():
-        value = getattr(record, name)
-        if value is None and name not in REQUIRED:
-            continue
-        found = np.asarray(value)
-        if found.shape != shape or found.dtype.kind not in "fiub":
-            raise UserError(f"{where}: {name} must be numbers of shape {shape}, got {found.dtype} {found.shape}")
-        if name.startswith("joint_valid") and not np.isfinite(found).all():
-            raise UserError(f"{where}: {name} must be 1 or 0 for each joint, got {found.tolist()!r:.60}")
-    if record.keypoints_2d is not None and record.joint_valid_2d is None:
-        raise UserError(f"{where}: keypoints_2d needs joint_valid_2d (21,)")
-    image, depth = record.image, record.depth
-    if not isinstance(record.name, str):
-        raise UserError(f"{where}: name must be a text, got {record.name!r:.60}")
-    if not isinstance(image, np.ndarray | EncodedImage | None):
-        raise UserError(f"{where}: image must be an array (H, W, 3) uint8, RGB, got {type(image).__name__}")
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(f"{where}: image must be (H, W, 3) uint8, RGB, got {image.dtype} {image.shape}")
-        if depth is not None and np.shape(depth) != image.shape[:2]:
-            raise UserError(f"{where}: depth must be (H, W) as the image, {image.shape[:2]}, got {np.shape(depth)}")
-    if depth is not None and not (isinstance(depth, np.ndarray) and depth.ndim == 2 and depth.dtype.kind in "fiu"):
-        found = f"{depth.dtype} {depth.shape}" if isinstance(depth, np.ndarray) else type(depth).__name__
-        raise UserError(f"{where}: depth must be an array (H, W) in mm, got {found}")
-
-
-def check_depth(record: Record, where: str) -> None:
-    """Check the values of a record's depth image; `where` is what errors call the record.
-
-    Raises:
-        UserError: they are not mm, 0 where unknown.
-    """
-    if record.depth is None:
-        return
-    if not np.min(record.depth, initial=0) >= 0:
-        raise UserError(f"{where}: depth must be at least 0, and 0 where it is unknown, but has negative values or NaN")
-    measured = record.depth[record.depth > 0]
-    if measured.size and np.median(measured) < MIN_DEPTH_MM:
-        raise UserError(f"{where}: depth seems to be in metres, but must be in mm")
 
 
 def header(source: Source, i: int) -> Header | None:

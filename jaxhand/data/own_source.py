@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxhand.config import UserError
-from jaxhand.data.label_sample import check_form
+from jaxhand.data.checks import check_form
 from jaxhand.data.mix import Mix
 from jaxhand.data.record import Record, Source
 from jaxhand.io import plugins
@@ -45,7 +45,7 @@ class OwnSource:
     """
 
     def __init__(self, source: Source, name: str):
-        self._source, self._name = source, name
+        self._source, self.name = source, name
         self._count = plugins.call(f"{name}: len()", len, source)
 
     def __len__(self) -> int:
@@ -58,12 +58,12 @@ class OwnSource:
         value = getattr(self._source, attribute)
         if attribute in ("read_annotation", "read_encoded"):
             return functools.partial(self._read, value, needs_image=attribute == "read_encoded")
-        return functools.partial(plugins.call, f"{self._name}: {attribute}()", value) if callable(value) else value
+        return functools.partial(plugins.call, f"{self.name}: {attribute}()", value) if callable(value) else value
 
     def _read(self, function: Callable, index: int, *, needs_image: bool = True) -> Record:
         if not -self._count <= index < self._count:
-            raise IndexError(f"{self._name}: no record {index}; there are {self._count}")  # ends a loop over the source
-        where = f"{self._name}: record {index}"
+            raise IndexError(f"{self.name}: no record {index}; there are {self._count}")  # ends a loop over the source
+        where = f"{self.name}: record {index}"
         record = plugins.call(where, function, index)
         check_form(record, where)
         if needs_image and record.image is None:

@@ -22,7 +22,7 @@ from jaxhand.data.crop import crop
 from jaxhand.data.crop_rules import RULES
 from jaxhand.data.mocap import MocapBatches
 from jaxhand.data.record import Source, read_encoded
-from jaxhand.data.workers import InProcesses
+from jaxhand.data.workers import POSSIBLE, InProcesses
 from jaxhand.hand.skinned import SkinnedHand
 
 ENDLESS = 2**40  # number of training steps that is never reached
@@ -100,7 +100,8 @@ def eval_batches(
 def _read_ahead(make: Callable[[], Sequence[Batch]], config: Config) -> grain.IterDataset:
     """The batches of `make()` in their order, read before they are needed in threads or in other processes."""
     cv2.setNumThreads(1)  # in this process, because our threads already use all cores
-    if workers := config.data.workers:  # one thread more, so that the next batch is known when a process is free
+    workers = config.data.workers if POSSIBLE else 0
+    if workers:  # one thread more, so that the next batch is known when a process is free
         batches, threads = InProcesses(make, workers), workers + 1
     else:
         batches, threads = make(), config.data.threads

@@ -14,6 +14,7 @@ from jaxhand.data.record import Source, spread
 from jaxhand.hand import anatomy
 from jaxhand.hand.camera import project
 
+TRAIN = "data.train"  # name of the training set
 MIN_INSIDE = 0.5  # smallest plausible fraction of the joints inside their image
 MIN_GAIN_INSIDE = 0.05  # if more joints than this move into the image, labels are of the stored pixels, not turned
 SAME_POSE = 0.003  # hands whose distances of joints differ by less than this fraction have one pose
@@ -29,7 +30,8 @@ def check(sets: dict[str, Source], *, strict: bool = False) -> list[str]:
     """Check a sample of each data set before it is used.
 
     Args:
-        sets: a name for the user, such as "data.train" → the source. The first is compared with each other one.
+        sets: a name for the user, such as "data.train" → the source. The first is compared with each other one. The
+            set named `TRAIN` must have labelled joints; a test set for a leaderboard may have none.
         strict: a doubtful set is an error.
 
     Returns:
@@ -44,6 +46,8 @@ def check(sets: dict[str, Source], *, strict: bool = False) -> list[str]:
         samples = {f"{use} {name}".strip(): (part, label_sample.read(part)) for name, part in parts}
         for where, (part, sample) in samples.items():
             wrong = faults(sample)
+            if use == TRAIN and not sample.valid_2d.any():
+                wrong.append(f"no joint is labelled in the {len(sample.names):,} hands checked, so nothing is learned")
             if wrong:
                 raise UserError(f"{where}: {wrong[0]}")
             found += [f"{where}: {text}" for text in [*getattr(part, "left_out", []), *doubts(sample)]]
@@ -121,8 +125,6 @@ def _center_doubts(sample: Sample) -> list[str]:
 
 def _joint_doubts(sample: Sample) -> list[str]:
     labelled = np.any(sample.valid, axis=-1)
-    if not sample.valid_2d.any():
-        return [f"joints: none is labelled, in {len(labelled):,} of {len(labelled):,} hands checked"]
     found, single = [], np.zeros(len(labelled), bool)
     for reason, mask in label_checks.joint_reasons(sample.joints, sample.valid).items():
         single |= mask

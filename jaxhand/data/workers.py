@@ -8,6 +8,7 @@ iterator do not depend on the number of processes. Arrays are sent in anonymous 
 processes that use it, and which the size of /dev/shm does not limit.
 """
 
+import atexit
 import concurrent.futures
 import functools
 import itertools
@@ -16,7 +17,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ from jaxhand.config import UserError
 from jaxhand.data import memory
 from jaxhand.data.batch import Batch
 
+POSSIBLE = hasattr(os, "memfd_create")  # Linux
 _numbers = itertools.count()
 
 
@@ -41,12 +42,10 @@ class InProcesses:
         workers: number of processes. All instances with the same number share them.
 
     Raises:
-        UserError: the data set cannot be pickled, or the system is not Linux.
+        UserError: the data set cannot be pickled.
     """
 
     def __init__(self, make: Callable[[], Sequence[Batch]], workers: int):
-        if not sys.platform.startswith("linux"):
-            raise UserError("data.workers needs Linux: set data.workers=0 and raise data.threads")
         self._length, self._pool = len(make()), _pool(workers)
         self._make, self._free = _Sent(make), []
 
@@ -109,7 +108,9 @@ class _Sent:
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Processes that start when they are first used, and end with this one."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks in any state
-    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_prepare)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_prepare)
+    atexit.register(pool.shutdown)  # while all modules that it needs are still there
+    return pool
 
 
 def _write(file: typing.BinaryIO, arrays: Mapping[str, np.ndarray]) -> dict[str, memory.Place]:

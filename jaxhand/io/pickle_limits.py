@@ -185,12 +185,19 @@ class Work:
     def of_keys(self, keys: typing.Collection) -> typing.Collection:
         """Count the keys of a set, and return them. Raises pickle.UnpicklingError as `add` and `check_opcodes`."""
         self.add(50 * len(keys))  # time of as many bytes
-        sizes = {}
-        for key in keys:
-            if not isinstance(key, (int, float, str, bytes)):
-                self._keys += _expanded(key, sizes) // 8 + 1
+        counts = {}
+        self._keys += sum(_tuples(key, counts) for key in keys)
         _check_number(self._keys, KEYS)
         return keys
+
+
+def _tuples(key: typing.Any, counts: dict[int, int]) -> int:
+    """Number of tuples and the like in a key, when every reference is a copy. `counts` maps ids of tuples to theirs."""
+    if not isinstance(key, tuple):
+        return not isinstance(key, (int, float, str, bytes))
+    if id(key) not in counts:
+        counts[id(key)] = min(1 + sum(_tuples(each, counts) for each in key), 2**62)
+    return counts[id(key)]
 
 
 def _check_number(found: int, what: str) -> None:
@@ -226,6 +233,6 @@ def _expanded(value: typing.Any, sizes: dict[int, int]) -> int:
     if id(value) not in sizes:
         sizes[id(value)] = 0  # a container inside itself
         children = value.values() if isinstance(value, dict) else value.flat if isinstance(value, np.ndarray) else value
-        total = 8 + sum(8 if type(child) in (int, float) else _expanded(child, sizes) for child in children)
+        total = sum(8 if type(child) in (int, float) else _expanded(child, sizes) for child in children)
         sizes[id(value)] = min(total, 2**62)  # not a number of many digits
     return sizes[id(value)]

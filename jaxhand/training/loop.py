@@ -98,7 +98,7 @@ class Run:
         options = config.data, config.seed, models.hand_config(config)
         self.train_set = data.load(config.data.train, "train", *options)
         self.test_set = data.load(config.data.test, config.data.test_split, *options)
-        sets = {"data.train": self.train_set, "data.test": self.test_set}
+        sets = {set_checks.TRAIN: self.train_set, "data.test": self.test_set}
         self._data_notes = set_checks.check(sets, strict=config.data.strict)
         self.steps = pipeline.steps_per_epoch(self.train_set, config)
         self._data_notes += pipeline.repetition_notes(self.train_set, config)

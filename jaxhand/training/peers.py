@@ -15,7 +15,7 @@ from jaxhand.config import UserError
 from jaxhand.io import console
 
 CONNECT_S = 300.0  # seconds to wait until all processes have started
-SILENCE_S = 20.0  # seconds without a sign of life, or without a training step, after which a process is given up
+PEER_TIMEOUT_S = 20.0  # seconds without a sign of life, or without a training step, after which a process is given up
 _GRACE_S = 5.0  # seconds that this process has to end by itself when the first process has ended
 _BEAT_S = 2.0  # seconds between two signs of life
 _NEVER_S = 10**6  # a time limit of JAX that is never reached
@@ -49,13 +49,14 @@ def claim_last_word() -> None:
     _last_word.acquire()
 
 
-def connect(*arguments) -> None:
+def connect(*arguments, timeout: float = PEER_TIMEOUT_S) -> None:
     """Call `jax.distributed.initialize`, and watch the other processes from then on.
 
     Another thread waits, so that Ctrl-C ends this process.
 
     Args:
         arguments: address of the first process, number of processes, number of this process; none: from the scheduler.
+        timeout: seconds without a sign of life, or without a training step, after which a process is given up.
 
     Raises:
         PeerError: the other processes do not answer within `CONNECT_S`.
@@ -86,7 +87,7 @@ def connect(*arguments) -> None:
     if failed:
         raise failed[0]
     state = _state()
-    _Watch(state.client, state.process_id).start()
+    _Watch(state.client, state.process_id, timeout).start()
 
 
 def _from_scheduler() -> tuple:
@@ -128,7 +129,7 @@ def _relay(address: str) -> str:
         while True:
             near, _ = listener.accept()
             try:
-                far = socket.create_connection((host.strip("[]"), int(port)), timeout=SILENCE_S)
+                far = socket.create_connection((host.strip("[]"), int(port)), timeout=_BEAT_S)
             except OSError:  # the first process has not started; JAX tries again
                 near.close()
                 continue
@@ -193,9 +194,9 @@ class _Watch:
     A process hangs if it has begun fewer steps than another one, and begins no further one.
     """
 
-    def __init__(self, client, index: int):
+    def __init__(self, client, index: int, timeout: float):
         """Make a watch of a JAX client, which reaches the store of the first process, for process `index`."""
-        self._client, self._index = client, index
+        self._client, self._index, self._timeout = client, index, timeout
         self._answered = time.monotonic()  # when the first process answered last
         self._beats = {}  # process → (number of its last sign of life, when it came)
         self._steps = {}  # process → (its last step or None, when it came)
@@ -233,18 +234,18 @@ class _Watch:
                     seen |= {process: (value, when + late) for process, (value, when) in list(seen.items())}
             looked = now
             if reason := self._reason(now):
-                _end(f"{reason} for {SILENCE_S:.0f} s")
+                _end(f"{reason} for {self._timeout:g} s")
 
     def _reason(self, now: float) -> str:
         """Why this process cannot go on; empty if it can."""
-        if now - self._answered > SILENCE_S:
+        if now - self._answered > self._timeout:
             return "process 0 of the run does not answer"
         for process, (_, when) in list(self._beats.items()):
-            if now - when > SILENCE_S:
+            if now - when > self._timeout:
                 return f"process {process} of the run does not answer"
         steps = {process: entry for process, entry in list(self._steps.items()) if entry[0] is not None}
         last = max((step for step, _ in steps.values()), default=0)
         for process, (step, when) in steps.items():
-            if step < last and now - when > SILENCE_S:
+            if step < last and now - when > self._timeout:
                 return f"process {process} of the run hangs: it has made no step after step {step}"
         return ""

@@ -16,6 +16,8 @@ from jaxhand.io import console
 from jaxhand.training import peers
 
 TERMINATED = 143  # exit code after SIGTERM; schedulers then start the command again
+_SHORTEST_TIMEOUT_S = 10.0  # a few signs of life
+_FIRST_STEPS = 3  # steps of a command in which small programs are still compiled, and which may take long
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes of this launch, not of the job
 
 
@@ -29,7 +31,12 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def connect(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    peer_timeout: float = peers.PEER_TIMEOUT_S,
+) -> None:
     """Connect to the other processes of a run, if there are any. Without flags, the scheduler's variables are used.
 
     JAX detects SLURM, Open MPI and other schedulers.
@@ -38,20 +45,23 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         coordinator: address host:port of the first process.
         num_processes: number of processes of the run.
         process_id: number of this process, from 0.
+        peer_timeout: seconds without a sign of life, or without a training step, after which a process is given up.
 
     Raises:
         UserError: only some of the three flags are set, the address has no port, the id is not below the number of
-            processes, or not all processes start in time.
+            processes, the timeout is too short, or not all processes start in time.
     """
+    if peer_timeout < _SHORTEST_TIMEOUT_S:
+        raise UserError(f"--peer-timeout must be at least {_SHORTEST_TIMEOUT_S:g} seconds, got {peer_timeout:g}")
     if (coordinator, num_processes, process_id) != (None, None, None):
         if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num-processes and --process-id: give all three flags or none")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process-id must be between 0 and {num_processes - 1}, got {process_id}")
         peers.check_address(coordinator)
-        peers.connect(coordinator, num_processes, process_id)
+        peers.connect(coordinator, num_processes, process_id, timeout=peer_timeout)
     elif any(int(os.environ.get(name, 1)) > 1 for name in _PROCESS_COUNTS):
-        peers.connect()
+        peers.connect(timeout=peer_timeout)
 
 
 class Interruption:
@@ -63,7 +73,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         import jax
 
-        self._signalled, self._before = False, {}
+        self._signalled, self._before, self._steps = False, {}, 0
         self._alone = jax.process_count() == 1
         # In a run with several processes, JAX itself handles SIGTERM.
         handlers = {signal.SIGTERM: self._stop} if self._alone else {}
@@ -93,7 +103,8 @@ class Interruption:
 
         if self._alone:
             return self._signalled
-        peers.note_step(None if last else step)
+        self._steps += 1
+        peers.note_step(None if last or self._steps < _FIRST_STEPS else step)
         return multihost_utils.reached_preemption_sync_point(step)
 
 

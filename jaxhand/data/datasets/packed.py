@@ -16,9 +16,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 from flax import serialization
 
 from jaxhand.config import UserError, limits
+from jaxhand.data.checks import check_form
 from jaxhand.data.datasets.base import EncodedImageSource
 from jaxhand.data.images.encoded import EncodedImage, decode
-from jaxhand.data.label_sample import check_form
 from jaxhand.data.record import Record, Source
 from jaxhand.io.files import MALFORMED, one_line
 

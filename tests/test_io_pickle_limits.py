@@ -1,0 +1,69 @@
+"""Small pickles that ask for much time: colliding keys, nested tuples, and calls that are repeated."""
+
+import collections
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from jaxhand.config import UserError, limits
+from jaxhand.io import pickle_limits, pickles
+
+COUNT = limits.PICKLE_KEYS + 1
+# The hash of each is 0: of real + 1000003 * imag
+COMPLEX = [
+    b"cbuiltins\ncomplex\nG" + struct.pack(">d", -1000003.0 * i) + b"G" + struct.pack(">d", i) + b"\x86R"
+    for i in range(1, COUNT + 1)
+]
+PAIRS = [b"J" + struct.pack("<i", i) + b"K\x01\x86" for i in range(COUNT)]
+NESTED = b")" + b"q\x00h\x00\x86" * 40  # its hash needs 2^40 steps
+LONG = [b"L%dL\n" % (i * (2**61 - 1)) for i in range(9, COUNT + 9)]  # the hash of each is 0
+KEYS = "more than 10000 keys that are tuples, frozensets or complex numbers"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\x80\x02}(" + b"".join(key + b"N" for key in COMPLEX) + b"u.", KEYS),
+        (b"\x80\x02}" + b"".join(key + b"Ns" for key in COMPLEX) + b".", KEYS),
+        (b"\x80\x02(" + b"".join(key + b"N" for key in PAIRS) + b"d.", KEYS),
+        (b"\x80\x04\x8f(" + b"".join(PAIRS) + b"\x90.", KEYS),
+        (b"\x80\x04(" + b"".join(PAIRS) + b"\x91.", KEYS),
+        (b"\x80\x02cbuiltins\nset\n](" + b"".join(PAIRS) + b"e\x85R.", KEYS),
+        (b"}(" + b"".join(key + b"N" for key in LONG) + b"u.", "more than 10000 integers of more than 64 bits"),
+        (b"\x80\x02}" + NESTED + b"Ns.", KEYS),
+        (b"\x80\x02}" + b")" + b"2\x86" * 40 + b"Ns.", KEYS),
+        (b"\x80\x02cbuiltins\nset\n]" + NESTED + b"a\x85R.", KEYS),
+        (b"\x80\x02})" + b"\x85" * COUNT + b"Ns.", KEYS),  # its hash would overflow the stack of C
+    ],
+)
+def test_keys_that_collide(content, message):
+    with pytest.raises(UserError, match=message):
+        pickles.load(content, "a.pkl")
+
+
+def test_calls_and_arrays_with_the_same_large_value():
+    text = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00"
+    calls = b"\x80\x03" + text + b"0c_codecs\nencode\nq\x010]" + b"h\x01h\x00\x85R0" * 10**4 + b"."
+    with pytest.raises(UserError, match="calls functions too often on the same values"):
+        pickles.load(calls, "a.pkl")
+    array = pickle.dumps(np.zeros(10**6, np.uint8), 3)
+    head, content, tail = array.partition(b"B" + struct.pack("<I", 10**6))
+    assert content
+    kept = content + bytes(10**6) + b"q\xf00"  # the bytes once, then an array of them 1000 times: 1 GB
+    copies = b"\x80\x03" + kept + b"](" + (head[2:] + b"h\xf0" + tail[10**6 :].lstrip(b"q")[1:-1]) * 1000 + b"e."
+    with pytest.raises(UserError, match="expands to 1,000 MB by references to the same values"):
+        pickles.load(copies, "a.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_stack_is_that_of_the_pickle(protocol, monkeypatch):
+    odd = {(1, 2): 0, "a": [(3, 4)], 1: {"b": (5,)}, "arrays": [np.arange(3.0), np.float32(1)], "c": 1j}
+    odd |= {"sets": [{1, 2}, frozenset("ab")], "ordered": collections.OrderedDict({"x": (1,)})}
+    content = pickle.dumps(odd, protocol)
+    monkeypatch.setattr(limits, "PICKLE_KEYS", 1)
+    pickle_limits._check_keys(content, 0)
+    monkeypatch.setattr(limits, "PICKLE_KEYS", 0)
+    with pytest.raises(pickle.UnpicklingError, match="more than 0 keys"):
+        pickle_limits._check_keys(content, 0)
