@@ -173,7 +173,7 @@ def test_compiled_programs_are_kept(monkeypatch):
 
 def test_all_three_flags_reach_the_peers(monkeypatch):
     joined = []
-    monkeypatch.setattr(peers, "connect", lambda *arguments: joined.append(arguments))
+    monkeypatch.setattr(peers, "connect", lambda *arguments, **options: joined.append(arguments))
     for flags in (("host:1", 2, 0), ("host:65535", 2, 1)):
         runtime.connect(*flags)
         assert joined.pop() == flags
