@@ -35,6 +35,8 @@ def test_the_home_folder(monkeypatch):
 def test_paths_that_are_empty_and_files_of_another_kind():
     for read, text, line in (
         (console.path, "", "the path is empty, as from a variable that is not set"),
+        (console.path, "a/" + "x" * 300, "the path a/x*… is too long"),
+        (console.path, "a/" * 3000, "the path a/a/.* is too long"),
         (console.output_file(".html", ".htm"), "", "the path is empty"),
         (console.output_file(".html", ".htm"), "run/config.yaml", "this file must end in .html or .htm"),
     ):

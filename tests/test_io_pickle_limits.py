@@ -18,6 +18,7 @@ COMPLEX = [
 ]
 PAIRS = [b"J" + struct.pack("<i", i) + b"K\x01\x86" for i in range(COUNT)]
 NESTED = b")" + b"q\x00h\x00\x86" * 40  # its hash needs 2^40 steps
+MIXED = b"Nq\x000Nq\x000)" + b"".join(b"\x94h%c\x86" % i for i in range(1, 41))  # entries with and without an index
 LONG = [b"L%dL\n" % (i * (2**61 - 1)) for i in range(9, COUNT + 9)]  # the hash of each is 0
 KEYS = "more than 10000 keys that are tuples, frozensets or complex numbers"
 
@@ -33,6 +34,7 @@ KEYS = "more than 10000 keys that are tuples, frozensets or complex numbers"
         (b"\x80\x02cbuiltins\nset\n](" + b"".join(PAIRS) + b"e\x85R.", KEYS),
         (b"}(" + b"".join(key + b"N" for key in LONG) + b"u.", "more than 10000 integers of more than 64 bits"),
         (b"\x80\x02}" + NESTED + b"Ns.", KEYS),
+        (b"\x80\x04}" + MIXED + b"Ns.", KEYS),
         (b"\x80\x02}" + b")" + b"2\x86" * 40 + b"Ns.", KEYS),
         (b"\x80\x02cbuiltins\nset\n]" + NESTED + b"a\x85R.", KEYS),
         (b"\x80\x02})" + b"\x85" * COUNT + b"Ns.", KEYS),  # its hash would overflow the stack of C

@@ -173,10 +173,10 @@ def test_compiled_programs_are_kept(monkeypatch):
 
 def test_all_three_flags_reach_the_peers(monkeypatch):
     joined = []
-    monkeypatch.setattr(peers, "connect", lambda *arguments, **options: joined.append(arguments))
+    monkeypatch.setattr(peers, "connect", lambda *arguments, timeout: joined.append((*arguments, timeout)))
     for flags in (("host:1", 2, 0), ("host:65535", 2, 1)):
-        runtime.connect(*flags)
-        assert joined.pop() == flags
+        runtime.connect(*flags, 12)
+        assert joined.pop() == (*flags, 12)
     for flags in (("host:65536", 2, 0), ("host:0", 2, 0), ("host:1", 2, -1), ("host:1", None, 0), (None, 2, None)):
         with pytest.raises(UserError):
             runtime.connect(*flags)

@@ -47,11 +47,17 @@ def path(text: str) -> Path:
     """A path from the command line: `~` and `~user` at its start are replaced by the home folder.
 
     Raises:
-        ArgumentTypeError: the text is empty, as that of a variable of the shell that is not set.
+        ArgumentTypeError: the text is empty, as that of a variable of the shell that is not set, or too long.
     """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty, as from a variable that is not set; . is this folder")
-    return Path(os.path.expanduser(text))
+    expanded = Path(os.path.expanduser(text))
+    with contextlib.suppress(OSError):
+        expanded.lstat()
+        return expanded
+    if any(len(os.fsencode(part)) > 255 for part in expanded.parts) or len(os.fsencode(expanded)) > 4095:
+        raise argparse.ArgumentTypeError(f"the path {text[:40]}… is too long")
+    return expanded
 
 
 def output_file(*endings: str) -> Callable[[str], Path]:

@@ -56,7 +56,8 @@ def check_opcodes(content: bytes, start: int = 0) -> None:
             than its size justifies.
     """
     at, end, made, numbers, chosen, copies = start, len(content), 0, 0, 0, 0
-    before, entries, tuples = 0, 0, set()  # code of the opcode before; number of memo entries, those that may be tuples
+    before, tuples = 0, set()  # code of the opcode before; entries of the memo that may be tuples
+    counted, named = 0, False  # memo entries without an index, and whether any has one; no program writes both kinds
     fixed, containers, chooses, memo = _FIXED, _CONTAINERS, _CHOSEN, _MEMO
     while at < end:
         code = content[at]
@@ -69,21 +70,22 @@ def check_opcodes(content: bytes, start: int = 0) -> None:
             else:
                 argument, at = _argument(content, at, end, code)
             if code in _PUTS:
-                index = entries if argument is None else argument
+                counted += argument is None
+                index = counted - 1 if argument is None else argument
+                named |= argument is not None
                 if index > end - start:  # indices are consecutive, so there are fewer of them than bytes
                     raise pickle.UnpicklingError(f"memo index {index} in a pickle of {end - start} bytes")
-                entries += 1
                 if before not in _PLAIN:
                     tuples.add(index)
             elif memo[code]:
                 copies += argument is None or argument in tuples
-            elif code in _LONGS and argument > 8 or code in _DIGITS and argument > 20:
+            elif argument is not None and (code in _LONGS and argument > 8 or code in _DIGITS and argument > 20):
                 numbers += 1
                 _check_number(numbers, "integers of more than 64 bits")
         elif code == _STOP:
             if made > limits.containers(at - start):
                 raise pickle.UnpicklingError(f"{made} lists, dicts, tuples and sets in {at - start} bytes")
-            if chosen > limits.PICKLE_KEYS or copies > MAX_COPIES:
+            if chosen > limits.PICKLE_KEYS or copies > MAX_COPIES or counted and named:
                 _check_keys(content, start)
             return
         else:
