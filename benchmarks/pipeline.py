@@ -63,6 +63,7 @@ def main() -> None:
         compare("FreiHAND, 224x224", "freihand", folder / "freihand", arguments)
         compare("DexYCB, 640x480", "dexycb-json", folder / "dexycb", arguments)
         keep_busy(data.read("freihand", folder / "freihand", "train"), arguments)
+        waits(data.read("freihand", folder / "freihand", "train"), arguments)
 
 
 def compare(name: str, kind: str, path: Path, arguments) -> None:
@@ -247,7 +248,7 @@ def keep_busy(source, arguments) -> None:
     ways = {"in turn": in_turn, "ahead": lambda busy: feed.take(busy)[1], "from memory": lambda busy: kept}
     for take in ways.values():
         steps(2, take)
-    rounds = [{name: steps(16, take) for name, take in ways.items()} for _ in range(arguments.rounds)]
+    rounds = [{name: steps(arguments.batches, take) for name, take in ways.items()} for _ in range(arguments.rounds)]
     print(f"\nDefault model, 64 px, batch 64, {arguments.workers} threads, FreiHAND's files, {arguments.rounds} rounds")
     for name in ways:
         rate, share = (statistics.median(of_round[name][i] for of_round in rounds) for i in range(2))
@@ -257,6 +258,42 @@ def keep_busy(source, arguments) -> None:
         )
     alone = statistics.median(rates(batches, 40, config.data.threads + 1)[0] for _ in range(5))
     print(f"the pipeline alone {alone:.0f} images/s")
+
+
+class Step:
+    """A step of an emulated device: `seconds` from now or from the end of the step before, without work for the CPU."""
+
+    def __init__(self, seconds: float, before: "Step | None"):
+        now = time.monotonic()
+        before_ended = before.end if before else now
+        self.idle = max(0.0, now - before_ended)  # seconds that the device had no work
+        self.end = max(now, before_ended) + seconds
+
+    def block_until_ready(self) -> None:
+        time.sleep(max(0.0, self.end - time.monotonic()))
+
+
+def waits(source, arguments) -> None:
+    """How long devices of several speeds have no work, in turn and ahead, and what the training measures of it."""
+    config, device_mesh = our_config(64, 64, arguments.workers), make_mesh()
+    print(f"\nEmulated devices, 64 px, batch 64, {arguments.workers} threads, FreiHAND's files: time without work")
+    for seconds in (0.1, 0.2, 0.4):
+        for way in ("in turn", "ahead"):
+            batches, times = pipeline.train_iterator(source, config), EpochTimes()
+            feed = Feed(batches, lambda batch: to_global(batch, device_mesh), times) if way == "ahead" else None
+            times.end_epoch()
+            steps, begin = [Step(0, None)], time.monotonic()
+            for _ in range(2 * arguments.batches):
+                if feed:
+                    feed.take(steps[-1])
+                else:
+                    to_global(next(batches), device_mesh)
+                steps.append(Step(seconds, steps[-1]))
+                steps[-2].block_until_ready()
+            steps[-1].block_until_ready()
+            idle = sum(step.idle for step in steps) / (time.monotonic() - begin)
+            measured = f", speed/data_wait {times.end_epoch()[1]['data_wait']:.1%}" if feed else ""
+            print(f"{64 / seconds:.0f} images/s, {way:8} {idle:.1%}{measured}")
 
 
 def start_up(folder: Path) -> None:

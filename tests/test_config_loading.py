@@ -178,6 +178,24 @@ def test_configs_set_only_what_differs_and_show_their_command(path):
     check(given, config, default)
 
 
+@pytest.mark.parametrize("text", ["null", "~", "", "[100, 110]", "[1e2, 110]"])
+def test_the_steps_of_a_trace(text, tmp_path):
+    """Two steps or nothing, on the command line and in a file."""
+    config = configs.load(None, [f"training.profile={text}"])
+    assert config.training.profile == ((100, 110) if "[" in text else None)
+    (tmp_path / "config.yaml").write_text(configs.dump(config))
+    assert configs.load(tmp_path / "config.yaml") == configs.from_dict(configs.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "text", ["[5, 5]", "[9, 5]", "[0, 3]", "[3]", "[1, 2, 3]", "[1.5, 2]", "[a, b]", "12", "{a: 1}"]
+)
+def test_steps_that_are_no_trace(text):
+    wanted = r"^config: training.profile must be the first and the last step, such as \[100, 110\], got [^\n]+$"
+    with pytest.raises(configs.ConfigError, match=wanted):
+        configs.load(None, [f"training.profile={text}"])
+
+
 def test_widths_of_layers_are_a_list():
     config = load(None, ["model.fusion.graph=[64, 32]"])
     assert config.model.fusion.graph == (64, 32)

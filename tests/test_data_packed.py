@@ -1,6 +1,7 @@
 """Packed sets: every record equals its source's, interrupted packing continues, and damage is named."""
 
 import json
+import pickle
 
 import cv2
 import numpy as np
@@ -142,6 +143,9 @@ def test_training_reads_the_same_batches(sets, tmp_path):
         a, b = next(one), next(two)
         for key in b:
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+    source = data.load(config.data.train, "train", config.data, 0)
+    np.testing.assert_array_equal(source[0].K, pickle.loads(pickle.dumps(source))[0].K)  # for another process
 
 
 def test_interrupted_packing_goes_on(sets, tmp_path, monkeypatch):

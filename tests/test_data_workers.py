@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from jaxhand.config import UserError, load
 from jaxhand.data import workers
+from jaxhand.data.own_source import OwnSource
 from jaxhand.data.pipeline import eval_batches, train_iterator
 from jaxhand.data.record import Record
 
@@ -121,6 +123,12 @@ class Batches:
 
     def __getitem__(self, number):
         return {"x": np.full((5, 7), number), "empty": np.empty((0, 2), np.float32)}
+
+
+def test_a_source_of_a_user_can_be_sent():
+    one = OwnSource(Source(), "own")
+    two = pickle.loads(pickle.dumps(one))
+    assert (len(two), two.name) == (27, "own") and np.array_equal(two[4].image, one[4].image)
 
 
 def test_errors_are_those_of_the_data_set(pool):

@@ -10,7 +10,8 @@ from jaxhand.config import UserError
 from jaxhand.data import pipeline
 from jaxhand.data.datasets import freihand, ho3d
 from jaxhand.data.datasets.base import ManoLabels
-from jaxhand.evaluation.run_predictions import PredictionCollector, to_protocol
+from jaxhand.data.record import Record
+from jaxhand.evaluation.run_predictions import PredictionCollector, to_ho3d, to_protocol, to_wrist
 from jaxhand.evaluation.submission import Submission
 from jaxhand.metrics import PROTOCOLS
 from tests.support import layouts_freihand, layouts_hint, layouts_ho3d
@@ -134,3 +135,18 @@ def test_mistakes_are_named(trained, copy_of, call, tmp_path):
         assert code == 2 and fault in errors and errors.count("\n") == 1, errors
     code, output, _ = call(evaluate.main, run, "--data", "synthetic", "--split", "train")
     assert code == 0 and "synthetic, 96 hands:" in output
+
+
+def test_predictions_are_moved_to_the_labelled_wrist():
+    rng = np.random.default_rng(0)
+    joints, labels, points = rng.normal(size=(2, 21, 3)), rng.normal(size=(2, 21, 3)), rng.normal(size=(2, 5, 3))
+    valid = np.ones((2, 21))
+    valid[1, 1:] = 0  # only the wrist is needed
+    records = [Record(None, np.eye(3), labels[i], valid[i], "right", name=f"hand {i}") for i in range(2)]
+    moved = to_wrist(points, joints, records)
+    np.testing.assert_allclose(moved, points + labels[:, :1] - joints[:, :1], atol=1e-6)
+    valid[1, 0] = 0
+    with pytest.raises(UserError, match="hand 1: the wrist has no label, which HO-3D needs"):
+        to_wrist(points, joints, records)
+    order = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]  # ours → HO-3D's place
+    np.testing.assert_allclose(to_ho3d(joints)[:, order], joints * [1, -1, -1], atol=1e-6)

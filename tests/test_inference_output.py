@@ -63,6 +63,7 @@ def with_mesh(path, count=2):
 
 def test_numbers_in_joints_json_are_rounded(tmp_path):
     prediction = with_mesh(tmp_path / "a.png")
+    prediction.hands["score"][1] = 0.25
     with PredictionWriter(tmp_path / "out", ("obj",)) as writer:
         writer.add(prediction)
     entries = json.loads((tmp_path / "out/joints.json").read_text())["hands"]
@@ -76,6 +77,7 @@ def test_numbers_in_joints_json_are_rounded(tmp_path):
             assert np.array_equal(np.round(entry[key], places), entry[key]), key
         assert len(json.dumps(entry["K"])) < 80  # no more digits than these
     assert [entry["hand"] for entry in entries] == ["right", "left"]
+    assert [entry.get("score", "none") for entry in entries] == ["none", 0.25]
 
 
 def test_a_small_picture_is_enlarged_and_shows_all_meshes(tmp_path):

@@ -133,3 +133,15 @@ def test_a_list_of_one_table_over_and_over_is_refused(root):
     content = flatbuffer(root | {1: [{}] * (limits.NETWORK_ITEMS + 1)})
     with pytest.raises(UserError, match=r"a: has a list of 5001 tables; a network for hands has a few hundred"):
         tflite.parse(content, "a")
+
+
+def test_codes_of_the_schema():
+    """TensorFlow Lite's schema.fbs: `TensorType` and `BuiltinOperation`."""
+    kinds = {code: np.dtype(kind).name for code, kind in tflite.DTYPES.items()}
+    assert kinds == {
+        0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8",
+    }  # fmt: skip
+    codes = "ADD 0 AVERAGE_POOL_2D 1 CONCATENATION 2 CONV_2D 3 DEPTHWISE_CONV_2D 4 DEQUANTIZE 6 FULLY_CONNECTED 9 "
+    codes += "LOGISTIC 14 MAX_POOL_2D 17 MUL 18 RELU 19 RELU6 21 RESHAPE 22 RESIZE_BILINEAR 23 PAD 34 MEAN 40 PRELU 54"
+    words = codes.split()
+    assert tflite.OPERATIONS == {int(code): name for name, code in zip(words[::2], words[1::2])}

@@ -95,14 +95,14 @@ def test_focal_length_of_a_rotated_camera():
 
 # Predictions of untrained heads with one refinement stage for `features`
 UNTRAINED = {
-    "keypoints_3d": [171.436, 262.294, 424.544],
-    "keypoints_2d": [33.091, 33.091, 27.6551],
-    "world": [-3.51951e-07, 115.11, -5.1455],
+    "keypoints_3d": [76.0051, 93.0717, 137.239],
+    "keypoints_2d": [64.1137, 64.5642, 28.3873],
+    "world": [-8.89339e-08, 115.34, 17.6789],
     "presence": [0.564528, 0.564528, -0.000661757],
     "right": [0.491848, 0.491848, -0.00437472],
-    "root_depth": [300.0, 300.0, -1.35227],
-    "guesses_3d": [0.0, 0.0, 0.0],
-    "guesses_2d": [111.5, 111.5, 24.2316],
+    "root_depth": [319.307, 319.307, -1.43929],
+    "guesses_3d": [16.6494, 50.4698, 28.8008],
+    "guesses_2d": [161.266, 161.992, 110.008],
 }
 
 

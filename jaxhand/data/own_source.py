@@ -54,6 +54,9 @@ class OwnSource:
     def __getitem__(self, index: int) -> Record:
         return self._read(self._source.__getitem__, index)
 
+    def __reduce__(self) -> tuple:
+        return OwnSource, (self._source, self.name)  # for pickle, which would ask `__getattr__` before `_source` is set
+
     def __getattr__(self, attribute: str) -> typing.Any:
         value = getattr(self._source, attribute)
         if attribute in ("read_annotation", "read_encoded"):

@@ -180,6 +180,10 @@ class Trainer(EvalModel):
 
     def abstract_state(self) -> dict:
         """Shapes, types and shardings of the state, as a target to restore into."""
+        return self._abstract_state
+
+    @functools.cached_property
+    def _abstract_state(self) -> dict:
         return self._abstract(self._init)
 
     def start_from(self, state: dict, params: dict, batch_stats: dict) -> dict:
