@@ -16,7 +16,7 @@ from jaxhand.data import fingerprint, pipeline, record, set_checks
 from jaxhand.hand.draw import comparison_sheet, write_png
 from jaxhand.io import console
 from jaxhand.metrics import baselines, epoch
-from jaxhand.training import optimizer, pytree_checks, resume_notes, run_dir
+from jaxhand.training import optimizer, peers, pytree_checks, resume_notes, run_dir
 from jaxhand.training.checkpoint import Checkpoints, restore_best
 from jaxhand.training.checkpoint_files import Restored
 from jaxhand.training.epoch_times import EpochTimes, advice
@@ -266,10 +266,11 @@ class Run:
                 self.trace.stop_after(loss)
                 progress.step(batch_size, pending[0][2])
                 self.checkpoints.poll()
-                if interruption.reached(step, last=step == end):
+                if interruption.reached(step):
                     break
             for entry in pending:
                 self._check_loss(*entry)
+        peers.note_step(None)
         return step, (time.monotonic() - begin) / (step - first)
 
     def _put(self, batch: dict) -> dict:

@@ -92,19 +92,14 @@ class Interruption:
     def _terminate(self, number, frame) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def reached(self, step: int, last: bool = False) -> bool:
-        """Whether to stop after this step. Every process must call this method after every step.
-
-        Args:
-            step: number of the step.
-            last: the next step does not follow at once.
-        """
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step. Every process must call this method after every step."""
         from jax.experimental import multihost_utils
 
         if self._alone:
             return self._signalled
         self._steps += 1
-        peers.note_step(None if last or self._steps < _FIRST_STEPS else step)
+        peers.note_step(step if self._steps >= _FIRST_STEPS else None)
         return multihost_utils.reached_preemption_sync_point(step)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 
+from jaxhand.training import peers
+
 
 class StepTrace:
     """Records the steps from `first` to `last`; a trace that cannot be written does not end the run.
@@ -45,6 +47,7 @@ class StepTrace:
         if not self._first:
             return
         steps, self._steps, self._first = f"{self._first} to {self._last}", None, 0
+        peers.note_step(None)  # writing can take longer than a step
         with self._reported():
             jax.profiler.stop_trace()
             place = max((self._folder / "plugins" / "profile").iterdir(), key=lambda folder: folder.stat().st_mtime)
