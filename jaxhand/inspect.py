@@ -19,7 +19,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     """Parse the command line, check the data set and print the faults; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jaxhand inspect", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="data set, such as freihand, dexycb-s1 or module:function")
-    parser.add_argument("path", metavar="PATH", help="folder or file of the data set, as downloaded or packed")
+    parser.add_argument(
+        "path", type=console.path, metavar="PATH", help="folder or file of the data set, as downloaded or packed"
+    )
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, default=(), help="splits to check (default: all that the set has)"
     )

@@ -6,6 +6,7 @@ damaged files."""
 import argparse
 import typing
 
+from jaxhand.io import console
 from jaxhand.training import runtime
 
 SPLITS = ("train", "val", "test")  # those of `data.pack`, which --help must not import
@@ -17,8 +18,8 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     description = "Pack a data set into a few files with checksums. It is then read as NAME:OUT."
     parser = argparse.ArgumentParser(prog="jaxhand pack", description=description, epilog=how)
     parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
-    parser.add_argument("path", metavar="PATH", help="folder or file of the data set")
-    parser.add_argument("out", metavar="OUT", help="folder to pack into")
+    parser.add_argument("path", type=console.path, metavar="PATH", help="folder or file of the data set")
+    parser.add_argument("out", type=console.path, metavar="OUT", help="folder to pack into")
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")
     parser.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records per file (default: 16384)")
     parser.add_argument("--mano", default="", metavar="PATH", help="MANO_RIGHT.pkl or its folder: poses and meshes")

@@ -26,7 +26,7 @@ TINY = [
 ]
 STANDS_FOR = {"RUN": "runs/quickstart", "OUT": "out", "IMAGE": "photo.jpg"}  # a word → what the test has in its place
 NOT_BROUGHT = ("FreiHAND", "runs/freihand", "released", "pred.zip", ".ckpt", ".pth", "MANO_", "--camera", "HOST")
-QUICK = ("summary", "--help")  # commands that take about a second
+QUICK = "--help"
 
 FOUND = dict.fromkeys(command for page in PAGES for command in commands(page))  # each once, in the order of the pages
 RUN = dict.fromkeys(command.partition(" #")[0].strip() for command in FOUND if not needs_something(command))
@@ -70,12 +70,10 @@ def folder(trained, photographs, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "line", [pytest.param(line, marks=[] if any(q in line for q in QUICK) else pytest.mark.slow) for line in RUN]
-)
+@pytest.mark.parametrize("line", [pytest.param(line, marks=[] if QUICK in line else pytest.mark.slow) for line in RUN])
 def test_a_command_runs(line, call, request, monkeypatch):
     main, words = _words(line)
-    if not any(name in line for name in QUICK):
+    if QUICK not in line:
         _prepare(line, words, request)
         monkeypatch.chdir(request.getfixturevalue("folder"))
     code, _, errors = call(main, *(name for word in words for name in _expanded(word)))
@@ -85,12 +83,12 @@ def test_a_command_runs(line, call, request, monkeypatch):
 def _words(line: str) -> tuple:
     """The function that a command line calls, and its words, with tiny settings."""
     program, *words = shlex.split(line, comments=True)
-    main = cli.main
+    main, command = cli.main, words[0]
     if program == "python":
-        module = words[1]
-        main, words = importlib.import_module(module).main, words[2:]
+        module, words = words[1], words[2:]
+        main, command = importlib.import_module(module).main, module.removeprefix("jaxhand.")
     words = [STANDS_FOR.get(word, word) for word in words]
-    if "train" in (words[0], line.split()[2].removeprefix("jaxhand.")):
+    if command == "train":
         words = [word for word in words if "num_epochs" not in word and "batch_size" not in word] + TINY
         words += [] if "--workdir" in words else ["--workdir", f"runs/trained_{RUN.index(line)}"]
     if "synthetic" in words and "--preview" not in words:

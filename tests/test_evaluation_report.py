@@ -1,13 +1,16 @@
 """The report: numbers equal to those of an epoch, intervals that hold, and a page that needs nothing else."""
 
+import base64
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 
 from jaxhand import evaluate, report
 from jaxhand.config import UserError
+from jaxhand.data.record import Record
 from jaxhand.evaluation.report import charts, intervals, page
 from jaxhand.evaluation.report.measured import Measured
 from jaxhand.evaluation.scoring import protocol_of
@@ -134,3 +137,33 @@ def test_only_labelled_joints_count_for_the_distance():
     measured = seen_hands()
     measured.gt[0, 20], measured.valid[0, 20] = 1e6, 0
     assert measured.conditions["distance"][0][0] == pytest.approx(400, rel=1e-3)
+
+
+def test_a_picture_is_the_region_of_the_hand_twice():
+    """Left with the predicted joints, right with the labelled ones, here none: colours tell the place in the image."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:200, :250]
+    image = np.stack([x, y, np.full_like(x, 50)], -1).astype(np.uint8)
+    pixels = rng.uniform([100, 60], [160, 100], (1, 21, 2))
+    gt, none = np.ones((1, 21, 3)), np.zeros((1, 21))
+    source = [Record(image, np.eye(3), gt[0], none[0], "right")]
+    hand = Measured("run", "set", "test", np.array(["a"]), gt, gt, none, pixels=pixels, source=source)
+    content = base64.b64decode(page._picture(hand, 0).removeprefix("data:image/jpeg;base64,"))
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture.shape == (page.PICTURE, 2 * page.PICTURE, 3)
+    right = picture[:, page.PICTURE :].astype(float)
+    low, high = np.percentile(pixels[0], [5, 95], axis=0)
+    side = 1.6 * (high - low).max()
+    places = (low + high) / 2 - side / 2 + np.arange(page.PICTURE)[:, None] * side / page.PICTURE
+    np.testing.assert_allclose(
+        right[20:-20, 20:-20].mean((0, 2)) * 3, (places[20:-20, 0] + 50 + places[20:-20, 1].mean()), atol=6
+    )
+    np.testing.assert_allclose(right[20:-20, 20:-20, 1].mean(1), places[20:-20, 1], atol=6)
+    assert np.abs(picture[:, : page.PICTURE].astype(float) - right).max() > 100  # the predicted skeleton
+    assert page._picture(measured("a", 1.0), 0) == ""
+
+
+def test_a_config_in_yaml():
+    text = page._yaml({"a": {"b": {"c": 1}, "d": "x"}, "e": [1, 2], "f": {}})
+    assert text == 'a:\n  b:\n    c: 1\n  d: "x"\ne: [1, 2]\nf: {}'
+    assert page._joint_colors()[:2] == ["#f0f0f0", "#eb4034"] and len(page._joint_colors()) == 21

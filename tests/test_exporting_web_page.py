@@ -19,6 +19,7 @@ from jaxhand.data.synthetic import dataset
 from jaxhand.exporting import page_files, web_page
 from tests.support import mediapipe_files, page
 
+pytestmark = pytest.mark.timeout(900)
 SETTINGS = {"title": "a <b> & c", "about": "</script>", "joint_names": ["wrist"]}
 NETWORKS = {"palm": b"palm", "hand": b"hand"}
 

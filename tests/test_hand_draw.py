@@ -139,7 +139,7 @@ def test_normals_are_weighted_by_area():
     """A corner of a box of 1 x 2 x 3: the sum of its faces' normals, each as long as the face is large."""
     vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
     faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2]])
-    normals = draw._vertex_normals(vertices, faces)
+    normals = draw.vertex_normals(vertices, faces)
     np.testing.assert_allclose(normals[0], -np.array([6, 3, 2]) / 7)
     np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1)
 

@@ -1,9 +1,12 @@
 """Detectors that a user names as module:function: what they return, and one clear line for each way to fail."""
 
+import types
+
 import numpy as np
 import pytest
 
 from jaxhand.config import UserError
+from jaxhand.inference import detection
 from jaxhand.inference.detection import load_detector
 
 DETECTOR = """
@@ -89,3 +92,26 @@ def test_what_cannot_be_loaded_is_named(folder, spec, message):
     with pytest.raises(UserError, match=message) as error:
         load_detector(spec)
     assert "\n" not in str(error.value)
+
+
+def test_where_mediapipes_networks_are_looked_for(monkeypatch, tmp_path):
+    """In runs/mediapipe, then in the installed package."""
+    monkeypatch.setattr(detection.Pipeline, "load", lambda folder: ("loaded", folder))
+    monkeypatch.setattr(detection.Pipeline, "convert", lambda folder: ("converted", folder))
+    monkeypatch.setattr(detection, "RUN", tmp_path / "none")
+    for package in (None, types.SimpleNamespace(submodule_search_locations=None)):
+        monkeypatch.setattr(detection.importlib.util, "find_spec", lambda name, found=package: found)
+        with pytest.raises(UserError, match="--detector mediapipe needs its networks in .*none: `make photographs`"):
+            detection._pipeline()
+    package = types.SimpleNamespace(submodule_search_locations=["/site/mediapipe", "/other"])
+    monkeypatch.setattr(detection.importlib.util, "find_spec", lambda name: package)
+    assert detection._pipeline() == ("converted", "/site/mediapipe")
+    monkeypatch.setattr(detection, "RUN", tmp_path)
+    assert detection._pipeline() == ("loaded", tmp_path)
+
+
+def test_hands_of_mediapipes_networks():
+    hands = {"boxes": np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), "right": np.array([0.5, 0.51])}
+    found = detection._of_pipeline(lambda images: [hands | {"score": np.array([0.25, 0.75])}])(IMAGE)
+    assert found.boxes.tolist() == hands["boxes"].tolist() and found.boxes.dtype == np.float64
+    assert found.sides == ["left", "right"] and found.scores == [0.25, 0.75]

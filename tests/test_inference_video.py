@@ -401,24 +401,24 @@ def test_mediapipe_follows_a_hand(tmp_path_factory, shared, tmp_path, monkeypatc
 
 
 def test_labels_of_hands_in_a_picture():
-    """The number and the side stand at the wrist, white on black, and grey where the hand is not seen."""
+    """The number and the side stand below the wrist, white on black, and grey where the hand is not seen."""
     far = np.full((21, 2), np.nan)
     far[0] = 400, 700  # only the wrist
     found = {}
     for bridged in (False, True):
         hand = TrackedHand(12, not bridged, 0.9, bridged, far, np.zeros((21, 3)), far, np.zeros((21, 3)))
-        drawn = annotated(np.full((900, 1200, 3), 60, np.uint8), [hand])
+        drawn = annotated(np.full((900, 1200, 3), 60, np.uint8), [hand], np.eye(3))
         changed = (drawn != 60).any(-1)
         changed[690:711, 390:411] = False  # the wrist itself
         rows, columns = np.nonzero(changed)
         found[bridged] = drawn[changed]
-        assert 675 <= rows.min() <= 685 and 700 <= rows.max() <= 712 and 395 <= columns.min() <= 405
-        assert 480 <= columns.max() <= 500
+        assert 710 <= rows.min() <= 720 and 735 <= rows.max() <= 747 and 375 <= columns.min() <= 385
+        assert 475 <= columns.max() <= 495
     assert found[False].max() == 255 and found[True].max() == 160
     assert 0.2 < (found[False] < 30).all(-1).mean() < 0.8  # the dark edge
     unknown = np.full((21, 2), np.nan)
     hand = TrackedHand(1, True, 0.9, False, unknown, np.zeros((21, 3)), unknown, np.zeros((21, 3)))
-    assert (annotated(np.zeros((90, 120, 3), np.uint8), [hand])[:30, :40] > 0).any()  # at the corner
+    assert (annotated(np.zeros((90, 120, 3), np.uint8), [hand], np.eye(3))[:30, :40] > 0).any()  # at the corner
 
 
 def test_times_of_a_summary(tmp_path):

@@ -245,6 +245,7 @@ def test_an_editable_install_wins_over_the_folder_of_the_clone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_pip_installs_all_that_a_wheel_needs(distributions, tmp_path):
     """Into a fresh environment, with the downloads that this takes; then a training in an empty folder."""
     environment, empty = tmp_path / "venv", tmp_path / "empty"

@@ -252,7 +252,7 @@ def test_the_manifest_is_json_over_the_items(tmp_path):
 def test_long_messages_are_shortened(capsys):
     """TensorStore's errors have a hundred lines; one of at most 200 characters is shown."""
     line = checkpoint_damage.first_line
-    assert line(ValueError("  one \ntwo")) == "one" and line(ValueError()) == "ValueError"
+    assert line(ValueError("  one\ntwo")) == "one" and line(ValueError()) == "ValueError"
     assert line(ValueError("x" * 199)) == "x" * 199 and line(ValueError("x" * 201)) == "x" * 200 + "…"
     checkpoint_damage.warn("a line")
     assert capsys.readouterr().err == "warning: a line\n"
