@@ -126,3 +126,9 @@ def test_rounding_is_no_difference(source):
         assert (fingerprint.difference(before, now) is None) == same
     assert fingerprint.MAX_RECORDS == 10_000 and fingerprint._MAX_IMAGES == 50
     assert fingerprint.of_hand(None) == []
+
+
+def test_infinite_and_missing_numbers_count_as_0():
+    zeros, odd = np.array([0.0, 0, 0, 2]), np.array([np.inf, -np.inf, np.nan, 2])
+    assert fingerprint._weighted_sum([odd]) == fingerprint._weighted_sum([zeros]) != 0
+    assert fingerprint._weighted_sum([np.zeros(3)]) == 0

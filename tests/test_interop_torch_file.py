@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -305,3 +306,10 @@ def test_safetensors(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         safetensors.read(path)
+
+
+def test_elements_from_the_first_to_the_last():
+    span = lambda shape, strides: Tensor(Path("x"), 0, np.dtype("<f4"), shape, strides).span  # noqa: E731
+    assert span((), ()) == span((1, 1), (7, 9)) == 1
+    assert span((2, 3), (3, 1)) == 6 and span((2, 3), (10, 2)) == 15 and span((4,), (0,)) == 1
+    assert span((3, 0), (1, 1)) == 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import cv2
 import grain
 import numpy as np
+from grain.sources import RandomAccessDataSource
 
 from jaxhand.config import Config, UserError
 from jaxhand.data import memory, mix
@@ -97,7 +98,7 @@ def eval_batches(
     return _read_ahead(make, config)
 
 
-def _read_ahead(make: Callable[[], Sequence[Batch]], config: Config) -> grain.IterDataset:
+def _read_ahead(make: Callable[[], RandomAccessDataSource[Batch]], config: Config) -> grain.IterDataset:
     """The batches of `make()` in their order, read before they are needed in threads or in other processes."""
     cv2.setNumThreads(1)  # in this process, because our threads already use all cores
     workers = config.data.workers if POSSIBLE else 0

@@ -19,12 +19,13 @@ import pickle
 import signal
 import threading
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 import jax
 import numpy as np
+from grain.sources import RandomAccessDataSource
 
 from jaxhand.config import UserError
 from jaxhand.data import memory
@@ -45,20 +46,20 @@ class InProcesses:
         UserError: the data set cannot be pickled.
     """
 
-    def __init__(self, make: Callable[[], Sequence[Batch]], workers: int):
+    def __init__(self, make: Callable[[], RandomAccessDataSource[Batch]], workers: int):
         self._length, self._pool = len(make()), _pool(workers)
         self._make, self._free = _Sent(make), []
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, index: int) -> Batch:
         try:
             block = self._free.pop()
         except IndexError:
             block = _SharedBlock()
         try:
-            places = self._pool.submit(_read, self._make.address, block.address, int(number)).result()
+            places = self._pool.submit(_read, self._make.address, block.address, int(index)).result()
         except BrokenProcessPool:
             raise UserError("a process of data.workers has ended (lack of memory?): lower data.workers") from None
         arrays = memory.arrays(block.mapped(), places, functools.partial(self._free.append, block))
@@ -147,7 +148,7 @@ def _end_with_parent() -> None:
 
 def _read(batches: tuple, block: _Address, number: int) -> dict[str, memory.Place]:
     """Write batch `number` to a block; returns where its arrays are."""
-    return _write(_opened(block), _batches(*batches)[number])
+    return _write(_opened(block), typing.cast(dict, _batches(*batches)[number]))
 
 
 @functools.cache
@@ -156,7 +157,7 @@ def _opened(block: _Address) -> typing.BinaryIO:
 
 
 @functools.cache
-def _batches(block: _Address, places: tuple) -> Sequence[Batch]:
+def _batches(block: _Address, places: tuple) -> RandomAccessDataSource[Batch]:
     with open(block.path, "rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     parts = memory.arrays(content, dict(places), lambda: None)
