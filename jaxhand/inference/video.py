@@ -143,9 +143,10 @@ def annotated(image: np.ndarray, hands: list[TrackedHand], K: np.ndarray) -> np.
         text = f"{hand.track} {'right' if hand.is_right else 'left'}"
         size = max(max(image.shape[:2]) / 1200, 0.45)  # smaller letters cannot be read
         x, y = (np.nan_to_num(hand.keypoints_2d[0]) + (-20 * size, 35 * size)).astype(int).tolist()  # below the wrist
-        for color, width in (((0, 0, 0), 4), (_BRIDGED if hand.bridged else (255, 255, 255), 1)):
-            thickness = max(1, round(width * size * 1.5))
-            cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA)
+        weight, edge = max(1, round(1.5 * size)), max(1, round(2 * size))
+        dark = [((x + i, y + j), (0, 0, 0)) for i in (-edge, 0, edge) for j in (-edge, 0, edge)]
+        for place, color in (*dark, ((x, y), _BRIDGED if hand.bridged else (255, 255, 255))):
+            cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, color, weight, cv2.LINE_AA)
     return image
 
 
