@@ -11,7 +11,7 @@ import yaml
 
 from jaxhand import config as configs
 from jaxhand import data, models, train
-from jaxhand.training import loop
+from jaxhand.training import loop, peers
 from jaxhand.training.runtime import TERMINATED
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -57,10 +57,11 @@ def test_the_job_set_starts_a_command_that_parses(monkeypatch):
     python, flag, module, *words = container["command"]
     assert (python, flag, module) == ("python", "-m", "jaxhand.train")
     found = parsed(monkeypatch, [word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in words])
-    coordinator, count, process = found["connect"]
+    coordinator, count, process, timeout = found["connect"]
     name = JOBSET["metadata"]["name"]
     assert coordinator == f"{name}-{job['name']}-0-0.{name}:{container['ports'][0]['containerPort']}"
     assert count == spec["completions"] == spec["parallelism"] == 4 and process == 3
+    assert timeout == peers.PEER_TIMEOUT_S
     assert spec["completionMode"] == "Indexed" and pod["restartPolicy"] == "Never"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     assert str(found["workdir"]).startswith("/runs/") and isinstance(found["config"], configs.Config)
