@@ -73,7 +73,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, monkeypatc
     assert locked(tmp_path)["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("pid", [2**22 + 1, os.getpid(), "x", -1, None])
+@pytest.mark.parametrize("pid", [2**22 + 1, pytest.param(os.getpid(), id="this one"), "x", -1, None])
 def test_a_process_number_that_was_given_again_is_not_the_owner(tmp_path, monkeypatch, pid):
     monkeypatch.setattr(run_lock, "PATIENCE_S", 1e9)
     write(tmp_path, machine=run_lock._machine(), pid=pid)
