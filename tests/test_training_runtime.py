@@ -111,7 +111,11 @@ def test_the_end_of_another_process_is_one_line(call, monkeypatch):
         assert (code, errors) == (1, f"error: another process of the run has ended: {line}\n")
     assert "Traceback" in call(failing(ValueError("no such word")))[2]
     assert ended == [1, 1, 1]
-    assert call(lambda: 0)[0] == 0 and ended == [1, 1, 1]  # a good end waits for the others
+    waited = []
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: waited.append(list(ended)))
+    for good in (0, runtime.TERMINATED):  # a good end waits for the others
+        assert call(lambda good=good: good)[0] == good
+    assert ended == [1, 1, 1, 0, runtime.TERMINATED] and waited == [ended[:3], ended[:4]]
 
 
 def test_an_error_that_leaves_threads_ends_at_once(call, monkeypatch):
