@@ -152,7 +152,6 @@ class Run:
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             return self._continued(saved)
-        self.trainer.compile_ahead()
         state, source = self.trainer.init(), self.config.training.init_from
         if not source:
             return Start(state)
@@ -254,7 +253,6 @@ class Run:
         bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
         with bar as progress, contextlib.ExitStack() as first_step:
             first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
-            self.trainer.wait_for_compilation()
             for step in range(first + 1, end + 1):
                 with self.trace.step(step):
                     indices, batch = self.feed.take(loss)

@@ -1,8 +1,6 @@
 """The training state, the train step and the eval step: plain nested dicts of arrays through `jax.jit`."""
 
-import contextlib
 import functools
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +138,6 @@ class Trainer(EvalModel):
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
         self.factors = self._factors()
         self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
-        self._compiling = None
         placed = sharding.shardings(self.abstract_state())
         self.init = jax.jit(self._init, out_shardings=placed)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(placed, replicated(device_mesh)))
@@ -156,27 +153,6 @@ class Trainer(EvalModel):
         state, batch = self.abstract_state(), self.abstract_batch()
         self.train_step.trace(state, batch)
         self.eval_step.trace(state["params"], state["batch_stats"], batch)
-
-    def compile_ahead(self) -> None:
-        """Start to compile the train step in another thread; JAX keeps the program for the first call of the step.
-
-        A program that cannot be compiled is an error of the first call.
-        """
-        if self.config.data.mocap:  # its batches are not those of `abstract_batch`
-            return
-        traced = self.train_step.trace(self.abstract_state(), self.abstract_batch())
-
-        def work():
-            with contextlib.suppress(Exception):
-                traced.lower().compile()
-
-        self._compiling = threading.Thread(target=work)
-        self._compiling.start()
-
-    def wait_for_compilation(self) -> None:
-        """Wait for the thread of `compile_ahead`, if there is one."""
-        if self._compiling is not None:
-            self._compiling.join()
 
     def abstract_state(self) -> dict:
         """Shapes, types and shardings of the state, as a target to restore into."""
