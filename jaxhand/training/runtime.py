@@ -157,12 +157,13 @@ def run(main: Callable[[], int], *arguments) -> None:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    together = _process_count() > 1
-    if together and code in (0, TERMINATED):
-        import jax
+    if code and at_once:
+        os._exit(code)  # an ordinary exit waits for the threads
+    if _process_count() > 1:
+        if code in (0, TERMINATED):
+            import jax
 
-        jax.distributed.shutdown()  # waits for the other processes, which end now too
-    if together or code and at_once:
+            jax.distributed.shutdown()  # waits for the other processes, which end now too
         os._exit(code)  # an ordinary exit waits for other processes, or ends with SIGABRT in a thread of `peers`
     sys.exit(code)
 
