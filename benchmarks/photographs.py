@@ -134,7 +134,13 @@ def clean_crops(tuning: Tuning, source) -> dict:
         valid = batch["valid"] > 0
         pooled = np.asarray(tuning.features(as_float(jnp.asarray(batch["image"]))))
         rows.append({"pooled": pooled[valid]} | {key: np.array(batch[key][valid]) for key in LABELS})
-    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    arrays = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    return arrays | {"mirror": mirrors([source[i] for i in range(len(source))])}
+
+
+def mirrors(records: list) -> np.ndarray:
+    """Factors (N, 1, 3) that make right hands of all hands; the crop rule of the recipe does not mirror left hands."""
+    return np.array([[[1 if record.hand == "right" else -1, 1, 1]] for record in records], np.float32)
 
 
 def automatic_crops(tuning: Tuning, detector: Pipeline, source) -> dict:
@@ -151,7 +157,8 @@ def automatic_crops(tuning: Tuning, detector: Pipeline, source) -> dict:
     K = [s.matrix(size) @ record.K @ s.rotation().T for record, s in zip(records, squares)]
     joints = [record.keypoints_3d @ s.rotation().T for record, s in zip(records, squares)]
     pooled = [np.asarray(tuning.features(as_float(jnp.asarray(few)))) for few in np.array_split(crops, 5)]
-    return {"pooled": np.concatenate(pooled), "K": np.float32(K), "keypoints_3d": np.float32(joints)}
+    arrays = {"pooled": np.concatenate(pooled), "K": np.float32(K), "keypoints_3d": np.float32(joints)}
+    return arrays | {"mirror": mirrors(records)}
 
 
 def pose_clusters(joints: np.ndarray) -> np.ndarray:
@@ -168,7 +175,7 @@ def pose_clusters(joints: np.ndarray) -> np.ndarray:
 def errors(tuning: Tuning, params: dict, crops: dict) -> np.ndarray:
     """PA-MPJPE, wrist-relative and camera-space MPJPE (2, 3, N) mm: of the joints, and of those of a fitted surface."""
     found, truth = tuning.predict(params, crops["pooled"], crops["K"])["keypoints_3d"], crops["keypoints_3d"]
-    both = np.asarray(found), fit_all(np.asarray(found)).joints
+    both = np.asarray(found), fit_all(np.asarray(found) * crops["mirror"]).joints * crops["mirror"]
     return np.array([(pa_mpjpe(p, truth), mpjpe(p, truth, root=0), mpjpe(p, truth)) for p in both])
 
 

@@ -42,7 +42,9 @@ def test_left_hands_are_mirrored(joints):
     found = FittedMeshPredictor(Known(given, is_right), HandConfig())(IMAGE)
     assert found["vertices"].shape == (10, 956, 3) and found["faces"].shape == (10, len(surface.builtin().faces), 3)
     np.testing.assert_array_equal(found["keypoints_3d"], given)
-    np.testing.assert_array_equal(found["vertices"][1::2] * [-1, 1, 1], found["vertices"][::2])
+    for key in ("vertices", "surface_keypoints_3d"):
+        np.testing.assert_array_equal(found[key][1::2] * [-1, 1, 1], found[key][::2])
+    assert np.linalg.norm(found["surface_keypoints_3d"] - given, axis=-1).mean() < 2
     np.testing.assert_array_equal(found["faces"][1::2, :, ::-1], found["faces"][::2])
     corners = np.stack([points[faces] for points, faces in zip(found["vertices"], found["faces"])])  # (10, F, 3, 3)
     volume = np.einsum("nfc,nfc->n", corners[:, :, 0], np.cross(corners[:, :, 1], corners[:, :, 2])) / 6
@@ -57,7 +59,7 @@ def test_an_image_without_hands(joints):
 def test_a_run_without_a_mesh(finished, tmp_path):
     """Vertices only where they are asked for; all else is equal."""
     plain, fitted = jaxhand.load(finished)(IMAGE), jaxhand.load(finished, fit_mesh=True)(IMAGE)
-    assert set(fitted) - set(plain) == {"vertices", "faces"} and fitted["vertices"].shape == (1, 956, 3)
+    assert set(fitted) - set(plain) == {"vertices", "faces", "surface_keypoints_3d"} and fitted["vertices"].shape == (1, 956, 3)
     for key, values in plain.items():
         np.testing.assert_array_equal(fitted[key], values)
     with pytest.raises(UserError, match="MANO_RIGHT.pkl"):

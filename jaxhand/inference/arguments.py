@@ -87,6 +87,8 @@ class ImagePredictor(abc.ABC):
             - `mano_pose` (N, 48) axis-angle in radians, `mano_shape` (N, 10) and `camera_translation` (N, 3) mm, the
               position of the hand's origin, from models that predict them.
 
+            With `fit_mesh` also `surface_keypoints_3d` (N, 21, 3) mm, the joints of the fitted surface.
+
         Raises:
             UserError: an argument has another form than described, or a box lies outside its image. With a list of
                 images the message names the image.

@@ -7,14 +7,14 @@ import numpy as np
 
 from jaxhand import hand
 from jaxhand.config import HandConfig
-from jaxhand.hand.fitting import fit
+from jaxhand.hand.fitting import Fitted, fit
 from jaxhand.inference.arguments import ImagePredictor, Photograph
 
 _BATCH = 8  # hands that are fitted at a time; the last hands are repeated up to this number, so one size is compiled
 
 
 class FittedMeshPredictor(ImagePredictor):
-    """A predictor without a mesh, with `vertices` and `faces` that are fitted to its joints.
+    """A predictor without a mesh, with `vertices`, `faces` and `surface_keypoints_3d` that are fitted to its joints.
 
     The fit reads the joints only: the thickness of the hand is the usual one for its bones, not the photograph's.
 
@@ -35,17 +35,18 @@ class FittedMeshPredictor(ImagePredictor):
         found = self._predictor.predict(photographs)
         is_right = found["is_right"][:, None, None]
         mirror = np.where(is_right, 1, np.array([-1, 1, 1], np.float32))  # (N, 1, 3)
-        faces = self._hand_model.faces
+        faces, fitted = self._hand_model.faces, self._fit(found["keypoints_3d"] * mirror)
         return found | {
-            "vertices": self._vertices(found["keypoints_3d"] * mirror) * mirror,
+            "vertices": fitted.vertices * mirror,
             "faces": np.where(is_right, faces, faces[:, ::-1]),  # (N, F, 3)
+            "surface_keypoints_3d": fitted.joints * mirror,
         }
 
-    def _vertices(self, joints: np.ndarray) -> np.ndarray:
-        """Fit right hands to joints (N, 21, 3) mm: (N, V, 3) mm."""
+    def _fit(self, joints: np.ndarray) -> Fitted:
+        """Fit right hands to joints (N, 21, 3) mm."""
         count = len(joints)
-        vertices = [np.zeros((0, self._hand_model.num_vertices, 3), np.float32)]
+        parts = [Fitted(*(np.zeros((0, rows, 3), np.float32) for rows in (self._hand_model.num_vertices, 21)))]
         for start in range(0, count, _BATCH):
             rows = np.minimum(np.arange(start, start + _BATCH), count - 1)
-            vertices.append(jax.device_get(fit(self._hand_model, joints[rows]).vertices))
-        return np.concatenate(vertices)[:count]
+            parts.append(jax.device_get(fit(self._hand_model, joints[rows])))
+        return Fitted(*(np.concatenate(arrays)[:count] for arrays in zip(*parts)))

@@ -25,10 +25,14 @@ _JSON_ARRAYS = {  # key in joints.json → (key of the predictor's arrays, decim
     "joints_2d": ("keypoints_2d", 2),
     "joints_3d": ("keypoints_3d", 2),
     "camera_translation": ("camera_translation", 2),
+    "surface_joints_3d": ("surface_keypoints_3d", 2),
     "mano_pose": ("mano_pose", 5),
     "mano_shape": ("mano_shape", 5),
 }
-UNITS = "joints_3d and camera_translation mm, camera frame (x right, y down, z forward); joints_2d, bbox and K px"
+UNITS = (
+    "joints_3d, surface_joints_3d and camera_translation mm, camera frame (x right, y down, z forward); "
+    "joints_2d, bbox and K px"
+)
 _OVERLAY = "_joints.png"  # end of the name of the picture with the skeletons
 _MESH_OVERLAY = "_mesh.png"
 _PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
