@@ -1,6 +1,6 @@
 """Losses, memory and step times of a training with a copied state, with a split one (FSDP), and with parts of a batch.
 
-`python -m benchmarks.sharding [--config FILE] [--devices 1 4 8] [key=value …]` starts one process for each number of
+`python -m benchmarks.sharding [key=value …] [--config FILE] [--devices 1 4 8]` starts one process for each number of
 forced CPU devices. These share the cores of the machine: the times say what the forms of a step cost against each other
 on this number of devices, and nothing about real devices. The losses of all rows must agree.
 """
