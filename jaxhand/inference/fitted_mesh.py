@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxhand import hand
 from jaxhand.config import HandConfig
-from jaxhand.hand.fitting import Fitted, fit
+from jaxhand.hand.fitting import fit
 from jaxhand.inference.arguments import ImagePredictor, Photograph
 
 _BATCH = 8  # hands that are fitted at a time; the last hands are repeated up to this number, so one size is compiled
@@ -35,18 +35,20 @@ class FittedMeshPredictor(ImagePredictor):
         found = self._predictor.predict(photographs)
         is_right = found["is_right"][:, None, None]
         mirror = np.where(is_right, 1, np.array([-1, 1, 1], np.float32))  # (N, 1, 3)
-        faces, fitted = self._hand_model.faces, self._fit(found["keypoints_3d"] * mirror)
+        faces, (vertices, joints) = self._hand_model.faces, self._fit(found["keypoints_3d"] * mirror)
         return found | {
-            "vertices": fitted.vertices * mirror,
+            "vertices": vertices * mirror,
             "faces": np.where(is_right, faces, faces[:, ::-1]),  # (N, F, 3)
-            "surface_keypoints_3d": fitted.joints * mirror,
+            "surface_keypoints_3d": joints * mirror,
         }
 
-    def _fit(self, joints: np.ndarray) -> Fitted:
-        """Fit right hands to joints (N, 21, 3) mm."""
+    def _fit(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit right hands to joints (N, 21, 3) mm: vertices (N, V, 3) mm, and the joints of the surface (N, 21, 3)."""
         count = len(joints)
-        parts = [Fitted(*(np.zeros((0, rows, 3), np.float32) for rows in (self._hand_model.num_vertices, 21)))]
+        parts = [(np.zeros((0, self._hand_model.num_vertices, 3), np.float32), np.zeros((0, 21, 3), np.float32))]
         for start in range(0, count, _BATCH):
             rows = np.minimum(np.arange(start, start + _BATCH), count - 1)
-            parts.append(jax.device_get(fit(self._hand_model, joints[rows])))
-        return Fitted(*(np.concatenate(arrays)[:count] for arrays in zip(*parts)))
+            fitted = jax.device_get(fit(self._hand_model, joints[rows]))
+            parts.append((fitted.vertices, fitted.joints))
+        vertices, joints = (np.concatenate(arrays)[:count] for arrays in zip(*parts))
+        return vertices, joints
