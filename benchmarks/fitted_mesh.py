@@ -19,10 +19,10 @@ import jaxhand
 from jaxhand.data.synthetic.scene import sample_scene
 from jaxhand.hand.builtin import body, surface
 from jaxhand.hand.camera import project
-from jaxhand.hand.fitting import Fitted, fit
+from jaxhand.hand.fitting import BATCH, fit_all
 from jaxhand.metrics import mpjpe, pa_mpjpe
 
-HANDS, BATCH, ROUNDS = 512, 8, 20
+HANDS, ROUNDS = 512, 20
 ACROSS, ALONG = 2.0, 6.0  # standard deviations of the noise, mm
 
 
@@ -39,6 +39,7 @@ def main() -> None:
 
 def known_hands() -> None:
     """Print the errors of joints and vertices, and the time of a fit."""
+    hand_model = surface.builtin()
     sample = jax.jit(jax.vmap(lambda index: sample_scene(body.random_numbers(0, index), "all")))
     scene = sample(jnp.arange(HANDS, dtype=jnp.uint32))
     truth = np.asarray(scene.joints)
@@ -50,15 +51,15 @@ def known_hands() -> None:
     print("| known hands | joints given | joints of the surface | vertices: median | mean | 95 % | worst hand |")
     print("|---|---|---|---|---|---|---|")
     for name, joints in (("true joints", truth), ("with noise", (truth + noise).astype(np.float32))):
-        fitted = fit_all(joints)
-        errors = np.linalg.norm(fitted.vertices - vertices, axis=-1)
-        shown = [mpjpe(joints, truth).mean(), mpjpe(fitted.joints, truth).mean(), np.median(errors), errors.mean()]
+        fitted, on_surface = fit_all(hand_model, joints)
+        errors = np.linalg.norm(fitted - vertices, axis=-1)
+        shown = [mpjpe(joints, truth).mean(), mpjpe(on_surface, truth).mean(), np.median(errors), errors.mean()]
         shown += [np.percentile(errors, 95), errors.mean(1).max()]
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in shown)} |", flush=True)
     for count in (1, BATCH):
         start = time.perf_counter()
         for _ in range(ROUNDS):
-            fit_all(truth[:count])
+            fit_all(hand_model, truth[:count])
         print(f"{1e3 * (time.perf_counter() - start) / ROUNDS / count:.2f} ms per hand, {count} at a time", flush=True)
 
 
@@ -74,7 +75,7 @@ def photographs(run: Path, folder: Path) -> None:
         truth = np.array([labels[image]["joints_3d"] for image in images], np.float32)
         joints, K = found["keypoints_3d"][first], found["K"][first]
         mirror = np.where(found["is_right"][first, None, None], 1, np.array([-1, 1, 1], np.float32))
-        on_surface = fit_all(joints * mirror).joints * mirror
+        on_surface = fit_all(surface.builtin(), joints * mirror)[1] * mirror
         apart = np.median(mpjpe(on_surface, joints))
         apart_2d = np.median(np.linalg.norm(project(on_surface, K) - project(joints, K), axis=-1))
         for name, points, rest in (
@@ -83,15 +84,6 @@ def photographs(run: Path, folder: Path) -> None:
         ):
             errors = f"{pa_mpjpe(points, truth).mean():.2f} | {mpjpe(points, truth, root=0).mean():.2f}"
             print(f"| {len(images)} of {split} | {name} | {errors} | {rest} |", flush=True)
-
-
-def fit_all(joints: np.ndarray) -> Fitted:
-    """Fit the built-in hand to joints (N, 21, 3) mm of right hands, `BATCH` at a time."""
-    hand_model, parts = surface.builtin(), []
-    for start in range(0, len(joints), BATCH):
-        rows = np.minimum(np.arange(start, start + BATCH), len(joints) - 1)
-        parts.append(jax.device_get(fit(hand_model, joints[rows])))
-    return Fitted(*(np.concatenate(arrays)[: len(joints)] for arrays in zip(*parts)))
 
 
 if __name__ == "__main__":

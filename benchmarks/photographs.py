@@ -26,12 +26,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks.fitted_mesh import fit_all
 from jaxhand import config as configs
 from jaxhand import data, models
 from jaxhand.config import Config
 from jaxhand.data import augment, pipeline
 from jaxhand.hand import joint_mix, roi
+from jaxhand.hand.builtin import surface
+from jaxhand.hand.fitting import fit_all
 from jaxhand.inference.mediapipe_pipeline import Pipeline, cut
 from jaxhand.metrics import mpjpe, pa_mpjpe, procrustes_align
 from jaxhand.models.efficientnet_lite import Features
@@ -175,7 +176,7 @@ def pose_clusters(joints: np.ndarray) -> np.ndarray:
 def errors(tuning: Tuning, params: dict, crops: dict) -> np.ndarray:
     """PA-MPJPE, wrist-relative and camera-space MPJPE (2, 3, N) mm: of the joints, and of those of a fitted surface."""
     found, truth = tuning.predict(params, crops["pooled"], crops["K"])["keypoints_3d"], crops["keypoints_3d"]
-    both = np.asarray(found), fit_all(np.asarray(found) * crops["mirror"]).joints * crops["mirror"]
+    both = np.asarray(found), fit_all(surface.builtin(), np.asarray(found) * crops["mirror"])[1] * crops["mirror"]
     return np.array([(pa_mpjpe(p, truth), mpjpe(p, truth, root=0), mpjpe(p, truth)) for p in both])
 
 

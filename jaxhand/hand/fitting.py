@@ -19,6 +19,7 @@ from jaxhand.hand.rotations import axis_angle_to_matrix
 from jaxhand.hand.skeleton import FINGER_OF_JOINT, PARENTS
 from jaxhand.hand.skinned import NUM_FINGERTIPS, OUR_ORDER, SkinnedHand, forward
 
+BATCH = 8  # hands of `fit_all` that are fitted at a time
 STEPS = 12
 # Error of a joint across its ray, for a hand of mean size, whose cost equals that of a pose or a shape at one standard
 # deviation. Networks estimate the depth of joints less accurately: along the ray, the error may be `DEPTH` times this.
@@ -79,6 +80,26 @@ def _skeleton(hand_model: SkinnedHand) -> SkinnedHand:
     """The same hand without vertices."""
     arrays = {key: getattr(hand_model, key) for key in ("template", "shape_dirs", "pose_dirs", "weights")}
     return dataclasses.replace(hand_model, **{key: array[hand_model.num_vertices :] for key, array in arrays.items()})
+
+
+def fit_all(hand_model: SkinnedHand, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit any number of hands as `fit` does, `BATCH` at a time, so that one size is compiled.
+
+    Args:
+        hand_model: as for `fit`.
+        joints: as for `fit`.
+
+    Returns:
+        Vertices (N, V, 3) and joints (N, 21, 3) of the surfaces, mm.
+    """
+    count = len(joints)
+    vertices, on_surface = (np.zeros((count, rows, 3), np.float32) for rows in (hand_model.num_vertices, 21))
+    for start in range(0, count, BATCH):
+        rows = np.arange(start, start + BATCH)
+        fitted = jax.device_get(fit(hand_model, joints[np.minimum(rows, count - 1)]))
+        kept = slice(start, min(start + BATCH, count))
+        vertices[kept], on_surface[kept] = (points[: count - start] for points in fitted)
+    return vertices, on_surface
 
 
 @functools.partial(jax.jit, static_argnums=0)
