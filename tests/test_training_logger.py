@@ -100,6 +100,13 @@ def test_metrics_without_a_checkpoint_are_kept(tmp_path, capsys):
     assert [line["step"] for line in read_lines(tmp_path)] == [10, 20]
 
 
+def test_metrics_that_are_kept_are_not_replaced(tmp_path):
+    for last in (10, 20, 30):
+        write(tmp_path, range(1, last + 1)).close()
+    kept = [tmp_path / name for name in ("metrics.before.jsonl", "metrics.before-2.jsonl", "metrics.jsonl")]
+    assert [len(path.read_text().splitlines()) for path in kept] == [1, 2, 3]
+
+
 def test_cut_off_files_are_mended(tmp_path):
     write(tmp_path, range(1, 31)).close()
     events = next((tmp_path / "tensorboard").iterdir())

@@ -15,6 +15,9 @@ class EpochTimes:
     """Measures the parts of an epoch. An epoch is the time from one call of `end_epoch` to the next."""
 
     def __init__(self):
+        self._restart()
+
+    def _restart(self) -> None:
         self._begin, self._seconds = time.monotonic(), dict.fromkeys(PARTS, 0.0)
 
     @contextlib.contextmanager
@@ -29,7 +32,7 @@ class EpochTimes:
     def end_epoch(self) -> tuple[float, dict[str, float]]:
         """Begin the next epoch; returns the seconds of the last one, and the share of each part in it, 0 to 1."""
         seconds, parts = time.monotonic() - self._begin, self._seconds
-        EpochTimes.__init__(self)
+        self._restart()
         return seconds, {name: part / max(seconds, 1e-9) for name, part in parts.items()}
 
 

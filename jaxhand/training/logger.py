@@ -5,6 +5,7 @@ and its flush returns before the events are on disk.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -213,7 +214,8 @@ def _keep_lines(path: Path) -> Path | None:
     """Rename the metrics of a run whose checkpoints are gone; returns the new path, or None if there are none."""
     if not path.is_file() or not path.stat().st_size:
         return None
-    return path.replace(path.with_name("metrics.before.jsonl"))
+    names = itertools.chain(["metrics.before.jsonl"], (f"metrics.before-{n}.jsonl" for n in itertools.count(2)))
+    return path.replace(next(kept for kept in map(path.with_name, names) if not kept.exists()))
 
 
 def _trim_lines(path: Path, last_step: int) -> None:
