@@ -14,6 +14,7 @@ import functools
 import itertools
 import mmap
 import multiprocessing
+import multiprocessing.context
 import os
 import pickle
 import signal
@@ -61,6 +62,7 @@ class InProcesses:
         try:
             places = self._pool.submit(_read, self._make.address, block.address, int(index)).result()
         except BrokenProcessPool:
+            _pool.cache_clear()  # so that a later training in this process starts new ones
             raise UserError("a process of data.workers has ended (lack of memory?): lower data.workers") from None
         arrays = memory.arrays(block.mapped(), places, functools.partial(self._free.append, block))
         return typing.cast(Batch, arrays)
@@ -105,11 +107,25 @@ class _Sent:
         self.address = (self._block.address, tuple(places.items()))
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A process that the pool can end although it ignores SIGTERM.
+
+    When one process is killed, the pool terminates the others and waits for their end.
+    """
+
+    terminate = multiprocessing.context.SpawnProcess.kill
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    """Starts processes without a fork, which would copy the threads' locks in any state."""
+
+    Process = _Process
+
+
 @functools.cache
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Processes that start when they are first used, and end with this one."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks in any state
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_prepare)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, _Context(), initializer=_prepare)
     atexit.register(pool.shutdown)  # while all modules that it needs are still there
     return pool
 
