@@ -96,6 +96,9 @@ def test_shares_of_an_epoch(monkeypatch):
             now[0] += seconds
     now[0] += 6
     assert times.end_epoch() == (10.0, {"data_wait": 0.3, "test": 0.0, "save": 0.1})
+    with times.part("data_wait"):
+        now[0] += 9
+    times.restart()
     now[0] += 4
     assert times.end_epoch() == (4.0, {"data_wait": 0.0, "test": 0.0, "save": 0.0})
 
@@ -105,6 +108,7 @@ def test_advice_where_the_devices_wait_for_data():
     line = advice(600.0, 0.43, DataConfig(threads=3))
     assert line.startswith("The devices waited for data in 43% of the epoch. Raise data.workers (now 0, with ")
     assert "data.threads (now 3)" in line and "jaxhand pack" in line and "\n" not in line
+    assert "data.threads" not in advice(600.0, 0.43, DataConfig(workers=2))  # they are not used then
 
 
 def traced(trace, steps):

@@ -111,9 +111,10 @@ def test_a_finished_run_says_so_and_changes_nothing(trained, copy_of, call):
 
 def test_test_freq_and_other_free_keys_change_nothing(trained, copy_of, call):
     """Every epoch is evaluated whatever `test_freq` is, and its value may change between starts of a run."""
-    free = ["training.test_freq=5", "data.threads=2"]
+    free = ["training.test_freq=5", "data.threads=2", "training.profile=[3, 5]"]
     code, output, _ = call(train.main, "--config", trained.config, "--workdir", copy_of(trained), *free)
     assert code == 0 and output.splitlines()[2] == "Going on from step 36 of 36"
+    assert output.splitlines()[3] == "training.profile: no trace is written, because step 5 is over"
 
 
 def test_another_config_is_refused(trained, copy_of, call):

@@ -152,6 +152,12 @@ def test_a_pattern_without_parameters_is_an_error():
         optimizer.rate_factors({"backbone/*": 0}, params)
 
 
+def test_a_network_that_is_frozen_whole_is_an_error():
+    params, _ = params_and_gradients()
+    with pytest.raises(ConfigError, match="optimizer.rates: all parameters are frozen"):
+        optimizer.rate_factors({"*": 1, "b/*": 0, "[acd]": 0}, params)
+
+
 def test_factors_of_parameters():
     """A step is as long as its factor; a parameter with factor 0 does not move and has no gradient."""
     params, gradients = params_and_gradients()

@@ -129,6 +129,17 @@ def test_an_error_that_leaves_threads_ends_at_once(call, monkeypatch):
     assert ended == [2, 130]
 
 
+def test_an_interrupted_run_does_not_wait_for_its_threads(call, monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    def main():
+        with runtime.without_waiting_for_threads():
+            raise KeyboardInterrupt
+
+    assert call(main)[2].startswith("interrupted; ") and ended == [130]
+
+
 def test_signals_stop_a_run_at_the_end_of_a_step():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     for number in (signal.SIGTERM, signal.SIGUSR1):

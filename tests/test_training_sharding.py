@@ -109,6 +109,7 @@ def test_the_longest_axis_that_fits_is_split(shape, spec):
         (["training.mesh.data=2"], "data 2 times fsdp 1 must be the number of devices, 4"),
         (["training.mesh.fsdp=2"], "set both"),
         ([*FSDP, "training.mesh.data=0"], "data 0 times fsdp 4"),
+        ([*FSDP, "training.mesh.data=8"], "data 8 times fsdp 1"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_an_error(overrides, line):

@@ -25,6 +25,7 @@ from jaxhand.training.checkpoint_damage import (
     SaveError,
     agree,
     as_damage,
+    misfit,
     none_readable,
     reason,
     set_aside,
@@ -390,7 +391,7 @@ def _restore(
     targets = jax.tree.map(lambda leaf: pytree_checks.stored(leaf, sharding), abstract or saved)
     for name in names:
         if difference := pytree_checks.mismatch(name, saved[name], targets[name]):
-            raise CheckpointError(f"checkpoint {path} does not fit the model: {difference}")
+            raise misfit(path, name, difference)
     args = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items() if jax.tree.leaves(tree)}
     with as_damage():
         restored = targets | dict(manager.restore(step, args=ocp.args.Composite(**args)).items())

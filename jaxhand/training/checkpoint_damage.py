@@ -90,6 +90,24 @@ def none_readable(folder: Path, damaged: dict[int, Exception]) -> CheckpointErro
     return CheckpointError(f"no checkpoint in {folder} can be read ({listed}); move the folder away to start again")
 
 
+def misfit(path: Path, item: str, difference: str) -> CheckpointError:
+    """The error for a checkpoint whose arrays are not those that the config needs.
+
+    Args:
+        path: folder of the step.
+        item: item of the checkpoint that does not fit, such as "params".
+        difference: what `pytree_checks.mismatch` returned.
+    """
+    if item != "optimizer":
+        return CheckpointError(f"checkpoint {path} does not fit the model: {difference}")
+    keys = "optimizer.name, optimizer.rates, optimizer.clip_norm, training.ema and training.average_with_init"
+    start = f"training.init_from={path.parent.parent}"
+    return CheckpointError(
+        f"checkpoint {path} has the state of another optimizer. Keep {keys} as they were, or begin a new run with "
+        f"{start} ({difference})"
+    )
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error, at most 200 characters; TensorStore's messages have a hundred lines."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,9 +15,10 @@ class EpochTimes:
     """Measures the parts of an epoch. An epoch is the time from one call of `end_epoch` to the next."""
 
     def __init__(self):
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Begin an epoch; what was measured since the last one is dropped."""
         self._begin, self._seconds = time.monotonic(), dict.fromkeys(PARTS, 0.0)
 
     @contextlib.contextmanager
@@ -32,7 +33,7 @@ class EpochTimes:
     def end_epoch(self) -> tuple[float, dict[str, float]]:
         """Begin the next epoch; returns the seconds of the last one, and the share of each part in it, 0 to 1."""
         seconds, parts = time.monotonic() - self._begin, self._seconds
-        self._restart()
+        self.restart()
         return seconds, {name: part / max(seconds, 1e-9) for name, part in parts.items()}
 
 
@@ -47,8 +48,8 @@ def advice(seconds: float, share: float, config: DataConfig) -> str:
     if share < WARN_SHARE or share * seconds < WARN_SECONDS:
         return ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = "" if config.workers else f" or data.threads (now {config.threads})"  # without effect next to workers
     return (
         f"The devices waited for data in {share:.0%} of the epoch. Raise data.workers (now {config.workers}, with "
-        f"{cores} cores here) or data.threads (now {config.threads}), pack the data set (jaxhand pack), or move it "
-        "to a faster disk"
+        f"{cores} cores here){threads}, pack the data set (jaxhand pack), or move it to a faster disk"
     )

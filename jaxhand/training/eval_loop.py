@@ -14,6 +14,7 @@ from jaxhand.data.record import Source
 from jaxhand.metrics import epoch
 from jaxhand.training import pytree_checks
 from jaxhand.training.checkpoint import Restored, restore_best
+from jaxhand.training.runtime import without_waiting_for_threads
 from jaxhand.training.sharding import local_rows, make_mesh, replicated, to_global
 from jaxhand.training.step import EvalModel
 
@@ -79,16 +80,17 @@ def evaluate_dataset(
         UserError: a loss term or a metric cannot be computed.
     """
     sums, shown = [], {}
-    for batch in batches:
-        on_device = to_global(batch, eval_model.device_mesh)
-        of_batch, predictions = eval_model.eval_step(params, batch_stats, on_device)
-        sums.append(of_batch)
-        if samples and not shown:
-            few = slice(min(samples, int(batch["valid"].sum())))
-            shown = {key: batch[key][few] for key in SAMPLE_KEYS}
-            shown["predicted_2d"] = local_rows(predictions["keypoints_2d"])[few]
-        if collect is not None:
-            collect(batch, {key: local_rows(value) for key, value in predictions.items()})
+    with without_waiting_for_threads():
+        for batch in batches:
+            on_device = to_global(batch, eval_model.device_mesh)
+            of_batch, predictions = eval_model.eval_step(params, batch_stats, on_device)
+            sums.append(of_batch)
+            if samples and not shown:
+                few = slice(min(samples, int(batch["valid"].sum())))
+                shown = {key: batch[key][few] for key in SAMPLE_KEYS}
+                shown["predicted_2d"] = local_rows(predictions["keypoints_2d"])[few]
+            if collect is not None:
+                collect(batch, {key: local_rows(value) for key, value in predictions.items()})
     sums = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
     losses = {name: value / max(sums["rows"], 1) for name, value in sums["losses"].items()}
     counts = {name: int(sums["metrics"][0][name]) for name in epoch.COUNTS}  # the joint metrics come first

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxhand.io import console
 from jaxhand.training.epoch_times import EpochTimes
 
 
@@ -26,6 +27,12 @@ class Feed:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "feed")
         self._state, self._next = batches.get_state(), self._thread.submit(self._read)
 
+    def wait(self) -> None:
+        """Wait until the next batch is on the devices."""
+        if not self._next.done():
+            with console.patience("waiting for a batch of data.train"):
+                concurrent.futures.wait([self._next])
+
     def take(self, busy: jax.Array | None = None) -> tuple[np.ndarray, dict]:
         """Return the next batch, and start to read the one after it.
 
@@ -38,7 +45,8 @@ class Feed:
         if not self._next.done():
             jax.block_until_ready(busy)  # until then, the devices do not wait for the batch
         with self._times.part("data_wait"):
-            self._state, indices, batch = self._next.result()
+            self.wait()
+        self._state, indices, batch = self._next.result()
         self._next = self._thread.submit(self._read)
         return indices, batch
 

@@ -25,7 +25,7 @@ from jaxhand.training.eval_loop import batches_of, evaluate_dataset
 from jaxhand.training.feed import Feed
 from jaxhand.training.logger import Logger
 from jaxhand.training.run_lock import RunLock
-from jaxhand.training.runtime import TERMINATED, Interruption
+from jaxhand.training.runtime import TERMINATED, Interruption, without_waiting_for_threads
 from jaxhand.training.sharding import check_batch_size, make_mesh, replicated, to_global
 from jaxhand.training.step import Trainer
 from jaxhand.training.step_trace import StepTrace
@@ -54,7 +54,7 @@ def train(config: Config, workdir: str | Path, allow: Collection[str] = ()) -> i
             written to; the data have a mistake, a loss term or a metric cannot be computed, or the loss is no longer
             finite.
     """
-    with RunLock(Path(workdir)) as lock:
+    with without_waiting_for_threads(), RunLock(Path(workdir)) as lock:
         run = Run(config, Path(workdir), allow, lock.check)
         try:
             start = run.restore()
@@ -220,6 +220,11 @@ class Run:
             self.logger.print(f"Going on from step {step} of {last}")
         if (traced := self.config.training.profile) and traced[0] > last:
             self.logger.print(f"training.profile: the run of {last} steps ends before step {traced[0]}")
+        elif traced and traced[1] <= step:
+            self.logger.print(f"training.profile: no trace is written, because step {traced[1]} is over")
+        if step < last:
+            self.feed.wait()
+            self.times.restart()  # the start of the readers is no part of an epoch
         for number in range(self.epochs.number(step), self.epochs.count):
             end = self.epochs.end(number)
             step, seconds = self._train_to(end, number, interruption)

@@ -85,7 +85,7 @@ def rate_factors(rates: dict[str, float], params: dict) -> dict:
         A nested dict of the same keys; 1 where no pattern matches.
 
     Raises:
-        ConfigError: a pattern matches no parameter.
+        ConfigError: a pattern matches no parameter, or all parameters are frozen.
     """
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
     for pattern in rates:
@@ -94,6 +94,8 @@ def rate_factors(rates: dict[str, float], params: dict) -> dict:
             raise ConfigError(f"optimizer.rates: no parameter matches {pattern!r}; their paths begin with {parts}")
     latest = list(reversed(rates.items()))
     found = [next((rate for pattern, rate in latest if fnmatchcase(name, pattern)), 1.0) for name in names]
+    if not any(found):
+        raise ConfigError("optimizer.rates: all parameters are frozen, so nothing would be learned; set a rate above 0")
     return jax.tree.unflatten(jax.tree.structure(params), found)
 
 

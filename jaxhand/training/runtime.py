@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jaxhand.config import UserError, cache_folder
 from jaxhand.io import console
@@ -101,6 +101,19 @@ class Interruption:
         self._steps += 1
         peers.note_step(step if self._steps >= _FIRST_STEPS else None)
         return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def without_waiting_for_threads() -> Iterator[None]:
+    """Context manager: after Ctrl-C in its block, `run` ends the process at once.
+
+    An ordinary end waits for all threads and processes that read data, and one of them may hang.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.leaves_threads = True  # pyright: ignore[reportAttributeAccessIssue] (read by `run`)
+        raise
 
 
 def _process_count() -> int:

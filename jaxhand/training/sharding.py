@@ -44,9 +44,9 @@ def mesh_axes(training: TrainingConfig, devices: int) -> dict[str, int]:
     """
     data, fsdp = training.mesh.data, training.mesh.fsdp if training.sharding == "fsdp" else 1
     if fsdp < 0:
-        fsdp = devices // max(data, 1)
+        fsdp = max(devices // max(data, 1), 1)
     if data < 0:
-        data = devices // max(fsdp, 1)
+        data = max(devices // max(fsdp, 1), 1)
     if data * fsdp != devices:
         lengths = f"training.mesh.data {data} times fsdp {fsdp}"
         raise ConfigError(f"{lengths} must be the number of devices, {devices}; -1 stands for the devices that remain")
