@@ -18,7 +18,6 @@ from jaxhand.metrics import epoch, epoch_metrics
 from jaxhand.training import losses, optimizer, sharding
 from jaxhand.training.sharding import HOST_ONLY, replicated, split
 
-
 # The programs that draw parameters run once: XLA's first optimization level compiles them in two thirds of the time.
 _RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
