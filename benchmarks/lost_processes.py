@@ -7,6 +7,7 @@ optimizer at the end are compared, bit for bit, with those of an undisturbed run
 
 import argparse
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -78,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2], help="numbers of processes (default: 2)")
     counts = parser.parse_args().processes
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes on every folder that it reads
     print(
         "| what one process does | processes | exit codes | others end after, s | itself, s | lines on stderr | then |"
     )
