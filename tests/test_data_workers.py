@@ -1,6 +1,7 @@
 """Batches that other processes read are those of this process."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -140,6 +141,15 @@ def test_errors_are_those_of_the_data_set(pool):
     assert str(error.value) == "image 26 is cut off"
     with pytest.raises(UserError, match="data.workers needs a data set that can be pickled .*: set data.workers=0"):
         train_iterator(WithLock(), config("data.workers=2"))
+
+
+def test_a_machine_without_semaphores_is_an_error(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(workers.concurrent.futures, "ProcessPoolExecutor", full)
+    with pytest.raises(UserError, match=r"semaphores in /dev/shm \(Read-only file system\): .* data.workers=0"):
+        workers._pool(3)
 
 
 def test_a_process_that_is_killed_is_an_error(pool):

@@ -111,11 +111,18 @@ def test_the_end_of_another_process_is_one_line(call, monkeypatch):
         assert (code, errors) == (1, f"error: another process of the run has ended: {line}\n")
     assert "Traceback" in call(failing(ValueError("no such word")))[2]
     assert ended == [1, 1, 1]
+    save = UserError("cannot write checkpoint 9")
+    save.__cause__ = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed")
+    assert call(failing(save)) == (1, "", "error: another process of the run has ended: UNKNOWN: Gloo AllGather failed\n")
+    save.__cause__ = OSError("disk full")
+    assert call(failing(save)) == (2, "", "error: cannot write checkpoint 9\n")
+    assert ended == [1, 1, 1, 1, 2]
+    ended.clear()
     waited = []
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: waited.append(list(ended)))
     for good in (0, runtime.TERMINATED):  # a good end waits for the others
         assert call(lambda good=good: good)[0] == good
-    assert ended == [1, 1, 1, 0, runtime.TERMINATED] and waited == [ended[:3], ended[:4]]
+    assert ended == [0, runtime.TERMINATED] and waited == [[], [0]]
 
 
 def test_an_error_that_leaves_threads_ends_at_once(call, monkeypatch):

@@ -18,10 +18,12 @@ import multiprocessing.context
 import os
 import pickle
 import signal
+import sys
 import threading
 import typing
 from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 
 import cv2
 import jax
@@ -63,7 +65,10 @@ class InProcesses:
             places = self._pool.submit(_read, self._make.address, block.address, int(index)).result()
         except BrokenProcessPool:
             _pool.cache_clear()  # so that a later training in this process starts new ones
-            raise UserError("a process of data.workers has ended (lack of memory?): lower data.workers") from None
+            guard = 'a script without `if __name__ == "__main__":`'
+            raise UserError(
+                f"a process of data.workers has ended (lack of memory, or {guard}?): lower data.workers"
+            ) from None
         arrays = memory.arrays(block.mapped(), places, functools.partial(self._free.append, block))
         return typing.cast(Batch, arrays)
 
@@ -125,7 +130,16 @@ class _Context(multiprocessing.context.SpawnContext):
 @functools.cache
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Processes that start when they are first used, and end with this one."""
-    pool = concurrent.futures.ProcessPoolExecutor(workers, _Context(), initializer=_prepare)
+    # A process that is ended at once leaves the pool's semaphores to the resource tracker, which removes them. Its
+    # warning about them would follow the line that says why the process has ended.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    resource_tracker.ensure_running()
+    sys.warnoptions.pop()
+    try:
+        pool = concurrent.futures.ProcessPoolExecutor(workers, _Context(), initializer=_prepare)
+    except OSError as error:
+        place = f"data.workers cannot make semaphores in /dev/shm ({error.strerror})"
+        raise UserError(f"{place}: make it writable, or set data.workers=0") from error
     atexit.register(pool.shutdown)  # while all modules that it needs are still there
     return pool
 

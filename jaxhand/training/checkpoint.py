@@ -266,8 +266,8 @@ class Checkpoints:
         if jax.process_count() == 1:  # several processes would block here, and the run ends anyway
             self._manager.close()
             self._open()
-        latest = self.latest_step()
-        stays = "" if latest is None else f"; step {latest} is still there"
+        earlier = [step for step in checkpoint_files.steps(self._folder) if step != self._saving]
+        stays = f"; step {earlier[-1]} is still there" if earlier else ""
         return SaveError(f"cannot write checkpoint {self._folder / str(self._saving)}: {reason(error)}{stays}")
 
     def _set_aside(self, damaged: dict[int, Exception], restored_step: int) -> None:

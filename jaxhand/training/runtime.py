@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import typing
 from collections.abc import Callable, Iterator
 
 from jaxhand.config import UserError, cache_folder
@@ -186,7 +187,7 @@ def run(main: Callable[[], int], *arguments) -> None:
     sys.exit(code)
 
 
-def _is_of_peers(error: Exception) -> bool:
+def _is_of_peers(error: BaseException | None) -> bool:
     """Whether an error can mean that another process has ended: JAX raises ValueError for Gloo, which connects CPUs."""
     import jax
 
@@ -205,8 +206,10 @@ def _report(error: Exception) -> int:
         except UserError as no_device:
             error = no_device
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if not (_process_count() > 1 and _is_of_peers(error.__cause__)):  # such as a save that waited for a lost process
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        error = typing.cast(Exception, error.__cause__)
     import jax
 
     reason = str(error).partition("\n")[0][:200]
