@@ -30,6 +30,7 @@ _LISTED = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}")
 _AXIS = re.compile(r"('[^']*')=(\d+)")
+_INLINE = ("fusion", "call")  # opcodes of an instruction that runs a computation once
 _SAME_NUMBERS = ("bitcast", "copy", "reshape", "transpose", "convert")
 
 
@@ -79,6 +80,7 @@ class _Program:
         self.computations: dict[str, dict[str, _Instruction]] = {}
         self.parameters: dict[_Place, int] = {}
         self.users: dict[_Place, list[_Place]] = {}
+        self.roots: dict[str, str] = {}  # computation → the instruction that is its result
         self.callers: dict[str, _Place] = {}  # computation → the loop, the fusion or the call that runs it
         entry = None
         for line in hlo.splitlines():
@@ -89,6 +91,8 @@ class _Program:
                 name, kind, opcode, text = found.groups()
                 operands = tuple(_NAME.findall(_END_OF_OPERANDS.split(text, maxsplit=1)[0]))
                 instructions[name] = _Instruction(name, kind, opcode, operands, text)
+                if line.lstrip().startswith("ROOT "):
+                    self.roots[computation] = name
                 if opcode == "parameter":
                     self.parameters[computation, name] = int(text.partition(")")[0])
                 for operand in dict.fromkeys(operands):
@@ -147,6 +151,9 @@ class _Program:
             for position, operand in enumerate(self.at(user).operands)
             if operand == place[1]
         ]
+        caller = self.callers.get(place[0])
+        if caller and self.roots[place[0]] == place[1] and self.at(caller).opcode in _INLINE:
+            uses.append(self._is_used_in_parts(caller, part))
         return bool(uses) and all(uses)
 
     def _takes_part(self, place: _Place, position: int, part: float) -> bool:
@@ -157,7 +164,7 @@ class _Program:
             return own and _numbers(user.type) == part
         if user.opcode in _SAME_NUMBERS:
             return self._is_used_in_parts(place, part)
-        if user.opcode in ("fusion", "call"):
+        if user.opcode in _INLINE:
             (body,) = _BODIES.findall(user.text)
             (inside,) = (name for name in self.computations[body] if self.parameters.get((body, name)) == position)
             return self._is_used_in_parts((body, inside), part)
