@@ -8,7 +8,7 @@ computations by name.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -31,7 +31,8 @@ _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\
 _MESH = re.compile(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}")
 _AXIS = re.compile(r"('[^']*')=(\d+)")
 _INLINE = ("fusion", "call")  # opcodes of an instruction that runs a computation once
-_SAME_NUMBERS = ("bitcast", "copy", "reshape", "transpose", "convert")
+_SAME_NUMBERS = ("bitcast", "copy", "reshape", "transpose")
+_HALF = ("bf16", "f16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Collective:
     groups: tuple[tuple[int, ...], ...]  # indices of the devices that exchange data with each other
     times: int | None  # how often the program does it; None: in a loop whose length the program does not state
     sliced: bool = False  # an all-reduce from which each device uses only its own part: it could be a reduce-scatter
+    rounded: bool = False  # an all-reduce of float32 whose result is only used in 16 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +118,10 @@ class _Program:
                     continue
                 for index, operand in enumerate(each.operands):
                     size = sum(map(_bytes, _ARRAY.findall(self.at((computation, operand)).type)))
-                    sliced = kind == "all-reduce" and self._is_sliced((computation, name), index, len(groups[0]))
-                    yield Collective(kind, size, groups, times, sliced)
+                    result = self._result((computation, name), index) if kind == "all-reduce" else None
+                    sliced = result is not None and self._is_sliced(result, parts=len(groups[0]))
+                    rounded = result is not None and self._is_rounded(result)
+                    yield Collective(kind, size, groups, times, sliced, rounded)
 
     def _runs(self, computation: str, times: int | None) -> Iterator[tuple[str, int | None]]:
         """Yield the names of a computation and of all that it runs, with how often each is run."""
@@ -132,43 +136,68 @@ class _Program:
             for branch in _NAME.findall(str(_BRANCHES.findall(each.text))):  # at most one of them runs
                 yield from self._runs(branch.strip("'"), None)
 
-    def _is_sliced(self, place: _Place, index: int, parts: int) -> bool:
-        """Whether each device uses only its own part of an array of an all-reduce."""
-        operation, results = self.at(place), [place]
-        if operation.opcode.endswith("-start"):
-            results = self.users.get(place, [])
-        if len(operation.operands) > 1:
-            users = [user for result in results for user in self.users.get(result, [])]
-            results = [user for user in users if _index(self.at(user)) == index]
-        part = _numbers(self.at((place[0], operation.operands[index])).type) / parts
-        return bool(results) and all(self._is_used_in_parts(result, part) for result in results)
+    def _every_use(self, place: _Place, passes: tuple[str, ...], accepts: Callable[[_Place, int], bool]) -> bool:
+        """Whether an array is used, and all instructions that use it are accepted.
 
-    def _is_used_in_parts(self, place: _Place, part: float) -> bool:
-        """Whether everything that uses an array takes a slice of `part` numbers at a position of this device."""
+        Args:
+            place: the array.
+            passes: opcodes of instructions whose result is looked at instead.
+            accepts: called with an instruction, and with the position of the array among its operands.
+        """
+
+        def accepted(user: _Place, position: int) -> bool:
+            each = self.at(user)
+            if each.opcode in _INLINE:
+                (body,) = _BODIES.findall(each.text)
+                (inside,) = (name for name in self.computations[body] if self.parameters.get((body, name)) == position)
+                return self._every_use((body, inside), passes, accepts)
+            return each.opcode in passes and self._every_use(user, passes, accepts) or accepts(user, position)
+
         uses = [
-            self._takes_part(user, position, part)
+            accepted(user, position)
             for user in self.users.get(place, [])
             for position, operand in enumerate(self.at(user).operands)
             if operand == place[1]
         ]
         caller = self.callers.get(place[0])
         if caller and self.roots[place[0]] == place[1] and self.at(caller).opcode in _INLINE:
-            uses.append(self._is_used_in_parts(caller, part))
+            uses.append(self._every_use(caller, passes, accepts))
         return bool(uses) and all(uses)
 
-    def _takes_part(self, place: _Place, position: int, part: float) -> bool:
-        """Whether an instruction takes such a slice of the operand at a position."""
-        computation, user = place[0], self.at(place)
-        if user.opcode == "dynamic-slice" and position == 0:
-            own = any(self._is_of_device((computation, start)) for start in user.operands[1:])
-            return own and _numbers(user.type) == part
-        if user.opcode in _SAME_NUMBERS:
-            return self._is_used_in_parts(place, part)
-        if user.opcode in _INLINE:
-            (body,) = _BODIES.findall(user.text)
-            (inside,) = (name for name in self.computations[body] if self.parameters.get((body, name)) == position)
-            return self._is_used_in_parts((body, inside), part)
-        return False
+    def _result(self, place: _Place, index: int) -> _Place | None:
+        """Where a collective operation's result for one of its arrays is; None: it is not used."""
+        operation = self.at(place)
+        if operation.opcode.endswith("-start"):
+            (place,) = self.users[place]
+        if len(operation.operands) == 1:
+            return place
+        return next((user for user in self.users.get(place, []) if _index(self.at(user)) == index), None)
+
+    def _is_sliced(self, result: _Place, parts: int) -> bool:
+        """Whether each device uses only its own part of an array, one of `parts`."""
+        part = _numbers(self.at(result).type) / parts
+
+        def is_own(place: _Place, position: int) -> bool:
+            each = self.at(place)
+            return (
+                each.opcode == "dynamic-slice"
+                and position == 0
+                and _numbers(each.type) == part
+                and any(self._is_of_device((place[0], start)) for start in each.operands[1:])
+            )
+
+        return self._every_use(result, (*_SAME_NUMBERS, "convert"), is_own)
+
+    def _is_rounded(self, result: _Place) -> bool:
+        """Whether an array of float32 is only used in 16 bits."""
+
+        def rounds(place: _Place, position: int) -> bool:
+            each = self.at(place)
+            return each.opcode == "convert" and each.type.startswith(_HALF)
+
+        return self.at(result).type.startswith("f32") and self._every_use(
+            result, (*_SAME_NUMBERS, "dynamic-slice"), rounds
+        )
 
     def _is_of_device(self, place: _Place) -> bool:
         """Whether an integer is computed from the index of the device."""
