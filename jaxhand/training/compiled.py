@@ -31,6 +31,8 @@ def of_step(config: str, overrides: Sequence[str], devices: int) -> list[Collect
     Raises:
         UserError: the process failed, or took longer than `LIMIT_S`.
     """
+    if devices == 1:
+        return []
     flags = f"{_QUICK} --xla_force_host_platform_device_count={devices}"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

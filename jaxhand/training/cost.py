@@ -91,10 +91,11 @@ def of_step(config: Config, hosts: int, per_host: int) -> Step:
         "activations": model["activations"],
         "batch": of_device(trainer.abstract_batch()),
     }
+    half = config.model.dtype == "bfloat16"
     passes = 4 if config.model.remat else 3  # forward; backward, which costs two; the forward pass again with remat
-    traffic = _traffic(split, moved, axes, per_host, training.accumulate)
+    traffic = _traffic(split, moved, axes, per_host, training.accumulate, half)
     flops = passes * model["flops"] * training.batch_size // devices
-    share, half = _bytes(split) / _bytes(params), config.model.dtype == "bfloat16"
+    share = _bytes(split) / _bytes(params)
     return Step(devices, memory, traffic, flops, share, training.batch_size, half)
 
 
@@ -141,19 +142,23 @@ def ring(collective: str, whole: float, size: int, per_host: int) -> Traffic:
     return Traffic(collective, share * whole, size, min(size, per_host))
 
 
-def _traffic(split: list, moved: list, axes: dict[str, int], per_host: int, parts: int) -> list[Traffic]:
+def _traffic(split: list, moved: list, axes: dict[str, int], per_host: int, parts: int, half: bool) -> list[Traffic]:
     """The collectives of a step. Each part of the batch sums its gradient; XLA gathers the parameters only once.
 
-    Devices have the order of the mesh: those of one `fsdp` group are neighbours.
+    With products of bfloat16, the gradients are summed in bfloat16; few are not, such as those of the norms. Devices
+    have the order of the mesh: those of one `fsdp` group are neighbours.
     """
     data, fsdp = axes["data"], axes.get("fsdp", 1)
     everywhere, whole = data * fsdp, _bytes(split)
-    summed, copied = (_bytes([leaf for leaf in moved if _is_split(leaf) is is_split]) for is_split in (True, False))
+    summed, copied = (
+        parts * _bytes([leaf for leaf in moved if _is_split(leaf) is is_split]) / (2 if half else 1)
+        for is_split in (True, False)
+    )
     found = [
         ring("all-gather", whole, fsdp, per_host),
-        ring("reduce-scatter", parts * summed, fsdp, per_host),
-        ring("all-reduce", parts * summed / fsdp, data, max(per_host // fsdp, 1)),
-        ring("all-reduce", parts * copied, everywhere, per_host),
+        ring("reduce-scatter", summed, fsdp, per_host),
+        ring("all-reduce", summed / fsdp, data, max(per_host // fsdp, 1)),
+        ring("all-reduce", copied, everywhere, per_host),
     ]
     return [each for each in found if each.sent]
 
