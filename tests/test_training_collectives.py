@@ -141,6 +141,7 @@ def operation(text: str) -> list[Collective]:
         ("[4,2]<=[2,4]T(1,0)", ((0, 4), (1, 5), (2, 6), (3, 7))),
         ("mesh['data'=2,'fsdp'=4] {'fsdp'}", ((0, 1, 2, 3), (4, 5, 6, 7))),
         ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", (tuple(range(8)),)),
+        ("mesh['data'=2,'fsdp'=4] {'fsdp','data'}", ((0, 4, 1, 5, 2, 6, 3, 7),)),
         ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", ((0, 1, 2, 3), (4, 5, 6, 7))),
         ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'c'}", ((0, 4), (1, 5), (2, 6), (3, 7))),
     ],
@@ -152,6 +153,7 @@ def test_forms_of_groups(groups, expected):
 
 def test_groups_of_one_device_and_of_an_unknown_form():
     assert operation("ROOT %r = f32[8,4]{1,0} all-reduce(%a), replica_groups=[8,1]<=[8], to_apply=%add") == []
+    assert operation("ROOT %r = f32[8,4]{1,0} all-reduce(%a), replica_groups=mesh['a'=8] {}, to_apply=%add") == []
     for groups in ("mesh['a'=8] {'a':(2)4}", "new[8]"):
         with pytest.raises(ValueError, match="these groups of devices cannot be read: %a"):
             operation(f"ROOT %r = f32[8,4]{{1,0}} all-reduce(%a), replica_groups={groups}, to_apply=%add")
@@ -212,9 +214,12 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_a_step_that_is_not_compiled(monkeypatch, capsys):
     monkeypatch.setattr(compiled, "_PROGRAM", "import sys; sys.exit('first line\\nout of luck')")
     assert summary.main(["quickstart", "--devices", "2", "--compiled"]) == 2
-    assert capsys.readouterr().err == "error: the train step cannot be compiled for 2 devices: out of luck\n"
+    assert capsys.readouterr().err == "error: the train step was not compiled for 2 devices: out of luck\n"
     monkeypatch.setattr(compiled, "_PROGRAM", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(UserError, match="got signal 9, as when memory runs out"):
+        compiled.of_step("quickstart", [], 2)
+    monkeypatch.setattr(compiled, "_PROGRAM", "print('no program')")
+    with pytest.raises(UserError, match="the program for 2 devices cannot be read: the text is not an HLO program"):
         compiled.of_step("quickstart", [], 2)
     monkeypatch.setattr(compiled, "LIMIT_S", 0.1)
     monkeypatch.setattr(compiled, "_PROGRAM", "import time; time.sleep(60)")

@@ -83,7 +83,7 @@ class _Program:
         self.parameters: dict[_Place, int] = {}
         self.users: dict[_Place, list[_Place]] = {}
         self.roots: dict[str, str] = {}  # computation → the instruction that is its result
-        self.callers: dict[str, _Place] = {}  # computation → the loop, the fusion or the call that runs it
+        self.callers: dict[str, list[_Place]] = {}  # computation → the loops, fusions and calls that run it
         entry = None
         for line in hlo.splitlines():
             if header := _COMPUTATION.match(line):
@@ -99,8 +99,8 @@ class _Program:
                     self.parameters[computation, name] = int(text.partition(")")[0])
                 for operand in dict.fromkeys(operands):
                     self.users.setdefault((computation, operand), []).append((computation, name))
-                for body in _BODIES.findall(text):
-                    self.callers[body] = (computation, name)
+                for body in dict.fromkeys(_BODIES.findall(text)):
+                    self.callers.setdefault(body, []).append((computation, name))
         if entry is None:
             raise ValueError("the text is not an HLO program")
         self.entry: str = entry
@@ -133,8 +133,8 @@ class _Program:
             count = 1 if each.opcode != "while" else int(length[1]) if length else None
             for body in _BODIES.findall(each.text):
                 yield from self._runs(body, times * count if times is not None and count is not None else None)
-            for branch in _NAME.findall(str(_BRANCHES.findall(each.text))):  # at most one of them runs
-                yield from self._runs(branch.strip("'"), None)
+            for branch in _NAME.findall(" ".join(map("".join, _BRANCHES.findall(each.text)))):  # only one of them runs
+                yield from self._runs(branch, None)
 
     def _every_use(self, place: _Place, passes: tuple[str, ...], accepts: Callable[[_Place, int], bool]) -> bool:
         """Whether an array is used, and all instructions that use it are accepted.
@@ -159,9 +159,8 @@ class _Program:
             for position, operand in enumerate(self.at(user).operands)
             if operand == place[1]
         ]
-        caller = self.callers.get(place[0])
-        if caller and self.roots[place[0]] == place[1] and self.at(caller).opcode in _INLINE:
-            uses.append(self._every_use(caller, passes, accepts))
+        for caller in self.callers.get(place[0], []) if self.roots[place[0]] == place[1] else ():
+            uses.append(self.at(caller).opcode in _INLINE and self._every_use(caller, passes, accepts))
         return bool(uses) and all(uses)
 
     def _result(self, place: _Place, index: int) -> _Place | None:
@@ -228,11 +227,10 @@ class _Program:
         return self._element(source, index) if source else None
 
     def _argument(self, place: _Place) -> _Place | None:
-        """What a parameter of a computation is where the computation is run."""
-        caller = self.callers.get(place[0])
-        operands = self.at(caller).operands if caller else ()
-        number = self.parameters[place]
-        return (caller[0], operands[number]) if caller and number < len(operands) else None
+        """What a parameter of a computation is where the computation is run; None: several instructions run it."""
+        callers, number = self.callers.get(place[0], []), self.parameters[place]
+        operands = self.at(callers[0]).operands if len(callers) == 1 else ()
+        return (callers[0][0], operands[number]) if number < len(operands) else None
 
 
 def _index(instruction: _Instruction) -> int:
@@ -279,9 +277,9 @@ def _groups(text: str, devices: int) -> tuple[tuple[int, ...], ...]:
     elif (found := _MESH.search(text)) and ":" not in found[4]:
         lengths = {name: int(length) for name, length in _AXIS.findall(found[1])}
         mesh = (_ordered(found[2], found[3]) if found[2] else np.arange(devices)).reshape(tuple(lengths.values()))
-        along = [list(lengths).index(name) for name in found[4].split(",")]
-        last = np.moveaxis(mesh, along, range(-len(along), 0))
-        groups = last.reshape(-1, math.prod(last.shape[-len(along) :]))
+        names = [name for name in found[4].split(",") if name]
+        along = np.moveaxis(mesh, [list(lengths).index(name) for name in names], range(-len(names), 0))
+        groups = along.reshape(-1, math.prod(lengths[name] for name in names))
     else:
         raise ValueError(f"these groups of devices cannot be read: {text[:200]}")
     return tuple(map(tuple, groups.tolist()))

@@ -29,7 +29,7 @@ def of_step(config: str, overrides: Sequence[str], devices: int) -> list[Collect
         devices: number of devices.
 
     Raises:
-        UserError: the process failed, or took longer than `LIMIT_S`.
+        UserError: the process failed, took longer than `LIMIT_S`, or its program cannot be read.
     """
     if devices == 1:
         return []
@@ -37,7 +37,7 @@ def of_step(config: str, overrides: Sequence[str], devices: int) -> list[Collect
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", _PROGRAM, str(config), *overrides]
-    failed = f"the train step cannot be compiled for {devices} devices"
+    failed = f"the train step was not compiled for {devices} devices"
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -47,7 +47,10 @@ def of_step(config: str, overrides: Sequence[str], devices: int) -> list[Collect
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason was printed"])[-1]
         raise UserError(f"{failed}: {reason[:300]}")
-    return collectives.read(done.stdout)
+    try:
+        return collectives.read(done.stdout)
+    except ValueError as error:
+        raise UserError(f"the program for {devices} devices cannot be read: {error}") from None
 
 
 def print_hlo(config: str, *overrides: str) -> None:
