@@ -34,7 +34,9 @@ COMPILED_NOTES = """\
 Read from the program: the train step was compiled for CPU devices. As XLA does for GPUs, an all-reduce from which each
 device keeps only its own part counts as a reduce-scatter, and bfloat16 sums count in 16 bits; the last row is what CPUs
 send, without both. The time is computed from what was read from the program."""
-UNKNOWN_NOTE = "* At least: {} operations are in loops whose length the program does not state; they count once."
+UNKNOWN_NOTE = (
+    "* At least: operations in loops whose length the program does not state count once; number of operations: {}."
+)
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:

@@ -196,8 +196,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         "model: {name: 'toy:Linear'}\ndata: {image_size: 16}\n"
         "training: {batch_size: 64, sharding: fsdp}\noptimizer: {name: adamw}\n"
     )
-    command = ["toy.yaml", "--devices", "1,2x2", "--compiled"]
-    assert summary.main([*command, "--json"]) == 0
+    assert summary.main(["toy.yaml", "--devices", "1,2x2", "--compiled", "--json"]) == 0
     one, four = json.loads(capsys.readouterr().out)["layouts"]
     assert one["compiled"]["sent_on_cpus"] == 0 and four["compiled"]["in_unknown_loops"] == 0
     sent, read = four["sent"], four["compiled"]["sent"]
@@ -205,9 +204,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         assert sent[kind] == read[kind] == 3 / 4 * 4 * 256 * 256
     assert sent["all-reduce"] == 6 / 4 * 4 * 256 <= read["all-reduce"] < sent["all-reduce"] + 200  # and the losses
     assert four["compiled"]["sent_on_cpus"] == sum(read.values()) + read["reduce-scatter"]
-    assert summary.main(command) == 0
+
+    again = [Collective("all-gather", 10**6, (tuple(range(4)),), None)]
+    monkeypatch.setattr(compiled, "of_step", lambda config, overrides, devices: again)
+    assert summary.main(["toy.yaml", "--devices", "2x2", "--compiled"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("  reduce-scatter") for line in lines) == 2
+    assert lines[lines.index("the same, read from the program*") + 2].split() == ["all-gather", "0.003"]
+    assert lines[-1].startswith("* At least:") and lines[-1].endswith(": 1.")
     assert any(line.startswith("Read from the program:") for line in lines)
 
 
