@@ -26,10 +26,10 @@ NOTES = """\
 These are estimates from the shapes of the arrays and from data sheets. They were not checked against a GPU.
 Memory does not include what one operation needs at a time, such as the block that is recomputed with model.remat.
 Sent: ring algorithms; gradients are sent once for each part of a batch, and in bfloat16 where the model computes in it.
-Time: the first number is with communication at the same time as the products, the second is with one after the other;
-waiting for data is not included. Efficiency: the share of the step that is not communication. With few images per GPU,
---mfu is lower. The time that a GPU needs to start each operation is not included; for small networks it is larger than
-all the rest."""
+What Muon sends for split matrices is not computed from shapes: see --compiled. Time: the first number is with
+communication at the same time as the products, the second is with one after the other; waiting for data is not
+included. Efficiency: the share of the step that is not communication. With few images per GPU, --mfu is lower. The time
+that a GPU needs to start each operation is not included; for small networks it is larger than all the rest."""
 COMPILED_NOTES = """\
 Read from the program: the train step was compiled for CPU devices. As XLA does for GPUs, an all-reduce from which each
 device keeps only its own part counts as a reduce-scatter, and bfloat16 sums count in 16 bits; the last row is what CPUs

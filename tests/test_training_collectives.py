@@ -225,7 +225,7 @@ def test_a_step_that_is_not_compiled(monkeypatch, capsys):
     with pytest.raises(UserError, match="the program for 2 devices cannot be read: the text is not an HLO program"):
         compiled.of_step("quickstart", [], 2)
     monkeypatch.setattr(compiled, "LIMIT_S", 0.1)
-    monkeypatch.setattr(compiled, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(compiled, "_PROGRAM", "import time; time.sleep(9)")
     with pytest.raises(UserError, match=r"for 2 devices within 0.1 s; leave out --compiled"):
         compiled.of_step("quickstart", [], 2)
     with pytest.raises(SystemExit):
