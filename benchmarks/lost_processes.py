@@ -7,6 +7,7 @@ optimizer at the end are compared, bit for bit, with those of an undisturbed run
 
 import argparse
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -78,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2], help="numbers of processes (default: 2)")
     counts = parser.parse_args().processes
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes on every folder that it reads
     print(
         "| what one process does | processes | exit codes | others end after, s | itself, s | lines on stderr | then |"
     )
@@ -149,13 +151,13 @@ def run(count: int, workdir: Path, lost: list[int] | tuple = (), action: str = "
 def digest(workdir: Path) -> str:
     """A hash of all arrays of the latest checkpoint, which Orbax alone reads on one device."""
     step = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
-    handlers = {item: ocp.PyTreeCheckpointHandler() for item in ITEMS}
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(workdir / "checkpoints", options=options, item_handlers=handlers) as manager:
-        trees = {item: manager.item_metadata(step)[item].tree for item in ITEMS}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), trees)
-        items = {item: ocp.args.PyTreeRestore(restore_args=as_numpy[item]) for item in ITEMS}
-        arrays = manager.restore(step, args=ocp.args.Composite(**items))
+    arrays = {}
+    for item in ITEMS:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            path = workdir / "checkpoints" / str(step) / item
+            tree = checkpointer.metadata(path).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            arrays[item] = checkpointer.restore(path, restore_args=as_numpy)
     found = hashlib.sha256(str(step).encode())
     for item in ITEMS:
         for path, array in jax.tree.leaves_with_path(arrays[item]):

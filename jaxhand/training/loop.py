@@ -148,7 +148,7 @@ class Run:
         return start
 
     def _start(self) -> Start:
-        abstract = self.trainer.abstract_state()
+        abstract = self.trainer.abstract_state
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             return self._continued(saved)

@@ -86,7 +86,7 @@ class EvalModel:
         }
 
     def _abstract(self, build) -> dict:
-        return sharding.abstract_state(self.device_mesh, jax.eval_shape(build))
+        return sharding.abstract_state(self.device_mesh, jax.jit(build).eval_shape())
 
     @staticmethod
     def _split(model: nnx.Module) -> dict:
@@ -115,7 +115,8 @@ class Trainer(EvalModel):
 
     State: `step`, `params`, `batch_stats` (all that is not trained), `optimizer`, and `sums` of the losses since the
     epoch began. `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the
-    loss, which is NaN where the loss is finite but its gradient is not.
+    loss, which is NaN where the loss is finite but its gradient is not. `abstract_state` has the shapes, types and
+    shardings of the state, as a target to restore into.
 
     `params` are what is tested and what a run predicts with. With `training.average_with_init` or `training.ema` they
     are averages, and the parameters that the gradient moves are in `optimizer`, under "trained":
@@ -145,8 +146,10 @@ class Trainer(EvalModel):
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
         self.factors = self._factors()
         self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
-        placed = sharding.shardings(self.abstract_state())
-        self.init = jax.jit(self._init, out_shardings=placed, compiler_options=_RUNS_ONCE)
+        draw = self._init  # one object, so that JAX traces it once for both: the shapes, and the program
+        self.abstract_state = self._abstract(draw)
+        placed = sharding.shardings(self.abstract_state)
+        self.init = jax.jit(draw, out_shardings=placed, compiler_options=_RUNS_ONCE)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(placed, replicated(device_mesh)))
 
     def prepare(self) -> concurrent.futures.Future:
@@ -161,7 +164,7 @@ class Trainer(EvalModel):
         Raises:
             UserError: a term or a metric lacks an input; the error names it.
         """
-        state, batch = self.abstract_state(), self.abstract_batch()
+        state, batch = self.abstract_state, self.abstract_batch()
         mocap_arrays = self._abstract_rows(mocap.SHAPES) if self.config.data.mocap else {}
         lowered = self.train_step.lower(state, batch | mocap_arrays)
         thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
@@ -169,14 +172,6 @@ class Trainer(EvalModel):
         thread.shutdown(wait=False)
         self.eval_step.trace(state["params"], state["batch_stats"], batch)
         return compiled
-
-    def abstract_state(self) -> dict:
-        """Shapes, types and shardings of the state, as a target to restore into."""
-        return self._abstract_state
-
-    @functools.cached_property
-    def _abstract_state(self) -> dict:
-        return self._abstract(self._init)
 
     def start_from(self, state: dict, params: dict, batch_stats: dict) -> dict:
         """The state of `init` with other parameters and batch statistics, on the devices where `init` has them."""
@@ -212,7 +207,7 @@ class Trainer(EvalModel):
 
     def placed(self, state: dict) -> dict:
         """The state on the devices where `init` has it."""
-        return jax.device_put(state, sharding.shardings(self.abstract_state()))
+        return jax.device_put(state, sharding.shardings(self.abstract_state))
 
     @property
     def _averages(self) -> bool:
