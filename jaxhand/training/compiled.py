@@ -57,7 +57,7 @@ def print_hlo(config: str, *overrides: str) -> None:
     """Print the HLO text of a config's train step, compiled for all devices of this process."""
     experiment = configs.load(config, overrides)
     trainer = Trainer(experiment, sharding.make_mesh(experiment.training), total_steps=2)
-    print(trainer.train_step.lower(trainer.abstract_state(), trainer.abstract_batch()).compile().as_text())
+    print(trainer.prepare().result().as_text())
 
 
 def traffic(found: Sequence[Collective], per_host: int, on_cpu: bool = False) -> list[cost.Traffic]:
