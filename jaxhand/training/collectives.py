@@ -113,7 +113,9 @@ class _Program:
         for computation, times in self._runs(self.entry, 1):
             for name, each in self.computations[computation].items():
                 kind = each.opcode.removesuffix("-start")
-                groups = _groups(each.text, self.devices) if kind in KINDS else ()
+                if kind not in KINDS:
+                    continue
+                groups = _groups(each.text, self.devices)
                 if all(len(group) == 1 for group in groups):
                     continue
                 for index, operand in enumerate(each.operands):
