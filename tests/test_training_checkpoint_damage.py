@@ -256,3 +256,27 @@ def test_long_messages_are_shortened(capsys):
     assert line(ValueError("x" * 199)) == "x" * 199 and line(ValueError("x" * 201)) == "x" * 200 + "…"
     checkpoint_damage.warn("a line")
     assert capsys.readouterr().err == "warning: a line\n"
+
+
+def test_another_process_waits_until_it_finds_the_files(tmp_path, monkeypatch):
+    """A network file system can show a step to the first process only, for a while."""
+    saved_run(tmp_path, {10: 1.0})
+    step, hidden = tmp_path / "checkpoints" / "10", tmp_path / "hidden"
+    verify, waits = checkpoint_damage.verify, []
+    monkeypatch.setattr(checkpoint_damage.jax, "process_index", lambda: 1)
+
+    def appear(seconds):
+        waits.append(seconds)
+        if hidden.exists():
+            hidden.rename(step / "params" / "_METADATA" if (step / "params").exists() else step)
+
+    monkeypatch.setattr(checkpoint_damage.time, "sleep", appear)
+    verify(step, ("params",))
+    assert waits == []
+    for path in (step / "params" / "_METADATA", step):
+        path.rename(hidden)
+        verify(step, ("params",))
+    assert len(waits) == 2
+    (step / "params" / "_METADATA").unlink()
+    monkeypatch.setattr(checkpoint_damage, "VISIBLE_S", 0.0)
+    verify(step, ("params",))  # the restore that follows finds out

@@ -87,7 +87,10 @@ def test_two_processes_train_as_one(trained, together, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_stop_as_one(trained, together, tmp_path):
-    """SIGTERM to one of them stops both at the same step, and all is saved; the same command finishes the run."""
+    """SIGTERM to one of them stops both at the same step, and all is saved; the same command finishes the run.
+
+    Then the second one finds an old listing of the folder, without steps.
+    """
     patch = AT_STEP.format(count=5, action="os.kill(os.getpid(), signal.SIGTERM)")
     (code, output, errors, _), (other_code, other_output, *_) = together("", patch)
     assert (code, other_code) == (143, 143), errors
@@ -95,7 +98,8 @@ def test_two_processes_stop_as_one(trained, together, tmp_path):
     [stopped] = re.findall(r"at step (\d+), all is saved", output)
     assert int(stopped) in checkpoint_files.steps(tmp_path / "run" / "checkpoints")
 
-    (code, rest, errors, _), (other_code, other_output, other_errors, _) = together("", "")
+    stale = "from jaxhand.training import checkpoint_files\ncheckpoint_files.steps = lambda folder: []"
+    (code, rest, errors, _), (other_code, other_output, other_errors, _) = together("", stale)
     assert (code, other_code, other_output) == (0, 0, ""), errors + other_errors
     assert f"Going on from step {stopped} of 36" in rest
     assert_same_run(output + rest, tmp_path / "run", trained)

@@ -27,6 +27,8 @@ from jaxhand.training.checkpoint_damage import (
     as_damage,
     misfit,
     none_readable,
+    of_first,
+    read_metas,
     reason,
     set_aside,
     verify,
@@ -167,7 +169,7 @@ class Checkpoints:
             start = f"choose another --workdir and set training.init_from={source}"
             raise CheckpointError(f"{source}: contains converted weights, not a run; {start}")
         damaged = {}  # step → error
-        for step in sorted(checkpoint_files.steps(self._folder), reverse=True):
+        for step in sorted(of_first(checkpoint_files.steps(self._folder)), reverse=True):
             try:
                 restored = _restore(self._manager, self._folder, step, abstract)
                 break
@@ -236,7 +238,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        self._metas, self._unread = checkpoint_files.read_metas(self._folder)
+        self._metas, self._unread = read_metas(self._folder)
 
     def _write_manifest(self) -> None:
         """Write the checksums of a step. Orbax calls this on the first process before it renames the folder."""
@@ -315,8 +317,8 @@ def restore_best(
     folder = Path(workdir).expanduser().absolute() / "checkpoints"
     if not folder.parent.is_dir():
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
-    metas, unread = checkpoint_files.read_metas(folder)
-    if not checkpoint_files.steps(folder):
+    metas, unread = read_metas(folder)
+    if not metas and not unread:
         run = checkpoint_files.run_around(folder.parent)
         advice = f"give the run folder, {run}" if run else f"train: python -m jaxhand.train --workdir {workdir}"
         raise CheckpointError(f"no checkpoint in {folder}; {advice}")

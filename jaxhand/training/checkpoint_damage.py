@@ -3,8 +3,11 @@
 import contextlib
 import errno
 import itertools
+import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from jax.experimental import multihost_utils
 from jaxhand.config import UserError
 from jaxhand.training import checkpoint_files
 
+VISIBLE_S = 120.0  # seconds: network file systems remember for a minute that a file is not there
 _FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
 
 
@@ -53,11 +57,37 @@ def verify(step_folder: Path, items: tuple[str, ...]) -> None:
     damage = checkpoint_files.damage(step_folder, items) if jax.process_index() == 0 else None
     if not agree(damage is None):
         raise Damaged(damage or "the first process found a damaged file")
+    _wait_until_visible(step_folder)
 
 
 def agree(ok: bool) -> bool:
     """Whether `ok` is true on all processes. Each process must call this function, and waits for all others."""
     return ok if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+def of_first(value: Any) -> Any:
+    """The value of the first process, which JSON can hold, on all processes. Each process must call this function.
+
+    On a file system that hosts share, the listing of a folder can be a minute old on another host.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(np.resize(text, length)))))
+
+
+def read_metas(folder: Path) -> tuple[dict[int, dict], dict[int, str]]:
+    """What `checkpoint_files.read_metas` returns on the first process. Each process must call this function."""
+    found, damaged = of_first([list(each.items()) for each in checkpoint_files.read_metas(folder)])
+    return dict(found), dict(damaged)
+
+
+def _wait_until_visible(step_folder: Path) -> None:
+    """Wait until this process finds all files of a step that the first process has found; `VISIBLE_S` at most."""
+    end = time.monotonic() + VISIBLE_S
+    while jax.process_index() and checkpoint_files.has_unseen(step_folder) and time.monotonic() < end:
+        time.sleep(0.5)
 
 
 def set_aside(step_folder: Path) -> Path:

@@ -154,6 +154,14 @@ def file_sizes(step_folder: Path) -> dict[str, int]:
     return {str(path.relative_to(step_folder)): path.stat().st_size for path in files}
 
 
+def has_unseen(step_folder: Path) -> bool:
+    """Whether a file that the manifest of a step names is not there, or the step itself."""
+    manifest = step_folder / MANIFEST
+    if not (step_folder / _ORBAX_METADATA).exists():
+        return True
+    return manifest.exists() and not all((step_folder / name).exists() for name in json.loads(manifest.read_text()))
+
+
 def damage(step_folder: Path, items: Iterable[str]) -> str | None:
     """Describe the first damage in the files of these items; None if every file is unchanged.
 
