@@ -39,6 +39,7 @@ def test_the_batch_script_is_sound():
     assert options["ntasks-per-node"] == "1"  # one process drives all GPUs of a host
     assert options["signal"].startswith("TERM@") and "requeue" in options and options["open-mode"] == "append"
     assert f'"$code" -eq {TERMINATED}' in BATCH
+    assert BATCH.index("export SRUN_CPUS_PER_TASK=") < BATCH.index("\nsrun ")
     assert BATCH.index("#SBATCH --output") < BATCH.index("set -uo")  # SLURM ignores options after the first command
 
 

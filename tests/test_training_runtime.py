@@ -113,7 +113,11 @@ def test_the_end_of_another_process_is_one_line(call, monkeypatch):
     assert ended == [1, 1, 1]
     save = UserError("cannot write checkpoint 9")
     save.__cause__ = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed")
-    assert call(failing(save)) == (1, "", "error: another process of the run has ended: UNKNOWN: Gloo AllGather failed\n")
+    assert call(failing(save)) == (
+        1,
+        "",
+        "error: another process of the run has ended: UNKNOWN: Gloo AllGather failed\n",
+    )
     save.__cause__ = OSError("disk full")
     assert call(failing(save)) == (2, "", "error: cannot write checkpoint 9\n")
     assert ended == [1, 1, 1, 1, 2]
