@@ -157,9 +157,11 @@ def file_sizes(step_folder: Path) -> dict[str, int]:
 def has_unseen(step_folder: Path) -> bool:
     """Whether a file that the manifest of a step names is not there, or the step itself."""
     manifest = step_folder / MANIFEST
-    if not (step_folder / _ORBAX_METADATA).exists():
+    try:
+        names = json.loads(manifest.read_text()) if manifest.exists() else []
+    except (OSError, ValueError):  # not whole yet
         return True
-    return manifest.exists() and not all((step_folder / name).exists() for name in json.loads(manifest.read_text()))
+    return not all((step_folder / name).exists() for name in (_ORBAX_METADATA, *names))
 
 
 def damage(step_folder: Path, items: Iterable[str]) -> str | None:

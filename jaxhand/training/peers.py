@@ -13,6 +13,7 @@ import time
 
 from jaxhand.config import UserError
 from jaxhand.io import console
+from jaxhand.training.common_stop import CommonStop
 
 CONNECT_S = 300.0  # seconds to wait until all processes have started
 PEER_TIMEOUT_S = 20.0  # seconds without a sign of life, or without a training step, after which a process is given up
@@ -21,6 +22,7 @@ _BEAT_S = 2.0  # seconds between two signs of life
 _NEVER_S = 10**6  # a time limit of JAX that is never reached
 _KEY = "jaxhand/alive/"
 
+common_stop: CommonStop | None = None  # of the processes that `connect` has connected
 _last_word = threading.RLock()
 _step: int | None = None  # the training step that this process has begun last; None: it does something else
 
@@ -88,6 +90,9 @@ def connect(*arguments, timeout: float = PEER_TIMEOUT_S) -> None:
         raise failed[0]
     state = _state()
     _Watch(state.client, state.process_id, timeout).start()
+    global common_stop
+    common_stop = CommonStop(state.client, state.process_id)
+    common_stop.start()
 
 
 def _from_scheduler() -> tuple:

@@ -80,7 +80,7 @@ class Interruption:
 
         self._signalled, self._before, self._steps = False, {}, 0
         self._alone = jax.process_count() == 1
-        # In a run with several processes, JAX itself handles SIGTERM.
+        # In a run with several processes, `peers.common_stop` or JAX itself handles SIGTERM.
         handlers = {signal.SIGTERM: self._stop} if self._alone else {}
         if threading.current_thread() is threading.main_thread():
             for number, handler in (handlers | {signal.SIGUSR1: self._terminate}).items():
@@ -105,7 +105,9 @@ class Interruption:
             return self._signalled
         self._steps += 1
         peers.note_step(step if self._steps >= _FIRST_STEPS else None)
-        return multihost_utils.reached_preemption_sync_point(step)
+        if peers.common_stop is None:  # the user's own script has connected the processes
+            return multihost_utils.reached_preemption_sync_point(step)
+        return peers.common_stop.reached()
 
 
 @contextlib.contextmanager
