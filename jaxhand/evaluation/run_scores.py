@@ -169,8 +169,10 @@ def _scores_folder(output: Path, name: str, pair: scoring.Pair) -> Path:
         try:
             old = json.loads((folder / "scores.json").read_text())
             same = [*old["predictions"], *old["ground_truth"]] == [str(pair.pred_files[0]), str(pair.gt_files[0])]
-        except (OSError, ValueError, KeyError, TypeError):
-            same = True  # no scores, or damaged ones
+        except OSError:
+            same = True  # no scores
+        except (ValueError, KeyError, TypeError):
+            same = False  # damaged, or of another program
         if same:
             return folder
     raise AssertionError("the numbers do not end")
