@@ -207,6 +207,15 @@ def test_no_run_among_the_checkpoints_of_another(tmp_path, tiny, place):
         restore_best(tmp_path / place)
 
 
+def test_a_config_of_the_user_is_not_replaced(tmp_path, tiny):
+    (tmp_path / "config.yaml").write_text("# my experiment\nseed: 3\n")
+    with pytest.raises(UserError, match=f"{tmp_path / 'config.yaml'}: is not of a run, and would be replaced"):
+        run_dir.prepare(tmp_path, tiny)
+    assert (tmp_path / "config.yaml").read_text() == "# my experiment\nseed: 3\n"
+    for _ in range(2):  # a run that has no checkpoint yet
+        assert run_dir.prepare(tmp_path / "new", tiny) == []
+
+
 def test_a_start_that_has_no_effect_is_said(tmp_path, tiny):
     config = run_with(tmp_path, tiny, train="synthetic")
     started = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from="elsewhere"))

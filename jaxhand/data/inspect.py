@@ -78,10 +78,10 @@ def inspect(
         data.reader(kind)  # raises a UserError if the name is unknown
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give the path of the data set")
-    if sheet:
-        output_files.check_own(Path(sheet), MARK)
     if sheet and Path(sheet).exists() and Path(sheet).resolve().is_relative_to(path.resolve()):
         raise UserError(f"{sheet}: is a file of the data set; write the sheet to another folder")
+    if sheet:
+        output_files.check_own(Path(sheet), MARK)
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
     wanted, samples = splits or _own_splits(kind, path), {}
     for split in wanted:
