@@ -103,6 +103,8 @@ def test_every_path_that_a_command_writes_is_checked():
 def test_only_own_and_empty_files_are_replaced(tmp_path):
     file, other = tmp_path / "a.json", tmp_path / "a.csv"
     output_files.check_own(file, MARK, other)  # nothing is there
+    other.touch()
+    output_files.check_own(file, MARK, other)
     file.touch()
     output_files.check_own(file, MARK, other)
     file.write_bytes(b"head" + MARK + b"tail")

@@ -45,8 +45,10 @@ def check_own(file: Path, mark: bytes, *others: Path) -> None:
     Raises:
         UserError: a file exists, but `file` does not exist or does not contain the mark.
     """
-    found = [each for each in (file, *others) if each.is_file()]
-    if found and not (found[0] == file and _is_own(file, mark)):
+    if file.is_file() and (not file.stat().st_size or _contains(file, mark)):
+        return
+    found = [each for each in (file, *others) if each.is_file() and each.stat().st_size]
+    if found:
         raise UserError(
             f"{found[0]}: exists, was not written by this command, and would be replaced; move it away, "
             "or choose another place"
@@ -79,10 +81,8 @@ def marked_jpeg(content: bytes, mark: bytes) -> bytes:
     return content[:_JPEG_HEAD] + comment + content[_JPEG_HEAD:]
 
 
-def _is_own(file: Path, mark: bytes) -> bool:
-    """Whether a file is empty or contains the mark. One that cannot be read is not ours."""
-    if not file.stat().st_size:
-        return True
+def _contains(file: Path, mark: bytes) -> bool:
+    """Whether a file that is not empty contains the mark. One that cannot be read is not ours."""
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(mark) >= 0
