@@ -35,7 +35,7 @@ def main() -> None:
 
     config = configs.load(arguments.config, arguments.overrides)
     trainer = Trainer(config, make_mesh(config.training), total_steps=1000)
-    state, abstract = trainer.init(), trainer.abstract_state()
+    state, abstract = trainer.init(), trainer.abstract_state
     trees = {item: state[key] for item, key in ITEMS.items()}
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) / 1e6
     blocked, finished = [], []

@@ -194,7 +194,7 @@ def test_a_backbone_starts_a_training(files, tmp_path, call, file):
 @pytest.mark.parametrize("name", ["hamer", "wilor", "rgbd_fusion"])
 def test_a_backbone_is_one_of_every_model(files, name):
     found = interop.convert("vitpose", files / "vitpose.pth", overrides=[*HEADS, f"model.name={name}"])
-    params = Trainer(found.config, make_mesh(), 10).abstract_state()["params"]
+    params = Trainer(found.config, make_mesh(), 10).abstract_state["params"]
     assert pytree_checks.mismatch("params", found.params, params, partial=True) is None
     assert pytree_checks.parts(found.params, params).startswith("17 of ")
 

@@ -31,7 +31,7 @@ def tuned(config, tmp_path_factory):
 
 def latest(workdir, config):
     """Everything the latest checkpoint holds."""
-    abstract = Trainer(config, make_mesh(), total_steps=24).abstract_state()
+    abstract = Trainer(config, make_mesh(), total_steps=24).abstract_state
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore_latest({item: abstract[key] for item, key in loop.ITEMS.items()})
     checkpoints.close()

@@ -60,7 +60,7 @@ def read_lines(workdir):
 def read_state(workdir, config):
     """The content of the latest checkpoint."""
     trainer = Trainer(config, make_mesh(), total_steps=36)
-    abstract = trainer.abstract_state()
+    abstract = trainer.abstract_state
     checkpoints = Checkpoints(workdir, keep_every_steps=0)
     restored = checkpoints.restore_latest({item: abstract[key] for item, key in loop.ITEMS.items()})
     checkpoints.close()

@@ -131,7 +131,7 @@ def test_a_split_state_is_saved_and_restored_onto_any_mesh(tiny_yaml, tmp_path):
     checkpoints.wait()
     for axes in ([*FSDP, "training.mesh.data=2"], []):
         other = configs.load(tiny_yaml, axes)
-        abstract = Trainer(other, sharding.make_mesh(other.training), total_steps=36).abstract_state()
+        abstract = Trainer(other, sharding.make_mesh(other.training), total_steps=36).abstract_state
         restored = checkpoints.restore_latest({item: abstract[key] for item, key in loop.ITEMS.items()})
         for item, key in loop.ITEMS.items():
             have, want = getattr(restored, item), abstract[key]

@@ -53,6 +53,20 @@ def on_four(tiny, train_set):
     return trainer, *train(trainer, train_set)
 
 
+def test_the_first_step_uses_the_program_that_was_prepared(tiny, train_set, tmp_path, caplog):
+    np.savez(tmp_path / "mocap.npz", hand_pose=np.zeros((3, 48), np.float32), betas=np.zeros((3, 10), np.float32))
+    config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, mocap=str(tmp_path / "mocap.npz")))
+    trainer = make_trainer(config, 1)
+    compiled, state = trainer.prepare(), trainer.init()
+    batch = sharding.to_global(next(iter(pipeline.train_iterator(train_set, config))), trainer.device_mesh)
+    compiled.result(timeout=120)
+    with jax.log_compiles():
+        trainer.train_step(state, batch)
+        assert "_train_step" not in caplog.text
+        jax.jit(lambda x: x + 1).lower(1.0).compile()
+        assert "lambda" in caplog.text  # such lines are logged
+
+
 def test_one_device_and_four_train_alike(on_one, on_four):
     (_, losses, state), (_, others, other_state) = on_one, on_four
     np.testing.assert_allclose(losses, others, atol=1e-4)

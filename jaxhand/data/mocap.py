@@ -10,6 +10,7 @@ from jaxhand.io import numpy_files
 PER_ROW = 2  # real hands per row of a batch, as in HaMeR's training
 _STREAM = 5  # part of the seed, so that the random numbers differ from those of `pipeline` and `mix`
 _FIELDS = {"mocap_pose": ("hand_pose", 48), "mocap_shape": ("betas", 10)}  # key in a batch → name in the file, length
+SHAPES = {key: ((PER_ROW, length), np.float32) for key, (_, length) in _FIELDS.items()}  # of one row of a batch
 
 
 class MocapBatches:

@@ -5,6 +5,7 @@ import numpy as np
 from jaxhand.config import UserError
 from jaxhand.hand.anatomy import CLEARLY_BETTER, RADIUS_RANGE_MM, UNITS_MM, bone_lengths
 from jaxhand.hand.skeleton import JOINT_ORDERS
+from jaxhand.metrics.numpy_align import aligned
 from jaxhand.metrics.protocols import Protocol
 
 MAX_CHECKED_HANDS = 500  # the checked hands are evenly spaced in the data set
@@ -135,7 +136,9 @@ def _check_labels(gt: np.ndarray, protocol: Protocol) -> tuple[list[str], str]:
 
 def _check_order(pred: np.ndarray, gt: np.ndarray, expected: str) -> tuple[list[str], np.ndarray]:
     """Return warnings if predictions have another joint order, and the predictions in our joint order."""
-    errors = {name: np.median(_aligned_errors(pred[:, order], gt)[1]) for name, order in JOINT_ORDERS.items()}
+    errors = {
+        name: np.median(_aligned_error(pred[:, order], gt, reflection=True)) for name, order in JOINT_ORDERS.items()
+    }
     best = min(errors, key=errors.__getitem__)
     if errors[best] >= CLEARLY_BETTER * errors[expected]:
         return [], pred[:, JOINT_ORDERS[expected]]
@@ -155,7 +158,7 @@ def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[lis
     if errors[best] < CLEARLY_BETTER * as_is:
         numbers = f"wrist-relative RMS error {as_is:.1f} mm as in the file, {errors[best]:.1f} mm after correction"
         return [f"{AXIS_FLIPS[best]}: {numbers}"], pred * best
-    plain, mirrored = _aligned_errors(pred, gt)
+    plain, mirrored = _aligned_error(pred, gt), _aligned_error(pred, gt, reflection=True)
     wrong = mirrored < CLEARLY_BETTER * plain
     if wrong.mean() < MIN_MIRRORED_SHARE:
         return [], pred
@@ -169,7 +172,7 @@ def _check_frame(pred: np.ndarray, gt: np.ndarray, ids: np.ndarray) -> tuple[lis
 
 def _check_sample_order(pred: np.ndarray, gt: np.ndarray) -> list[str]:
     """Warn if the predictions seem to be in another order of samples than the ground truth."""
-    own, other = (np.median(_aligned_errors(pred, target)[0]) for target in (gt, np.roll(gt, len(gt) // 2, 0)))
+    own, other = (np.median(_aligned_error(pred, target)) for target in (gt, np.roll(gt, len(gt) // 2, 0)))
     if len(gt) < 20 or own < 0.8 * other:
         return []
     sentence = (
@@ -192,24 +195,9 @@ def _same_order(name: str) -> str:
     return " and ".join(other for other, order in JOINT_ORDERS.items() if order == JOINT_ORDERS[name])
 
 
-def _aligned_errors(pred: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """RMS errors after the best similarity transform, without and with mirroring, computed from singular values.
-
-    NumPy aligns a few hundred hands in every joint order in less time than `jaxhand.metrics` needs to compile.
-
-    Args:
-        pred, gt: (N, P, 3).
-
-    Returns:
-        Errors (N,) without mirroring, and errors (N,) with mirroring allowed.
-    """
-    pred, gt = pred - pred.mean(1, keepdims=True), gt - gt.mean(1, keepdims=True)
-    product = np.swapaxes(pred, 1, 2) @ gt  # (N, 3, 3)
-    s = np.linalg.svd(product, compute_uv=False)
-    rotated = s[:, 0] + s[:, 1] + s[:, 2] * np.sign(np.linalg.det(product))
-    variance = np.maximum(np.square(pred).sum((1, 2)), 1e-12)
-    residuals = [np.square(gt).sum((1, 2)) - np.square(trace) / variance for trace in (rotated, s.sum(1))]
-    return tuple(np.sqrt(np.maximum(residual, 0) / gt.shape[1]) for residual in residuals)
+def _aligned_error(pred: np.ndarray, gt: np.ndarray, reflection: bool = False) -> np.ndarray:
+    """RMS errors (N,) of (N, P, 3) after the best similarity transform, which may mirror if `reflection` is True."""
+    return _rms(aligned(pred, gt, reflection=reflection) - gt)
 
 
 def _rms_radius(points: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jaxhand.metrics.procrustes import procrustes_align
+from jaxhand.metrics.numpy_align import aligned
 
 
 def lines(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> list[str]:
@@ -93,15 +93,8 @@ def rigid_hand(
     hands = train[complete] if complete.any() else train
     hand = hands[0]
     for _ in range(rounds):
-        hand = _aligned(hands, np.broadcast_to(hand, hands.shape), None).mean(0)
-    return _error(_aligned(np.broadcast_to(hand, test.shape), test, test_valid), test, test_valid)
-
-
-def _aligned(points, targets, valid) -> np.ndarray:
-    """Apply `procrustes_align` to (N, J, 3), always with a mask, so that JAX does not compile it twice."""
-    valid = np.ones(targets.shape[:2]) if valid is None else valid
-    dtype = np.result_type(targets, np.float32)
-    return np.asarray(procrustes_align(points.astype(dtype), targets.astype(dtype), valid=valid.astype(dtype)))
+        hand = aligned(hands, np.broadcast_to(hand, hands.shape)).mean(0)
+    return _error(aligned(np.broadcast_to(hand, test.shape), test, valid=test_valid), test, test_valid)
 
 
 def _error(joints, targets, valid) -> float:

@@ -74,7 +74,7 @@ def of_step(config: Config, hosts: int, per_host: int) -> Step:
     sharding.check_batch_size(training.batch_size, training.accumulate, devices)
     mesh = AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
     trainer = Trainer(config, mesh, total_steps=2)  # pyright: ignore[reportArgumentType]
-    state = trainer.abstract_state()
+    state = trainer.abstract_state
     params, moments = state["params"], state["optimizer"]
     averaged = bool(training.ema or training.average_with_init)
     copies = {name: tree for name, tree in moments.items() if name != "tx"} if averaged else {}

@@ -112,7 +112,7 @@ class Run:
         self.device_mesh = make_mesh(config.training)
         self.epochs = Epochs(self.steps, config.training.num_epochs)
         self.trainer = Trainer(config, self.device_mesh, self.epochs.last)
-        self.trainer.check()
+        self._compiled = self.trainer.prepare()
         self.eval_batches = batches_of(self.test_set, self.trainer)
         self.fingerprints = {
             "train": fingerprint.of_source(self.train_set),
@@ -148,7 +148,7 @@ class Run:
         return start
 
     def _start(self) -> Start:
-        abstract = self.trainer.abstract_state()
+        abstract = self.trainer.abstract_state
         saved = self.checkpoints.restore_latest({item: abstract[key] for item, key in ITEMS.items()})
         if saved is not None:
             return self._continued(saved)
@@ -253,6 +253,7 @@ class Run:
         bar = self.logger.progress(self.steps * batch_size, initial=done, desc=f"Epoch {number}")
         with bar as progress, contextlib.ExitStack() as first_step:
             first_step.enter_context(console.patience("Compiling the training step; this can take minutes"))
+            self._compiled.result()
             for step in range(first + 1, end + 1):
                 with self.trace.step(step):
                     indices, batch = self.feed.take(loss)

@@ -1,5 +1,6 @@
 """The training state, the train step and the eval step: plain nested dicts of arrays through `jax.jit`."""
 
+import concurrent.futures
 import functools
 
 import jax
@@ -11,11 +12,14 @@ from jax.sharding import Mesh
 
 from jaxhand import models
 from jaxhand.config import Config, ConfigError
-from jaxhand.data import augment, mesh_labels
+from jaxhand.data import augment, mesh_labels, mocap
 from jaxhand.data.batch import layout
 from jaxhand.metrics import epoch, epoch_metrics
 from jaxhand.training import losses, optimizer, sharding
 from jaxhand.training.sharding import HOST_ONLY, replicated, split
+
+# The programs that draw parameters run once: XLA's first optimization level compiles them in two thirds of the time.
+_RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
 
 class EvalModel:
@@ -61,7 +65,8 @@ class EvalModel:
     def draw(self) -> dict:
         """Parameters drawn from `config.seed`, on the devices."""
         build = lambda: self._split(models.build(self.config))["params"]  # noqa: E731
-        return jax.jit(build, out_shardings=sharding.shardings(self._abstract(build)))()
+        placed = sharding.shardings(self._abstract(build))
+        return jax.jit(build, out_shardings=placed, compiler_options=_RUNS_ONCE)()
 
     def abstract_model(self) -> dict:
         """Shapes, types and shardings of `params` and `batch_stats`, as a target to restore into."""
@@ -69,16 +74,19 @@ class EvalModel:
 
     def abstract_batch(self) -> dict:
         """Shapes, types and shardings of a batch on the devices."""
-        rows, over_devices = self.config.training.batch_size, split(self.device_mesh)
         shapes = layout(self.config.data.image_size, self.hand_model) | {"valid": ((), np.float32)}
+        return self._abstract_rows({key: shape for key, shape in shapes.items() if key not in HOST_ONLY})
+
+    def _abstract_rows(self, shapes: dict) -> dict:
+        """Name → abstract array of a batch, from name → (shape for one hand, dtype)."""
+        rows, over_devices = self.config.training.batch_size, split(self.device_mesh)
         return {
             key: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=over_devices)
             for key, (shape, dtype) in shapes.items()
-            if key not in HOST_ONLY
         }
 
     def _abstract(self, build) -> dict:
-        return sharding.abstract_state(self.device_mesh, jax.eval_shape(build))
+        return sharding.abstract_state(self.device_mesh, jax.jit(build).eval_shape())
 
     @staticmethod
     def _split(model: nnx.Module) -> dict:
@@ -108,7 +116,8 @@ class Trainer(EvalModel):
 
     State: `step`, `params`, `batch_stats` (all that is not trained), `optimizer`, and `sums` of the losses since the
     epoch began. `train_step(state, batch)` takes the state (its buffers are reused) and returns the next one and the
-    loss, which is NaN where the loss is finite but its gradient is not.
+    loss, which is NaN where the loss is finite but its gradient is not. `abstract_state` has the shapes, types and
+    shardings of the state, as a target to restore into.
 
     `params` are what is tested and what a run predicts with. With `training.average_with_init` or `training.ema` they
     are averages, and the parameters that the gradient moves are in `optimizer`, under "trained":
@@ -138,29 +147,32 @@ class Trainer(EvalModel):
         self.learning_rate = optimizer.schedule(config.optimizer, config.scheduler, total_steps)
         self.factors = self._factors()
         self.tx = optimizer.build(config.optimizer, self.learning_rate, self.factors)
-        placed = sharding.shardings(self.abstract_state())
-        self.init = jax.jit(self._init, out_shardings=placed)
+        draw = self._init  # one object, so that JAX traces it once for both: the shapes, and the program
+        self.abstract_state = self._abstract(draw)
+        placed = sharding.shardings(self.abstract_state)
+        self.init = jax.jit(draw, out_shardings=placed, compiler_options=_RUNS_ONCE)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(placed, replicated(device_mesh)))
 
-    def check(self) -> None:
-        """Trace both steps, so that a loss term or a metric that cannot be computed is an error before the first step.
+    def prepare(self) -> concurrent.futures.Future:
+        """Trace both steps, and start to compile the train step in another thread.
 
-        JAX keeps the traces: the first calls of the steps do not trace again (with `data.mocap` the train step does).
+        A loss term or a metric that cannot be computed is an error here, before the first step. JAX keeps the traces
+        and the compiled program: the first calls of the steps neither trace nor compile again.
+
+        Returns:
+            A future that is done when the train step is compiled. Wait for it before the first step.
 
         Raises:
             UserError: a term or a metric lacks an input; the error names it.
         """
-        state, batch = self.abstract_state(), self.abstract_batch()
-        self.train_step.trace(state, batch)
+        state, batch = self.abstract_state, self.abstract_batch()
+        mocap_arrays = self._abstract_rows(mocap.SHAPES) if self.config.data.mocap else {}
+        lowered = self.train_step.lower(state, batch | mocap_arrays)
+        thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
+        compiled = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
         self.eval_step.trace(state["params"], state["batch_stats"], batch)
-
-    def abstract_state(self) -> dict:
-        """Shapes, types and shardings of the state, as a target to restore into."""
-        return self._abstract_state
-
-    @functools.cached_property
-    def _abstract_state(self) -> dict:
-        return self._abstract(self._init)
+        return compiled
 
     def start_from(self, state: dict, params: dict, batch_stats: dict) -> dict:
         """The state of `init` with other parameters and batch statistics, on the devices where `init` has them."""
@@ -196,7 +208,7 @@ class Trainer(EvalModel):
 
     def placed(self, state: dict) -> dict:
         """The state on the devices where `init` has it."""
-        return jax.device_put(state, sharding.shardings(self.abstract_state()))
+        return jax.device_put(state, sharding.shardings(self.abstract_state))
 
     @property
     def _averages(self) -> bool:

@@ -5,6 +5,7 @@
 
 import argparse
 import concurrent.futures
+import functools
 import os
 import sys
 import time
@@ -31,9 +32,12 @@ MAX_PREVIEW = 1000  # hands in a sheet
 MESH_BATCH = 512
 MARK = b"jaxhand synthetic, images"  # in the files of the command
 _ALL_VALID = np.ones(21, np.float32)
-# Hash of the code that renders the images. It is a part of the cache's name, so that a cache of other code is not read.
-# It is computed at import.
-_CODE_VERSION = files.code_fingerprint(__file__, body.__file__, scene.__file__, raytrace.__file__, render.__file__)[:8]
+
+
+@functools.cache
+def _code_version() -> str:
+    """Hash of the code that renders the images: a part of the cache's name, so that one of other code is not read."""
+    return files.code_fingerprint(__file__, body.__file__, scene.__file__, raytrace.__file__, render.__file__)[:8]
 
 
 class SyntheticSet:
@@ -106,7 +110,7 @@ def load(
     _check(split, count, size, view)
     say = progress or (lambda line: print(line, file=sys.stderr, flush=True))
     name = f"synthetic-{view}-{split}"
-    file = Path(cache or cache_folder()).expanduser() / f"{name}-{size}px-{count}-seed{seed}-{_CODE_VERSION}.hands"
+    file = Path(cache or cache_folder()).expanduser() / f"{name}-{size}px-{count}-seed{seed}-{_code_version()}.hands"
     arrays = None
     try:
         arrays = read_cache(file, count, size)

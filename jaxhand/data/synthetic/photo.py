@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import hashlib
 import sys
 import time
@@ -20,9 +21,13 @@ from jaxhand.hand.camera import project
 from jaxhand.io import array_file, files
 
 MARGIN = 0.12  # of the box around the joints, as a fraction of its longer side: the flesh around them
-# Hash of the code that renders the images, as in `dataset`. It is computed at import.
-_CODE_VERSION = files.code_fingerprint(__file__, *photo_render.SOURCES)[:8]
 _MIRROR_X, _MIRROR_ROTATION = np.array([[-1, 1, 1], [1, -1, -1]], np.float32)  # of points, of axis-angles
+
+
+@functools.cache
+def _code_version() -> str:
+    """Hash of the code that renders the images, as in `dataset`."""
+    return files.code_fingerprint(__file__, *photo_render.SOURCES)[:8]
 
 
 class PhotoSet(dataset.SyntheticSet):
@@ -88,7 +93,7 @@ def load(
         listed = "\n".join(f"{file} {file.stat().st_size}" for file in backgrounds.photographs_of(background_folder))
         variant += f"-backgrounds{hashlib.sha256(listed.encode()).hexdigest()[:8]}"
     folder = Path(cache or cache_folder()).expanduser()
-    file = folder / f"{name}-{size}px-{count}-seed{seed}{variant}-{_CODE_VERSION}.hands"
+    file = folder / f"{name}-{size}px-{count}-seed{seed}{variant}-{_code_version()}.hands"
     try:
         return PhotoSet(dataset.read_cache(file, count, size, left=()), name, mesh)
     except (FileNotFoundError, NotADirectoryError):
