@@ -137,6 +137,10 @@ def test_results_of_other_questions_are_kept(tmp_path):
     run_scores.write(tmp_path, about, [result()])
     assert len(written()) == 1
     assert (tmp_path / "evaluation.json.damaged").read_text() == '{"results": ['
+    (tmp_path / "evaluation.json").write_text("7")
+    run_scores.write(tmp_path, about, [result()])
+    assert (tmp_path / "evaluation.json.damaged").read_text() == "7"
+    assert (tmp_path / "evaluation.json.before.damaged").read_text() == '{"results": ['
 
 
 def test_scores_of_two_sets_have_two_folders(tmp_path):
