@@ -47,14 +47,16 @@ def test_keys_that_collide(content, message):
 
 
 @pytest.mark.parametrize("before", [0, 10**6])
-def test_the_bytes_before_a_pickle_do_not_raise_its_limit(before):
+def test_the_bytes_before_a_pickle_do_not_raise_its_limits(before):
     text = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00"
     count = limits.shared(10**6 + 10**5) // 10**6 + 1
     calls = b"\x80\x03" + text + b"0c_codecs\nencode\nq\x010]" + b"h\x01h\x00\x85R0" * count + b"."
-    stream = io.BytesIO(b"h" * before + calls)
-    stream.seek(before)
-    with pytest.raises(UserError, match="calls functions too often on the same values"):
-        pickles.read(pickles.Unpickler(stream), "a.pkl")
+    copies = b"\x80\x03" + text + b"0](" + b"h\x00" * count + b"e."
+    for content, message in ((calls, "calls functions too often on the same values"), (copies, "expands to")):
+        stream = io.BytesIO(b"h" * before + content)
+        stream.seek(before)
+        with pytest.raises(UserError, match=message):
+            pickles.read(pickles.Unpickler(stream), "a.pkl")
 
 
 def test_calls_and_arrays_with_the_same_large_value():
