@@ -77,6 +77,10 @@ def test_the_list():
     batch["has_vertices"] = np.float32([1, 0] * 4)
     values = measured(METRICS, predictions, batch)
     assert list(values) == [metric.name for metric in METRICS]
+    pred, gt = (points["vertices"] - points["keypoints_3d"][:, :1] for points in (predictions, batch))
+    counted = (batch["valid"] > 0) & (batch["has_vertices"] > 0) & (batch["joint_valid"][:, 0] > 0)
+    assert counted.sum() > 1
+    assert values["mpvpe"] == pytest.approx(np.linalg.norm(pred - gt, axis=-1)[counted].mean(), rel=1e-5)
     assert epoch.console_lines(METRICS, values)[1].startswith(f"MPVPE: {values['mpvpe']:.3f} mm, PA-MPVPE: ")
     assert epoch.console_lines(METRICS, values)[1].endswith(f"F@5: {values['f_5']:.3f}, F@15: {values['f_15']:.3f}")
     batch["has_vertices"][:] = 0
