@@ -63,15 +63,11 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
 
     Raises:
         UserError: the folder contains checkpoints of a run with another config, and the error lists the keys that
-            differ; the folder has a config.yaml, but is not of a run; or it is among the checkpoints of another run.
+            differ; or the folder is among the checkpoints of another run.
     """
     path, folder = workdir / "config.yaml", workdir / "checkpoints"
     output_files.check_place(workdir)
     if not checkpoint_files.steps(folder):
-        if path.exists() and not (workdir / SAMPLES).is_dir():
-            raise UserError(
-                f"{path}: is not of a run, and would be replaced; move it away, or choose another run folder"
-            )
         return []
     in_folder = configs.load(path) if path.exists() else None
     metas = checkpoint_files.metas(folder)
@@ -97,10 +93,15 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
 
 
 def write(workdir: Path, config: Config) -> None:
-    """Make the folder and write `config.yaml`, on the first process. Raises UserError if that cannot be done."""
+    """Make the folder and write `config.yaml`, on the first process. Raises UserError if that cannot be done.
+
+    A `config.yaml` that no run has written, because there is no folder `samples`, is renamed.
+    """
     if jax.process_index() == 0:
         path = workdir / "config.yaml"
         try:
+            if not (workdir / SAMPLES).is_dir() and (kept := output_files.keep_aside(path)):
+                print(f"{path} is not of a run: it is now {kept}", flush=True)
             (workdir / SAMPLES).mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".tmp")
             draft.write_text(configs.dump(config))
