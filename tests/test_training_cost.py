@@ -56,6 +56,7 @@ def test_a_copied_state(step_of):
     assert step.traffic == [cost.Traffic("all-reduce", 2 * 7 / 8 * (M + V), 8, 4)]
     assert step.flops == 3 * 2 * 256 * 256 * 8
     assert step_of(1, 1).traffic == []
+    assert step_of(2, 4, "model.dtype=bfloat16").traffic == [cost.Traffic("all-reduce", 7 / 8 * (M + V), 8, 4)]
 
 
 def test_a_split_state(step_of):

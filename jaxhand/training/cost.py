@@ -1,7 +1,6 @@
 """Memory, communication and time of a train step on many devices, computed from shapes. Nothing is run or compiled.
 
-The collectives are counted as ring algorithms (Thakur, Rabenseifner and Gropp 2005): of an array of N bytes, each of n
-devices sends 2 (n - 1) / n N bytes in an all-reduce, and (n - 1) / n N bytes in an all-gather or a reduce-scatter.
+The collectives are counted as ring algorithms (Thakur, Rabenseifner and Gropp 2005): see `ring`.
 """
 
 import dataclasses
@@ -39,7 +38,7 @@ GPUS = {  # SXM modules in a DGX or HGX host with one network card per GPU: HDR 
 class Traffic:
     """A collective operation in groups of devices."""
 
-    collective: str  # all-reduce, all-gather or reduce-scatter
+    collective: str  # all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute
     sent: float  # bytes that one device sends in a step
     size: int  # devices in a group
     per_host: int  # devices of a group that share a host
@@ -92,10 +91,11 @@ def of_step(config: Config, hosts: int, per_host: int) -> Step:
         "activations": model["activations"],
         "batch": of_device(trainer.abstract_batch()),
     }
+    half = config.model.dtype == "bfloat16"
     passes = 4 if config.model.remat else 3  # forward; backward, which costs two; the forward pass again with remat
-    traffic = _traffic(split, moved, axes, per_host, training.accumulate)
+    traffic = _traffic(split, moved, axes, per_host, training.accumulate, half)
     flops = passes * model["flops"] * training.batch_size // devices
-    share, half = _bytes(split) / _bytes(params), config.model.dtype == "bfloat16"
+    share = _bytes(split) / _bytes(params)
     return Step(devices, memory, traffic, flops, share, training.batch_size, half)
 
 
@@ -126,20 +126,39 @@ def bandwidth(traffic: Traffic, gpu: Gpu) -> float:
     return min(gpu.nvlink, gpu.network * traffic.per_host)
 
 
-def _traffic(split: list, moved: list, axes: dict[str, int], per_host: int, parts: int) -> list[Traffic]:
+def ring(collective: str, whole: float, size: int, per_host: int) -> Traffic:
+    """What a collective operation sends with a ring algorithm.
+
+    Of an array of N bytes, each of n devices sends 2 (n - 1) / n N bytes in an all-reduce; (n - 1) / n N bytes in an
+    all-gather, a reduce-scatter or an all-to-all; and N bytes in a collective-permute.
+
+    Args:
+        collective: the kind of the operation.
+        whole: N, bytes of the array before a reduce-scatter, or after an all-gather.
+        size: n, number of devices of a group.
+        per_host: number of devices of a group that share a host.
+    """
+    share = {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1}.get(collective, (size - 1) / size)
+    return Traffic(collective, share * whole, size, min(size, per_host))
+
+
+def _traffic(split: list, moved: list, axes: dict[str, int], per_host: int, parts: int, half: bool) -> list[Traffic]:
     """The collectives of a step. Each part of the batch sums its gradient; XLA gathers the parameters only once.
 
-    Devices have the order of the mesh: those of one `fsdp` group are neighbours.
+    With products of bfloat16, the gradients are summed in bfloat16; few are not, such as those of the norms. Devices
+    have the order of the mesh: those of one `fsdp` group are neighbours.
     """
     data, fsdp = axes["data"], axes.get("fsdp", 1)
     everywhere, whole = data * fsdp, _bytes(split)
-    summed, copied = (_bytes([leaf for leaf in moved if _is_split(leaf) is is_split]) for is_split in (True, False))
-    ring = lambda size: (size - 1) / size  # noqa: E731
+    summed, copied = (
+        parts * _bytes([leaf for leaf in moved if _is_split(leaf) is is_split]) / (2 if half else 1)
+        for is_split in (True, False)
+    )
     found = [
-        Traffic("all-gather", ring(fsdp) * whole, fsdp, min(fsdp, per_host)),
-        Traffic("reduce-scatter", parts * ring(fsdp) * summed, fsdp, min(fsdp, per_host)),
-        Traffic("all-reduce", parts * 2 * ring(data) * summed / fsdp, data, max(per_host // fsdp, 1)),
-        Traffic("all-reduce", parts * 2 * ring(everywhere) * copied, everywhere, per_host),
+        ring("all-gather", whole, fsdp, per_host),
+        ring("reduce-scatter", summed, fsdp, per_host),
+        ring("all-reduce", summed / fsdp, data, max(per_host // fsdp, 1)),
+        ring("all-reduce", copied, everywhere, per_host),
     ]
     return [each for each in found if each.sent]
 

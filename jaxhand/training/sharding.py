@@ -4,7 +4,6 @@ A batch is split over all devices. The state is copied to every device, or, on a
 arrays are split along that axis (fully sharded data parallelism: Rajbhandari et al. 2020, "ZeRO").
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -94,22 +93,24 @@ def shardings(tree: Any) -> Any:
 
 
 def gathered(device_mesh: Mesh, params: Any) -> Any:
-    """Copy split arrays whole to every device; their gradients are split again as soon as they are summed.
+    """Copy split arrays whole to every device; on a mesh without an axis `fsdp`, no array is split.
 
     Without this, XLA may split activations along channels, which costs far more communication.
     """
-    return jax.tree.map(lambda leaf: _gather(leaf, of_state(device_mesh, leaf.shape), replicated(device_mesh)), params)
+    return jax.lax.with_sharding_constraint(params, replicated(device_mesh)) if _splits(device_mesh) else params
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(array: jax.Array, apart: NamedSharding, whole: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(array, whole)
+def split_again(device_mesh: Mesh, gradient: Any) -> Any:
+    """Split a gradient with respect to gathered arrays as these arrays are, as soon as it is summed."""
+    if not _splits(device_mesh):
+        return gradient
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, of_state(device_mesh, leaf.shape)), gradient
+    )
 
 
-_gather.defvjp(
-    lambda array, apart, whole: (jax.lax.with_sharding_constraint(array, whole), None),
-    lambda apart, whole, _, gradient: (jax.lax.with_sharding_constraint(gradient, apart),),
-)
+def _splits(device_mesh: Mesh) -> bool:
+    return "fsdp" in device_mesh.axis_names
 
 
 def bytes_per_device(tree: Any) -> int:

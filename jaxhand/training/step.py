@@ -98,8 +98,7 @@ class EvalModel:
 
     def _eval_step(self, params: dict, batch_stats: dict, batch: dict):
         batch = self._with_mesh_labels(batch)
-        if "fsdp" in self.device_mesh.axis_names:
-            params = sharding.gathered(self.device_mesh, params)
+        params = sharding.gathered(self.device_mesh, params)
         predictions = nnx.merge(self.graphdef, params, batch_stats)(batch | {"image": as_float(batch["image"])})
         terms = losses.terms(predictions, batch, self.eval_terms)
         terms["loss"] = losses.total(terms, self.config.loss)
@@ -249,20 +248,19 @@ class Trainer(EvalModel):
     def _gradient(self, params: dict, batch_stats: dict, batch: dict, key: jax.Array) -> tuple[dict, dict, dict]:
         """Gradient of the loss of a batch, the loss and its terms, and the new batch statistics."""
         parts = self.config.training.accumulate
+        whole = sharding.gathered(self.device_mesh, params)  # once for all parts
 
         def of_part(part: dict, key: jax.Array):
             def mean_loss(params):
                 params = optimizer.without_frozen(params, self.factors)
-                if "fsdp" in self.device_mesh.axis_names:
-                    params = sharding.gathered(self.device_mesh, params)
                 model = nnx.merge(self.graphdef, params, batch_stats)
                 predictions = model(part, key=key)
                 terms = losses.terms(predictions, part, self.loss_terms, scales=batch["label_scales"])
                 means = losses.reduced(terms, self.config.loss, parts)
                 return means["loss"], (means, self._split(model)["batch_stats"])
 
-            gradient, (means, new_stats) = jax.grad(mean_loss, has_aux=True)(params)
-            return gradient, means, new_stats
+            gradient, (means, new_stats) = jax.grad(mean_loss, has_aux=True)(whole)
+            return sharding.split_again(self.device_mesh, gradient), means, new_stats
 
         rows = {name: value for name, value in batch.items() if name != "label_scales"}
         key = jax.random.fold_in(key, 1)
