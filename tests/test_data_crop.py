@@ -131,6 +131,13 @@ def test_labels_in_2d_only_go_where_projected_ones_go(hand, change):
     assert not two["joint_valid"].any() and not two["keypoints_3d"].any() and np.isfinite(two["K"]).all()
 
 
+@pytest.mark.parametrize("shift", [(-6, 0), (6, 0), (0, -6), (0, 6)])
+def test_a_crop_outside_the_image_is_black(shift):
+    record = make_record(image=np.full((230, 260, 3), 200, np.uint8))
+    assert crop(record, 64, 1.4)["image"].max() == 200
+    assert crop(record, 64, 1.4, shift=shift)["image"].max() == 0
+
+
 def test_without_box_and_joints_the_whole_image_is_taken():
     image = np.zeros((50, 80, 3), np.uint8)
     image[:, 79] = 255
