@@ -46,6 +46,18 @@ def test_keys_that_collide(content, message):
         pickles.load(content, "a.pkl")
 
 
+@pytest.mark.parametrize("kind", [bytes, np.uint8, np.float64, object])
+def test_every_reference_to_a_value_counts_as_a_copy(kind):
+    """Of bytes, of arrays of numbers, and of what is in an array of objects."""
+    size = 2**20
+    values = {bytes: bytes(size), np.uint8: np.zeros(size, np.uint8), np.float64: np.zeros(size // 8)}
+    many = lambda count: np.array([bytes(size)] * count, object) if kind is object else [values[kind]] * count  # noqa: E731
+    most = limits.shared(0) // size
+    pickle_limits.check_values(many(most), 0)
+    with pytest.raises(pickle.UnpicklingError, match="expands to "):
+        pickle_limits.check_values(many(most + 1), 0)
+
+
 @pytest.mark.parametrize("before", [0, 10**6])
 def test_the_bytes_before_a_pickle_do_not_raise_its_limits(before):
     text = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00"
