@@ -373,7 +373,7 @@ def _images_and_hands(
         raise UserError(f"--depth must name a file for each of the {len(paths)} images, got {len(arguments.depth)}")
     kept = named_first(paths)
     if len(kept) < len(paths):
-        again = next(paths[number] for number in range(len(paths)) if number not in kept)
+        again = paths[next(i for i, number in enumerate([*kept, -1]) if number != i)]
         print(f"{len(paths)} images are named, {len(kept)} of them different: {again} is predicted once")
         paths = [paths[number] for number in kept]
         arguments.depth = arguments.depth and [arguments.depth[number] for number in kept]

@@ -44,8 +44,8 @@ class PredictionWriter:
 
     The hands of a joints.json that is already in the folder stay in it, except those of images that are predicted
     again. Other files in the folder stay, too: pictures and meshes get another name. joints.json is written as the
-    predictions come. Use the writer as a context manager: the file is complete at
-    the end, even if an error ends the command early.
+    predictions come. Use the writer as a context manager: the file is complete at the end, even if an error ends the
+    command early.
 
     Args:
         folder: the output folder; it is created if it does not exist.
