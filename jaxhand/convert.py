@@ -53,7 +53,7 @@ def main() -> int:
         of_kind.add_argument(
             "checkpoint", type=console.path, metavar="CHECKPOINT", help="file of torch.save, or .safetensors"
         )
-        of_kind.add_argument("out", type=console.path, metavar="OUT", help="run folder to write")
+        of_kind.add_argument("out", type=console.output_path, metavar="OUT", help="run folder to write")
         of_kind.add_argument(
             "--mano", type=console.path, metavar="PATH", help="MANO_RIGHT.pkl or its folder: joints and mesh"
         )
@@ -65,7 +65,7 @@ def main() -> int:
     for kind, (what, source) in NETWORKS.items():
         of_kind = kinds.add_parser(kind, help=f"convert {what}", description=f"Convert {what}.")
         of_kind.add_argument("source", type=console.path, metavar="SOURCE", help=source)
-        of_kind.add_argument("out", type=console.path, metavar="OUT", help="run folder to write")
+        of_kind.add_argument("out", type=console.output_path, metavar="OUT", help="run folder to write")
         settings = "config value, such as model.options.size=lite"
         of_kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=settings)
     arguments = parser.parse_args()
@@ -106,7 +106,7 @@ def _convert_networks(arguments) -> None:
 
 
 def _prepare(out: Path) -> None:
-    """Check that the output folder contains no checkpoints, and make JAX use the CPU."""
+    """Check that the output folder contains no checkpoints and no report, and make JAX use the CPU."""
     import jax
 
     from jaxhand.training import checkpoint_files
@@ -114,6 +114,8 @@ def _prepare(out: Path) -> None:
     jax.config.update("jax_platforms", "cpu")  # device_put can reuse a NumPy array without a copy only on a CPU
     if checkpoint_files.steps(out / "checkpoints"):
         raise UserError(f"{out}: contains checkpoints already; choose another folder")
+    if (out / REPORT).exists():
+        raise UserError(f"{out / REPORT}: exists without checkpoints, and would be replaced; choose another folder")
 
 
 def _write(kind: str, path: Path, out: Path, found) -> None:

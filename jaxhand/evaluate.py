@@ -19,7 +19,7 @@ import math
 import typing
 
 from jaxhand.config import UserError
-from jaxhand.io import console
+from jaxhand.io import console, output_files
 from jaxhand.training import runtime
 
 if typing.TYPE_CHECKING:
@@ -57,12 +57,13 @@ def main() -> int:
         print(f"Written to {out}; start a training from it with training.init_from={out}")
     elif arguments.predictions:
         assert protocol is not None, "`_check` requires it"
-        pair = scoring.score_files(arguments.predictions, arguments.ground_truth, protocol, options, arguments.output)[
-            0
-        ]
         if arguments.report:
             from jaxhand.evaluation.report import measured, page
 
+            output_files.check_own(arguments.report, page.MARK)
+        files = arguments.predictions, arguments.ground_truth
+        pair, _ = scoring.score_files(*files, protocol, options, arguments.output)
+        if arguments.report:
             print(f"Written to {page.write([measured.of_pair(pair)], arguments.report)}")
     else:
         _score_run(arguments, protocol, options)
@@ -85,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     metrics = "cs_mpjpe, pa_auc or MODULE:NAME (default: the run's training.metrics)"
     run.add_argument("--metrics", nargs="+", metavar="NAME", help=metrics)
     submit = "write the file for the leaderboard: pred.zip or pred.json, for DexYCB .txt; with depth also FILE_rgbd"
-    run.add_argument("--submit", type=console.path, metavar="FILE", help=submit)
+    run.add_argument("--submit", type=console.output_path, metavar="FILE", help=submit)
     run.add_argument("--split", choices=("train", "val", "test"), help="default: the run's data.test_split")
     fit = "fit the mix of joints on --data, and write the network with it to a new run folder"
-    run.add_argument("--fit-joint-mix", type=console.path, metavar="OUT", help=fit)
+    run.add_argument("--fit-joint-mix", type=console.output_path, metavar="OUT", help=fit)
     ridge = "how strongly the mix is drawn to the identity (default: 0.1; before a training 1)"
     run.add_argument("--ridge", type=float, default=0.1, metavar="NUMBER", help=ridge)
     run.add_argument("--ridge-2d", type=float, metavar="NUMBER", help="the same for joints in px (default: --ridge)")
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--ground-truth", type=console.path, metavar="PATH", help=labels)
     both = parser.add_argument_group("for a run or a file")
     output = "where the results are written (default: the run folder, or next to the predictions)"
-    both.add_argument("--output", type=console.path, metavar="FOLDER", help=output)
+    both.add_argument("--output", type=console.output_path, metavar="FOLDER", help=output)
     files.add_argument(
         "--report",
         type=console.output_file(".html", ".htm"),

@@ -28,7 +28,7 @@ def main() -> int:
     )
     parser.add_argument("workdir", type=console.path, metavar="RUN", help="run folder of a trained or converted model")
     parser.add_argument(
-        "out", type=console.path, metavar="OUT", help="folder to write the files into; with --web the HTML file"
+        "out", type=console.output_path, metavar="OUT", help="folder to write the files into; with --web the HTML file"
     )
     parser.add_argument("--format", choices=KINDS, default=KINDS[0], help="form of the files (default: %(default)s)")
     parser.add_argument(

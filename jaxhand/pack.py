@@ -19,7 +19,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="jaxhand pack", description=description, epilog=how)
     parser.add_argument("name", metavar="NAME", help="such as freihand or dexycb-s1")
     parser.add_argument("path", type=console.path, metavar="PATH", help="folder or file of the data set")
-    parser.add_argument("out", type=console.path, metavar="OUT", help="folder to pack into")
+    parser.add_argument("out", type=console.output_path, metavar="OUT", help="folder to pack into")
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=(), help="default: all that the set has")
     parser.add_argument("--shard-size", type=int, default=16384, metavar="N", help="records per file (default: 16384)")
     parser.add_argument("--mano", default="", metavar="PATH", help="MANO_RIGHT.pkl or its folder: poses and meshes")

@@ -174,7 +174,9 @@ def _parse_arguments() -> argparse.Namespace:
         help="MANO_RIGHT.pkl; a model without a mesh gets this one, fitted to its joints (default: hand.mano_path of "
         "the run, else the built-in hand)",
     )
-    parser.add_argument("--out", type=console.path, metavar="DIR", help="output folder (default: WORKDIR/predictions)")
+    parser.add_argument(
+        "--out", type=console.output_path, metavar="DIR", help="output folder (default: WORKDIR/predictions)"
+    )
     _add_video_options(parser)
     arguments = parser.parse_intermixed_args()
     _take_video(arguments)
@@ -219,7 +221,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         "--beta", type=float, help="One Euro filter: Hz per mm/s; higher: less lag in fast motion (default: 0.01)"
     )
     video.add_argument(
-        "--rerun", type=console.path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer"
+        "--rerun", type=console.output_path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer"
     )
 
 
@@ -349,7 +351,7 @@ def _images_and_hands(
 
     from jaxhand.inference.boxes import NO_HANDS, HandBoxes, read_boxes
     from jaxhand.inference.detection import load_detector
-    from jaxhand.inference.image_files import image_paths
+    from jaxhand.inference.image_files import image_paths, named_first
 
     paths = image_paths(arguments.images)
     if arguments.boxes:
@@ -369,6 +371,12 @@ def _images_and_hands(
         raise UserError("name at least one image, or a file of --boxes that has some")
     if arguments.depth and len(arguments.depth) != len(paths):
         raise UserError(f"--depth must name a file for each of the {len(paths)} images, got {len(arguments.depth)}")
+    kept = named_first(paths)
+    if len(kept) < len(paths):
+        again = paths[next(i for i, number in enumerate([*kept, -1]) if number != i)]
+        print(f"{len(paths)} images are named, {len(kept)} of them different: {again} is predicted once")
+        paths = [paths[number] for number in kept]
+        arguments.depth = arguments.depth and [arguments.depth[number] for number in kept]
     return paths, find_hands
 
 

@@ -8,7 +8,7 @@ import argparse
 import typing
 from pathlib import Path
 
-from jaxhand.io import console
+from jaxhand.io import console, output_files
 from jaxhand.training import runtime
 
 if typing.TYPE_CHECKING:
@@ -30,12 +30,14 @@ def main() -> int:
     runtime.use_compilation_cache()
     from jaxhand.evaluation.report import page  # imported here, so that --help needs no JAX
 
+    out = arguments.out or arguments.workdir[0] / "report.html"
+    output_files.check_own(out, page.MARK)
     found, name, split = [], arguments.data, arguments.split
     for workdir in arguments.workdir:
         with console.patience(f"Predicting the hands of {workdir}; this can take some minutes"):
             found.append(measure(workdir, name, split))
         name, split = found[0].data, found[0].split
-    print(f"Written to {page.write(found, arguments.out or arguments.workdir[0] / 'report.html')}")
+    print(f"Written to {page.write(found, out)}")
     return 0
 
 

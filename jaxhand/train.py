@@ -17,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="jaxhand train", description="Train a network.")
     given = "YAML file, or the name of one in configs/ (default: quickstart)"
     parser.add_argument("--config", type=console.path, default="quickstart", help=given)
-    parser.add_argument("--workdir", type=console.path, help="run folder (default: runs/<name of the config>)")
+    parser.add_argument("--workdir", type=console.output_path, help="run folder (default: runs/<name of the config>)")
     allow = "continue a run although this differs from its latest checkpoint; can be given twice"
     parser.add_argument("--allow", action="append", default=[], choices=("config", "data"), help=allow)
     parser.add_argument("--coordinator", help="address host:port of the first process, for runs over many processes")

@@ -137,6 +137,10 @@ def test_results_of_other_questions_are_kept(tmp_path):
     run_scores.write(tmp_path, about, [result()])
     assert len(written()) == 1
     assert (tmp_path / "evaluation.json.damaged").read_text() == '{"results": ['
+    (tmp_path / "evaluation.json").write_text("7")
+    run_scores.write(tmp_path, about, [result()])
+    assert (tmp_path / "evaluation.json.damaged").read_text() == "7"
+    assert (tmp_path / "evaluation.json.before.damaged").read_text() == '{"results": ['
 
 
 def test_scores_of_two_sets_have_two_folders(tmp_path):
@@ -151,6 +155,8 @@ def test_scores_of_two_sets_have_two_folders(tmp_path):
     names = [folder(data) for data in ("folder:/a", "folder:/b", "folder:/a", "folder:/c", "folder:/b")]
     assert names == ["hamer_folder_RGB", "hamer_folder_RGB_2", "hamer_folder_RGB", "hamer_folder_RGB_3", names[1]]
     assert folder("folder:/a", run="other") == "hamer_folder_RGB_4"
+    (tmp_path / "hamer_folder_RGB" / "scores.json").write_text("{}")  # of another program
+    assert folder("folder:/a", run="third") == "hamer_folder_RGB_5"
 
 
 def test_an_infinite_metric_is_null_in_json(finished, call, monkeypatch):

@@ -58,6 +58,13 @@ def test_an_option_and_a_folder(folder, call):
     code, output, _ = call(evaluate.main, *arguments(folder, "hamer"), *options)
     report = json.loads((folder / "mine" / "scores.json").read_text())
     assert code == 0 and report["options"] == {"keypoint_list": [4, 8]}
+    assert call(evaluate.main, *arguments(folder, "hamer"), *options)[0] == 0  # its own files are replaced
+    for name in ("scores.json", "samples.csv"):
+        (folder / name).write_text("{}")
+        line = f"{folder / name}: exists, was not written by this command"
+        assert line in refused(call, *arguments(folder, "hamer"), "--output", folder)
+        assert (folder / name).read_text() == "{}"
+        (folder / name).unlink()
     kept = [name for name, mean in report["joints_mm"]["mode_mpjpe"].items() if mean is not None]
     assert kept == ["thumb4", "index4"] and re.search(r"mode_mpjpe +nan +\d", output)
 

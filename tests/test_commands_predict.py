@@ -288,6 +288,16 @@ def test_a_doubtful_camera(finished, photographs, call):
     assert (code, errors) == (0, "") and f"doubtful camera of 1 images; of {image}: K (fx 80" in output
 
 
+def test_an_image_that_is_named_twice_is_predicted_once(finished, photographs, call, monkeypatch):
+    folder = photographs / "images"
+    monkeypatch.chdir(folder)
+    names = [folder / "1.png", "1.png", folder / "0.png", "../images/1.png"]
+    code, output, errors = call(predict.main, finished, *names)
+    assert (code, errors) == (0, "") and "2 hands of 2 images" in output
+    assert output.splitlines()[0] == "4 images are named, 2 of them different: 1.png is predicted once"
+    assert [hand["image"] for hand in read_joints(finished / "predictions")] == [str(names[0]), str(names[2])]
+
+
 def test_a_folder_of_images(finished, photographs, call, tmp_path):
     for i, name in enumerate(("b.PNG", "a.png")):
         cv2.imwrite(str(tmp_path / name), cv2.imread(str(photographs / "images" / f"{i}.png")))

@@ -45,6 +45,19 @@ def test_color_changes_every_image_in_its_own_way():
     np.testing.assert_array_equal(changed, jitted(jax.random.key(0), image, AugmentConfig(color=0.2)))
 
 
+def test_color_is_gain_then_contrast_about_mid_grey_then_brightness():
+    """One step at a time, with the same random numbers, each in its range."""
+    key, image = jax.random.key(3), jax.random.uniform(jax.random.key(1), (3, 4, 5, 3), minval=0.4, maxval=0.6)
+    change = 0.2 * np.asarray(jax.random.uniform(jax.random.split(key)[0], (5, 3, 1, 1), minval=-1, maxval=1))
+    expected = np.array(image)
+    for row in range(3):
+        for channel in range(3):
+            expected[row, ..., channel] *= 1 + change[channel, row, 0, 0]
+        expected[row] = (expected[row] - 0.5) * (1 + change[3, row, 0, 0]) + 0.5
+        expected[row] += change[4, row, 0, 0]
+    np.testing.assert_allclose(color(key, image, AugmentConfig(color=0.2)), expected, atol=1e-6)
+
+
 def test_color_off_leaves_the_image():
     image = jax.random.uniform(jax.random.key(1), (2, 4, 4, 3))
     np.testing.assert_array_equal(color(jax.random.key(0), image, AugmentConfig(color=0)), image)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxhand.data.crop import crop
+from jaxhand.data.crop import crop, crop_transform
 from jaxhand.data.record import Record
 from jaxhand.hand.camera import DEPTH_RANGE_MM, project, uncrop
 
@@ -95,6 +95,8 @@ def test_a_crop_of_the_whole_image_copies_it(hand):
     shown = np.clip((depth - sample["depth_center"]) / DEPTH_RANGE_MM, -1, 1)
     np.testing.assert_allclose(sample["depth"], shown if hand == "right" else shown[:, ::-1], atol=1e-6)
     np.testing.assert_allclose(project(sample["keypoints_3d"], sample["K"]), sample["keypoints_2d"], atol=1e-3)
+    transform = crop_transform(record, 64, 1.4)
+    assert transform.whole_image and (transform.zoom, transform.rotation) == (1, 0)
     nearly = crop(record, 64, 1.4, rotation=1e-6 + 0.0101 / 64)  # through the warp: nothing but its rounding differs
     assert np.abs(nearly["image"].astype(int) - sample["image"]).max() <= 3
     np.testing.assert_allclose(nearly["keypoints_2d"], sample["keypoints_2d"], atol=0.02)
@@ -127,6 +129,13 @@ def test_labels_in_2d_only_go_where_projected_ones_go(hand, change):
     np.testing.assert_allclose(two["keypoints_2d"], one["keypoints_2d"], atol=1e-3)
     np.testing.assert_array_equal(two["joint_valid_2d"], valid)
     assert not two["joint_valid"].any() and not two["keypoints_3d"].any() and np.isfinite(two["K"]).all()
+
+
+@pytest.mark.parametrize("shift", [(-6, 0), (6, 0), (0, -6), (0, 6)])
+def test_a_crop_outside_the_image_is_black(shift):
+    record = make_record(image=np.full((230, 260, 3), 200, np.uint8))
+    assert crop(record, 64, 1.4)["image"].max() == 200
+    assert crop(record, 64, 1.4, shift=shift)["image"].max() == 0
 
 
 def test_without_box_and_joints_the_whole_image_is_taken():

@@ -32,6 +32,16 @@ def test_records_have_2d_labels_only(tmp_path, corners):
     assert source.encoded(0)[0] == (tmp_path / source.read_annotation(0).name).read_bytes()
 
 
+@pytest.mark.parametrize("corners", [True, False])
+def test_one_wrong_box_does_not_decide_the_form_of_all(corners):
+    keypoints = np.random.default_rng(0).uniform(100, 160, (5, 21, 2))
+    tight = np.concatenate([keypoints.min(1), keypoints.max(1)], -1)
+    boxes = tight if corners else np.concatenate([tight[:, :2], tight[:, 2:] - tight[:, :2]], -1)
+    boxes[3] = [0, 0, 60, 60] if corners else [100, 100, 5000, 5000]  # fits the other form, or none
+    read = hint._corners(boxes, keypoints)
+    np.testing.assert_allclose(np.delete(read, 3, 0), np.delete(tight, 3, 0))
+
+
 def test_crops_keep_the_2d_labels(tmp_path):
     """A left hand becomes a right one, with its keypoints at the dots."""
     source = hint.load(tree.write(tmp_path), "test")

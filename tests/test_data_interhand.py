@@ -112,7 +112,7 @@ def test_mistakes_are_named(tmp_path, root):
     def in_metres(content):
         for capture in content.values():
             for frame in capture.values():
-                frame["world_coord"] = (np.array(frame["world_coord"]) / 1000).tolist()
+                frame["world_coord"] = (np.array(frame["world_coord"]) / 1000 + [0, 0, 20]).tolist()
         return content
 
     version = "all files must be from one version"

@@ -260,6 +260,10 @@ def test_preview_is_written_or_refused_in_one_line(quick, tmp_path, capsys):
     arguments = ["--size", "16", "--count", "3", "--columns", "2"]
     assert dataset.main(["--preview", str(sheet), *arguments]) == 0
     assert cv2.imread(str(sheet)).shape[0] == 2 * 192 + 4
+    for _ in range(2):  # its own files are replaced
+        assert dataset.main(["--photographs", str(tmp_path / "images"), *arguments]) == 0
+    assert dataset.main(["--preview", str(sheet), *arguments]) == 0
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["hand_0.jpg", "hand_1.jpg", "hand_2.jpg"]
     capsys.readouterr()
     assert dataset.main(["--preview", str(Path(tmp_path) / "no" / "sheet.png"), *arguments]) == 2
     assert dataset.main(["--preview", str(sheet), "--view", "side"]) == 2

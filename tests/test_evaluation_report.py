@@ -103,6 +103,15 @@ def test_the_report_of_a_file_of_predictions(tmp_path, call):
     assert code == 0, errors
     assert output.endswith(f"Written to {tmp_path / 'page.html'}\n")
     assert protocol_of("dexycb").name in (tmp_path / "page.html").read_text()
+    assert call(evaluate.main, *files, "--report", tmp_path / "page.html")[0] == 0  # its own page is replaced
+    (tmp_path / "notes.html").write_text("of the user")
+    code, _, errors = call(evaluate.main, *files, "--report", tmp_path / "notes.html")
+    assert code == 2 and f"error: {tmp_path / 'notes.html'}: exists, was not written by this command" in errors
+    code, _, errors = call(report.main, tmp_path, "--out", tmp_path / "notes.html")
+    assert code == 2 and f"error: {tmp_path / 'notes.html'}: exists, was not written by this command" in errors
+    with pytest.raises(UserError, match="notes.html: exists"):
+        page.write([hands], tmp_path / "notes.html")
+    assert (tmp_path / "notes.html").read_text() == "of the user"
     code, _, errors = call(evaluate.main, tmp_path, "--report", tmp_path / "page.html")
     assert code == 2 and "jaxhand report RUN" in errors
 

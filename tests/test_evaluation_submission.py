@@ -63,11 +63,13 @@ def score(predictions, ground_truth, protocol) -> dict[str, float]:
 def test_freihand(tmp_path, tiny):
     folder = layouts_freihand.write(tmp_path, evaluations=5, released=True)
     source, file, labels = freihand.load(folder, "test"), tmp_path / "pred.zip", tmp_path / "FreiHAND_pub_v2_eval"
+    file.write_text("of the user")
     joints, _, scores, said = submit(tiny, f"freihand:{folder}", source, file)
     assert said == (
         f"{file}: 5 hands for the leaderboard of freihand; the model has no mesh, so the file contains joints "
         "instead of vertices: ignore the mesh scores"
     )
+    assert (tmp_path / "pred.before.zip").read_text() == "of the user"
     xyz, verts = json.loads(zipfile.ZipFile(file).read("pred.json"))
     np.testing.assert_allclose(np.array(xyz) * 1000, joints, atol=1e-3)  # absolute, in metres, in our order
     assert verts == xyz

@@ -177,6 +177,13 @@ def test_errors_of_a_user(run, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="metadata.json: is not of `jaxhand export`, and would be replaced"):
             writing.export(run, tmp_path, "onnx")
         assert (tmp_path / "metadata.json").read_text() == content and not (tmp_path / "hand.onnx").exists()
+    (tmp_path / "metadata.json").unlink()
+    for kind, name in (("onnx", "hand.onnx"), ("onnx", "hand.onnx.data"), ("stablehlo", "hand.jaxexport")):
+        (tmp_path / name).write_text("of the user")
+        with pytest.raises(UserError, match=f"{name}: exists, was not written by this command"):
+            writing.export(run, tmp_path, kind)
+        assert (tmp_path / name).read_text() == "of the user"
+        (tmp_path / name).unlink()
     with pytest.raises(UserError, match="no palm detector"):
         network.palm_detector(run)
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)

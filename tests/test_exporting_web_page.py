@@ -55,6 +55,21 @@ def test_a_folder_for_a_server(built, tmp_path):
     assert "{{" not in text and "connect-src 'self'" in text and "'unsafe-inline'" not in text
 
 
+def test_only_own_pages_are_replaced(built, tmp_path):
+    page_files.write_file(tmp_path / "page.html", SETTINGS, NETWORKS)
+    page_files.write_folder(tmp_path / "page", SETTINGS, NETWORKS)
+    page_files.check_own(tmp_path / "page.html", folder=False)
+    page_files.check_own(tmp_path / "page", folder=True)
+    for name in ("index.html", "main.js", "hand.onnx.gz"):
+        (tmp_path / name).write_text("of the user")
+        with pytest.raises(UserError, match=f"{name}: exists, was not written by this command"):
+            web_page.export(tmp_path, tmp_path, folder=True)
+        (tmp_path / name).unlink()
+    (tmp_path / "page.html").write_text("of the user")
+    with pytest.raises(UserError, match="page.html: exists, was not written by this command"):
+        web_page.export(tmp_path, tmp_path / "page.html")
+
+
 def test_errors_name_the_fix(built, tmp_path):
     with pytest.raises(UserError, match=r"name it .*page\.html, or add --folder"):
         web_page.export(tmp_path, tmp_path / "page")

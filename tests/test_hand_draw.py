@@ -80,6 +80,16 @@ def test_files_are_read_again(tmp_path):
     assert sorted(glb.geometry) == ["left_1", "right_0"]
 
 
+def test_every_vertex_keeps_its_number(tmp_path):
+    """Also one at the place of another, and one that no face has: programs read a hand's vertices by their numbers."""
+    vertices = np.array([[0.0, 0, 9], [5, 0, 9], [0, 5, 9], [0, 0, 9], [7, 7, 7]])
+    mesh_files.write(tmp_path / "a.obj", {"right_0": (vertices, np.array([[0, 1, 2], [3, 2, 1]]))})
+    lines = [line.split() for line in (tmp_path / "a.obj").read_text().splitlines()]
+    np.testing.assert_allclose([list(map(float, line[1:4])) for line in lines if line[:1] == ["v"]], vertices)
+    faces = [[int(corner.partition("/")[0]) for corner in line[1:]] for line in lines if line[:1] == ["f"]]
+    assert faces == [[1, 2, 3], [4, 3, 2]]
+
+
 def test_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="cannot write .*no/a.obj: No such file"):
         mesh_files.write(tmp_path / "no" / "a.obj", {"right": (BALL.vertices, BALL.faces)})

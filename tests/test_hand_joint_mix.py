@@ -26,7 +26,9 @@ def test_a_mix_is_found_again(dimensions):
 def test_a_translation_of_every_hand_does_not_matter():
     joints, _, target = conventions()
     moved = target + np.random.default_rng(1).normal(size=(len(target), 1, 3)) * 500
-    mixed = joint_mix.apply(joint_mix.fit(joints, moved, ridge=0, translated=True), joints)
+    found, of_moved = (joint_mix.fit(joints, points, ridge=0, translated=True) for points in (target, moved))
+    np.testing.assert_allclose(of_moved, found, atol=1e-9)
+    mixed = joint_mix.apply(of_moved, joints)
     np.testing.assert_allclose(mixed - mixed.mean(1, keepdims=True), target - target.mean(1, keepdims=True), atol=1e-6)
 
 

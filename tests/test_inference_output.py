@@ -31,6 +31,29 @@ def test_a_photograph_is_never_overwritten(tmp_path):
     assert hand["overlay"] == "hand_2_joints.png" and (tmp_path / hand["overlay"]).is_file()
 
 
+def test_files_of_the_user_stay(tmp_path):
+    """An image gets other names for all its files if one of them would replace a file that predict did not write."""
+    image, contents = tmp_path / "a.png", {}
+    for name in ("a.obj", "a_2_joints.png"):
+        (tmp_path / name).write_text("of the user")
+    for _ in range(3):
+        with PredictionWriter(tmp_path) as writer:
+            writer.add(with_mesh(image))
+        assert {(tmp_path / name).read_text() for name in ("a.obj", "a_2_joints.png")} == {"of the user"}
+        contents = {path.name for path in tmp_path.iterdir()}
+        written = {"a_3_joints.png", "a_3_mesh.png", "a_3.obj", "a_3.glb", "joints.json"}
+        assert contents == written | {"a.obj", "a_2_joints.png"}  # its own files are replaced
+
+
+def test_a_file_of_the_user_that_comes_later_stays(tmp_path):
+    with PredictionWriter(tmp_path, mesh_kinds=()) as writer:
+        writer.add(prediction(tmp_path / "a.png"))
+    (tmp_path / "a.glb").write_text("of the user")
+    with PredictionWriter(tmp_path) as writer:
+        writer.add(with_mesh(tmp_path / "a.png"))
+    assert (tmp_path / "a.glb").read_text() == "of the user" and (tmp_path / "a_2.glb").is_file()
+
+
 def test_no_file_outside_the_folder(tmp_path):
     """A joints.json from elsewhere can name any path."""
     (tmp_path / "out").mkdir()

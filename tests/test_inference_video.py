@@ -20,7 +20,7 @@ from jaxhand.inference import loading, rerun_file
 from jaxhand.inference.mediapipe_predictor import MediapipePredictor
 from jaxhand.inference.smoothing import TrackedHand
 from jaxhand.inference.video import TrackWriter, annotated
-from jaxhand.inference.video_files import open_source
+from jaxhand.inference.video_files import VideoFrame, open_source
 from jaxhand.io import video_writer
 from tests.support import mediapipe_files
 from tests.support.moving_hands import SIZE, FakePipeline, crossing, frame_of, image_of
@@ -387,6 +387,18 @@ def test_labels_of_hands_in_a_picture():
     unknown = np.full((21, 2), np.nan)
     hand = TrackedHand(1, True, 0.9, False, unknown, np.zeros((21, 3)), unknown, np.zeros((21, 3)))
     assert (annotated(np.zeros((90, 120, 3), np.uint8), [hand], np.eye(3))[:30, :40] > 0).any()  # at the corner
+
+
+@pytest.mark.parametrize("name", ["annotated.mp4", "tracks.jsonl", "tracks.npz"])
+def test_only_own_tracks_are_replaced(tmp_path, name):
+    frame, source = VideoFrame(0, 0.0, image_of(0)), types.SimpleNamespace(fps=25.0)
+    for _ in range(2):
+        with TrackWriter(tmp_path / "own", source, np.eye(3)) as writer:
+            writer.add(frame, [])
+    (tmp_path / name).write_text("of the user")
+    with pytest.raises(UserError, match=f"{name}: exists, was not written by this command"):
+        TrackWriter(tmp_path, source, np.eye(3))
+    assert (tmp_path / name).read_text() == "of the user"
 
 
 def test_times_of_a_summary(tmp_path):

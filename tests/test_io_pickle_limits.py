@@ -1,6 +1,7 @@
 """Small pickles that ask for much time: colliding keys, nested tuples, and calls that are repeated."""
 
 import collections
+import io
 import pickle
 import struct
 
@@ -43,6 +44,31 @@ KEYS = "more than 10000 keys that are tuples, frozensets or complex numbers"
 def test_keys_that_collide(content, message):
     with pytest.raises(UserError, match=message):
         pickles.load(content, "a.pkl")
+
+
+@pytest.mark.parametrize("kind", [bytes, np.uint8, np.float64, object])
+def test_every_reference_to_a_value_counts_as_a_copy(kind):
+    """Of bytes, of arrays of numbers, and of what is in an array of objects."""
+    size = 2**20
+    values = {bytes: bytes(size), np.uint8: np.zeros(size, np.uint8), np.float64: np.zeros(size // 8)}
+    many = lambda count: np.array([bytes(size)] * count, object) if kind is object else [values[kind]] * count  # noqa: E731
+    most = limits.shared(0) // size
+    pickle_limits.check_values(many(most), 0)
+    with pytest.raises(pickle.UnpicklingError, match="expands to "):
+        pickle_limits.check_values(many(most + 1), 0)
+
+
+@pytest.mark.parametrize("before", [0, 10**6])
+def test_the_bytes_before_a_pickle_do_not_raise_its_limits(before):
+    text = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00"
+    count = limits.shared(10**6 + 10**5) // 10**6 + 1
+    calls = b"\x80\x03" + text + b"0c_codecs\nencode\nq\x010]" + b"h\x01h\x00\x85R0" * count + b"."
+    copies = b"\x80\x03" + text + b"0](" + b"h\x00" * count + b"e."
+    for content, message in ((calls, "calls functions too often on the same values"), (copies, "expands to")):
+        stream = io.BytesIO(b"h" * before + content)
+        stream.seek(before)
+        with pytest.raises(UserError, match=message):
+            pickles.read(pickles.Unpickler(stream), "a.pkl")
 
 
 def test_calls_and_arrays_with_the_same_large_value():

@@ -52,6 +52,18 @@ def test_optional_metrics():
     assert values["pa_auc"] == pytest.approx(np.mean(areas), abs=1e-6) and 0.3 < values["pa_auc"] < 0.9
 
 
+@pytest.mark.parametrize("root", [0, 9, 20])
+def test_any_joint_can_be_the_root(root):
+    predictions, batch = make_batch()
+    pred, gt = predictions["keypoints_3d"], batch["keypoints_3d"]
+    errors, _, _ = epoch.sample_errors(pred, gt, root=root, metrics=("mpjpe",))
+    relative = [points - points[:, [root]] for points in (pred, gt)]
+    np.testing.assert_allclose(errors["mpjpe"], np.linalg.norm(relative[0] - relative[1], axis=-1).mean(1), rtol=1e-5)
+    errors, _, _ = epoch.sample_errors(pred, gt, root=root, metrics=("mpjpe",), keypoints=(20, 4))
+    chosen = [points[:, [20, 4]] for points in relative]
+    np.testing.assert_allclose(errors["mpjpe"], np.linalg.norm(chosen[0] - chosen[1], axis=-1).mean(1), rtol=1e-5)
+
+
 def test_nothing_that_is_not_finite_is_hidden():
     predictions, batch = make_batch()
     whole = measured(chosen(["cs_mpjpe", "pa_auc"]), predictions, batch)
@@ -77,6 +89,10 @@ def test_the_list():
     batch["has_vertices"] = np.float32([1, 0] * 4)
     values = measured(METRICS, predictions, batch)
     assert list(values) == [metric.name for metric in METRICS]
+    pred, gt = (points["vertices"] - points["keypoints_3d"][:, :1] for points in (predictions, batch))
+    counted = (batch["valid"] > 0) & (batch["has_vertices"] > 0) & (batch["joint_valid"][:, 0] > 0)
+    assert counted.sum() > 1
+    assert values["mpvpe"] == pytest.approx(np.linalg.norm(pred - gt, axis=-1)[counted].mean(), rel=1e-5)
     assert epoch.console_lines(METRICS, values)[1].startswith(f"MPVPE: {values['mpvpe']:.3f} mm, PA-MPVPE: ")
     assert epoch.console_lines(METRICS, values)[1].endswith(f"F@5: {values['f_5']:.3f}, F@15: {values['f_15']:.3f}")
     batch["has_vertices"][:] = 0

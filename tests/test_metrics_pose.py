@@ -14,6 +14,7 @@ from jaxhand.metrics import (
     pa_mpjpe,
     pck,
     pck_auc,
+    pose,
     procrustes_align,
 )
 
@@ -46,6 +47,7 @@ def test_mpjpe_and_its_root_and_mask():
     np.testing.assert_allclose(errors[2:], np.delete(distance, 3, 1).mean(1)[2:], rtol=1e-5)
     assert np.isnan(errors).tolist() == [True] + [False] * 15
     assert np.isnan(mpjpe(pred, gt, root=0, valid=valid)).tolist() == [True] * 2 + [False] * 14
+    np.testing.assert_allclose(pose.distances(pred, gt, valid=valid), np.where(valid, distance, 0), rtol=1e-5)
 
 
 def test_integers_and_halves_are_measured_in_float32():

@@ -221,6 +221,14 @@ def test_runs_at_once_inside_a_bigger_jit():
     assert done.stdout.strip() == "done", done.stderr
 
 
+def test_a_gpu_does_not_use_the_unrolled_kernel(monkeypatch):
+    pred, gt = hands(8)
+    on_cpu = pa_mpjpe(pred, gt)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(procrustes, "_unrolled_error", None)
+    np.testing.assert_allclose(pa_mpjpe(pred, gt), on_cpu, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def golden(shared):
     return np.load(shared / "golden" / "metrics_random.npz")

@@ -197,6 +197,7 @@ def test_protocols_describe_their_arrays():
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name and protocol.joint_order in JOINT_ORDERS and "/" in protocol.source
         assert not set(protocol.pred) & set(protocol.pred_optional)
+        assert {next(iter(shapes.values()))[0] for shapes in (protocol.pred, protocol.gt)} == {protocol.joints}
     units = {name: protocol.unit_mm for name, protocol in PROTOCOLS.items()}
     assert units == {"freihand": 1000, "ho3d": 1000, "dexycb": 1, "interhand": 1, "hamer": 1000, "hint": 1}
     assert PROTOCOLS["interhand"].options == {"averaging": "interhand"}

@@ -101,6 +101,10 @@ def test_shares_of_an_epoch(monkeypatch):
     times.restart()
     now[0] += 4
     assert times.end_epoch() == (4.0, {"data_wait": 0.0, "test": 0.0, "save": 0.0})
+    with times.part("test"):
+        now[0] += 0.25
+    now[0] += 0.25
+    assert times.end_epoch() == (0.5, {"data_wait": 0.0, "test": 0.5, "save": 0.0})
 
 
 def test_advice_where_the_devices_wait_for_data():

@@ -105,6 +105,9 @@ def test_metrics_that_are_kept_are_not_replaced(tmp_path):
         write(tmp_path, range(1, last + 1)).close()
     kept = [tmp_path / name for name in ("metrics.before.jsonl", "metrics.before-2.jsonl", "metrics.jsonl")]
     assert [len(path.read_text().splitlines()) for path in kept] == [1, 2, 3]
+    for last, name in ((10, "tensorboard.before"), (20, "tensorboard.before-2"), (30, "tensorboard")):
+        accumulator = EventAccumulator(str(tmp_path / name)).Reload()
+        assert accumulator.Scalars("loss/train")[-1].step == last
 
 
 def test_cut_off_files_are_mended(tmp_path):

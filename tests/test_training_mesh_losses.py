@@ -21,7 +21,7 @@ def batch():
     rng = np.random.default_rng(0)
     make = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     return {
-        "image": np.zeros((2, 64, 64, 3), np.float32),
+        "image": np.zeros((2, 64, 48, 3), np.float32),
         "keypoints_3d": make(2, 21, 3) * 40,
         "keypoints_2d": make(2, 21, 2) * 10 + 32,
         "joint_valid": np.ones((2, 21), np.float32),

@@ -207,6 +207,15 @@ def test_no_run_among_the_checkpoints_of_another(tmp_path, tiny, place):
         restore_best(tmp_path / place)
 
 
+def test_a_config_of_the_user_is_kept(tmp_path, tiny, capsys):
+    path, kept = tmp_path / "config.yaml", tmp_path / "config.before.yaml"
+    path.write_text("# my experiment\nseed: 3\n")
+    for said in (f"{path} is not of a run: it is now {kept}\n", "", ""):  # then it is that of a run
+        assert run_dir.prepare(tmp_path, tiny) == [] and capsys.readouterr().out == said
+        assert kept.read_text() == "# my experiment\nseed: 3\n" and configs.load(path) == tiny
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["config.before.yaml", "config.yaml", "samples"]
+
+
 def test_a_start_that_has_no_effect_is_said(tmp_path, tiny):
     config = run_with(tmp_path, tiny, train="synthetic")
     started = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from="elsewhere"))

@@ -120,6 +120,7 @@ def test_a_mesh_that_does_not_fit_is_an_error(overrides, line):
 def test_a_batch_that_cannot_be_parted_is_an_error():
     with pytest.raises(ConfigError, match=r"batch_size 12 .* in 2 parts \(training.accumulate\); try 16"):
         sharding.check_batch_size(12, parts=2)
+    sharding.check_batch_size(16, parts=2)
 
 
 def test_a_split_state_is_saved_and_restored_onto_any_mesh(tiny_yaml, tmp_path):

@@ -25,6 +25,7 @@ from jaxhand.data.record import Record, Source, read_annotation, read_encoded, s
 from jaxhand.hand import anatomy, draw
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import JOINT_NAMES
+from jaxhand.io import output_files
 
 SPLITS = ("train", "val", "test")
 OWN_SPLITS = {"freihand": ("train", "test"), "ho3d": ("train", "test"), "rhd": ("train", "test")}  # no own val
@@ -40,6 +41,7 @@ PUBLISHED = {  # number of images per split, as reported by authors or users; on
 MIN_SHARE_OF_PUBLISHED = 0.8  # below 1, because we do not count frames without a labelled hand
 MAX_LABELS = 20000  # largest number of labels that are checked, evenly spread over the split
 MAX_DECODED = 200  # largest number of images that are decoded per split, unless `decode_all` is set
+MARK = b"jaxhand inspect"  # in its contact sheets
 CELLS, CELL_PX = 24, 224  # number and side of the contact sheet's cells
 DEPTH_RATIO = (0.5, 2)  # plausible range of (depth image at a joint) / (z of the joint's label)
 _CHUNK = 1024
@@ -78,6 +80,8 @@ def inspect(
         raise UserError(f"{path}: no such file or folder; give the path of the data set")
     if sheet and Path(sheet).exists() and Path(sheet).resolve().is_relative_to(path.resolve()):
         raise UserError(f"{sheet}: is a file of the data set; write the sheet to another folder")
+    if sheet:
+        output_files.check_own(Path(sheet), MARK)
     faults, cells = _missing_tars(path) if kind == "hamer" else [], []
     wanted, samples = splits or _own_splits(kind, path), {}
     for split in wanted:
@@ -98,7 +102,7 @@ def inspect(
     for first, second in itertools.combinations(samples, 2):
         faults += [f"{first} and {second}: doubtful: {text}" for text in _overlap(samples[first], samples[second])]
     if sheet and cells:
-        draw.write_png(sheet, draw.grid(cells, columns=min(8, CELLS // len(wanted))))
+        draw.write_png(sheet, draw.grid(cells, columns=min(8, CELLS // len(wanted))), MARK)
         say(f"Written to {sheet}")
     return faults
 

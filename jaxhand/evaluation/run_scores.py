@@ -19,6 +19,7 @@ from jaxhand.evaluation import scoring
 from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.evaluation.run_predictions import PredictionCollector, to_protocol
 from jaxhand.evaluation.submission import Submission
+from jaxhand.io import output_files
 from jaxhand.metrics import baselines
 from jaxhand.metrics.epoch import COUNTS, EpochMetric, console_lines, sample_errors
 from jaxhand.metrics.protocols import Protocol
@@ -151,6 +152,7 @@ def _earlier(path: Path) -> list[dict]:
     except (ValueError, KeyError, TypeError, RecursionError):
         aside = path.with_name(f"{path.name}.damaged")
         with contextlib.suppress(OSError):
+            output_files.keep_aside(aside)
             os.replace(path, aside)
             print(f"{path} is damaged or of another program: it is now {aside}")
         return []
@@ -169,8 +171,10 @@ def _scores_folder(output: Path, name: str, pair: scoring.Pair) -> Path:
         try:
             old = json.loads((folder / "scores.json").read_text())
             same = [*old["predictions"], *old["ground_truth"]] == [str(pair.pred_files[0]), str(pair.gt_files[0])]
-        except (OSError, ValueError, KeyError, TypeError):
-            same = True  # no scores, or damaged ones
+        except OSError:
+            same = True  # no scores
+        except (ValueError, KeyError, TypeError):
+            same = False  # damaged, or of another program
         if same:
             return folder
     raise AssertionError("the numbers do not end")

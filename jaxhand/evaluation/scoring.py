@@ -17,9 +17,12 @@ from jaxhand.config import UserError, yaml_text
 from jaxhand.evaluation import plausibility
 from jaxhand.evaluation.prediction_files import draft_of, read
 from jaxhand.hand.skeleton import FINGERS, JOINT_NAMES, JOINT_ORDERS
+from jaxhand.io import output_files
 from jaxhand.metrics.protocols import PROTOCOLS, Protocol, Scores
 from jaxhand.metrics.tables import finger_means
 
+SCORES, SAMPLES = "scores.json", "samples.csv"
+MARK = b'"jaxhand": "'  # in every scores.json, before the version
 WORST = 5  # number of worst samples in the table
 _UNLABELLED = (-1, -1000)  # DexYCB's label of an image without a hand, in m and in mm
 
@@ -125,6 +128,7 @@ def report(pair: Pair, options: dict, folder: Path | None) -> Scores:
         print(f"warning: {warning}", flush=True)
     if folder is not None:
         make_folder(folder)
+        output_files.check_own(folder / SCORES, MARK, folder / SAMPLES)
     scores = pair.protocol.score(pair.pred, pair.gt, **options)
     print(table(pair, scores))
     if folder is not None:
@@ -237,7 +241,7 @@ def write(pair: Pair, scores: Scores, options: dict, folder: Path) -> list[Path]
     writer.writerows(
         [_readable(name), *(f"{v:.6g}" if np.isfinite(v) else "" for v in values)] for name, *values in rows
     )
-    paths = [folder / "scores.json", folder / "samples.csv"]
+    paths = [folder / SCORES, folder / SAMPLES]
     make_folder(folder)
     for path, text in zip(paths, (_json(report), table_text.getvalue().encode())):
         with draft_of(path) as draft:
@@ -249,8 +253,9 @@ def make_folder(folder: Path) -> None:
     """Make a folder if necessary, and check that it is writable.
 
     Raises:
-        UserError: the folder cannot be made, or is not writable.
+        UserError: the folder cannot be made, is not writable, or is among the checkpoints of a run.
     """
+    output_files.check_place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,6 +11,7 @@ from jaxhand.data.record import Record, Source
 from jaxhand.evaluation.prediction_files import write_dexycb, write_freihand
 from jaxhand.evaluation.run_predictions import PredictionCollector, to_ho3d, to_wrist
 from jaxhand.hand.camera import FROM_OPENGL
+from jaxhand.io import output_files
 
 SUFFIXES = {"freihand": (".json", ".zip"), "ho3d": (".json", ".zip"), "dexycb": (".txt", ".csv")}
 
@@ -58,6 +59,8 @@ class Submission:
             UserError: a prediction is not finite, a label of HO-3D has no wrist, or the file cannot be written.
         """
         joints, vertices = collector.points()
+        if kept := output_files.keep_aside(self._path):
+            print(f"    {self._path} exists: it is now {kept}")
         hands = f"{self._path}: {len(joints):,} hands for the leaderboard of {self._kind}"
         if self._ids is not None:
             write_dexycb(self._path, self._ids, joints)

@@ -84,9 +84,10 @@ def run_onnx(path: Path) -> Runner:
 
 
 class Format(NamedTuple):
-    """A format: the suffix of its files, and the functions that write and run them."""
+    """A format: suffix and mark of its files, and the functions that write and run them."""
 
     suffix: str
+    mark: bytes  # in every file, see `output_files.check_own`
     write: Callable[[Network, Path], None]
     run: Callable[[Path], Runner]
     packages: tuple[str, ...]  # that the functions import
@@ -94,8 +95,8 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "stablehlo": Format("jaxexport", to_stablehlo, run_stablehlo, ("flatbuffers",), None),
-    "onnx": Format("onnx", to_onnx, run_onnx, ("onnx", "onnxruntime"), "float32"),
+    "stablehlo": Format("jaxexport", METADATA.encode(), to_stablehlo, run_stablehlo, ("flatbuffers",), None),
+    "onnx": Format("onnx", b'"metadata_version"', to_onnx, run_onnx, ("onnx", "onnxruntime"), "float32"),
 }
 
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxhand.config import UserError
+from jaxhand.io import output_files
 
 BUILD = Path(__file__).parent / "web" / "dist"  # `make web` makes it from web/src
+MARK = " · jaxhand</title>".encode()  # in every page
 RUNTIMES = ("ort.wasm.gz", "ort-webgpu.wasm.gz")  # ONNX Runtime, without and with WebGPU
 # No request leaves the page: its files are inside it, or next to it on its server
 _POLICY = (
@@ -63,6 +65,24 @@ def check_built() -> None:
         UserError: it is not.
     """
     libraries()
+
+
+def check_own(out: Path, *, folder: bool) -> None:
+    """Check that no file of another program is replaced.
+
+    Args:
+        out: the file of `write_file`, or the folder of `write_folder`.
+        folder: whether `out` is a folder.
+
+    Raises:
+        UserError: there is a file of another program.
+    """
+    if folder:
+        networks = (f"{name}.onnx.gz" for name in ("palm", "hand", "own"))
+        others = ("main.js", "style.css", *networks, *RUNTIMES)
+        output_files.check_own(out / "index.html", MARK, *(out / name for name in others))
+    else:
+        output_files.check_own(out, MARK)
 
 
 def libraries() -> str:

@@ -33,12 +33,13 @@ def export(
 
     Raises:
         UserError: there is no such run or detector, the page is not built, its network is not one that the page can
-            run, or `out` cannot be written.
+            run, or `out` cannot be written or is of another program.
     """
     out = Path(out)
     if not folder and out.suffix not in (".html", ".htm"):
         raise UserError(f"the page is one file: name it {out}.html, or add --folder for a folder")
     page_files.check_built()
+    page_files.check_own(out, folder=folder)
     finds_hands = has_networks(workdir)
     if not finds_hands and not has_networks(detector):
         raise UserError(

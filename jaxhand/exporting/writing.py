@@ -14,6 +14,7 @@ from jaxhand.exporting import checking, formats
 from jaxhand.exporting import network as networks
 from jaxhand.exporting.network import Network
 from jaxhand.inference.mediapipe_pipeline import has_networks, palm_folder
+from jaxhand.io import output_files
 from jaxhand.io.files import MALFORMED
 
 
@@ -31,8 +32,8 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
         The files of the networks.
 
     Raises:
-        UserError: there is no such run, a package is missing, the folder cannot be written to or has a metadata.json
-            of another program, or a file computes something else than the run; such a file is removed.
+        UserError: there is no such run, a package is missing, the folder cannot be written to or has files of
+            another program with the same names, or a file computes something else than the run; such a file is removed.
     """
     out, form = Path(out), formats.FORMATS[kind]
     formats.require(kind)
@@ -40,9 +41,13 @@ def export(workdir: str | Path, out: str | Path, kind: str, *, half: bool = Fals
     chosen = [networks.hand(workdir, half=half, dtype=form.dtype)]
     if has_networks(workdir) and palm_folder(workdir):
         chosen.append(networks.palm_detector(workdir, half=half))
+    files = [out / f"{network.name}.{form.suffix}" for network in chosen]
+    for file in files:
+        output_files.check_own(file, form.mark, formats.data_file(file))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files = [_write(network, out, kind, half, say) for network in chosen]
+        for network, file in zip(chosen, files):
+            _write(network, file, kind, half, say)
         about = {network.name: network.metadata | _names(file) for network, file in zip(chosen, files)}
         (out / formats.METADATA).write_text(json.dumps(about, indent=1))
     except OSError as error:
@@ -70,11 +75,10 @@ def _check_folder(out: Path) -> None:
         raise UserError(f"{file}: is not of `jaxhand export`, and would be replaced; choose another folder")
 
 
-def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) -> Path:
+def _write(network: Network, file: Path, kind: str, half: bool, say: Callable) -> None:
     """Write one file, with a second one for its weights where it needs that: in another folder, until it is checked."""
     form = formats.FORMATS[kind]
-    file = out / f"{network.name}.{form.suffix}"
-    with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".") as folder:
         draft = Path(folder, file.name)
         form.write(network, draft)
         inputs = checking.batches(network)
@@ -84,10 +88,9 @@ def _write(network: Network, out: Path, kind: str, half: bool, say: Callable) ->
         size = 0
         for made in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
             size += made.stat().st_size
-            os.replace(made, out / made.name)
+            os.replace(made, file.with_name(made.name))
     images = f"{checking.RANDOM} random and {checking.RENDERED} rendered images"
     say(f"{file}: {size / 1e6:.1f} MB, checked on {images}: at most {checking.by_unit(found)} from the run")
     if half:
         lost = checking.cost(network, inputs[-1])
         say(f"  half precision changes the predictions by {checking.by_unit(lost)} on average")
-    return file

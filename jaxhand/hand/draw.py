@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from jaxhand.config import UserError
 from jaxhand.hand.camera import project
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, WRIST_COLOR
+from jaxhand.io import output_files
 
 _SUBPIXEL_BITS = 4  # of the coordinates for cv2: units of 1/16 px
 _SUPERSAMPLING = 2  # a mesh is drawn larger by this factor and then downsampled, for smooth edges
@@ -176,15 +177,20 @@ def grid(images: Sequence[np.ndarray], *, columns: int, gap: int = 4) -> np.ndar
     return sheet
 
 
-def write_png(path: str | Path, image: ArrayLike) -> None:
+def write_png(path: str | Path, image: ArrayLike, mark: bytes = b"") -> None:
     """Write an RGB image (H, W, 3) uint8 as a PNG file.
+
+    Args:
+        path: the file.
+        image: the image.
+        mark: the command that writes the file, kept in it for `output_files.check_own`; b"": no mark.
 
     Raises:
         UserError: the file cannot be written.
     """
-    encoded = cv2.imencode(".png", np.asarray(image)[..., ::-1])[1]
+    content = cv2.imencode(".png", np.asarray(image)[..., ::-1])[1].tobytes()
     try:
-        Path(path).write_bytes(encoded.tobytes())
+        Path(path).write_bytes(output_files.marked_png(content, mark) if mark else content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

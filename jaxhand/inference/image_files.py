@@ -1,6 +1,7 @@
 """Predict the hands in image files. The model processes the hands of several files in one batch."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def image_paths(given: Sequence[Path]) -> list[Path]:
         else:
             paths.append(path)
     return paths
+
+
+def named_first(paths: Sequence[Path]) -> list[int]:
+    """The indices of the paths whose file no earlier path names, not even by another spelling or a link."""
+    first = {}
+    for number, path in enumerate(paths):
+        first.setdefault(os.path.realpath(path), number)
+    return list(first.values())
 
 
 def _pictures(joints: Path) -> set[str]:

@@ -35,6 +35,7 @@ UNITS = (
 )
 _OVERLAY = "_joints.png"  # end of the name of the picture with the skeletons
 _MESH_OVERLAY = "_mesh.png"
+_FILES = ("overlay", "mesh_overlay", *mesh_files.KINDS)  # keys in joints.json of the files of a hand
 _PICTURE_SIDE = 512  # px; smaller images are enlarged up to this side
 
 
@@ -42,8 +43,9 @@ class PredictionWriter:
     """Writes predictions into a folder: pictures and meshes of each image, and joints.json with all hands.
 
     The hands of a joints.json that is already in the folder stay in it, except those of images that are predicted
-    again. joints.json is written as the predictions come. Use the writer as a context manager: the file is complete at
-    the end, even if an error ends the command early.
+    again. Other files in the folder stay, too: pictures and meshes get another name. joints.json is written as the
+    predictions come. Use the writer as a context manager: the file is complete at the end, even if an error ends the
+    command early.
 
     Args:
         folder: the output folder; it is created if it does not exist.
@@ -74,7 +76,9 @@ class PredictionWriter:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from error
         self._hands = {}  # real path of an image → the JSON texts of its hands
         self._stems, self._used = {}, set()  # real path of an image → stem of its files; all stems
-        for entry in _entries(self._path):
+        entries = _entries(self._path)
+        self._own = {str(entry[key]) for entry in entries for key in _FILES if key in entry}  # names of files
+        for entry in entries:
             name = os.path.realpath(entry["image"])
             self._hands.setdefault(name, []).append(_json_text(entry))
             stem = str(entry.get("overlay", "")).removesuffix(_OVERLAY)
@@ -136,12 +140,14 @@ class PredictionWriter:
         return self._stems[name]
 
     def _is_free(self, stem: str) -> bool:
-        """Whether files with this stem lie in the output folder, and none of them is an input."""
-        files = (
-            self.folder / f"{stem}{end}"
-            for end in (_OVERLAY, _MESH_OVERLAY, *(f".{kind}" for kind in mesh_files.KINDS))
+        """Whether files with this stem lie in the output folder, and replace no input and no other program's file."""
+        ends = (_OVERLAY, _MESH_OVERLAY, *(f".{kind}" for kind in mesh_files.KINDS))
+        files = [self.folder / f"{stem}{end}" for end in ends]
+        return (
+            os.path.basename(stem) == stem
+            and not self._inputs & set(map(os.path.realpath, files))
+            and all(file.name in self._own or not os.path.lexists(file) for file in files)
         )
-        return os.path.basename(stem) == stem and not self._inputs & set(map(os.path.realpath, files))
 
     def _write_meshes(self, files: dict[str, str], image: np.ndarray, scale: int, hands: dict) -> None:
         """Draw the meshes of all hands over the image. Write one mesh file of each kind, with one object per hand."""

@@ -10,6 +10,7 @@ from jaxhand.hand.draw import MESH_COLOR, vertex_normals
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, JOINT_NAMES, SIDES, WRIST_COLOR
 from jaxhand.inference.smoothing import TrackedHand
 from jaxhand.inference.video_files import VideoFrame
+from jaxhand.io import output_files
 
 JPEG_QUALITY = 85
 _COLORS = [WRIST_COLOR if finger < 0 else FINGER_COLORS[finger] for finger in FINGER_OF_JOINT]  # of the 21 joints
@@ -54,6 +55,8 @@ class RerunFile:
         )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if kept := output_files.keep_aside(path):
+                print(f"{path} exists: it is now {kept}")
             with open(path, "wb"):  # Rerun's own error does not name the reason
                 self._recording = rerun.RecordingStream("jaxhand")
             self._recording.save(path, rerun.blueprint.Blueprint(views))

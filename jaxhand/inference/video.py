@@ -18,9 +18,11 @@ from jaxhand.evaluation.prediction_files import draft_of
 from jaxhand.hand.draw import draw_mesh, draw_skeleton
 from jaxhand.inference.smoothing import TrackedHand
 from jaxhand.inference.video_files import Source, VideoFrame
+from jaxhand.io import output_files
 from jaxhand.io.video_writer import open_writer
 
 ANNOTATED = "annotated.mp4"
+MARK = b', "hands": ['  # in every line of tracks.jsonl
 COLUMNS = {  # key in tracks.npz → (dtype, shape of one row); one row per hand of a frame
     "frame": (np.int64, ()),
     "time": (np.float64, ()),
@@ -47,7 +49,7 @@ class TrackWriter:
         K: (3, 3) px, kept in tracks.npz.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or is of another program.
     """
 
     def __init__(self, folder: Path, source: Source, K: np.ndarray):
@@ -56,6 +58,7 @@ class TrackWriter:
         self._files = contextlib.ExitStack()
         self.hands = self.frames = self.bridged = 0
         self.tracks: set[int] = set()
+        output_files.check_own(self.lines, MARK, self.video, self.arrays)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = self._files.enter_context(open(self.lines, "w", encoding="utf-8"))

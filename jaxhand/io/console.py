@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jaxhand.config import UserError
+from jaxhand.io import output_files
+
 PATIENCE = 10.0  # seconds without output, after which a line is printed
 _PLAIN = {"✓": "", "…": "...", "→": "->", "·": "-", "±": "+-", "≤": "<="}  # what an encoding may lack → its stand-in
 _ERRORS = "jaxhand.plain"  # name of the error handler in `codecs`
@@ -60,14 +63,28 @@ def path(text: str) -> Path:
     return expanded
 
 
+def output_path(text: str) -> Path:
+    """A path of a file or folder to write, from the command line; as `path`.
+
+    Raises:
+        ArgumentTypeError: as for `path`, or the path is among the checkpoints of a run.
+    """
+    chosen = path(text)
+    try:
+        output_files.check_place(chosen)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return chosen
+
+
 def output_file(*endings: str) -> Callable[[str], Path]:
     """The function for argparse that reads the path of a file to write, which must end in one of `endings`.
 
-    So a file of another kind, such as an input, is not overwritten by mistake.
+    So a file of another kind, such as an input, is not overwritten by mistake. The path is read as by `output_path`.
     """
 
     def read(text: str) -> Path:
-        file = path(text)
+        file = output_path(text)
         if file.suffix.lower() not in endings:
             raise argparse.ArgumentTypeError(f"{text}: this file must end in {' or '.join(endings)}")
         return file

@@ -1,10 +1,11 @@
 """Similarity alignment (scale, rotation, translation) of batches of point sets, under both conventions of the field.
 
-The error of a hand of up to `MOST_UNROLLED` joints is computed by one kernel that is unrolled over the joints: it reads
-each number once and stores nothing but the error. It is always a program of its own, because XLA:CPU may fuse it with
-operations that follow it in the same `jax.jit`, and then takes many times longer to compile and to run. Everything else
-(meshes, aligned points, gradients, use inside `jax.jit`) computes all sums over the points in one pass, with a
-`lax.reduce` of many operands. XLA:CPU compiles both to long vector loops.
+On a CPU, the error of a hand of up to `MOST_UNROLLED` joints is computed by one kernel that is unrolled over the
+joints: it reads each number once and stores nothing but the error. It is always a program of its own, because XLA:CPU
+may fuse it with operations that follow it in the same `jax.jit`, and then takes many times longer to compile and to
+run. Everything else (meshes, aligned points, gradients, use inside `jax.jit`) computes all sums over the points in one
+pass, with a `lax.reduce` of many operands. XLA:CPU compiles both to long vector loops. On a GPU, everything uses
+`lax.reduce`: XLA:GPU cuts the unrolled kernel into more and larger pieces, and takes two to three times as long.
 """
 
 import math
@@ -99,7 +100,8 @@ def _error_at_once(pred, gt, valid, reflection) -> Any:
     pred, gt = as_points(pred, gt)
     valid = None if valid is None else jnp.asarray(valid)
     traced = any(isinstance(array, Tracer) for array in (pred, gt, valid))
-    if not traced and pred.shape[-2] <= MOST_UNROLLED and pred.dtype == jnp.float32:
+    unrolled = jax.default_backend() == "cpu" and pred.shape[-2] <= MOST_UNROLLED and pred.dtype == jnp.float32
+    if unrolled and not traced:
         return _unrolled_error(pred, gt, valid, reflection)
     weight = _weight(valid)
     weight = None if weight is None else jnp.broadcast_to(weight, pred.shape[:-1])

@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import jaxhand
+from jaxhand.io import output_files
 from jaxhand.training import checkpoint_files, orbax_path, pytree_checks
 from jaxhand.training.checkpoint_damage import (
     CheckpointError,
@@ -319,7 +320,7 @@ def restore_best(
         raise CheckpointError(f"no run folder at {folder.parent}; train: python -m jaxhand.train --workdir {workdir}")
     metas, unread = read_metas(folder)
     if not metas and not unread:
-        run = checkpoint_files.run_around(folder.parent)
+        run = output_files.run_around(folder.parent)
         advice = f"give the run folder, {run}" if run else f"train: python -m jaxhand.train --workdir {workdir}"
         raise CheckpointError(f"no checkpoint in {folder}; {advice}")
     damaged: dict[int, Exception] = {step: Damaged(text) for step, text in unread.items()}

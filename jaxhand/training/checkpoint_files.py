@@ -46,12 +46,6 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name == str(int(name)))
 
 
-def run_around(folder: Path) -> Path | None:
-    """The run folder whose checkpoints a folder is, or is inside of; None for any other folder."""
-    around = (each for each in (folder, *folder.parents) if each.name == "checkpoints" and steps(each))
-    return next((each.parent for each in around), None)
-
-
 def read_json(step_folder: Path, item: str) -> dict:
     """Read a JSON item of a checkpoint: `data` or `meta`."""
     return json.loads(_json_file(step_folder, item).read_text())

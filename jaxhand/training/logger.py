@@ -5,7 +5,6 @@ and its flush returns before the events are on disk.
 """
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
 from jaxhand.config import UserError
-from jaxhand.io import console
+from jaxhand.io import console, output_files
 
 FIRST_LINE_SECONDS = 60  # of an epoch, until the first line about its progress in a log file
 
@@ -33,13 +32,13 @@ class Logger:
     """Writes `tensorboard/` and `metrics.jsonl` in the run folder, and prints to the console.
 
     When a run continues from a checkpoint, all points and lines later than `resume_step` are removed from the files.
-    So no step occurs twice. Signal handlers must not call the methods; a handler can set a flag, after which the
-    training loop calls `close`.
+    So no step occurs twice. Without a checkpoint, earlier files are renamed. Signal handlers must not call the
+    methods; a handler can set a flag, after which the training loop calls `close`.
 
     Args:
         workdir: run folder.
         is_main: True on the first process. On the other processes, False: the logger does nothing.
-        resume_step: step of the checkpoint that the run continues from; None removes all earlier points and lines.
+        resume_step: step of the checkpoint that the run continues from; None: there is no checkpoint.
 
     Raises:
         UserError: the folder cannot be written to. Every method that writes can raise this error, too.
@@ -51,11 +50,13 @@ class Logger:
             return
         last_step = -1 if resume_step is None else resume_step
         events, lines = self._workdir / "tensorboard", self._workdir / "metrics.jsonl"
+        kept = []
         with self._writing():
+            if resume_step is None:
+                kept = [str(aside) for path in (lines, events) if (aside := output_files.keep_aside(path))]
             events.mkdir(parents=True, exist_ok=True)
             for path in sorted(events.glob("events.out.tfevents.*")):
                 _trim_events(path, last_step)
-            kept = _keep_lines(lines) if resume_step is None else None
             _trim_lines(lines, last_step)
             self._lines = lines.open("a")
             self._events = EventsWriter(str(events / "events"), filename_suffix=f".{time.time_ns()}")
@@ -63,7 +64,8 @@ class Logger:
             self._events.write_event(Event(step=last_step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._events.flush()
         if kept:
-            self.print(f"There is no checkpoint, so training begins anew; the metrics of before are now in {kept}")
+            places = " and ".join(kept)
+            self.print(f"There is no checkpoint, so training begins anew; the metrics of before are now in {places}")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add one point to the TensorBoard curve of each tag, such as `loss/train`."""
@@ -208,14 +210,6 @@ def _read_record(file) -> bytes:
     length = struct.unpack("<Q", header[:8])[0] + 4
     content = file.read(length)
     return header + content if len(content) == length else b""
-
-
-def _keep_lines(path: Path) -> Path | None:
-    """Rename the metrics of a run whose checkpoints are gone; returns the new path, or None if there are none."""
-    if not path.is_file() or not path.stat().st_size:
-        return None
-    names = itertools.chain(["metrics.before.jsonl"], (f"metrics.before-{n}.jsonl" for n in itertools.count(2)))
-    return path.replace(next(kept for kept in map(path.with_name, names) if not kept.exists()))
 
 
 def _trim_lines(path: Path, last_step: int) -> None:

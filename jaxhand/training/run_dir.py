@@ -9,6 +9,7 @@ import jax
 from jaxhand import config as configs
 from jaxhand.config import Config, UserError
 from jaxhand.data import fingerprint
+from jaxhand.io import output_files
 from jaxhand.training import checkpoint_files
 
 FREE = (
@@ -22,6 +23,7 @@ FREE = (
 )  # keys without effect on the results
 ALLOWED = ("config", "data")  # what may differ from the run in the folder if the user says so
 PROLONGED = "training.num_epochs"
+SAMPLES = "samples"  # a folder that every run has next to its config.yaml
 _PLACES = ("data.train", "data.test", "hand.mano_path")  # keys with paths of files, which have fingerprints
 _SETS = {"train": "the training set", "test": "the test set", "hand": "the hand model of hand.mano_path"}
 
@@ -64,10 +66,7 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
             differ; or the folder is among the checkpoints of another run.
     """
     path, folder = workdir / "config.yaml", workdir / "checkpoints"
-    if around := checkpoint_files.run_around(workdir.absolute()):
-        raise UserError(
-            f"{workdir}: is among the checkpoints of the run {around}, which deletes old ones; choose another folder"
-        )
+    output_files.check_place(workdir)
     if not checkpoint_files.steps(folder):
         return []
     in_folder = configs.load(path) if path.exists() else None
@@ -94,11 +93,16 @@ def check(workdir: Path, config: Config, allow: Collection[str] = ()) -> list[st
 
 
 def write(workdir: Path, config: Config) -> None:
-    """Make the folder and write `config.yaml`, on the first process. Raises UserError if that cannot be done."""
+    """Make the folder and write `config.yaml`, on the first process. Raises UserError if that cannot be done.
+
+    A `config.yaml` that no run has written, because there is no folder `samples`, is renamed.
+    """
     if jax.process_index() == 0:
         path = workdir / "config.yaml"
         try:
-            (workdir / "samples").mkdir(parents=True, exist_ok=True)
+            if not (workdir / SAMPLES).is_dir() and (kept := output_files.keep_aside(path)):
+                print(f"{path} is not of a run: it is now {kept}", flush=True)
+            (workdir / SAMPLES).mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".tmp")
             draft.write_text(configs.dump(config))
             os.replace(draft, path)

@@ -20,9 +20,10 @@ from jaxhand.data.synthetic import render
 from jaxhand.data.synthetic.scene import Scene, sample_scene
 from jaxhand.hand.builtin import body
 from jaxhand.hand.camera import project
-from jaxhand.io import console
+from jaxhand.io import console, output_files
 from jaxhand.io.video_writer import open_writer
 
+MARK = b'{"frame": 0, "time": 0.0, "K": [['  # at the start of the lines next to a clip
 CHUNK = 8  # frames that are rendered together
 KEY_SECONDS, CROSS_SECONDS = 1.2, 4.0  # time from one pose to the next; time in which two hands cross and come back
 VIEW = 0.95  # side of the image at a distance of 1
@@ -156,7 +157,7 @@ def write(path: Path, rendered: Iterator[ClipFrame], fps: float) -> int:
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(prog="jaxhand synthetic", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--clip", type=console.path, metavar="MP4", required=True, help="the video to write")
+    parser.add_argument("--clip", type=console.output_path, metavar="MP4", required=True, help="the video to write")
     parser.add_argument(
         "--hands", type=int, choices=(1, 2), default=2, help="one hand, or two that cross (%(default)s)"
     )
@@ -174,11 +175,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
             )
         if args.clip.suffix.lower() != ".mp4":
             raise UserError(f"--clip must end in .mp4, got {args.clip}")
-        labels = args.clip.with_suffix(".jsonl")
-        if labels.exists() and not args.clip.exists():
-            raise UserError(
-                f"{labels}: exists without a clip, and would be overwritten; choose another name for --clip"
-            )
+        output_files.check_own(args.clip.with_suffix(".jsonl"), MARK, args.clip)
         rendered = frames(args.seed, args.count, size=args.size, hands=args.hands, fps=args.fps)
         bar = tqdm.tqdm(rendered, total=args.count, desc="rendering a clip", unit="frame", disable=None)
         count = write(args.clip, iter(bar), args.fps)

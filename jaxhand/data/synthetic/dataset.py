@@ -24,12 +24,13 @@ from jaxhand.hand import draw
 from jaxhand.hand.builtin import body, surface
 from jaxhand.hand.camera import project
 from jaxhand.hand.rotations import matrix_to_axis_angle
-from jaxhand.io import array_file, console, files
+from jaxhand.io import array_file, console, files, output_files
 
 FIRST_INDEX = {"train": 0, "val": 1 << 30, "test": 2 << 30}  # index of the first scene; no scene is in two splits
 MAX_COUNT = 1 << 30
 MAX_PREVIEW = 1000  # hands in a sheet
 MESH_BATCH = 512
+MARK = b"jaxhand synthetic, images"  # in the files of the command
 _ALL_VALID = np.ones(21, np.float32)
 
 
@@ -261,6 +262,7 @@ def _preview(args: argparse.Namespace) -> None:
     _check(args.split, args.count, args.size, args.view)
     if not (args.count <= MAX_PREVIEW and 1 <= args.columns <= MAX_PREVIEW):
         raise UserError(f"a sheet has 1 to {MAX_PREVIEW} hands and columns, not {args.count} and {args.columns}")
+    output_files.check_own(args.preview, MARK)
     arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
     scale = max(1, 192 // args.size)
     cells = []
@@ -270,19 +272,22 @@ def _preview(args: argparse.Namespace) -> None:
         colors = colors * (depth > 0)[..., None]
         skeleton = draw.draw_skeleton(image, project(joints, K), scale=scale)
         cells.append(np.concatenate([draw.upscale(image, scale), skeleton, draw.upscale(colors, scale)], axis=1))
-    draw.write_png(args.preview, draw.grid(cells, columns=args.columns))
+    draw.write_png(args.preview, draw.grid(cells, columns=args.columns), MARK)
     print(f"{args.count} hands -> {args.preview}")
 
 
 def _photographs(args: argparse.Namespace) -> None:
     """Write images alone, as JPEG files of a camera: hand_0.jpg, hand_1.jpg, …"""
     _check(args.split, args.count, args.size, args.view)
+    paths = [args.photographs / f"hand_{number}.jpg" for number in range(args.count)]
+    for path in paths:
+        output_files.check_own(path, MARK)
     arrays = render_range(args.seed, FIRST_INDEX[args.split], args.count, size=args.size, view=args.view, bar=True)
     try:
         args.photographs.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(arrays["image"]):
+        for path, image in zip(paths, arrays["image"]):
             encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-            (args.photographs / f"hand_{number}.jpg").write_bytes(encoded.tobytes())
+            path.write_bytes(output_files.marked_jpeg(encoded.tobytes(), MARK))
     except OSError as error:
         raise UserError(f"cannot write to {args.photographs}: {error.strerror}") from error
     print(f"{args.count} images of {args.size} px -> {args.photographs}")
@@ -295,7 +300,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     output.add_argument(
         "--preview", type=console.output_file(".png"), metavar="PNG", help="a sheet: image, skeleton, depth"
     )
-    output.add_argument("--photographs", type=console.path, metavar="FOLDER", help="the images alone, as JPEG files")
+    output.add_argument(
+        "--photographs", type=console.output_path, metavar="FOLDER", help="the images alone, as JPEG files"
+    )
     parser.add_argument("--view", default="front", help="front or all (%(default)s)")
     parser.add_argument("--split", default="train", help="train, val or test (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of an image, px (%(default)s)")

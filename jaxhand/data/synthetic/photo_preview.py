@@ -12,7 +12,9 @@ from jaxhand.data.synthetic import backgrounds, photo, photo_render
 from jaxhand.data.synthetic.photo_scene import PARTS
 from jaxhand.hand import draw
 from jaxhand.hand.camera import project
-from jaxhand.io import console
+from jaxhand.io import console, output_files
+
+MARK = b"jaxhand synthetic-photo"  # in its files
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:
@@ -36,6 +38,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         parts = photo.parts_without("train", args.count, args.size, args.without)
+        output_files.check_own(args.preview, MARK)
         if args.backgrounds:
             backgrounds.photographs_of(args.backgrounds)
         arrays = photo_render.render_range(
@@ -45,7 +48,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         if args.skeletons:
             joints = project(arrays["keypoints_3d"], arrays["K"])
             cells = [draw.draw_skeleton(image, uv) for image, uv in zip(cells, joints)]
-        draw.write_png(args.preview, draw.grid(cells, columns=args.columns))
+        draw.write_png(args.preview, draw.grid(cells, columns=args.columns), MARK)
         print(f"{args.count} hands -> {args.preview}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

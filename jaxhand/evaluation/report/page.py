@@ -18,12 +18,14 @@ from jaxhand.evaluation.report.measured import Measured
 from jaxhand.hand.camera import project
 from jaxhand.hand.draw import draw_skeleton
 from jaxhand.hand.skeleton import BONES, FINGER_COLORS, FINGER_OF_JOINT, FINGERS, JOINT_NAMES, WRIST_COLOR
+from jaxhand.io import output_files
 from jaxhand.metrics.curves import eval_util
 from jaxhand.metrics.tables import finger_means, joint_means
 
 NAMES = {"mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE"}
 CASES = 6  # worst hands, and as many around the median
 PICTURE = 288  # side of a picture, px
+MARK = b"<p><small>jaxhand "  # in every page, before its version
 GROUPS = 8  # groups of hands in a chart of the error over a property
 
 
@@ -67,6 +69,7 @@ def write(measured: Sequence[Measured], path: Path) -> Path:
         skeleton=json.dumps({"bones": BONES, "colors": _joint_colors()}),
         made=f"jaxhand {jaxhand.__version__}, {datetime.date.today():%Y-%m-%d}",
     )
+    output_files.check_own(path, MARK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
