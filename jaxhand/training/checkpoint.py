@@ -254,8 +254,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             written, self._written = self._written, None
             if written is not None:
-                missing = checkpoint_files.incomplete(self._folder / str(self._saving), self._trees, written)
-                if missing:
+                if missing := checkpoint_files.incomplete(self._folder / str(self._saving), self._trees, written):
                     raise ValueError(f"{missing} after it was written")
         except Exception as error:
             raise self._failure(error) from error

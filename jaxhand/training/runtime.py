@@ -208,9 +208,9 @@ def _report(error: Exception) -> int:
         except UserError as no_device:
             error = no_device
     if isinstance(error, UserError):
-        if not (
-            _process_count() > 1 and _is_of_peers(error.__cause__)
-        ):  # such as a save that waited for a lost process
+        # Such as a save that waited for a lost process
+        is_of_peers = "jax" in sys.modules and _is_of_peers(error.__cause__) and _process_count() > 1
+        if not is_of_peers:
             print(f"error: {error}", file=sys.stderr)
             return 2
         error = typing.cast(Exception, error.__cause__)
