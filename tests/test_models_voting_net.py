@@ -1,5 +1,7 @@
 """The default network: inputs, outputs, and changes that must not affect the outputs."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -131,3 +133,17 @@ def test_an_untrained_network_stays(predict):
     assert got.keys() == UNTRAINED.keys()
     for name, value in got.items():
         assert_summary(value, UNTRAINED[name])
+
+
+@pytest.mark.parametrize("name", ["dense", "fast_mesh"])
+def test_bfloat16_is_near_float32(name):
+    """The products are rounded, the predictions are not."""
+    sizes = ModelConfig(name=name, width=32, fine_blocks=1, blocks=1, joint_width=32, joint_blocks=1)
+    exact, rounded = (
+        jax.jit(models.build(Config(model=dataclasses.replace(sizes, dtype=dtype))))(make_batch())
+        for dtype in ("float32", "bfloat16")
+    )
+    for key, values in rounded.items():
+        assert values.dtype == np.float32
+        off = np.abs(values - exact[key]).max() / np.abs(exact[key]).max()
+        assert 0 < off < 0.02, key

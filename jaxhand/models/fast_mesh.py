@@ -16,7 +16,7 @@ from jaxhand.config import Config
 from jaxhand.hand.skeleton import JOINT_ORDERS, to_our_order
 from jaxhand.hand.skinned import NUM_JOINTS, SkinnedHand
 from jaxhand.models.contract import Predictions
-from jaxhand.models.layers import NUM_KEYPOINTS, Linear, MlpBlock, TokenMlp, normal_param
+from jaxhand.models.layers import NUM_KEYPOINTS, Linear, MlpBlock, TokenMlp, normal_param, product
 from jaxhand.models.voting_net import VotingNet
 
 UNIT_MM = 100.0  # the vectors are in units of 100 mm
@@ -76,7 +76,10 @@ class MeshHead(nnx.Module):
         self.enter = nnx.RMSNorm(channels[0], rngs=rngs)
         self.place = Linear(3, channels[0], rngs)  # joint position → features
         self.stages = nnx.List(
-            [UpsampleStage(*sizes, rngs) for sizes in zip(counts, counts[1:], channels, channels[1:])]
+            [
+                UpsampleStage(*sizes, rngs, config.model.dtype)
+                for sizes in zip(counts, counts[1:], channels, channels[1:])
+            ]
         )
         self.norm = nnx.RMSNorm(channels[-1], rngs=rngs)
         self.vector = Linear(channels[-1], 3, rngs, scale=0.02)
@@ -108,18 +111,19 @@ class UpsampleStage(nnx.Module):
         tokens, new_tokens: number of tokens before and after.
         width, new_width: number of channels before and after.
         rngs: draws the parameters.
+        dtype: type of the matrix products.
     """
 
-    def __init__(self, tokens: int, new_tokens: int, width: int, new_width: int, rngs: nnx.Rngs):
-        self.split = normal_param(rngs, (tokens, new_tokens), tokens**-0.5)
-        self.widen = Linear(width, new_width, rngs)
+    def __init__(self, tokens: int, new_tokens: int, width: int, new_width: int, rngs: nnx.Rngs, dtype: str):
+        self.dtype, self.split = dtype, normal_param(rngs, (tokens, new_tokens), tokens**-0.5)
+        self.widen = Linear(width, new_width, rngs, dtype=jnp.dtype(dtype))
         self.names = normal_param(rngs, (new_tokens, new_width), 0.5)  # token embedding
-        self.mixer = TokenMlp(new_tokens, new_width, rngs)
-        self.block = MlpBlock(new_width, 2 * new_width, rngs)
+        self.mixer = TokenMlp(new_tokens, new_width, rngs, dtype)
+        self.block = MlpBlock(new_width, 2 * new_width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, T, c) → (B, T', c')."""
-        x = jnp.einsum("btc,ts->bsc", self.widen(x), self.split[...]) + self.names[...]
+        x = product("btc,ts->bsc", self.widen(x), self.split[...], self.dtype) + self.names[...]
         return self.block(self.mixer(x))
 
 

@@ -52,12 +52,13 @@ class MlpBlock(nnx.Module):
         width: number of channels.
         hidden: number of channels between the two layers.
         rngs: draws the parameters.
+        dtype: type of the matrix products. The sum with the input has the type of the input.
     """
 
-    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype: str = "float32"):
         self.norm = nnx.RMSNorm(width, rngs=rngs)
-        self.up = Linear(width, hidden, rngs, scale=1.4)
-        self.down = Linear(hidden, width, rngs, scale=0.3)
+        self.up = Linear(width, hidden, rngs, scale=1.4, dtype=jnp.dtype(dtype))
+        self.down = Linear(hidden, width, rngs, scale=0.3, dtype=jnp.dtype(dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., C) → (..., C)."""
@@ -79,16 +80,18 @@ class TokenMixer(nnx.Module):
         tokens: number of cells T.
         width: number of channels.
         rngs: draws the parameters.
+        dtype: type of the matrix product, as of `MlpBlock`.
     """
 
-    def __init__(self, tokens: int, width: int, rngs: nnx.Rngs):
-        self.norm = nnx.RMSNorm(width, rngs=rngs)
+    def __init__(self, tokens: int, width: int, rngs: nnx.Rngs, dtype: str = "float32"):
+        self.dtype, self.norm = dtype, nnx.RMSNorm(width, rngs=rngs)
         self.mix = normal_param(rngs, (tokens, tokens), 0.3 * tokens**-0.5)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, h, w, C) → (B, h, w, C), where h * w = T."""
         tokens = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])  # (B, T, C)
-        return x + jnp.einsum("btc,ts->bsc", tokens, self.mix[...]).reshape(x.shape)  # (B, T, C) → (B, h, w, C)
+        mixed = product("btc,ts->bsc", tokens, self.mix[...], self.dtype)
+        return x + mixed.reshape(x.shape)  # (B, T, C) → (B, h, w, C)
 
 
 class TokenMlp(nnx.Module):
@@ -98,17 +101,23 @@ class TokenMlp(nnx.Module):
         tokens: number of tokens T; the hidden layer has 2 T tokens.
         width: number of channels.
         rngs: draws the parameters.
+        dtype: type of the matrix products, as of `MlpBlock`.
     """
 
-    def __init__(self, tokens: int, width: int, rngs: nnx.Rngs):
-        self.norm = nnx.RMSNorm(width, rngs=rngs)
+    def __init__(self, tokens: int, width: int, rngs: nnx.Rngs, dtype: str = "float32"):
+        self.dtype, self.norm = dtype, nnx.RMSNorm(width, rngs=rngs)
         self.up = normal_param(rngs, (tokens, 2 * tokens), tokens**-0.5)
         self.down = normal_param(rngs, (2 * tokens, tokens), 0.3 * (2 * tokens) ** -0.5)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, T, C) → (B, T, C)."""
-        hidden = jax.nn.relu(jnp.einsum("bjc,jk->bkc", self.norm(x), self.up[...]))  # (B, 2 * T, C)
-        return x + jnp.einsum("bkc,kj->bjc", hidden, self.down[...])
+        hidden = jax.nn.relu(product("bjc,jk->bkc", self.norm(x), self.up[...], self.dtype))  # (B, 2 * T, C)
+        return x + product("bkc,kj->bjc", hidden, self.down[...], self.dtype)
+
+
+def product(axes: str, x: jax.Array, matrix: jax.Array, dtype: str) -> jax.Array:
+    """`jnp.einsum(axes, x, matrix)` of both in another type."""
+    return jnp.einsum(axes, x.astype(dtype), matrix.astype(dtype))
 
 
 def patchify(x: jax.Array, side: int) -> jax.Array:

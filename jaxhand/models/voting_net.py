@@ -39,7 +39,8 @@ class VotingNet(nnx.Module):
     Args:
         config: the config. Used: `model.width` (channels of the coarse grid; the fine grid has half as many),
             `model.blocks` (number of blocks on the coarse grid), `model.looks` (number of refinement stages), other
-            sizes of `model`, and `data.image_size`, a multiple of 8.
+            sizes of `model`, `model.dtype` (type of the matrix products between input and output layers), and
+            `data.image_size`, a multiple of 8.
         hand_model: not used.
         rngs: draws the parameters.
 
@@ -56,13 +57,13 @@ class VotingNet(nnx.Module):
             sizes = f"a multiple of {2 * PATCH}, at least {4 * PATCH},"
             raise ConfigError(f"data.image_size must be {sizes} for model {settings.name!r}, got {image_size}")
         self.image_size, width, fine = image_size, settings.width, settings.width // 2
-        cells = (image_size // (2 * PATCH)) ** 2
+        cells, dtype = (image_size // (2 * PATCH)) ** 2, settings.dtype
         self.stem = Linear(4 * PATCH**2, fine, rngs)
         expansion = settings.expansion
-        self.fine = nnx.List([ShiftMlpBlock(fine, expansion * fine, rngs) for _ in range(settings.fine_blocks)])
+        self.fine = nnx.List([ShiftMlpBlock(fine, expansion * fine, rngs, dtype) for _ in range(settings.fine_blocks)])
         self.down = Linear(4 * fine, width, rngs)
-        self.mixers = nnx.List([TokenMixer(cells, width, rngs) for _ in range(settings.blocks)])
-        self.coarse = nnx.List([ShiftMlpBlock(width, expansion * width, rngs) for _ in range(settings.blocks)])
+        self.mixers = nnx.List([TokenMixer(cells, width, rngs, dtype) for _ in range(settings.blocks)])
+        self.coarse = nnx.List([ShiftMlpBlock(width, expansion * width, rngs, dtype) for _ in range(settings.blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.votes = Linear(width, NUM_KEYPOINTS * 4, rngs, scale=0.1)
         self.seen = Linear(width, settings.joint_width, rngs)  # grid features → joint features
@@ -159,13 +160,13 @@ class RefinementStage(nnx.Module):
     """Correct every joint from the image window around it and from the features of all joints."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        width = config.joint_width
+        width, dtype = config.joint_width, jnp.dtype(config.dtype)
         self.placed = Linear(3, width, rngs)  # joint position → features
-        self.seek = Linear(width, WINDOW_FEATURES, rngs)  # joint features → window features
-        self.see = Linear(4 * WINDOW**2 + 2, WINDOW_FEATURES, rngs, scale=1.4)  # window → window features
-        self.tell = Linear(WINDOW_FEATURES, width, rngs)  # window features → joint features
-        self.mixers = nnx.List([TokenMlp(NUM_KEYPOINTS, width, rngs) for _ in range(config.joint_blocks)])
-        self.blocks = nnx.List([MlpBlock(width, 2 * width, rngs) for _ in range(config.joint_blocks)])
+        self.seek = Linear(width, WINDOW_FEATURES, rngs, dtype=dtype)  # joint features → window features
+        self.see = Linear(4 * WINDOW**2 + 2, WINDOW_FEATURES, rngs, scale=1.4, dtype=dtype)  # window → its features
+        self.tell = Linear(WINDOW_FEATURES, width, rngs, dtype=dtype)  # window features → joint features
+        self.mixers = nnx.List([TokenMlp(NUM_KEYPOINTS, width, rngs, config.dtype) for _ in range(config.joint_blocks)])
+        self.blocks = nnx.List([MlpBlock(width, 2 * width, rngs, config.dtype) for _ in range(config.joint_blocks)])
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.correction = Linear(width, 3, rngs, scale=0.03)
 
