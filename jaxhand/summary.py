@@ -46,18 +46,17 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     many = parser.add_argument_group("cost on many devices; nothing is run")
     layout = "number of devices, or HOSTSxDEVICES such as 8x4: 8 hosts with 4 devices each; several with commas"
     many.add_argument("--devices", type=_layouts, metavar="N", help=layout)
-    many.add_argument("--gpu", choices=cost.GPUS, default="h100", help="figures of the data sheet (default: h100)")
-    for name, what in {
+    many.add_argument("--gpu", choices=cost.GPUS, help="figures of the data sheet (default: h100)")
+    figures = {
         "--device-memory": "memory of a device, GB",
         "--flops": "peak of a device for the config's dtype, TFLOP/s",
         "--hbm": "bandwidth of a device's memory, GB/s",
         "--nvlink": "bandwidth between devices of a host, one direction, GB/s",
         "--network": "bandwidth between hosts for each device, GB/s",
-    }.items():
+    }
+    for name, what in figures.items():
         many.add_argument(name, type=_positive, metavar="X", help=f"{what} (default: that of --gpu)")
-    many.add_argument(
-        "--mfu", type=_positive, metavar="X", default=0.4, help="share of the peak that is reached (default: 0.4)"
-    )
+    many.add_argument("--mfu", type=_share, metavar="X", help="share of the peak that is reached (default: 0.4)")
     many.add_argument(
         "--compiled",
         action="store_true",
@@ -66,9 +65,11 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_intermixed_args(argv)
     if arguments.devices is None:
-        if arguments.compiled:
-            parser.error("--compiled needs --devices")
+        for option in ("--gpu", *figures, "--mfu", "--compiled"):
+            if getattr(arguments, option.removeprefix("--").replace("-", "_")):
+                parser.error(f"{option} needs --devices")
         return summary.run(arguments)
+    arguments.gpu, arguments.mfu = arguments.gpu or "h100", arguments.mfu or 0.4
     programs = {}
     try:
         config = configs.load(arguments.config, arguments.overrides)
@@ -115,6 +116,13 @@ def _positive(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is above 1, the whole peak")
     return value
 
 

@@ -147,6 +147,9 @@ def test_the_command(tiny_yaml, capsys):
         (["--devices", "8x"], "'8x' is not a number of devices, such as 8, or 8x4 for 8 hosts with 4"),
         (["--devices", "0"], "'0' is not a number of devices"),
         (["--devices", "8", "--mfu", "fast"], "'fast' is not a positive number"),
+        (["--devices", "8", "--mfu", "1.5"], "'1.5' is above 1, the whole peak"),
+        (["--device-memory", "80"], "--device-memory needs --devices"),
+        (["--compiled"], "--compiled needs --devices"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, message, capsys):
